@@ -1,0 +1,107 @@
+"""Noise levels, the flow head and its ODE (`lina.md` sections 3 and 4).
+
+A token x and noise e make `x_σ = σ e + (1 - σ) x`, whose velocity in σ is `e - x`. Levels are `σ = t / 1000`.
+
+Shapes: any leading axes; C numbers of a token, D width of z, F width of the head.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lina_lab.model.positions import sinusoid
+
+LEVELS = 1000
+SIGMA_MIN = 1 / LEVELS
+SINUSOID_DIM = 256
+
+
+def logit_normal_levels(uniform: Tensor) -> Tensor:
+    """Uniform numbers in [0, 1) to levels t in 1..1000 with `sigmoid(normal)` as their law; int64, same shape."""
+    # The ends of the unit interval would become infinite: stay half a float32 step away from them.
+    edge = 2.0**-25
+    sigma = torch.special.ndtri(uniform.double().clamp(edge, 1 - edge)).sigmoid()
+    return (sigma * LEVELS).floor().long().clamp(max=LEVELS - 1) + 1
+
+
+class TwoLayer(nn.Module):
+    """Linear, SiLU, linear."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(inputs, outputs)
+        self.fc2 = nn.Linear(outputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.silu(self.fc1(x)))
+
+
+class Modulation(nn.Module):
+    """The condition's SiLU to `chunks` tensors of width F; zero at first."""
+
+    def __init__(self, dim: int, chunks: int) -> None:
+        super().__init__()
+        self.chunks = chunks
+        self.proj = nn.Linear(dim, chunks * dim)
+
+    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
+        return self.proj(F.silu(condition)).chunk(self.chunks, dim=-1)
+
+
+class FlowBlock(nn.Module):
+    """`x + gate * LN(MLP(LN0(x) (1 + scale) + shift))`."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.modulation = Modulation(dim, 3)
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.mlp = TwoLayer(dim, dim)
+        self.norm2 = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        scale, shift, gate = self.modulation(condition)
+        return x + gate * self.norm2(self.mlp(self.norm1(x) * (1 + scale) + shift))
+
+
+class FlowHead(nn.Module):
+    """Velocity of one noised token from its level and its z: an MLP that sees no other token.
+
+    forward: noised [..., C], timestep [...] (= 1000 σ), z [..., D] to [..., C].
+    """
+
+    def __init__(self, token_dim: int, dim: int, flow_dim: int, depth: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(token_dim, flow_dim)
+        self.time_mlp = TwoLayer(SINUSOID_DIM, flow_dim)
+        self.z_mlp = TwoLayer(dim, flow_dim)
+        self.blocks = nn.ModuleList(FlowBlock(flow_dim) for _ in range(depth))
+        self.modulation = Modulation(flow_dim, 2)
+        self.norm = nn.LayerNorm(flow_dim, eps=1e-6, elementwise_affine=False)
+        self.head = nn.Linear(flow_dim, token_dim)
+
+    def forward(self, noised: Tensor, timestep: Tensor, z: Tensor) -> Tensor:
+        x = self.embed(noised)
+        condition = self.time_mlp(sinusoid(timestep, SINUSOID_DIM).to(x.dtype)) + self.z_mlp(z)
+        for block in self.blocks:
+            x = block(x, condition)
+        scale, shift = self.modulation(condition)
+        return self.head(self.norm(x) * (1 + scale) + shift)
+
+
+def integrate(velocity: Callable[[Tensor, float], Tensor], noise: Tensor, steps: int) -> Tensor:
+    """Euler's method from noise at σ = 1 to a token at σ = 0.
+
+    σ runs through `steps` equal points from 1 to 0.001, then to 0.
+
+    Args:
+        velocity: of (noised tokens, timestep = 1000 σ), of the shape of the noised tokens.
+        noise: where to start.
+        steps: calls of `velocity`; at least 1.
+    """
+    sigmas = [*torch.linspace(1, SIGMA_MIN, steps, dtype=torch.float64).tolist(), 0.0]
+    x = noise
+    for sigma, following in zip(sigmas, sigmas[1:], strict=False):
+        x = x + (following - sigma) * velocity(x, LEVELS * sigma)
+    return x

@@ -1,0 +1,45 @@
+"""First weights, drawn from a seed without touching the global generator (`lina.md` section 3).
+
+Each parameter has a generator of its own, seeded by (seed, the parameter's name). So two variants of one seed start
+from the same numbers wherever they have a parameter in common, and their runs are paired from the first step.
+"""
+
+import hashlib
+import math
+
+import torch
+from torch import Generator, Tensor, nn
+
+from lina_lab.model.backbone import ClassEmbedding, ConditionEncoder, MaskedAutoencoder
+from lina_lab.model.flow import FlowHead, Modulation
+
+TOKEN_STD = 0.02
+
+
+def initialize(model: nn.Module, seed: int) -> None:
+    """Draw every parameter of `model` anew.
+
+    Linear layers and convolutions: uniform within `1/√fan_in`, PyTorch's own choice. Start, mask and class tokens:
+    normal with deviation 0.02. The flow head's modulations and last layer: zero. Norms and gates: as they are made.
+    """
+    for name, module in model.named_modules():
+        for own_name, parameter in module.named_parameters(recurse=False):
+            full_name = f"{name}.{own_name}" if name else own_name
+            with torch.no_grad():
+                _draw(model, module, full_name, parameter, _generator(seed, full_name))
+
+
+def _generator(seed: int, name: str) -> Generator:
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def _draw(model: nn.Module, module: nn.Module, name: str, parameter: Tensor, generator: Generator) -> None:
+    parent = model.get_submodule(name.rpartition(".")[0].rpartition(".")[0])
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        zero = isinstance(parent, Modulation) or (isinstance(parent, FlowHead) and module is parent.head)
+        bound = 0.0 if zero else 1 / math.sqrt(module.weight[0].numel())
+        parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+    elif isinstance(module, ConditionEncoder | MaskedAutoencoder) or isinstance(parent, ClassEmbedding):
+        if not isinstance(module, nn.LayerNorm):
+            parameter.copy_(torch.empty(parameter.shape).normal_(0, TOKEN_STD, generator=generator))

@@ -1,0 +1,178 @@
+"""LINA: a masked autoregressive image generator over continuous tokens (`lina.md`).
+
+Shapes: B batch, R noise draws, M condition tokens, N image tokens, V visible ones, K masked ones (V + K = N),
+C numbers of a token, D width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from lina_lab.config import LinaConfig
+from lina_lab.model.backbone import ClassEmbedding, ConditionEncoder, MaskedAutoencoder, patchify, unpatchify
+from lina_lab.model.flow import LEVELS, FlowHead, integrate, logit_normal_levels
+from lina_lab.model.initialization import initialize
+from lina_lab.model.masking import draw_mask_ratio, num_masked, random_orders, step_schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossDraws:
+    """All that is random in one loss. It depends on the image's geometry, never on the variant or the size."""
+
+    visible_ids: Tensor
+    """int64 [B, V]"""
+    masked_ids: Tensor
+    """int64 [B, K]"""
+    timestep: Tensor
+    """int64 [R, B, K], 1..1000"""
+    noise: Tensor
+    """float [R, B, K, C]"""
+    drop: Tensor
+    """bool [B]: whose class is hidden"""
+
+    def to(self, device: torch.device) -> "LossDraws":
+        """The same draws on `device`."""
+        return LossDraws(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+def draw_loss(config: LinaConfig, batch: int, generator: Generator) -> LossDraws:
+    """Draw what a training step needs; on the CPU, so that every device sees the same numbers."""
+    masked = num_masked(draw_mask_ratio(generator), config.num_tokens)
+    order = random_orders(batch, config.num_tokens, generator)
+    draws = (config.noise_draws, batch, masked)
+    return LossDraws(
+        visible_ids=order[:, : config.num_tokens - masked],
+        masked_ids=order[:, config.num_tokens - masked :],
+        timestep=logit_normal_levels(torch.rand(draws, generator=generator)),
+        noise=torch.randn(*draws, config.token_dim, generator=generator),
+        drop=torch.rand(batch, generator=generator) < config.class_drop,
+    )
+
+
+class LINA(nn.Module):
+    """The model of `config`, with weights drawn from seed 0; `initialize(model, seed)` draws others."""
+
+    def __init__(self, config: LinaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.class_embedding = (
+            None if config.num_classes is None else ClassEmbedding(config.num_classes, config.dim)
+        )
+        self.condition_encoder = ConditionEncoder(config)
+        self.backbone = MaskedAutoencoder(config)
+        self.flow_head = FlowHead(config.token_dim, config.dim, config.flow_dim or config.dim, config.flow_depth)
+        initialize(self, seed=0)
+
+    def condition(self, *, label: Tensor | None = None, batch: int | None = None) -> Tensor:
+        """Condition tokens of a batch: [B, M, D].
+
+        Args:
+            label: int64 [B] in 0..num_classes, the last meaning "no class"; None: no class for all.
+            batch: B, where there is no label.
+
+        Raises:
+            ValueError: a label for an unconditional model, or neither a label nor a batch.
+        """
+        if label is None:
+            if batch is None:
+                raise ValueError("condition needs label, or batch for images of no class")
+            label = torch.full((batch,), self.config.num_classes or 0, device=self.backbone.mask_token.device)
+        elif self.class_embedding is None:
+            raise ValueError("label given to an unconditional model (num_classes=None)")
+        if self.class_embedding is None:
+            return self.condition_encoder(self.backbone.mask_token.new_zeros(len(label), 0, self.config.dim))
+        return self.condition_encoder(self.class_embedding(label))
+
+    def encode(self, latents: Tensor, c: Tensor, visible_ids: Tensor) -> Tensor:
+        """z of every token: latents [B, C, H, W], c [B, M, D], visible_ids int64 [B, V] to [B, N, D].
+
+        What `latents` holds at tokens that are not visible has no influence.
+        """
+        return self._encode_tokens(patchify(latents, self.config.patch_size), c, visible_ids)
+
+    def _encode_tokens(self, tokens_BNC: Tensor, c_BMD: Tensor, visible_ids_BV: Tensor) -> Tensor:
+        return self.backbone(gather(tokens_BNC, visible_ids_BV), c_BMD, visible_ids_BV)
+
+    def velocity(self, noised: Tensor, timestep: Tensor, z: Tensor) -> Tensor:
+        """Velocity of noised tokens [..., C] at timestep [...] (= 1000 σ) given z [..., D]: [..., C]."""
+        return self.flow_head(noised, timestep, z)
+
+    def loss(self, latents: Tensor, *, label: Tensor | None = None, generator: Generator) -> Tensor:
+        """Flow-matching loss of latents [B, C, H, W]: a scalar. `generator` (on the CPU) gives all its draws."""
+        return self.loss_given(latents, draw_loss(self.config, len(latents), generator), label=label)
+
+    def loss_given(self, latents: Tensor, draws: LossDraws, *, label: Tensor | None = None) -> Tensor:
+        """The loss under given draws: squared error of the velocity, mean over masked tokens and their numbers."""
+        draws = draws.to(latents.device)
+        if label is not None and self.config.num_classes is not None:
+            label = label.masked_fill(draws.drop, self.config.num_classes)
+        tokens_BNC = patchify(latents, self.config.patch_size)
+        z_BND = self._encode_tokens(tokens_BNC, self.condition(label=label, batch=len(latents)), draws.visible_ids)
+        z_BKD, x_BKC = gather(z_BND, draws.masked_ids), gather(tokens_BNC, draws.masked_ids)
+        sigma = (draws.timestep / LEVELS).unsqueeze(-1).to(x_BKC.dtype)
+        noised = sigma * draws.noise + (1 - sigma) * x_BKC
+        velocity = self.velocity(noised, draws.timestep, z_BKD.expand(len(noised), -1, -1, -1))
+        return (velocity.float() - (draws.noise - x_BKC)).square().mean()
+
+    @torch.no_grad()
+    def generate(
+        self,
+        *,
+        label: Tensor | None = None,
+        batch: int | None = None,
+        steps: int = 64,
+        flow_steps: int = 25,
+        guidance: float = 1.0,
+        min_guidance: float = 1.0,
+        generator: Generator,
+    ) -> Tensor:
+        """Latent images [B, C, H, W].
+
+        Args:
+            label: int64 [B]; None for an unconditional model, which needs `batch`.
+            batch: number of images, where there is no label.
+            steps: autoregressive steps K, 1..N.
+            flow_steps: Euler steps of the flow for each.
+            guidance: of the last step, `v_u + g (v_c - v_u)`; it grows linearly from `min_guidance` at the first.
+                When both are 1 the unconditional pass is not made.
+            min_guidance: of the first step.
+            generator: on the CPU; gives the orders and the noise.
+
+        Raises:
+            ValueError: a step count out of range, or guidance of an unconditional model.
+        """
+        config = self.config
+        guided = guidance != 1.0 or min_guidance != 1.0
+        if guided and config.num_classes is None:
+            raise ValueError("guidance needs a class-conditional model (num_classes)")
+        if flow_steps < 1:
+            raise ValueError(f"flow_steps={flow_steps} must be at least 1")
+        known = step_schedule(config.num_tokens, steps)
+        c = self.condition(label=label, batch=batch)
+        images, device = len(c), c.device
+        order = random_orders(images, config.num_tokens, generator).to(device)
+        noise = torch.randn(images, config.num_tokens, config.token_dim, generator=generator).to(device)
+        if guided:
+            c = torch.cat([c, self.condition(batch=images)])
+        scales = torch.linspace(min_guidance, guidance, steps=len(known)) if len(known) > 1 else [guidance]
+        tokens = torch.zeros_like(noise)
+        for start, stop, scale in zip([0, *known], known, scales, strict=False):
+            visible, ids = order[:, :start], order[:, start:stop]
+            copies = 2 if guided else 1
+            z = gather(self._encode_tokens(tokens.repeat(copies, 1, 1), c, visible.repeat(copies, 1)), ids.repeat(copies, 1))
+            written = integrate(lambda x, t, z=z, g=float(scale): self._guided(x, t, z, g), gather(noise, ids), flow_steps)
+            tokens = tokens.scatter(1, ids.unsqueeze(-1).expand_as(written), written)
+        return unpatchify(tokens, config.grid, config.patch_size)
+
+    def _guided(self, x: Tensor, timestep: float, z: Tensor, guidance: float) -> Tensor:
+        """Velocity of x [B, S, C], where z [B or 2B, S, D] holds the unconditional half behind the conditional."""
+        copies = len(z) // len(x)
+        time = torch.full(z.shape[:-1], timestep, device=x.device)
+        conditional, *unconditional = self.velocity(x.repeat(copies, 1, 1), time, z).float().chunk(copies)
+        return unconditional[0] + guidance * (conditional - unconditional[0]) if unconditional else conditional
+
+
+def gather(values_BNC: Tensor, ids_BK: Tensor) -> Tensor:
+    """The rows of each sample that `ids_BK` names, in its order: [B, K, C]."""
+    return values_BNC.gather(1, ids_BK.unsqueeze(-1).expand(-1, -1, values_BNC.shape[-1]))

@@ -1,0 +1,56 @@
+"""Which tokens are masked in training, and which are written when in generation (`lina.md` sections 3 and 4)."""
+
+import math
+
+import torch
+from torch import Generator, Tensor, nn
+
+MASK_RATIO_MEAN, MASK_RATIO_STD, MASK_RATIO_MIN, MASK_RATIO_MAX = 1.0, 0.25, 0.7, 1.0
+
+
+def draw_mask_ratio(generator: Generator) -> float:
+    """One mask ratio: normal(1, 0.25) truncated to [0.7, 1]."""
+    ratio = nn.init.trunc_normal_(
+        torch.empty(1, dtype=torch.float64),
+        MASK_RATIO_MEAN,
+        MASK_RATIO_STD,
+        MASK_RATIO_MIN,
+        MASK_RATIO_MAX,
+        generator=generator,
+    )
+    return float(ratio)
+
+
+def stratified_mask_ratios(count: int) -> list[float]:
+    """The ratios at the middles of `count` equally probable strata of the same distribution."""
+    low, high = (
+        torch.special.ndtr(torch.tensor((edge - MASK_RATIO_MEAN) / MASK_RATIO_STD, dtype=torch.float64))
+        for edge in (MASK_RATIO_MIN, MASK_RATIO_MAX)
+    )
+    middle = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    ratios: list[float] = (MASK_RATIO_MEAN + MASK_RATIO_STD * torch.special.ndtri(low + (high - low) * middle)).tolist()
+    return ratios
+
+
+def num_masked(ratio: float, tokens: int) -> int:
+    """Tokens masked at a ratio: rounded up, so that at least one is."""
+    return max(1, math.ceil(ratio * tokens))
+
+
+def random_orders(batch: int, tokens: int, generator: Generator) -> Tensor:
+    """A uniformly random order of the tokens for each sample: int64 [batch, tokens], on the CPU."""
+    return torch.rand(batch, tokens, generator=generator).argsort(dim=1)
+
+
+def step_schedule(tokens: int, steps: int) -> list[int]:
+    """Tokens that are known after each step of generation that writes any: the last number is `tokens`.
+
+    After step i of K, `round(tokens cos(π/2 · i/K))` remain masked; steps that would write nothing are left out.
+
+    Raises:
+        ValueError: `steps` is not between 1 and `tokens`.
+    """
+    if not 1 <= steps <= tokens:
+        raise ValueError(f"steps={steps} must be between 1 and the {tokens} tokens of an image")
+    known = [0] + [tokens - round(tokens * math.cos(math.pi / 2 * i / steps)) for i in range(1, steps + 1)]
+    return [after for before, after in zip(known, known[1:], strict=False) if after > before]
