@@ -8,11 +8,13 @@ The string under a field is its documentation: `python -m lina_lab.run --help` p
 import hashlib
 import json
 from dataclasses import asdict
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
+
+T = TypeVar("T")
 
 CHECKS = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -251,9 +253,62 @@ class TrialConfig:
         """Optimizer steps that the budget comes to."""
         return -(-self.trainer.max_images // self.data.batch_size)
 
+    @property
+    def epoch_steps(self) -> int:
+        """Optimizer steps between two validations."""
+        return -(-self.trainer.val_every_images // self.data.batch_size)
+
     def identity(self) -> str:
         """First 12 hex digits of the SHA-256 of the configuration."""
         return hashlib.sha256(json.dumps(to_dict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class StudyConfig:
+    """One question: what is varied, how often, and what is held equal."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    """Name of the study in every store and of its folder; another name makes a study of its own."""
+    question: str
+    """What the study is to find out."""
+    axes: dict[str, dict[str, list[Any]]]
+    """Axis name -> field -> its values; the fields of one axis move together, the axes are crossed."""
+    size_axis: str
+    """The axis along which models grow; the others make the variants that are compared."""
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
+    """Seeds of each cell; two variants with one seed see the same data, masks and noise."""
+    held_equal: list[str]
+    """What is the same for all cells, as a reviewer would want to read it."""
+    objective: str = "val/loss_ema"
+    """Metric that the cells are compared by; smaller is better."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.axes:
+            raise contradiction("axes is empty: a study varies something")
+        if self.size_axis not in self.axes:
+            raise contradiction(f"size_axis={self.size_axis} is not one of the axes {sorted(self.axes)}")
+        fields = [field for axis in self.axes.values() for field in axis]
+        for field in fields:
+            if fields.count(field) > 1:
+                raise contradiction(f"axes: {field} stands in more than one axis")
+        for name, axis in self.axes.items():
+            lengths = {len(values) for values in axis.values()}
+            if lengths in (set(), {0}) or len(lengths) > 1:
+                raise contradiction(f"axes.{name}: its fields need lists of one length, of at least one value")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise contradiction(f"seeds={self.seeds} names a seed twice")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class PathsConfig:
+    """Where results go. No part of any trial's identity."""
+
+    runs: Annotated[str, Field(min_length=1)] = "runs"
+    """Folder of all results: cells, Optuna's and MLflow's stores."""
+    tracking_uri: str | None = None
+    """MLflow's store; null: `mlflow.db` in the folder of runs."""
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -262,8 +317,8 @@ def to_dict(config: Any) -> dict[str, Any]:
     return plain
 
 
-def from_dict(cls: type[Any], data: Any) -> Any:
-    """Make the dataclass `cls` from plain data.
+def from_dict(cls: type[T], data: Any, *, within: str = "") -> T:
+    """Make the dataclass `cls` from plain data; `within` names where the data stands, for the errors.
 
     Raises:
         ValueError: one sentence that names each wrong field, what it held and what is allowed.
@@ -271,11 +326,11 @@ def from_dict(cls: type[Any], data: Any) -> Any:
     try:
         return TypeAdapter(cls).validate_python(data)
     except ValidationError as error:
-        raise ValueError("; ".join(_sentence(e) for e in error.errors())) from None
+        raise ValueError("; ".join(_sentence(e, within) for e in error.errors())) from None
 
 
-def _sentence(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
+def _sentence(error: Any, within: str) -> str:
+    where = ".".join(str(part) for part in (within, *error["loc"]) if part != "")
     if error["type"] == "contradiction":
         return f"{where}: {error['msg']}" if where else str(error["msg"])
     if error["type"] == "unexpected_keyword_argument":

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lina_lab.model.registry import Registry
+from lina_lab.registry import Registry
 
 EPSILON = 1e-6
 """Added to division's mapped queries and keys, and to its denominator."""

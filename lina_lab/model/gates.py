@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lina_lab.model.registry import Registry
+from lina_lab.registry import Registry
 
 GATES: Registry[Callable[[int, int], nn.Module]] = Registry("gate")
 """Makers of a gate for (heads, tokens); its forward maps keys and values to keys and values."""

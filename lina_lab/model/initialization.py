@@ -4,7 +4,6 @@ Each parameter has a generator of its own, seeded by (seed, the parameter's name
 from the same numbers wherever they have a parameter in common, and their runs are paired from the first step.
 """
 
-import hashlib
 import math
 
 import torch
@@ -12,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from lina_lab.model.backbone import ClassEmbedding, ConditionEncoder, MaskedAutoencoder
 from lina_lab.model.flow import FlowHead, Modulation
+from lina_lab.seeds import derive
 
 TOKEN_STD = 0.02
 
@@ -25,13 +25,9 @@ def initialize(model: nn.Module, seed: int) -> None:
     for name, module in model.named_modules():
         for own_name, parameter in module.named_parameters(recurse=False):
             full_name = f"{name}.{own_name}" if name else own_name
+            generator = Generator().manual_seed(derive(seed, full_name))
             with torch.no_grad():
-                _draw(model, module, full_name, parameter, _generator(seed, full_name))
-
-
-def _generator(seed: int, name: str) -> Generator:
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+                _draw(model, module, full_name, parameter, generator)
 
 
 def _draw(model: nn.Module, module: nn.Module, name: str, parameter: Tensor, generator: Generator) -> None:

@@ -36,9 +36,19 @@ class LossDraws:
         return LossDraws(**{name: value.to(device) for name, value in vars(self).items()})
 
 
-def draw_loss(config: LinaConfig, batch: int, generator: Generator) -> LossDraws:
-    """Draw what a training step needs; on the CPU, so that every device sees the same numbers."""
-    masked = num_masked(draw_mask_ratio(generator), config.num_tokens)
+def draw_loss(
+    config: LinaConfig, batch: int, generator: Generator, *, mask_ratio: float | None = None
+) -> LossDraws:
+    """Draw what one loss needs, on the CPU, so that every device sees the same numbers.
+
+    Args:
+        config: gives the geometry, the number of noise draws and the share of hidden classes.
+        batch: images B.
+        generator: on the CPU.
+        mask_ratio: share of the tokens to mask; None: drawn.
+    """
+    ratio = draw_mask_ratio(generator) if mask_ratio is None else mask_ratio
+    masked = num_masked(ratio, config.num_tokens)
     order = random_orders(batch, config.num_tokens, generator)
     draws = (config.noise_draws, batch, masked)
     return LossDraws(

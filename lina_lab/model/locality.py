@@ -8,7 +8,7 @@ from collections.abc import Callable
 from einops import rearrange
 from torch import Tensor, nn
 
-from lina_lab.model.registry import Registry
+from lina_lab.registry import Registry
 
 CONVOLUTIONS: Registry[Callable[[int, int, tuple[int, int], int], nn.Module]] = Registry("conv")
 """Makers of a convolution for (dim, kernel, grid, condition tokens); its forward maps [B, T, D] to [B, N, D]."""

@@ -1,0 +1,220 @@
+"""Hydra composes, `config.py` types: the schema that Hydra sees, the help, and the one conversion.
+
+A study file under `studies/` is an option of Hydra's group `study`. Everything is looked over before anything starts:
+what is wrong raises ConfigError with one sentence.
+"""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lina_lab.config import PathsConfig, StudyConfig, TrialConfig, from_dict, to_dict
+from lina_lab.study.grid import Plan, make_plan
+
+SECTIONS: dict[str, Any] = {"study": StudyConfig, "paths": PathsConfig}
+"""What the whole configuration has beside a trial's fields."""
+
+MISSING = "???"
+"""OmegaConf's mark of a value that must be given."""
+
+HELP = """\
+Runs every cell of a study that is not done yet.
+
+  python -m lina_lab.run study=NAME [field=value ...]
+
+A field that an axis of the study varies is fixed by giving it a value. Hydra's own flags: --cfg job shows the
+configuration, --hydra-help lists the rest.
+
+Studies
+{studies}
+
+Fields
+{fields}
+"""
+
+
+class ConfigError(ValueError):
+    """The configuration is wrong: one sentence says what, and what is allowed."""
+
+
+def studies_folder() -> Path:
+    """`studies` in the working directory, or else beside the package."""
+    here = Path("studies")
+    return here if here.is_dir() else Path(__file__).parents[1] / "studies"
+
+
+def register_configs() -> None:
+    """Enter the schema, the studies and the help in Hydra's ConfigStore.
+
+    Raises:
+        ConfigError: a file under `studies/` is not a study.
+    """
+    store, studies = ConfigStore.instance(), {}
+    for path in sorted(studies_folder().glob("*.yaml")):
+        studies[path.stem] = _read_study(path)
+        store.store(group="study", name=path.stem, node=studies[path.stem], package="_global_")
+    questions = "\n".join(f"  {name}: {' '.join(node['study']['question'].split())}" for name, node in studies.items())
+    fields = "\n".join(f"  {name} = {default}\n      {doc}" for name, default, doc in _documented_fields())
+    text = HELP.format(studies=questions, fields=fields).replace("$", "$$")
+    store.store(group="hydra/help", name="lina_lab", node={"app_name": "lina_lab", "header": "", "footer": "", "template": text})
+    defaults = ["_self_", {"study": None}, {"override hydra/help": "lina_lab"}]
+    quiet = [{f"override hydra/{name}_logging": "none"} for name in ("job", "hydra")]
+    hydra = {"run": {"dir": "."}, "output_subdir": None}
+    store.store(name="config", node={"defaults": defaults + quiet, **_defaults(), "hydra": hydra})
+
+
+def _read_study(path: Path) -> dict[str, Any]:
+    try:
+        node = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:
+        raise ConfigError(f"{path} is not YAML: {_one_line(error)}") from None
+    if not isinstance(node, dict) or not isinstance(node.get("study"), dict) or "question" not in node["study"]:
+        raise ConfigError(f"{path} is not a study: it needs a section `study` with a `question`")
+    node["study"].setdefault("name", path.stem)
+    return typing.cast(dict[str, Any], node)
+
+
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Look the command line over before Hydra does, whose messages do not name what is allowed.
+
+    Raises:
+        ConfigError: a field that does not exist, a study that does not exist, or Hydra's multirun.
+    """
+    if {"-m", "--multirun"} & set(arguments):
+        raise ConfigError("a study enumerates its own cells: change its axes with study.axes, in place of --multirun")
+    names = [path.stem for path in sorted(studies_folder().glob("*.yaml"))]
+    given = [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
+    try:
+        overrides = OverridesParser.create().parse_overrides(given)
+    except HydraException as error:
+        raise ConfigError(_one_line(error)) from None
+    for override in overrides:
+        if override.is_sweep_override():
+            raise ConfigError(f"{override.key_or_group} takes one value; several values make an axis of the study")
+        if override.key_or_group == "study":
+            if override.value() not in names:
+                raise ConfigError(f"there is no study {override.value()}; the studies are {_listed(names)}")
+        elif not override.key_or_group.startswith(("hydra.", "hydra/")):
+            _check_field(override.key_or_group)
+
+
+def _check_field(key: str) -> None:
+    node: Any = None
+    so_far = ""
+    for part in key.split("."):
+        known = _children(node)
+        if part not in known:
+            near = difflib.get_close_matches(part, known, n=1)
+            hint = f" (did you mean {so_far}{near[0]}?)" if near else ""
+            owner = f"the fields of {so_far[:-1]} are" if so_far else "the fields are"
+            raise ConfigError(f"{so_far}{part} is not a field{hint}; {owner} {_listed(known)}")
+        kind = known[part]
+        nested = _dataclass_in(kind)
+        if nested is not None and nested is not kind and key != f"{so_far}{part}":
+            raise ConfigError(f"{so_far}{part} is null unless it is given whole, as '{so_far}{part}={{FIELD:VALUE,...}}'")
+        if nested is None and typing.get_origin(kind) is dict:
+            return
+        node, so_far = nested or (), f"{so_far}{part}."
+
+
+def _children(node: Any) -> dict[str, Any]:
+    if node is None:
+        return {**SECTIONS, **typing.get_type_hints(TrialConfig)}
+    return typing.get_type_hints(node) if dataclasses.is_dataclass(node) else {}
+
+
+def _dataclass_in(kind: Any) -> type | None:
+    """The dataclass that a field of this type holds, also where it may be null."""
+    options = [kind, *typing.get_args(kind)]
+    return next((option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)), None)
+
+
+def convert(data: dict[str, Any], pinned: Sequence[str]) -> tuple[Plan, PathsConfig]:
+    """The composed data as typed, checked configuration: the one place where this is done.
+
+    Args:
+        data: what Hydra composed, as plain nested data.
+        pinned: the fields that the command line names.
+
+    Raises:
+        ConfigError: one sentence that names what is wrong and what is allowed.
+    """
+    for name in _sections():
+        if not isinstance(data[name], dict):
+            raise ConfigError(f"{name}={data[name]} is a section: give its fields, as {name}.FIELD=VALUE")
+    if data["study"]["name"] == MISSING:
+        names = _listed(path.stem for path in sorted(studies_folder().glob("*.yaml")))
+        raise ConfigError(f"name a study with study=NAME; the studies are {names}")
+    base = {name: value for name, value in data.items() if name not in SECTIONS}
+    try:
+        study = from_dict(StudyConfig, data["study"], within="study")
+        paths = from_dict(PathsConfig, data["paths"], within="paths")
+        return make_plan(study, base, pinned), paths
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _sections() -> list[str]:
+    kinds = typing.get_type_hints(TrialConfig)
+    return [*SECTIONS, *(name for name, kind in kinds.items() if dataclasses.is_dataclass(kind))]
+
+
+def _defaults() -> dict[str, Any]:
+    """The schema with its default values, as plain nested data; `???` where there is none."""
+    parts: dict[str, Any] = {"seed": 0, "paths": to_dict(PathsConfig())}
+    for name, kind in typing.get_type_hints(TrialConfig).items():
+        if dataclasses.is_dataclass(kind):
+            parts[name] = to_dict(typing.cast(Any, kind)())
+    parts["study"] = {
+        field.name: MISSING if field.default is dataclasses.MISSING else field.default
+        for field in dataclasses.fields(StudyConfig)
+    }
+    return parts
+
+
+def _documented_fields() -> Iterator[tuple[str, Any, str]]:
+    """Each field that can be given: dotted name, default, documentation with the allowed values."""
+    yield from _fields_under("", {**typing.get_type_hints(TrialConfig), **SECTIONS}, _defaults())
+
+
+def _fields_under(prefix: str, kinds: dict[str, Any], defaults: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    for name, kind in kinds.items():
+        if isinstance(defaults[name], dict):
+            yield from _fields_under(f"{prefix}{name}.", typing.get_type_hints(kind), defaults[name])
+            continue
+        owner: Any = TrialConfig if not prefix else _owner(prefix)
+        doc = owner.__pydantic_fields__[name].description or ""
+        allowed = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+        choices = f" One of {_listed([str(choice) for choice in allowed])}." if allowed else ""
+        default = "null" if defaults[name] is None else defaults[name]
+        yield f"{prefix}{name}", default, doc + choices
+
+
+def _owner(prefix: str) -> Any:
+    node: Any = None
+    for part in prefix[:-1].split("."):
+        node = _children(node)[part]
+    return node
+
+
+def sentence(error: HydraException | OmegaConfBaseException) -> str:
+    """What Hydra or OmegaConf found wrong, on one line."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+    return " ".join(_one_line(part) for part in (error, cause) if part is not None)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(names)

@@ -1,0 +1,64 @@
+"""The command: `python -m lina_lab.run study=NAME [field=value ...]`.
+
+Composes the configuration with Hydra, types it once, and hands it on.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, cast
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lina_lab.compose import ConfigError, check_overrides, convert, register_configs, sentence
+from lina_lab.config import PathsConfig
+from lina_lab.study.grid import Plan
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code.
+
+    0: every cell of the plan is done. 1: cells failed, or the environment stopped the study. 2: the configuration is
+    wrong, and nothing was started. 130, 143: stopped by Ctrl-C or SIGTERM.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Hydra then raises what it finds wrong, instead of printing it and exiting with 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        plan, paths = _compose(arguments)
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        return 2
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    # Optuna and MLflow take seconds to import: not before the configuration is right.
+    from lina_lab.study.command import run_and_report
+
+    return run_and_report(plan, paths)
+
+
+def _compose(arguments: list[str]) -> tuple[Plan, PathsConfig]:
+    """What Hydra makes of the command line, typed. A flag such as --help is answered by Hydra, which then exits."""
+    found: list[tuple[dict[str, Any], list[str]]] = []
+
+    def task(composed: DictConfig) -> None:
+        pinned = [override.split("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task]
+        found.append((cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True)), pinned))
+
+    register_configs()
+    check_overrides(arguments)
+    sys.argv = [sys.argv[0], *arguments]
+    hydra.main(version_base="1.3", config_path=None, config_name="config")(task)()
+    if not found:
+        sys.exit(0)
+    return convert(*found[0])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

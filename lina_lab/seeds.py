@@ -1,0 +1,9 @@
+"""Seeds for generators, derived from what a draw may depend on."""
+
+import hashlib
+
+
+def derive(*parts: int | str) -> int:
+    """A seed in 0..2^63 - 1 from the parts: equal parts, equal seed; any other part, an unrelated one."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

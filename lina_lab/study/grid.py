@@ -1,0 +1,111 @@
+"""From a study's axes to its cells."""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from lina_lab.config import StudyConfig, TrialConfig, from_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One point of the grid with one seed."""
+
+    identity: str
+    """Hash of the configuration."""
+    axes: dict[str, Any]
+    """Field -> value, for the fields that the study varies."""
+    config: TrialConfig
+
+    @property
+    def label(self) -> str:
+        """A short name for people, such as `division none 32 seed 0`; nothing reads it back."""
+        return " ".join([*(str(value) for value in self.axes.values()), f"seed {self.config.seed}"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A study made concrete."""
+
+    study: StudyConfig
+    base: dict[str, Any]
+    """What all cells share: the trial's fields without axes and seed."""
+    cells: tuple[Cell, ...]
+
+
+def make_plan(study: StudyConfig, base: Mapping[str, Any], pinned: Sequence[str] = ()) -> Plan:
+    """Cross the axes and the seeds.
+
+    Args:
+        study: the question.
+        base: the trial's fields as plain nested data.
+        pinned: fields that were given on the command line: an axis that varies one keeps the value in `base` only.
+
+    Raises:
+        ValueError: an axis of an unknown field, a value that a trial refuses, equal cells.
+    """
+    axes = [_points(name, axis, base, pinned) for name, axis in study.axes.items()]
+    seeds = [base["seed"]] if "seed" in pinned else study.seeds
+    cells: dict[str, Cell] = {}
+    # Seeds outermost: a study that is stopped early has whole grids.
+    for seed, *points in itertools.product(seeds, *axes):
+        values = {field: value for point in points for field, value in point.items()}
+        config = from_dict(TrialConfig, _with_values(base, {**values, "seed": seed}))
+        cell = Cell(identity=config.identity(), axes=values, config=config)
+        if cell.identity in cells:
+            raise ValueError(f"two cells of the study are equal: {cell.label}")
+        cells[cell.identity] = cell
+    return Plan(study=study, base=_shared(study, base), cells=tuple(cells.values()))
+
+
+def _points(name: str, axis: Mapping[str, list[Any]], base: Mapping[str, Any], pinned: Sequence[str]) -> list[dict[str, Any]]:
+    """The axis' points, each a value for each of its fields."""
+    points = [dict(zip(axis, values, strict=True)) for values in zip(*axis.values(), strict=True)]
+    for field in axis:
+        if field not in pinned:
+            continue
+        value = _lookup(base, field)
+        if len(axis) == 1:
+            return [{field: value}]
+        points = [point for point in points if point[field] == value]
+        if not points:
+            raise ValueError(f"{field}={value} is not among the values of the linked axis {name}: {axis[field]}")
+    return points
+
+
+def _lookup(data: Mapping[str, Any], field: str) -> Any:
+    for part in field.split("."):
+        data = data[part]
+    return data
+
+
+def _with_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `base` in which each dotted field has its value."""
+    changed = deepcopy(dict(base))
+    for field, value in values.items():
+        *parents, last = field.split(".")
+        node = changed
+        for part in parents:
+            node = node.get(part) if isinstance(node, dict) else None  # type: ignore[assignment]
+        if not isinstance(node, dict) or last not in node:
+            raise ValueError(f"axes: {field} is not a field of a trial")
+        node[last] = value
+    return changed
+
+
+def _shared(study: StudyConfig, base: Mapping[str, Any]) -> dict[str, Any]:
+    varied = [field for axis in study.axes.values() for field in axis]
+    shared = _with_values(base, dict.fromkeys([*varied, "seed"]))
+    plain: dict[str, Any] = json.loads(json.dumps(shared))
+    return plain
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping of dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat

@@ -1,0 +1,98 @@
+"""What a person sees while a study runs: a live display in a terminal, plain lines elsewhere."""
+
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lina_lab.study.grid import Cell
+
+
+class Display(Protocol):
+    """Is told what happens to the cells, in this order."""
+
+    def started(self, waiting: int, total: int) -> None:
+        """The study starts: `waiting` of its `total` cells are still to run."""
+
+    def cell_started(self, cell: Cell) -> None:
+        """A cell starts."""
+
+    def cell_progress(self, images: int, loss: float) -> None:
+        """The running cell has seen `images`."""
+
+    def cell_ended(self, cell: Cell, status: str, detail: str) -> None:
+        """A cell ended; `detail` is for people."""
+
+    def ended(self) -> None:
+        """No more will come."""
+
+
+class PlainDisplay:
+    """A line for each cell that ends."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.number, self.total = console, 0, 0
+
+    def started(self, waiting: int, total: int) -> None:
+        self.number, self.total = total - waiting, total
+        self.line(f"{total} cells, {total - waiting} of them done before")
+
+    def cell_started(self, cell: Cell) -> None:
+        self.number += 1
+
+    def cell_progress(self, images: int, loss: float) -> None:
+        """Nothing: a log file is no place for a moving number."""
+
+    def cell_ended(self, cell: Cell, status: str, detail: str) -> None:
+        self.line(f"{self.number}/{self.total}  {cell.label}: {status}, {detail}")
+
+    def ended(self) -> None:
+        """Nothing is left open."""
+
+    def line(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class LiveDisplay(PlainDisplay):
+    """The same lines, with two bars under them: the study's and the running cell's."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self.study = self.progress.add_task("study", note="cells")
+        self.cell = self.progress.add_task("", visible=False, note="")
+
+    def started(self, waiting: int, total: int) -> None:
+        super().started(waiting, total)
+        if waiting:
+            self.progress.update(self.study, total=total, completed=total - waiting)
+            self.progress.start()
+
+    def cell_started(self, cell: Cell) -> None:
+        super().cell_started(cell)
+        images = cell.config.max_steps * cell.config.data.batch_size
+        self.progress.reset(self.cell, total=images, description=cell.label, visible=True, note="images")
+
+    def cell_progress(self, images: int, loss: float) -> None:
+        self.progress.update(self.cell, completed=images, note=f"images, loss {loss:.4f}")
+
+    def cell_ended(self, cell: Cell, status: str, detail: str) -> None:
+        super().cell_ended(cell, status, detail)
+        self.progress.update(self.study, completed=self.number)
+
+    def ended(self) -> None:
+        self.progress.stop()
+
+
+def display() -> PlainDisplay:
+    """The display that fits where standard output goes."""
+    console = Console()
+    return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)

@@ -1,0 +1,61 @@
+"""What is kept of a cell in its own folder: the first copy of its result, of which the stores hold others."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lina_lab.config import to_dict
+from lina_lab.study.grid import Cell
+
+CONFIG_FILE, RESULT_FILE, ERROR_FILE = "config.yaml", "result.json", "error.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """How an attempt at a cell ended."""
+
+    identity: str
+    axes: dict[str, Any]
+    seed: int
+    status: str
+    mlflow_run: str
+    result: dict[str, Any] | None = None
+    """The trial's typed result as plain data; None if it came to none."""
+    error: str | None = None
+
+
+def write_config(folder: Path, cell: Cell) -> Path:
+    """Write the cell's resolved configuration."""
+    path = folder / CONFIG_FILE
+    write_atomically(path, yaml.safe_dump(to_dict(cell.config), sort_keys=False))
+    return path
+
+
+def write_record(folder: Path, record: Record) -> Path:
+    """Write the record."""
+    path = folder / RESULT_FILE
+    write_atomically(path, json.dumps(asdict(record), indent=1) + "\n")
+    return path
+
+
+def read_record(folder: Path, identity: str) -> Record | None:
+    """The record in a cell's folder; None if there is none that can be read, or it is of another configuration."""
+    try:
+        record = Record(**json.loads((folder / RESULT_FILE).read_text()))
+    except (FileNotFoundError, json.JSONDecodeError, TypeError):
+        return None
+    return record if record.identity == identity else None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a crash, finds the old one or the new one whole."""
+    draft = path.with_name(path.name + ".draft")
+    with draft.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

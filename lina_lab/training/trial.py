@@ -1,0 +1,160 @@
+"""One trial: a frozen configuration in, a typed result out."""
+
+import logging
+import resource
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
+
+from lina_lab.config import TrialConfig
+from lina_lab.data import DATA
+from lina_lab.training.callbacks import (
+    DivergedError,
+    DivergenceStop,
+    ExponentialAverage,
+    ProgressReport,
+    Report,
+    SampleGrid,
+)
+from lina_lab.training.logger import BatchedMLFlowLogger
+from lina_lab.training.module import LinaModule
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """What a trial came to."""
+
+    status: Literal["done", "diverged"]
+    images_seen: int
+    steps: int
+    """Optimizer steps."""
+    metrics: dict[str, float]
+    """Last value of each logged metric."""
+    parameters: int
+    trainable_parameters: int
+    images_per_second: float
+    """Training alone: validation and pictures are not in it."""
+    fit_seconds: float
+    """Wall time inside `Trainer.fit`."""
+    peak_memory_mib: float
+    """Largest resident memory of the process so far."""
+    error: str | None = None
+    """Why it diverged."""
+
+
+def run_trial(
+    config: TrialConfig, folder: Path, *, tracking: tuple[str, str] | None = None, report: Report | None = None
+) -> TrialResult:
+    """Train one model, and leave its last checkpoint and a grid of pictures in `folder`.
+
+    Two runs of one configuration on one machine give the same losses, bit for bit.
+
+    Args:
+        config: the trial.
+        folder: an existing folder of the trial's own.
+        tracking: MLflow's tracking URI and the id of an existing run to send the metrics to; None: nowhere.
+        report: called behind each step with images seen and the training loss.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C, after Lightning has closed the loggers. (SIGTERM raises Lightning's
+            SIGTERMException, a SystemExit.)
+    """
+    module, timer = LinaModule(config), Timer(verbose=False)
+    callbacks: list[Callback] = [timer, ExponentialAverage(config.ema), DivergenceStop(), _checkpoint(config, folder)]
+    if config.sampling.images_per_class:
+        callbacks.append(SampleGrid(config.sampling, folder / "samples.png"))
+    if report is not None:
+        callbacks.append(ProgressReport(report))
+    with _quiet_lightning():
+        trainer = L.Trainer(
+            accelerator="auto",
+            devices=1,
+            precision=config.trainer.precision,
+            max_epochs=-(-config.max_steps // config.epoch_steps),
+            reload_dataloaders_every_n_epochs=1,
+            num_sanity_val_steps=0,
+            log_every_n_steps=config.trainer.log_every_n_steps,
+            logger=False if tracking is None else BatchedMLFlowLogger(*tracking),
+            callbacks=callbacks,
+            default_root_dir=folder,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        error, start = None, time.perf_counter()
+        with _interruptible(trainer):
+            try:
+                trainer.fit(module, datamodule=DATA[config.data.name](config))
+            except DivergedError as diverged:
+                error = str(diverged)
+    seconds = time.perf_counter() - start
+    training_seconds = timer.time_elapsed("train") - timer.time_elapsed("validate")
+    return TrialResult(
+        status="done" if error is None else "diverged",
+        images_seen=module.images_seen,
+        steps=trainer.global_step,
+        metrics={name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"},
+        parameters=sum(p.numel() for p in module.model.parameters()),
+        trainable_parameters=sum(p.numel() for p in module.model.parameters() if p.requires_grad),
+        images_per_second=module.images_seen / training_seconds,
+        fit_seconds=seconds,
+        peak_memory_mib=_peak_memory_mib(),
+        error=error,
+    )
+
+
+def _checkpoint(config: TrialConfig, folder: Path) -> ModelCheckpoint:
+    epochs = -(-config.max_steps // config.epoch_steps)
+    return ModelCheckpoint(folder, filename="last", every_n_epochs=epochs, enable_version_counter=False)
+
+
+def _peak_memory_mib() -> float:
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+@contextmanager
+def _interruptible(trainer: L.Trainer) -> Iterator[None]:
+    """Make Lightning's answer to Ctrl-C a KeyboardInterrupt again.
+
+    Lightning closes its loggers, then calls `sys.exit(1)` and leaves SIGINT ignored: a second Ctrl-C would be lost.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from stop
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's greetings, and its advice that does not hold for data in memory, off the terminal."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+            warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,41 @@
+"""The frozen validation loss: the same images, masks, noise levels and noise for every variant, size and seed."""
+
+from dataclasses import replace
+
+import torch
+from torch import Generator
+
+from lina_lab.config import TrialConfig
+from lina_lab.model.flow import logit_normal_levels
+from lina_lab.model.lina import LossDraws, draw_loss
+from lina_lab.model.masking import stratified_mask_ratios
+from lina_lab.seeds import derive
+
+
+def frozen_draws(config: TrialConfig) -> list[LossDraws]:
+    """The draws of each validation batch, a function of the validation set's and the image's geometry alone.
+
+    Mask ratios are stratified over the batches and noise levels over the draws of each image, which takes most of the
+    draws' own noise out of the loss. No class is hidden.
+    """
+    images, size = config.data.val_images, config.data.val_batch_size
+    batches = [min(size, images - start) for start in range(0, images, size)]
+    ratios = stratified_mask_ratios(len(batches))
+    return [
+        _stratify(draw_loss(config.model, batch, Generator().manual_seed(derive("validation", i)), mask_ratio=ratio))
+        for i, (batch, ratio) in enumerate(zip(batches, ratios, strict=True))
+    ]
+
+
+def _stratify(draws: LossDraws) -> LossDraws:
+    """Replace the noise levels by stratified ones, and hide no class."""
+    repeats, batch, masked = draws.timestep.shape
+    count = repeats * masked
+    generator = Generator().manual_seed(derive("levels", batch, count))
+    shuffled_BS = torch.rand(batch, count, generator=generator).argsort(dim=1)
+    uniform_BS = (shuffled_BS + torch.rand(batch, count, generator=generator)) / count
+    return replace(
+        draws,
+        timestep=logit_normal_levels(uniform_BS).reshape(batch, repeats, masked).transpose(0, 1).contiguous(),
+        drop=torch.zeros_like(draws.drop),
+    )
