@@ -65,7 +65,9 @@ def register_configs() -> None:
     questions = "\n".join(f"  {name}: {' '.join(node['study']['question'].split())}" for name, node in studies.items())
     fields = "\n".join(f"  {name} = {default}\n      {doc}" for name, default, doc in _documented_fields())
     text = HELP.format(studies=questions, fields=fields).replace("$", "$$")
-    store.store(group="hydra/help", name="lina_lab", node={"app_name": "lina_lab", "header": "", "footer": "", "template": text})
+    store.store(
+        group="hydra/help", name="lina_lab", node={"app_name": "lina_lab", "header": "", "footer": "", "template": text}
+    )
     defaults = ["_self_", {"study": None}, {"override hydra/help": "lina_lab"}]
     quiet = [{f"override hydra/{name}_logging": "none"} for name in ("job", "hydra")]
     hydra = {"run": {"dir": "."}, "output_subdir": None}
@@ -120,7 +122,9 @@ def _check_field(key: str) -> None:
         kind = known[part]
         nested = _dataclass_in(kind)
         if nested is not None and nested is not kind and key != f"{so_far}{part}":
-            raise ConfigError(f"{so_far}{part} is null unless it is given whole, as '{so_far}{part}={{FIELD:VALUE,...}}'")
+            raise ConfigError(
+                f"{so_far}{part} is null unless it is given whole, as '{so_far}{part}={{FIELD:VALUE,...}}'"
+            )
         if nested is None and typing.get_origin(kind) is dict:
             return
         node, so_far = nested or (), f"{so_far}{part}."

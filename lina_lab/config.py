@@ -24,14 +24,12 @@ NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 # YAML has no tuples.
-Pair = Annotated[
-    tuple[PositiveInt, PositiveInt], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)
-]
+Pair = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
 
 
 def contradiction(sentence: str) -> PydanticCustomError:
     """An error for fields that are fine alone and not together; pydantic adds where they stand."""
-    return PydanticCustomError("contradiction", sentence)  # type: ignore[arg-type]
+    return PydanticCustomError("contradiction", sentence)
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)

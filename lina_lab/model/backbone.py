@@ -63,6 +63,8 @@ class ClassEmbedding(nn.Module):
 class TimeZero(nn.Module):
     """The constant that every condition token gets: LayerNorm of an MLP of the sinusoid of time 0; frozen."""
 
+    sinusoid: Tensor
+
     def __init__(self, dim: int, width: int = 256) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(width, dim), nn.SiLU(), nn.Linear(dim, dim))
@@ -77,6 +79,8 @@ class TimeZero(nn.Module):
 
 class ConditionEncoder(nn.Module):
     """A prefix (a class, or nothing) to M condition tokens on a grid of half the image's side."""
+
+    position: Tensor
 
     def __init__(self, config: LinaConfig) -> None:
         super().__init__()
@@ -99,6 +103,8 @@ class MaskedAutoencoder(nn.Module):
 
     The encoder sees `[c, visible]` only; the decoder sees `[c, all]`, with the mask token where nothing is known.
     """
+
+    position: Tensor
 
     def __init__(self, config: LinaConfig) -> None:
         super().__init__()

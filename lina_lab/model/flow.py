@@ -6,6 +6,7 @@ Shapes: any leading axes; C numbers of a token, D width of z, F width of the hea
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +103,6 @@ def integrate(velocity: Callable[[Tensor, float], Tensor], noise: Tensor, steps:
     """
     sigmas = [*torch.linspace(1, SIGMA_MIN, steps, dtype=torch.float64).tolist(), 0.0]
     x = noise
-    for sigma, following in zip(sigmas, sigmas[1:], strict=False):
+    for sigma, following in pairwise(sigmas):
         x = x + (following - sigma) * velocity(x, LEVELS * sigma)
     return x

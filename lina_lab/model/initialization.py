@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
-from lina_lab.model.backbone import ClassEmbedding, ConditionEncoder, MaskedAutoencoder
+from lina_lab.model.backbone import ConditionEncoder, MaskedAutoencoder
 from lina_lab.model.flow import FlowHead, Modulation
 from lina_lab.seeds import derive
 
@@ -36,6 +36,5 @@ def _draw(model: nn.Module, module: nn.Module, name: str, parameter: Tensor, gen
         zero = isinstance(parent, Modulation) or (isinstance(parent, FlowHead) and module is parent.head)
         bound = 0.0 if zero else 1 / math.sqrt(module.weight[0].numel())
         parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
-    elif isinstance(module, ConditionEncoder | MaskedAutoencoder) or isinstance(parent, ClassEmbedding):
-        if not isinstance(module, nn.LayerNorm):
-            parameter.copy_(torch.empty(parameter.shape).normal_(0, TOKEN_STD, generator=generator))
+    elif isinstance(module, ConditionEncoder | MaskedAutoencoder | nn.Embedding):
+        parameter.copy_(torch.empty(parameter.shape).normal_(0, TOKEN_STD, generator=generator))

@@ -5,6 +5,8 @@ C numbers of a token, D width.
 """
 
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor, nn
@@ -36,9 +38,7 @@ class LossDraws:
         return LossDraws(**{name: value.to(device) for name, value in vars(self).items()})
 
 
-def draw_loss(
-    config: LinaConfig, batch: int, generator: Generator, *, mask_ratio: float | None = None
-) -> LossDraws:
+def draw_loss(config: LinaConfig, batch: int, generator: Generator, *, mask_ratio: float | None = None) -> LossDraws:
     """Draw what one loss needs, on the CPU, so that every device sees the same numbers.
 
     Args:
@@ -66,9 +66,7 @@ class LINA(nn.Module):
     def __init__(self, config: LinaConfig) -> None:
         super().__init__()
         self.config = config
-        self.class_embedding = (
-            None if config.num_classes is None else ClassEmbedding(config.num_classes, config.dim)
-        )
+        self.class_embedding = None if config.num_classes is None else ClassEmbedding(config.num_classes, config.dim)
         self.condition_encoder = ConditionEncoder(config)
         self.backbone = MaskedAutoencoder(config)
         self.flow_head = FlowHead(config.token_dim, config.dim, config.flow_dim or config.dim, config.flow_depth)
@@ -165,17 +163,20 @@ class LINA(nn.Module):
         noise = torch.randn(images, config.num_tokens, config.token_dim, generator=generator).to(device)
         if guided:
             c = torch.cat([c, self.condition(batch=images)])
-        scales = torch.linspace(min_guidance, guidance, steps=len(known)) if len(known) > 1 else [guidance]
         tokens = torch.zeros_like(noise)
-        for start, stop, scale in zip([0, *known], known, scales, strict=False):
+        copies = 2 if guided else 1
+        for step, (start, stop) in enumerate(pairwise([0, *known])):
+            # The last step has the full guidance, also when it is the only one.
+            share = step / (len(known) - 1) if len(known) > 1 else 1.0
+            scale = min_guidance + (guidance - min_guidance) * share
             visible, ids = order[:, :start], order[:, start:stop]
-            copies = 2 if guided else 1
-            z = gather(self._encode_tokens(tokens.repeat(copies, 1, 1), c, visible.repeat(copies, 1)), ids.repeat(copies, 1))
-            written = integrate(lambda x, t, z=z, g=float(scale): self._guided(x, t, z, g), gather(noise, ids), flow_steps)
+            z_BND = self._encode_tokens(tokens.repeat(copies, 1, 1), c, visible.repeat(copies, 1))
+            velocity = partial(self._guided, gather(z_BND, ids.repeat(copies, 1)), scale)
+            written = integrate(velocity, gather(noise, ids), flow_steps)
             tokens = tokens.scatter(1, ids.unsqueeze(-1).expand_as(written), written)
         return unpatchify(tokens, config.grid, config.patch_size)
 
-    def _guided(self, x: Tensor, timestep: float, z: Tensor, guidance: float) -> Tensor:
+    def _guided(self, z: Tensor, guidance: float, x: Tensor, timestep: float) -> Tensor:
         """Velocity of x [B, S, C], where z [B or 2B, S, D] holds the unconditional half behind the conditional."""
         copies = len(z) // len(x)
         time = torch.full(z.shape[:-1], timestep, device=x.device)

@@ -1,6 +1,7 @@
 """Which tokens are masked in training, and which are written when in generation (`lina.md` sections 3 and 4)."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor, nn
@@ -52,5 +53,5 @@ def step_schedule(tokens: int, steps: int) -> list[int]:
     """
     if not 1 <= steps <= tokens:
         raise ValueError(f"steps={steps} must be between 1 and the {tokens} tokens of an image")
-    known = [0] + [tokens - round(tokens * math.cos(math.pi / 2 * i / steps)) for i in range(1, steps + 1)]
-    return [after for before, after in zip(known, known[1:], strict=False) if after > before]
+    known = [tokens - round(tokens * math.cos(math.pi / 2 * i / steps)) for i in range(steps + 1)]
+    return [after for before, after in pairwise(known) if after > before]

@@ -49,7 +49,7 @@ def explanation(error: BaseException, runs: Path) -> str | None:
             "or move it away and run the same command again; the cells' own folders are untouched"
         )
     if "database is locked" in text:
-        return f"a store under {runs} stayed locked by another process: stop that process and run the same command again"
+        return f"a store under {runs} stayed locked by another process: stop it and run the same command again"
     if "readonly database" in text or "unable to open database file" in text:
         return f"a store under {runs} cannot be opened for writing: check its permissions, or choose paths.runs=FOLDER"
     for link in chain:

@@ -61,7 +61,9 @@ def make_plan(study: StudyConfig, base: Mapping[str, Any], pinned: Sequence[str]
     return Plan(study=study, base=_shared(study, base), cells=tuple(cells.values()))
 
 
-def _points(name: str, axis: Mapping[str, list[Any]], base: Mapping[str, Any], pinned: Sequence[str]) -> list[dict[str, Any]]:
+def _points(
+    name: str, axis: Mapping[str, list[Any]], base: Mapping[str, Any], pinned: Sequence[str]
+) -> list[dict[str, Any]]:
     """The axis' points, each a value for each of its fields."""
     points = [dict(zip(axis, values, strict=True)) for values in zip(*axis.values(), strict=True)]
     for field in axis:

@@ -16,9 +16,7 @@ Tracking = tuple[str, str]
 class Launch(Protocol):
     """Trains one cell in `folder` and returns what came of it; what a cell raises comes out."""
 
-    def __call__(
-        self, config: TrialConfig, folder: Path, *, tracking: Tracking, report: "Report"
-    ) -> "TrialResult": ...
+    def __call__(self, config: TrialConfig, folder: Path, *, tracking: Tracking, report: "Report") -> "TrialResult": ...
 
 
 def in_this_process() -> Launch:

@@ -44,7 +44,8 @@ class Store:
         try:
             self.lock.acquire(timeout=0)
         except Timeout:
-            raise StudyError(f"another process is running the study {plan.study.name}: wait for it or stop it") from None
+            name = plan.study.name
+            raise StudyError(f"another process is running the study {name}: wait for it or stop it") from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = optuna.storages.RDBStorage(
             f"sqlite:///{runs / 'optuna.db'}", engine_kwargs={"connect_args": {"timeout": DATABASE_WAIT_SECONDS}}

@@ -16,15 +16,8 @@ from mlflow.utils.mlflow_tags import (
 
 from lina_lab.config import to_dict
 from lina_lab.study.grid import Cell, Plan, flatten
+from lina_lab.tags import AXIS, CELL, ERROR, KIND, NOTE, SEED, STATUS, STUDY_FILE
 
-KIND, CELL, STATUS, ERROR, SEED, SIZE_AXIS, OBJECTIVE = (
-    f"lina.{name}" for name in ("kind", "cell", "status", "error", "seed", "size_axis", "objective")
-)
-"""Tags of our runs: what a run is of (study or cell), the cell's identity, how it ended."""
-NOTE = "mlflow.note.content"
-"""Tag that MLflow's UI shows as the run's description."""
-AXIS = "lina.axis."
-"""Prefix of the tags that hold a cell's axes."""
 PARAMS_A_REQUEST = 100
 RUN_STATUS = {"done": "FINISHED", "diverged": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
@@ -56,9 +49,8 @@ class Tracker:
         else:
             run_id = self.client.create_run(self.experiment_id, run_name=f"study {study.name}").info.run_id
         note = f"**{study.question.strip()}**\n\nHeld equal: {'; '.join(study.held_equal)}."
-        tags = {KIND: "study", NOTE: note, SIZE_AXIS: study.size_axis, OBJECTIVE: study.objective}
-        self._set_tags(run_id, tags | self.source)
-        self.client.log_dict(run_id, to_dict(study), "study.yaml")
+        self._set_tags(run_id, {KIND: "study", NOTE: note, **self.source})
+        self.client.log_dict(run_id, to_dict(study), STUDY_FILE)
         return run_id
 
     def start(self, cell: Cell, config_file: Path) -> str:

@@ -116,7 +116,7 @@ class _Worker:
         self.tracker.end(
             run_id,
             result.status,
-            metrics=result.metrics | {name: getattr(result, name) for name in numbers},
+            metrics={name: getattr(result, name) for name in numbers},
             images_seen=result.images_seen,
             error=result.error,
             artifacts=tuple(file for file in files if file.exists()),
@@ -141,9 +141,7 @@ class _Worker:
             raise StudyError(f"study.objective={objective} is not a metric of a trial; there are {sorted(metrics)}")
         return metrics[objective]
 
-    def _record_fault(
-        self, trial: Trial, cell: Cell, folder: Path, run_id: str | None, error: BaseException
-    ) -> None:
+    def _record_fault(self, trial: Trial, cell: Cell, folder: Path, run_id: str | None, error: BaseException) -> None:
         """Record a cell that came to no result. Its own fault lets the next cell go on.
 
         Raises:

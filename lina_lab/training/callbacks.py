@@ -69,9 +69,7 @@ class ProgressReport(Callback):
     def __init__(self, report: Report) -> None:
         self.report = report
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.report(pl_module.images_seen, float(outputs["loss"]))
 
 

@@ -50,7 +50,8 @@ class LinaModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         config, warmup = self.config.optimizer, self.config.optimizer.warmup_images / self.config.data.batch_size
-        optimizer = torch.optim.AdamW(parameter_groups(self.model, config.weight_decay), lr=config.lr, betas=config.betas, fused=True)
+        groups = parameter_groups(self.model, config.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(warmup, 1)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -1,0 +1,53 @@
+# Every target does its own set-up and is quick when that is done.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STUDY ?= normalization_scaling
+HOST ?= 127.0.0.1
+PORT ?= 5000
+
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+
+.PHONY: help setup study test test-fast lint ui bench clean
+.DEFAULT_GOAL := help
+
+help:  ## show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+setup: $(VENV)/.installed  ## create .venv and install everything, pinned
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+study: setup  ## run a study (STUDY=normalization_scaling) and draw its figures
+	$(BIN)/python -m lina_lab.run study=$(STUDY)
+	$(BIN)/python analysis/plots.py study=$(STUDY)
+	@echo
+	@echo "report:  reports/$(STUDY)/report.md, with its figures and tables beside it"
+	@echo "cells:   runs/$(STUDY)/, a folder each"
+	@echo "compare: make ui, then http://$(HOST):$(PORT)"
+
+test: setup  ## run the whole test suite
+	$(BIN)/python -m pytest -n 2
+
+test-fast: setup  ## run the tests that start no processes of their own
+	$(BIN)/python -m pytest -n 2 -m "not system"
+
+lint: setup  ## ruff, mypy, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+ui: setup  ## open MLflow's UI on the run store
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --host $(HOST) --port $(PORT) --workers 1
+
+bench: setup  ## measure the harness: seconds a cell outside Trainer.fit
+	@folder=$$(mktemp -d) && trap "rm -rf $$folder" EXIT && $(BIN)/python -m lina_lab.run study=$(STUDY) \
+	  paths.runs=$$folder trainer.max_images=320 trainer.val_every_images=320 seed=0
+
+clean:  ## remove .venv and caches; runs and reports stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info

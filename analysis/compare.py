@@ -1,0 +1,136 @@
+"""Variant against variant, paired (`method.md`, Fitting).
+
+Two variants of one size and seed saw the same images, masks, noise levels and noise, step by step, and began from the
+same numbers. The difference of their losses is therefore far less noisy than either loss.
+"""
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from analysis.runs import StudyRuns, variant_fields
+from lina_lab.tags import TRAIN_LOSS
+
+BLOCKS = 20
+"""Blocks that a run's second half is cut in for its standard error; neighbouring steps are not independent."""
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One change of one axis, all other axes but the size's being equal."""
+
+    axis: str
+    treatment: str
+    """Variant with the change."""
+    control: str
+    """Variant without it: the axis' first value."""
+
+    @property
+    def label(self) -> str:
+        """Both variants, for a figure."""
+        return f"{self.treatment} − {self.control}"
+
+
+def comparisons(runs: StudyRuns) -> list[Comparison]:
+    """Every change of one axis' first value to another that the cells hold both sides of."""
+    fields = variant_fields(runs.study)
+    variants = runs.cells.drop_duplicates("variant").set_index("variant")[fields]
+    found = []
+    for axis in runs.variant_axes:
+        varied = list(runs.study.axes[axis])
+        first = tuple(runs.study.axes[axis][field][0] for field in varied)
+        others = [field for field in fields if field not in varied]
+        for control, treatment in itertools.permutations(runs.variants, 2):
+            a, b = variants.loc[control], variants.loc[treatment]
+            if tuple(a[varied]) == first and tuple(b[varied]) != first and (a[others] == b[others]).all():
+                found.append(Comparison(axis=axis, treatment=treatment, control=control))
+    return found
+
+
+def block_standard_error(differences: npt.NDArray[np.float64], blocks: int = BLOCKS) -> float:
+    """Standard error of the mean of a series whose neighbours are correlated, from means of contiguous blocks.
+
+    Raises:
+        ValueError: fewer than two values a block.
+    """
+    if len(differences) < 2 * blocks:
+        raise ValueError(f"{len(differences)} values are too few for {blocks} blocks")
+    means = np.array([block.mean() for block in np.array_split(differences, blocks)])
+    return float(means.std(ddof=1) / np.sqrt(blocks))
+
+
+def paired_differences(runs: StudyRuns) -> pd.DataFrame:
+    """The paired difference of each comparison at each size, seed by seed.
+
+    Returns:
+        Columns `axis`, `treatment`, `control`, `size`, `seed`, `metric`, `difference`, `block_se`, `points`. For the
+        training loss the mean over the second half of the budget, with a block standard error; for each validation
+        loss the last value, which has none: draws and images are the same on both sides.
+    """
+    half = runs.history["images"].max() / 2
+    grouped = runs.history.groupby(["variant", "size", "seed", "metric"], sort=True)
+    series: dict[Any, pd.Series[float]] = {
+        keys: group.set_index("images")["value"].sort_index() for keys, group in grouped
+    }
+    rows = []
+    for comparison in comparisons(runs):
+        for (variant, size, seed, metric), treatment in series.items():
+            control = series.get((comparison.control, size, seed, metric))
+            if variant != comparison.treatment or control is None:
+                continue
+            paired = (treatment - control).dropna()
+            if metric == TRAIN_LOSS:
+                paired = paired[paired.index >= half]
+                enough = len(paired) >= 2 * BLOCKS
+                error = block_standard_error(paired.to_numpy(float)) if enough else np.nan
+            else:
+                paired, error = paired.iloc[-1:], np.nan
+            rows.append(
+                {
+                    "axis": comparison.axis,
+                    "treatment": comparison.treatment,
+                    "control": comparison.control,
+                    "size": size,
+                    "seed": seed,
+                    "metric": metric,
+                    "difference": paired.mean(),
+                    "block_se": error,
+                    "points": len(paired),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def over_seeds(differences: pd.DataFrame) -> pd.DataFrame:
+    """Mean paired difference over the seeds of each comparison, size and metric.
+
+    Returns:
+        Columns `axis`, `treatment`, `control`, `size`, `metric`, `difference`, `block_se` (of the mean, from the
+        blocks within the runs), `seed_se` (from the spread over seeds), `low`, `high` (95% interval: Student's t over
+        the seeds), `seeds`, and `resolved`: whether the interval leaves zero out. With one seed there is no interval.
+    """
+    rows = []
+    keys = ["axis", "treatment", "control", "size", "metric"]
+    for values, group in differences.groupby(keys, sort=False):
+        seeds, mean = len(group), group["difference"].mean()
+        seed_error = group["difference"].std(ddof=1) / np.sqrt(seeds) if seeds > 1 else np.nan
+        reach = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) * seed_error if seeds > 1 else np.nan
+        rows.append(
+            {
+                **dict(zip(keys, values, strict=True)),
+                "difference": mean,
+                "block_se": np.sqrt((group["block_se"] ** 2).sum(min_count=1)) / seeds,
+                "seed_se": seed_error,
+                "low": mean - reach,
+                "high": mean + reach,
+                "seeds": seeds,
+                "resolved": bool(abs(mean) > reach),
+            }
+        )
+    return pd.DataFrame(rows)

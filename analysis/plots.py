@@ -1,0 +1,215 @@
+"""Every figure and table of a study: `python analysis/plots.py study=NAME [runs=FOLDER] [out=FOLDER]`.
+
+Reads the run store only. The numbers behind each picture are written beside it.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic.dataclasses import dataclass
+
+from analysis.compare import comparisons, over_seeds, paired_differences
+from analysis.runs import StoreError, StudyRuns, read_study
+from analysis.tables import difference_table, report, summary_table, write_table
+from lina_lab.config import CHECKS, from_dict
+from lina_lab.tags import TRAIN_LOSS
+
+STYLE = Path(__file__).with_name("figures.mplstyle")
+MARKERS = "osD^vP*X"
+DASHES = ("-", "--", "-.", ":")
+SMOOTHING = 40
+"""Windows that a training curve is averaged in."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class PlotsConfig:
+    """What the command takes."""
+
+    study: str
+    """The study."""
+    runs: str = "runs"
+    """Folder of the runs."""
+    tracking_uri: str | None = None
+    """MLflow's store; null: `mlflow.db` in the folder of runs."""
+    out: str = "reports"
+    """Folder of the reports; each study has one of its own in it."""
+
+
+def scaling_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
+    """The objective against parameters: a point for each seed, a line through their means."""
+    objective = runs.study.objective
+    figure, axes = plt.subplots(figsize=(4.4, 3.2))
+    for place, variant in enumerate(runs.variants):
+        cells = runs.cells[runs.cells["variant"] == variant]
+        means = cells.groupby("size")[["parameters", objective]].mean()
+        style = _style(place)
+        axes.plot(means["parameters"], means[objective], color=style["color"], linestyle=style["linestyle"])
+        axes.plot([], [], label=variant, **style)
+        axes.plot(cells["parameters"], cells[objective], style["marker"], color=style["color"], markerfacecolor="none")
+    axes.set(xscale="log", xlabel="trainable parameters", ylabel=_name(objective))
+    axes.legend()
+    return figure, runs.cells[["variant", "size", "seed", "parameters", objective]]
+
+
+def curves_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
+    """Training loss in windows (thin, each seed) and validation loss of the averaged weights (mean of the seeds)."""
+    sizes = sorted(runs.cells["size"].unique())
+    figure, panels = plt.subplots(1, len(sizes), figsize=(2.9 * len(sizes), 3.2), sharey=True, squeeze=False)
+    smooth = _windows(runs.history[runs.history["metric"] == TRAIN_LOSS])
+    validation = runs.history[runs.history["metric"] == runs.study.objective]
+    for axes, size in zip(panels[0], sizes, strict=True):
+        for place, variant in enumerate(runs.variants):
+            style = _style(place)
+            mine = smooth[(smooth["variant"] == variant) & (smooth["size"] == size)]
+            for _, seed in mine.groupby("seed"):
+                axes.plot(seed["images"], seed["value"], color=style["color"], linewidth=0.5, alpha=0.6)
+            checks = validation[(validation["variant"] == variant) & (validation["size"] == size)]
+            means = checks.groupby("images")["value"].mean()
+            axes.plot(means.index, means, label=variant, **style)
+        axes.set(title=f"{runs.study.size_axis} {size}", xlabel="images seen", yscale="log")
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+    panels[0][0].set_ylabel(f"thin: {_name(TRAIN_LOSS)}\nmarked: {_name(runs.study.objective)}")
+    panels[0][-1].legend()
+    return figure, pd.concat([smooth, validation[smooth.columns]], ignore_index=True)
+
+
+def differences_figure(runs: StudyRuns, differences: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Paired differences against size: seeds as points, mean with its 95% interval over seeds; one panel an axis."""
+    metrics = [TRAIN_LOSS, runs.study.objective]
+    shown = differences[differences["metric"].isin(metrics)]
+    means = over_seeds(shown)
+    axes_names = list(dict.fromkeys(c.axis for c in comparisons(runs)))
+    shape = (len(metrics), len(axes_names))
+    figure, panels = plt.subplots(*shape, figsize=(3.6 * shape[1], 2.6 * shape[0]), squeeze=False, sharex=True)
+    for row, metric in zip(panels, metrics, strict=True):
+        for panel, axis in zip(row, axes_names, strict=True):
+            _difference_panel(panel, runs, shown, means, metric, axis)
+    return figure, shown
+
+
+def _difference_panel(
+    axes: Axes, runs: StudyRuns, seeds: pd.DataFrame, means: pd.DataFrame, metric: str, axis: str
+) -> None:
+    sizes = {size: place for place, size in enumerate(sorted(runs.cells["size"].unique()))}
+    mine = [c for c in comparisons(runs) if c.axis == axis]
+    for place, comparison in enumerate(mine):
+        style, shift = _style(place), 0.16 * (place - (len(mine) - 1) / 2)
+        points, mean = (
+            table[
+                (table["metric"] == metric)
+                & (table["treatment"] == comparison.treatment)
+                & (table["control"] == comparison.control)
+            ]
+            for table in (seeds, means)
+        )
+        axes.plot(
+            points["size"].map(sizes) + shift,
+            points["difference"],
+            style["marker"],
+            color=style["color"],
+            markerfacecolor="none",
+            alpha=0.7,
+        )
+        axes.errorbar(
+            mean["size"].map(sizes) + shift,
+            mean["difference"],
+            yerr=mean["high"] - mean["difference"],
+            fmt="_",
+            color=style["color"],
+            capsize=2,
+            label=comparison.label,
+        )
+    axes.axhline(0, color="0.5", linewidth=0.6)
+    axes.set_xticks(list(sizes.values()), [str(size) for size in sizes])
+    axes.set(xlabel=runs.study.size_axis, ylabel=f"Δ {_name(metric)}", title=axis)
+    axes.legend()
+
+
+def _windows(history: pd.DataFrame) -> pd.DataFrame:
+    """Means over windows of equally many images."""
+    width = history["images"].max() / SMOOTHING
+    window = np.minimum(history["images"] // width, SMOOTHING - 1)
+    grouped = history.assign(window=window).groupby(["variant", "size", "seed", "metric", "window"], sort=False)
+    return grouped.agg(images=("images", "mean"), value=("value", "mean")).reset_index().drop(columns="window")
+
+
+def _style(place: int) -> dict[str, Any]:
+    colors = mpl.rcParams["axes.prop_cycle"].by_key()["color"]
+    return {
+        "color": colors[place % len(colors)],
+        "marker": MARKERS[place % len(MARKERS)],
+        "linestyle": DASHES[place % len(DASHES)],
+    }
+
+
+def _name(metric: str) -> str:
+    names = {
+        TRAIN_LOSS: "training loss",
+        "val/loss_ema": "validation loss, EMA weights",
+        "val/loss_raw": "validation loss, raw weights",
+    }
+    return names.get(metric, metric)
+
+
+def write_report(config: PlotsConfig) -> list[Path]:
+    """Write all figures and tables of a study; returns the files.
+
+    Raises:
+        StoreError: see `analysis.runs.read_study`.
+        OSError: the folder cannot be written.
+    """
+    runs = read_study(config.study, Path(config.runs), config.tracking_uri)
+    folder = Path(config.out) / config.study
+    folder.mkdir(parents=True, exist_ok=True)
+    differences = paired_differences(runs)
+    means = over_seeds(differences)
+    files = []
+    with plt.style.context(STYLE):
+        for name, (figure, numbers) in {
+            "scaling": scaling_figure(runs),
+            "curves": curves_figure(runs),
+            "differences": differences_figure(runs, differences),
+        }.items():
+            for ending in (".png", ".pdf"):
+                figure.savefig(folder / f"{name}{ending}")
+                files.append(folder / f"{name}{ending}")
+            plt.close(figure)
+            numbers.to_csv(folder / f"{name}.csv", index=False)
+            files.append(folder / f"{name}.csv")
+    summary = summary_table(runs)
+    files += write_table(summary, folder / "table")
+    files += write_table(difference_table(means), folder / "difference_table")
+    text = report(runs, summary, means, means[means["metric"] == runs.study.objective])
+    (folder / "report.md").write_text(text)
+    return [*files, folder / "report.md"]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 2 with one sentence where there is nothing to draw."""
+    try:
+        config = from_dict(PlotsConfig, OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments))))
+        files = write_report(config)
+    except (StoreError, ValueError, OmegaConfBaseException, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    for file in files:
+        print(file)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

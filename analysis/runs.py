@@ -1,0 +1,183 @@
+"""From the run store to tidy tables."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.artifacts import load_dict
+from mlflow.entities import Experiment, Run
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import DatabaseError
+
+from lina_lab.config import StudyConfig, from_dict
+from lina_lab.tags import AXIS, CELL, ERROR, IMAGES_PER_SECOND, KIND, PARAMETERS, SEED, STATUS, STUDY_FILE, TRAIN_LOSS
+
+PAGE = 1000
+LOSSES = (TRAIN_LOSS, "val/loss_raw", "val/loss_ema")
+KEYS = ["cell", "variant", "size", "seed"]
+"""Columns that say which cell a row is about; `variant` names the values of all axes but the size's."""
+
+
+class StoreError(RuntimeError):
+    """The run store does not hold what is asked for; the message says what was found and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRuns:
+    """All that the store holds of one study."""
+
+    study: StudyConfig
+    cells: pd.DataFrame
+    """A row for each cell that is done: KEYS, a column for each varied field, `parameters`, last losses, speed."""
+    history: pd.DataFrame
+    """A row for each logged loss of those cells: KEYS, `metric`, `images`, `value`."""
+    excluded: pd.DataFrame
+    """A row for each other attempt: `cell`, `label`, `status`, `reason`."""
+    source: pd.DataFrame
+    """A row for each git commit that the cells were made with: `commit`, `dirty`, `cells`."""
+
+    @property
+    def variant_axes(self) -> list[str]:
+        """Names of the axes that make the variants."""
+        return [name for name in self.study.axes if name != self.study.size_axis]
+
+    @property
+    def variants(self) -> list[str]:
+        """Names of the variants, in the order of the study's axes."""
+        order = {value: i for axis in self.study.axes.values() for vs in axis.values() for i, value in enumerate(vs)}
+        fields = variant_fields(self.study)
+        rows = self.cells.drop_duplicates("variant").sort_values(
+            fields, key=lambda column: column.map(lambda value: order.get(value, len(order)))
+        )
+        return list(rows["variant"])
+
+
+def variant_fields(study: StudyConfig) -> list[str]:
+    """The fields that make the variants."""
+    return [field for name, axis in study.axes.items() if name != study.size_axis for field in axis]
+
+
+def read_study(name: str, runs: Path, tracking_uri: str | None = None) -> StudyRuns:
+    """Read one study.
+
+    Args:
+        name: the study.
+        runs: folder of the runs; its `mlflow.db` is read.
+        tracking_uri: another MLflow store.
+
+    Raises:
+        StoreError: no store, no such study in it, or no cell of it that is done.
+    """
+    database = runs.resolve() / "mlflow.db"
+    if tracking_uri is None and not database.is_file():
+        raise StoreError(f"there is no run store {database}: run the study first, python -m lina_lab.run study={name}")
+    try:
+        return _read(MlflowClient(tracking_uri or f"sqlite:///{database}"), name)
+    except (MlflowException, DatabaseError) as error:
+        raise StoreError(f"the run store cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _read(client: MlflowClient, name: str) -> StudyRuns:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        known = sorted(other.name for other in client.search_experiments() if other.name != "Default")
+        raise StoreError(f"the run store has no study {name}; it has {', '.join(known) or 'none'}")
+    attempts = list(_runs(client, experiment, "cell"))
+    study_run = next(_runs(client, experiment, "study"), None)
+    if study_run is None:
+        raise StoreError(f"the experiment {name} was not written by a study: it has no study run")
+    study = from_dict(StudyConfig, load_dict(f"{study_run.info.artifact_uri}/{STUDY_FILE}"))
+    done = _newest_done(attempts)
+    excluded = pd.DataFrame(
+        [_excluded_row(run) for run in attempts if run.info.run_id not in {r.info.run_id for r in done}],
+        columns=["cell", "label", "status", "reason"],
+    )
+    if not done:
+        counts = excluded["status"].value_counts().to_dict()
+        raise StoreError(f"the study {name} has no cell that is done, but {counts or 'none at all'}")
+    cells = pd.DataFrame([_cell_row(run, study) for run in done]).sort_values(KEYS[1:]).reset_index(drop=True)
+    history = pd.DataFrame([row for run in done for row in _history_rows(client, run, study)])
+    return StudyRuns(study=study, cells=cells, history=history, excluded=excluded, source=_source(done))
+
+
+def _runs(client: MlflowClient, experiment: Experiment, kind: str) -> Iterator[Run]:
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment.experiment_id], f"tags.`{KIND}` = '{kind}'", max_results=PAGE, page_token=token
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _newest_done(attempts: Sequence[Run]) -> list[Run]:
+    newest: dict[str, Run] = {}
+    for run in sorted(attempts, key=lambda run: run.info.start_time):
+        if run.data.tags.get(STATUS) == "done":
+            newest[run.data.tags[CELL]] = run
+    return list(newest.values())
+
+
+def _excluded_row(run: Run) -> dict[str, str]:
+    tags = run.data.tags
+    status = tags.get(STATUS, "unknown")
+    reason = "a later attempt at the cell is done" if status == "done" else tags.get(ERROR, "it has not ended")
+    return {"cell": tags[CELL], "label": run.info.run_name, "status": status, "reason": reason}
+
+
+def _keys(run: Run, study: StudyConfig) -> dict[str, Any]:
+    params, size = run.data.params, next(iter(study.axes[study.size_axis]))
+    return {
+        "cell": run.data.tags[CELL],
+        "variant": ", ".join(params[field] for field in variant_fields(study)),
+        "size": _number(params[size]),
+        "seed": int(run.data.tags[SEED]),
+    }
+
+
+def _cell_row(run: Run, study: StudyConfig) -> dict[str, Any]:
+    metrics, tags = run.data.metrics, run.data.tags
+    axes = {name.removeprefix(AXIS): _number(value) for name, value in tags.items() if name.startswith(AXIS)}
+    return {
+        **_keys(run, study),
+        **axes,
+        "parameters": int(metrics[PARAMETERS]),
+        **{name: metrics[name] for name in LOSSES},
+        "images_per_second": metrics[IMAGES_PER_SECOND],
+        "fit_seconds": metrics["fit_seconds"],
+        "peak_memory_mib": metrics["peak_memory_mib"],
+    }
+
+
+def _history_rows(client: MlflowClient, run: Run, study: StudyConfig) -> Iterator[dict[str, Any]]:
+    keys = _keys(run, study)
+    for name in LOSSES:
+        for point in client.get_metric_history(run.info.run_id, name):
+            yield {**keys, "metric": name, "images": point.step, "value": point.value}
+
+
+def _source(runs: Sequence[Run]) -> pd.DataFrame:
+    rows = [
+        (
+            run.data.tags.get("mlflow.source.git.commit", "unknown"),
+            run.data.tags.get("mlflow.source.git.dirty", "unknown"),
+        )
+        for run in runs
+    ]
+    frame = pd.DataFrame(rows, columns=["commit", "dirty"])
+    return frame.value_counts().rename("cells").reset_index()
+
+
+def _number(text: str) -> Any:
+    try:
+        return int(text)
+    except ValueError:
+        try:
+            return float(text)
+        except ValueError:
+            return text

@@ -1,0 +1,22 @@
+"""Names under which a study stands in MLflow: what the study layer writes and the analysis reads."""
+
+from typing import Final
+
+KIND: Final = "lina.kind"
+"""`study` or `cell`"""
+CELL: Final = "lina.cell"
+"""A cell's identity."""
+STATUS: Final = "lina.status"
+"""How an attempt at a cell ended, or what the study's cells came to."""
+ERROR: Final = "lina.error"
+SEED: Final = "lina.seed"
+AXIS: Final = "lina.axis."
+"""Prefix of the tags that hold a cell's values of the varied fields."""
+NOTE: Final = "mlflow.note.content"
+"""MLflow's UI shows it as the run's description."""
+STUDY_FILE: Final = "study.yaml"
+"""Artifact of the study's run: the study's definition."""
+TRAIN_LOSS: Final = "train/loss"
+"""A step's minibatch loss, over images seen."""
+PARAMETERS: Final = "trainable_parameters"
+IMAGES_PER_SECOND: Final = "images_per_second"
