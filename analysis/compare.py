@@ -19,6 +19,8 @@ from lina_lab.tags import TRAIN_LOSS
 BLOCKS = 20
 """Blocks that a run's second half is cut in for its standard error; neighbouring steps are not independent."""
 CONFIDENCE = 0.95
+COMPARED = ["axis", "treatment", "control", "size", "metric"]
+"""Columns that say which difference a row is about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,21 +118,43 @@ def over_seeds(differences: pd.DataFrame) -> pd.DataFrame:
         the seeds), `seeds`, and `resolved`: whether the interval leaves zero out. With one seed there is no interval.
     """
     rows = []
-    keys = ["axis", "treatment", "control", "size", "metric"]
-    for values, group in differences.groupby(keys, sort=False):
-        seeds, mean = len(group), group["difference"].mean()
-        seed_error = group["difference"].std(ddof=1) / np.sqrt(seeds) if seeds > 1 else np.nan
-        reach = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) * seed_error if seeds > 1 else np.nan
-        rows.append(
-            {
-                **dict(zip(keys, values, strict=True)),
-                "difference": mean,
-                "block_se": np.sqrt((group["block_se"] ** 2).sum(min_count=1)) / seeds,
-                "seed_se": seed_error,
-                "low": mean - reach,
-                "high": mean + reach,
-                "seeds": seeds,
-                "resolved": bool(abs(mean) > reach),
-            }
-        )
+    for values, group in differences.groupby(COMPARED, sort=False):
+        block_error = np.sqrt((group["block_se"] ** 2).sum(min_count=1)) / len(group)
+        rows.append(dict(zip(COMPARED, values, strict=True)) | _mean(group["difference"]) | {"block_se": block_error})
     return pd.DataFrame(rows)
+
+
+def with_size(differences: pd.DataFrame) -> pd.DataFrame:
+    """How each paired difference changes from the smallest size to the largest, seed by seed.
+
+    This is what "scales better" comes to without a fit: three sizes identify no exponent with an offset.
+
+    Returns:
+        Columns `axis`, `treatment`, `control`, `metric`, `smallest`, `largest`, and those of `over_seeds` but
+        `block_se`; empty with one size.
+    """
+    keys = [key for key in COMPARED if key != "size"]
+    rows = []
+    for values, group in differences.groupby(keys, sort=False):
+        by_size = group.pivot(index="seed", columns="size", values="difference")
+        smallest, largest = by_size.columns.min(), by_size.columns.max()
+        change = (by_size[largest] - by_size[smallest]).dropna()
+        if smallest != largest and len(change):
+            ends = {"smallest": smallest, "largest": largest}
+            rows.append(dict(zip(keys, values, strict=True)) | ends | _mean(change))
+    return pd.DataFrame(rows)
+
+
+def _mean(values: "pd.Series[float]") -> dict[str, Any]:
+    """Mean over seeds with its interval; NaN ends, and not resolved, with one seed."""
+    seeds, mean = len(values), values.mean()
+    error = values.std(ddof=1) / np.sqrt(seeds) if seeds > 1 else np.nan
+    reach = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) * error if seeds > 1 else np.nan
+    return {
+        "difference": mean,
+        "seed_se": error,
+        "low": mean - reach,
+        "high": mean + reach,
+        "seeds": seeds,
+        "resolved": bool(abs(mean) > reach),
+    }

@@ -3,6 +3,7 @@
 Reads the run store only. The numbers behind each picture are written beside it.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic.dataclasses import dataclass
 
-from analysis.compare import comparisons, over_seeds, paired_differences
+from analysis.compare import comparisons, over_seeds, paired_differences, with_size
 from analysis.runs import StoreError, StudyRuns, read_study
 from analysis.tables import difference_table, report, summary_table, write_table
 from lina_lab.config import CHECKS, from_dict
@@ -80,15 +81,18 @@ def curves_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
             checks = validation[(validation["variant"] == variant) & (validation["size"] == size)]
             means = checks.groupby("images")["value"].mean()
             axes.plot(means.index, means, label=variant, **style)
-        axes.set(title=f"{runs.study.size_axis} {size}", xlabel="images seen", yscale="log")
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.set(title=f"{runs.study.size_axis} {size}", xlabel="images seen")
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     panels[0][0].set_ylabel(f"thin: {_name(TRAIN_LOSS)}\nmarked: {_name(runs.study.objective)}")
     panels[0][-1].legend()
     return figure, pd.concat([smooth, validation[smooth.columns]], ignore_index=True)
 
 
 def differences_figure(runs: StudyRuns, differences: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Paired differences against size: seeds as points, mean with its 95% interval over seeds; one panel an axis."""
+    """Paired differences against size; a column of panels for each axis.
+
+    Open: each seed, with its block standard error where there is one. Full: their mean, with its 95% interval.
+    """
     metrics = [TRAIN_LOSS, runs.study.objective]
     shown = differences[differences["metric"].isin(metrics)]
     means = over_seeds(shown)
@@ -116,19 +120,20 @@ def _difference_panel(
             ]
             for table in (seeds, means)
         )
-        axes.plot(
-            points["size"].map(sizes) + shift,
+        axes.errorbar(
+            points["size"].map(sizes) + shift - 0.05,
             points["difference"],
-            style["marker"],
+            yerr=points["block_se"],
+            fmt=style["marker"],
             color=style["color"],
             markerfacecolor="none",
-            alpha=0.7,
+            elinewidth=2,
         )
         axes.errorbar(
-            mean["size"].map(sizes) + shift,
+            mean["size"].map(sizes) + shift + 0.05,
             mean["difference"],
             yerr=mean["high"] - mean["difference"],
-            fmt="_",
+            fmt=style["marker"],
             color=style["color"],
             capsize=2,
             label=comparison.label,
@@ -136,7 +141,10 @@ def _difference_panel(
     axes.axhline(0, color="0.5", linewidth=0.6)
     axes.set_xticks(list(sizes.values()), [str(size) for size in sizes])
     axes.set(xlabel=runs.study.size_axis, ylabel=f"Δ {_name(metric)}", title=axis)
-    axes.legend()
+    # Room above the highest bar for the names.
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.3 * (high - low))
+    axes.legend(loc="upper right")
 
 
 def _windows(history: pd.DataFrame) -> pd.DataFrame:
@@ -193,13 +201,15 @@ def write_report(config: PlotsConfig) -> list[Path]:
     summary = summary_table(runs)
     files += write_table(summary, folder / "table")
     files += write_table(difference_table(means), folder / "difference_table")
-    text = report(runs, summary, means, means[means["metric"] == runs.study.objective])
+    text = report(runs, summary, means, with_size(differences))
     (folder / "report.md").write_text(text)
     return [*files, folder / "report.md"]
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; 0, or 2 with one sentence where there is nothing to draw."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         config = from_dict(PlotsConfig, OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments))))
         files = write_report(config)

@@ -14,6 +14,11 @@ FORMATS = {
     "seeds": "{}",
 }
 DIGITS = 4
+LOWER_HIGHER, FALLS_RISES = ("lower", "higher"), ("it falls", "it rises")
+PAIRING = (
+    "Paired by seed: both sides saw the same images, masks and noise. Intervals: Student's t over the seeds. The block "
+    "standard error is the noise within the runs; where it is far below the interval, seeds are what limits the answer."
+)
 
 
 def summary_table(runs: StudyRuns) -> pd.DataFrame:
@@ -58,7 +63,7 @@ def write_table(table: pd.DataFrame, path: Path) -> list[Path]:
     files = [path.with_suffix(ending) for ending in (".csv", ".md", ".tex")]
     table.to_csv(files[0], index=False)
     text = rounded(table)
-    files[1].write_text(text.to_markdown(index=False, disable_numparse=True) + "\n")
+    files[1].write_text(markdown(table) + "\n")
     numbers = [not pd.api.types.is_numeric_dtype(table[column]) for column in table]
     columns = "".join("l" if is_text else "r" for is_text in numbers)
     latex = text.map(_latex).rename(columns=_latex).style.hide(axis="index")
@@ -81,16 +86,30 @@ def rounded(table: pd.DataFrame) -> pd.DataFrame:
     return text
 
 
-def report(runs: StudyRuns, summary: pd.DataFrame, differences: pd.DataFrame, objective: pd.DataFrame) -> str:
-    """The study in Markdown: question, what was held equal, tables, what was left out, which code made it."""
+def markdown(table: pd.DataFrame) -> str:
+    """The table in Markdown, numbers to the right."""
+    align = ["right" if pd.api.types.is_numeric_dtype(table[column]) else "left" for column in table]
+    return rounded(table).to_markdown(index=False, disable_numparse=True, colalign=align)
+
+
+def report(runs: StudyRuns, summary: pd.DataFrame, differences: pd.DataFrame, growth: pd.DataFrame) -> str:
+    """The study in Markdown: question, what was held equal, tables, what was left out, which code made it.
+
+    Args:
+        runs: the study.
+        summary: of `summary_table`.
+        differences: of `analysis.compare.over_seeds`.
+        growth: of `analysis.compare.with_size`.
+    """
     study = runs.study
     lines = [f"# {study.name}", "", study.question.strip(), "", "## Held equal", ""]
     lines += [f"- {item}" for item in study.held_equal]
     lines += ["", "## Losses", "", "Mean and standard deviation over seeds; smaller is better.", ""]
-    lines += [rounded(summary).to_markdown(index=False, disable_numparse=True)]
+    lines += [markdown(summary)]
     lines += ["", f"![{study.objective} against parameters](scaling.png)", "", "![training curves](curves.png)", ""]
-    lines += ["## Variant against variant", "", *sentences(objective), ""]
-    lines += [rounded(difference_table(differences)).to_markdown(index=False, disable_numparse=True)]
+    lines += ["## Variant against variant", "", PAIRING, "", *sentences(differences, study.objective), ""]
+    lines += ["From the smallest size to the largest:", "", *growth_sentences(growth, study.objective), ""]
+    lines += [markdown(difference_table(differences))]
     lines += ["", "![paired differences](differences.png)", "", "## Left out", ""]
     lines += [f"- {row['label']} ({row['cell']}): {row['status']}, {row['reason']}" for row in records(runs.excluded)]
     lines += [] if len(runs.excluded) else ["Nothing."]
@@ -107,16 +126,28 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def sentences(differences: pd.DataFrame) -> list[str]:
-    """One sentence for each comparison and size: direction, amount, interval, or that it is not resolved."""
-    said = []
-    for row in records(differences):
-        where = f"size {row['size']}: {row['treatment']} against {row['control']}, {row['metric']} "
-        amount = f"{row['difference']:+.4f}"
-        if row["seeds"] < 2:
-            said.append(f"- {where}{amount}; one seed, so no interval.")
-            continue
-        interval = f"95% interval {row['low']:+.4f} to {row['high']:+.4f}, {row['seeds']} seeds"
-        verdict = ("lower" if row["difference"] < 0 else "higher") if row["resolved"] else "not resolved"
-        said.append(f"- {where}{amount} ({interval}): {verdict}.")
-    return said
+def sentences(differences: pd.DataFrame, metric: str) -> list[str]:
+    """One sentence for each comparison and size: amount, interval, direction, or that it is not resolved."""
+    return [
+        f"- size {row['size']}: {row['treatment']} against {row['control']}, {metric} {_verdict(row, LOWER_HIGHER)}"
+        for row in records(differences[differences["metric"] == metric])
+    ]
+
+
+def growth_sentences(growth: pd.DataFrame, metric: str) -> list[str]:
+    """One sentence for each comparison: how its difference changes from the smallest size to the largest."""
+    if growth.empty:
+        return ["- one size only: nothing can be said."]
+    return [
+        f"- {row['treatment']} against {row['control']}, size {row['smallest']} to {row['largest']}: the difference in "
+        f"{metric} changes by {_verdict(row, FALLS_RISES)}"
+        for row in records(growth[growth["metric"] == metric])
+    ]
+
+
+def _verdict(row: dict[str, Any], words: tuple[str, str]) -> str:
+    amount = f"{row['difference']:+.4f}"
+    if row["seeds"] < 2:
+        return f"{amount}; one seed, so no interval."
+    verdict = words[int(row["difference"] > 0)] if row["resolved"] else "not resolved"
+    return f"{amount} (95% interval {row['low']:+.4f} to {row['high']:+.4f}, {row['seeds']} seeds): {verdict}."

@@ -3,6 +3,7 @@
 Shapes: B batch, M condition tokens, N image tokens, T = M + N tokens, D width, H heads, E = D / H channels of a head.
 """
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -62,6 +63,6 @@ class Attention(nn.Module):
         o_BTD = rearrange(self.core(q, k, v), "b h t e -> b t (h e)")
         if self.conv is not None:
             image_BND = self.conv(x_BTD)
-            # Condition tokens get nothing; the sum goes into the fresh tensor to save a copy of the whole sequence.
-            o_BTD[:, -image_BND.shape[1] :] += image_BND
+            condition_BMD, rest_BND = o_BTD.tensor_split([o_BTD.shape[1] - image_BND.shape[1]], dim=1)
+            o_BTD = torch.cat([condition_BMD, rest_BND + image_BND], dim=1)
         return self.proj(o_BTD)

@@ -20,6 +20,12 @@ EPSILON = 1e-6
 FEATURE_MAPS: Registry[Callable[[Tensor], Tensor]] = Registry("feature_map")
 FEATURE_MAPS.register("relu")(F.relu)
 
+def token_mean(x_BHTE: Tensor) -> Tensor:
+    """Mean over the tokens, summed in at least float32: [B, H, 1, E]."""
+    precise = torch.promote_types(x_BHTE.dtype, torch.float32)
+    return x_BHTE.mean(-2, keepdim=True, dtype=precise).to(x_BHTE.dtype)
+
+
 LinearCore = Callable[[Tensor, Tensor, Tensor], Tensor]
 LINEAR_CORES: Registry[LinearCore] = Registry("normalization")
 
@@ -33,8 +39,8 @@ def softmax(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor) -> Tensor:
 def division(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor) -> Tensor:
     """`q (kᵀv / T) / (q · mean(k) + 1e-6)`, [B, H, T, E]: each output is a weighted mean of the values."""
     tokens = k_BHTE.shape[-2]
-    kv_BHEE = k_BHTE.transpose(-2, -1) @ v_BHTE / tokens
-    k_mean_BHE1 = k_BHTE.mean(-2, dtype=torch.float32).unsqueeze(-1).to(q_BHTE.dtype)
+    kv_BHEE = k_BHTE.mT @ v_BHTE / tokens
+    k_mean_BHE1 = token_mean(k_BHTE).mT
     return (q_BHTE @ kv_BHEE) / (q_BHTE @ k_mean_BHE1 + EPSILON)
 
 
@@ -45,7 +51,7 @@ def subtraction(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor) -> Tensor:
     Weights `s q·k / T` may sum to anything; what is missing to one is spread evenly over the tokens.
     """
     tokens, scale = k_BHTE.shape[-2], q_BHTE.shape[-1] ** -0.5
-    kv_BHEE = k_BHTE.transpose(-2, -1) @ v_BHTE / tokens
-    k_mean_BHE1 = k_BHTE.mean(-2, dtype=torch.float32).unsqueeze(-1).to(q_BHTE.dtype)
-    v_mean_BH1E = v_BHTE.mean(-2, keepdim=True, dtype=torch.float32).to(v_BHTE.dtype)
+    kv_BHEE = k_BHTE.mT @ v_BHTE / tokens
+    k_mean_BHE1 = token_mean(k_BHTE).mT
+    v_mean_BH1E = token_mean(v_BHTE)
     return scale * (q_BHTE @ kv_BHEE) + (1 - scale * (q_BHTE @ k_mean_BHE1)) * v_mean_BH1E

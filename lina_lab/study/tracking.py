@@ -1,5 +1,6 @@
 """MLflow: one run for the study, a child run for each attempt at a cell."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ class Tracker:
             run_id = self.client.create_run(self.experiment_id, run_name=f"study {study.name}").info.run_id
         note = f"**{study.question.strip()}**\n\nHeld equal: {'; '.join(study.held_equal)}."
         self._set_tags(run_id, {KIND: "study", NOTE: note, **self.source})
-        self.client.log_dict(run_id, to_dict(study), STUDY_FILE)
+        # log_dict would sort the axes.
+        self.client.log_text(run_id, json.dumps(to_dict(study), indent=1), STUDY_FILE)
         return run_id
 
     def start(self, cell: Cell, config_file: Path) -> str:
