@@ -106,10 +106,10 @@ def check_overrides(arguments: Sequence[str]) -> None:
             if override.value() not in names:
                 raise ConfigError(f"there is no study {override.value()}; the studies are {_listed(names)}")
         elif not override.key_or_group.startswith(("hydra.", "hydra/")):
-            _check_field(override.key_or_group)
+            _check_field(override.key_or_group, override.value())
 
 
-def _check_field(key: str) -> None:
+def _check_field(key: str, value: Any) -> None:
     node: Any = None
     so_far = ""
     for part in key.split("."):
@@ -125,9 +125,15 @@ def _check_field(key: str) -> None:
             raise ConfigError(
                 f"{so_far}{part} is null unless it is given whole, as '{so_far}{part}={{FIELD:VALUE,...}}'"
             )
+        if nested is kind and key == f"{so_far}{part}" and not isinstance(value, dict):
+            raise _not_a_section(key, value)
         if nested is None and typing.get_origin(kind) is dict:
             return
         node, so_far = nested or (), f"{so_far}{part}."
+
+
+def _not_a_section(name: str, value: Any) -> ConfigError:
+    return ConfigError(f"{name}={value} is a section: give its fields, as {name}.FIELD=VALUE")
 
 
 def _children(node: Any) -> dict[str, Any]:
@@ -154,7 +160,7 @@ def convert(data: dict[str, Any], pinned: Sequence[str]) -> tuple[Plan, PathsCon
     """
     for name in _sections():
         if not isinstance(data[name], dict):
-            raise ConfigError(f"{name}={data[name]} is a section: give its fields, as {name}.FIELD=VALUE")
+            raise _not_a_section(name, data[name])
     if data["study"]["name"] == MISSING:
         names = _listed(path.stem for path in sorted(studies_folder().glob("*.yaml")))
         raise ConfigError(f"name a study with study=NAME; the studies are {names}")

@@ -1,0 +1,154 @@
+"""The configuration: what it allows, and what makes two trials the same."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lina_lab.config import AttentionConfig, LinaConfig, StudyConfig, TrialConfig, from_dict, to_dict
+from tests.conftest import TINY
+
+Tiny = Callable[..., TrialConfig]
+
+OTHER: dict[str, Any] = {
+    "model.latent_channels": None,
+    "model.latent_size": None,
+    "model.patch_size": 2,
+    "model.dim": 16,
+    "model.num_heads": 4,
+    "model.condition_depth": 2,
+    "model.depth": 4,
+    "model.flow_depth": 2,
+    "model.flow_dim": 12,
+    "model.num_classes": None,
+    "model.class_drop": 0.2,
+    "model.noise_draws": 2,
+    "model.attention": {"gate": "none"},
+    "model.encoder_attention": {"conv": "none", "gate": "none", "normalization": "subtraction"},
+    "model.condition_attention": {"conv": "none", "gate": "none", "normalization": "subtraction"},
+    "data.batch_size": 8,
+    "data.val_images": 30,
+    "data.val_batch_size": 10,
+    "optimizer.lr": 2e-3,
+    "optimizer.warmup_images": 16,
+    "optimizer.betas": [0.9, 0.99],
+    "optimizer.weight_decay": 0.1,
+    "ema.decay": 0.9,
+    "ema.every_n_steps": 2,
+    "trainer.max_images": 128,
+    "trainer.val_every_images": 64,
+    "trainer.log_every_n_steps": 2,
+    "trainer.precision": "bf16-mixed",
+    "sampling.images_per_class": 2,
+    "sampling.steps": 3,
+    "sampling.flow_steps": 3,
+    "sampling.guidance": 3.0,
+    "sampling.min_guidance": 1.5,
+    "seed": 1,
+}
+ONE_VALUED = {"model.latent_channels", "model.latent_size", "model.position", "data.name"}
+"""Fields that cannot change alone while there is one data set and one position code."""
+
+
+def test_every_field_is_part_of_the_identity(tiny: Tiny) -> None:
+    sections = [name for name, value in to_dict(tiny()).items() if isinstance(value, dict)]
+    fields = {f"{section}.{field}" for section in sections for field in to_dict(tiny())[section]} | {"seed"}
+    assert fields - ONE_VALUED == OTHER.keys() - ONE_VALUED
+    identities = {tiny().identity()}
+    for field in fields - ONE_VALUED:
+        section, _, name = field.partition(".")
+        changed = tiny(**{section: {name: OTHER[field]} if name else OTHER[field]})
+        identities.add(changed.identity())
+    assert len(identities) == 1 + len(fields - ONE_VALUED)
+
+
+def test_equal_configurations_are_one_trial(tiny: Tiny) -> None:
+    assert tiny().identity() == from_dict(TrialConfig, to_dict(tiny())).identity()
+    assert from_dict(TrialConfig, to_dict(tiny())) == tiny()
+
+
+def test_configurations_are_frozen_and_keyword_only(tiny: Tiny) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        tiny().model.dim = 3  # type: ignore[misc]
+    with pytest.raises(ValueError, match="positional"):
+        AttentionConfig("linear")  # type: ignore[misc]
+
+
+def test_the_configuration_imports_no_torch() -> None:
+    code = "import sys, lina_lab.config; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model": {"dimm": 8}}, "model.dimm is not a field"),
+        ({"model": {"dim": 9}}, "model: dim=9 is not a multiple of num_heads=2"),
+        ({"model": {"dim": 6}}, "model: dim=6 is not a multiple of 4"),
+        ({"model": {"dim": "wide"}}, "model.dim='wide': input should be a valid integer"),
+        ({"model": {"dim": True}}, "model.dim=True: input should be a valid integer"),
+        ({"model": {"depth": 3}}, "model: depth=3 must be even"),
+        ({"model": {"patch_size": 3}}, "model: patch_size=3 does not divide"),
+        ({"model": {"attention": {"kind": "sofmax"}}}, "input should be 'linear' or 'softmax'"),
+        ({"model": {"attention": {"kind": "softmax"}}}, "model.attention: gate=kv needs kind=linear"),
+        (
+            {"model": {"attention": {"kind": "softmax", "normalization": "subtraction"}}},
+            "model.attention: normalization=subtraction needs kind=linear",
+        ),
+        ({"model": {"attention": {"conv_kernel": 4}}}, "model.attention: conv_kernel=4 must be odd"),
+        ({"model": {"encoder_attention": {}}}, "model: encoder_attention needs conv=none and gate=none"),
+        ({"model": {"latent_channels": 3}}, "data.name=digits needs model.latent_channels=1"),
+        ({"model": {"num_classes": 9}}, "data.name=digits needs model.num_classes=10"),
+        ({"sampling": {"steps": 65}}, "sampling.steps=65 is more than the 64 tokens"),
+        ({"trainer": {"max_images": 0}}, "trainer.max_images=0: input should be greater than 0"),
+        ({"optimizer": {"lr": float("nan")}}, "optimizer.lr=nan: input should be"),
+        ({"optimizer": {"betas": [0.9]}}, "optimizer.betas"),
+        ({"ema": {"decay": 1.0}}, "ema.decay=1.0: input should be less than 1"),
+        ({"seed": -1}, "seed=-1: input should be greater than or equal to 0"),
+    ],
+)
+def test_bad_values_are_named_with_what_is_allowed(tiny: Tiny, change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(sentence)) as caught:
+        tiny(**change)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"axes": {}}, "axes is empty"),
+        ({"size_axis": "width"}, "size_axis=width is not one of the axes"),
+        ({"axes": {"size": {"model.dim": []}}}, "axes.size: its fields need lists of one length"),
+        ({"axes": {"size": {"model.dim": [8, 16], "model.num_heads": [2]}}}, "axes.size: its fields need lists"),
+        ({"axes": {"size": {"model.dim": [8]}, "b": {"model.dim": [8]}}}, "model.dim stands in more than one axis"),
+        ({"seeds": []}, "seeds=[]: list should have at least 1 item"),
+        ({"seeds": [1, 1]}, "seeds=[1, 1] names a seed twice"),
+        ({"name": "../up"}, "name='../up': string should match"),
+        ({"name": ".hidden"}, "name='.hidden': string should match"),
+    ],
+)
+def test_a_bad_study_is_refused(tiny_study: Any, change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        tiny_study(**change)
+
+
+def test_geometry_follows_from_the_fields() -> None:
+    config = LinaConfig(latent_channels=4, latent_size=(10, 6), patch_size=2)
+    assert (config.grid, config.num_tokens, config.token_dim) == ((5, 3), 15, 16)
+    assert (config.condition_grid, config.condition_tokens) == ((3, 2), 6)
+    assert (LinaConfig().num_tokens, LinaConfig().condition_tokens) == (256, 64)
+
+
+def test_budget_is_rounded_up_to_whole_batches(tiny: Tiny) -> None:
+    config = tiny(trainer={"max_images": 65, "val_every_images": 33})
+    assert (config.max_steps, config.epoch_steps) == (5, 3)
+
+
+def test_tiny_covers_all_sections() -> None:
+    sections = {field.name for field in dataclasses.fields(TrialConfig)}
+    assert TINY.keys() == sections - {"seed"}
+    assert "name" in {field.name for field in dataclasses.fields(StudyConfig)}

@@ -1,0 +1,142 @@
+"""The command line, up to where a study would start."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lina_lab import run
+from lina_lab.compose import ConfigError, register_configs, studies_folder
+
+STUDIES = sorted(path.stem for path in (Path(__file__).parents[1] / "studies").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run in an empty folder, where whatever is started would leave something."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["lina_lab.run"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    yield
+    assert not (tmp_path / "runs").exists()
+    assert {path.name for path in tmp_path.iterdir()} <= {"studies"}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert run.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("model.dimm=8", ["model.dimm is not a field", "did you mean model.dim?", "num_heads"]),
+        ("modle.dim=8", ["modle is not a field", "did you mean model?", "trainer"]),
+        ("+model.extra=8", ["model.extra is not a field", "flow_depth"]),
+        ("trainer.epochs=8", ["trainer.epochs is not a field", "max_images"]),
+        ("model.attention.kind=sofmax", ["model.attention.kind='sofmax'", "'linear' or 'softmax'"]),
+        ("model.attention.kind=softmax", ["normalization=subtraction needs kind=linear"]),
+        ("model.dim=30", ["dim=30 is not a multiple of num_heads=4"]),
+        ("model.dim=wide", ["model.dim='wide'", "valid integer"]),
+        ("model.dim=16,32", ["model.dim takes one value"]),
+        ("model=3", ["model=3 is a section"]),
+        ("model.encoder_attention.kind=softmax", ["model.encoder_attention is null unless it is given whole"]),
+        ("study.seeds=[]", ["study.seeds=[]", "at least 1 item"]),
+        ("study.axes=3", ["study.axes=3", "dictionary"]),
+        ("study.name=../x", ["study.name='../x'"]),
+        ("trainer.max_images=0", ["trainer.max_images=0", "greater than 0"]),
+        ("model.dim", ["model.dim"]),
+        ("model.dim=[", ["no viable alternative"]),
+        ("--multirun", ["a study enumerates its own cells"]),
+    ],
+)
+def test_a_wrong_argument_is_refused_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], override: str, parts: list[str]
+) -> None:
+    sentence = refused(capsys, "study=normalization_scaling", override)
+    assert all(part in sentence for part in parts), sentence
+
+
+def test_an_unknown_study_is_refused_with_those_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, "study=nothing").endswith("the studies are " + ", ".join(STUDIES))
+
+
+def test_no_study_is_refused_with_those_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "study=NAME" in refused(capsys)
+
+
+def test_a_linked_axis_takes_its_own_values_only(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "studies").mkdir()
+    text = (Path(__file__).parents[1] / "studies/normalization_scaling.yaml").read_text()
+    linked = text.replace("model.dim: [16, 32, 64]", "model.dim: [16, 32]\n      model.num_heads: [2, 4]")
+    assert linked != text
+    (tmp_path / "studies/linked.yaml").write_text(linked)
+    assert "model.dim=64 is not among the values of the linked axis size" in refused(
+        capsys, "study=linked", "model.dim=64"
+    )
+
+
+@pytest.mark.parametrize("text", ["[]", "study: 3", "model: {dim: 3}", "study: {axes: {}}", "study: [", ""])
+def test_a_file_that_is_no_study_is_refused_by_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies/broken.yaml").write_text(text)
+    sentence = refused(capsys, "study=broken")
+    assert "studies/broken.yaml is not" in sentence
+
+
+def test_help_lists_studies_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run.main(["--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name}: " in printed for name in STUDIES)
+    for line in (
+        "model.attention.normalization = division",
+        "One of division, subtraction.",
+        "trainer.max_images = 10000",
+        "paths.runs = runs",
+        "seed = 0",
+    ):
+        assert line in printed
+
+
+def test_cfg_shows_the_composed_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["study=normalization_scaling", "model.dim=96", "--cfg", "job"])
+    printed = capsys.readouterr().out
+    assert "dim: 96" in printed
+    assert "name: normalization_scaling" in printed
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_composes(name: str) -> None:
+    plan, paths = run._compose([f"study={name}"])
+    assert plan.study.name == name
+    assert plan.study.question
+    assert plan.study.held_equal
+    assert paths.runs == "runs"
+    assert len(plan.cells) > 1
+
+
+def test_a_value_on_the_command_line_fixes_its_axis() -> None:
+    plan, _ = run._compose(["study=normalization_scaling", "model.dim=96", "trainer.max_images=200000", "seed=7"])
+    assert {cell.config.model.dim for cell in plan.cells} == {96}
+    assert {cell.config.seed for cell in plan.cells} == {7}
+    assert {cell.config.trainer.max_images for cell in plan.cells} == {200_000}
+    assert len(plan.cells) == 4
+
+
+def test_the_studies_are_those_of_the_working_directory(tmp_path: Path) -> None:
+    assert studies_folder() == Path(__file__).parents[1] / "studies"
+    (tmp_path / "studies").mkdir()
+    assert studies_folder() == Path("studies")
+    (tmp_path / "studies/broken.yaml").write_text("- 1")
+    with pytest.raises(ConfigError, match="is not a study"):
+        register_configs()

@@ -1,0 +1,192 @@
+"""One trial: budgets, determinism, the average, the frozen validation loss, and its ends."""
+
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.optim.swa_utils import get_ema_avg_fn
+
+from lina_lab.config import TrialConfig, to_dict
+from lina_lab.model import LINA
+from lina_lab.training.module import LinaModule, parameter_groups
+from lina_lab.training.trial import run_trial
+from lina_lab.training.validation import frozen_draws
+
+Tiny = Callable[..., TrialConfig]
+
+
+def losses_of(config: TrialConfig, folder: Path) -> list[tuple[int, float]]:
+    """Images seen and loss behind each step."""
+    seen: list[tuple[int, float]] = []
+    folder.mkdir(exist_ok=True)
+    run_trial(config, folder, report=lambda images, loss: seen.append((images, loss)))
+    return seen
+
+
+def test_a_trial_comes_to_a_result(tiny: Tiny, tmp_path: Path) -> None:
+    result = run_trial(tiny(), tmp_path)
+    assert (result.status, result.error) == ("done", None)
+    assert (result.images_seen, result.steps) == (64, 4)
+    assert result.metrics.keys() == {"train/loss", "val/loss_raw", "val/loss_ema"}
+    model = LINA(tiny().model)
+    assert result.parameters == sum(p.numel() for p in model.parameters())
+    assert result.trainable_parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert result.images_per_second > 0
+    assert result.peak_memory_mib < 2048
+    assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "samples.png"}
+
+
+@pytest.mark.parametrize(("budget", "every"), [(64, 32), (80, 48), (10, 100), (65, 16)])
+def test_the_budget_is_met_and_the_last_validation_is_at_its_end(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: int, every: int
+) -> None:
+    config = tiny(trainer={"max_images": budget, "val_every_images": every})
+    validated = []
+    original = LinaModule.on_validation_epoch_end
+
+    def spy(self: LinaModule) -> None:
+        validated.append(self.images_seen)
+        original(self)
+
+    monkeypatch.setattr(LinaModule, "on_validation_epoch_end", spy)
+    seen = losses_of(config, tmp_path)
+    steps = -(-budget // 16)
+    stretch = -(-every // 16)
+    assert [images for images, _ in seen] == [16 * step for step in range(1, steps + 1)]
+    assert validated == [16 * s for s in range(stretch, steps, stretch)] + [16 * steps]
+
+
+def test_same_seed_same_losses_bit_for_bit(tiny: Tiny, tmp_path: Path) -> None:
+    one, two = (losses_of(tiny(), tmp_path / name) for name in ("one", "two"))
+    assert one == two
+    assert losses_of(tiny(seed=1), tmp_path / "other") != one
+
+
+def test_what_was_drawn_before_does_not_matter(tiny: Tiny, tmp_path: Path) -> None:
+    one = losses_of(tiny(), tmp_path / "one")
+    torch.manual_seed(123)
+    torch.rand(7)
+    assert losses_of(tiny(), tmp_path / "two") == one
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial_as_diverged(tiny: Tiny, tmp_path: Path) -> None:
+    result = run_trial(tiny(optimizer={"lr": 1e30}), tmp_path)
+    assert result.status == "diverged"
+    assert result.error is not None
+    assert "the training loss is" in result.error
+    assert result.steps < 4
+
+
+def test_ctrl_c_comes_through_and_can_come_again(tiny: Tiny, tmp_path: Path) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+
+    def interrupt(images: int, loss: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(tiny(), tmp_path, report=interrupt)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_error_of_the_trial_comes_through(tiny: Tiny, tmp_path: Path) -> None:
+    def fail(images: int, loss: float) -> None:
+        raise RuntimeError("planted")
+
+    with pytest.raises(RuntimeError, match="planted"):
+        run_trial(tiny(), tmp_path, report=fail)
+
+
+def test_a_trial_may_run_outside_the_main_thread(tiny: Tiny, tmp_path: Path) -> None:
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(run_trial(tiny(), tmp_path)))
+    thread.start()
+    thread.join()
+    assert results[0].status == "done"
+
+
+def test_the_average_is_the_one_of_the_formula_and_both_weights_are_validated(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The average over steps by hand: the first update takes the weights, each other one is an EMA step."""
+    weights: list[dict[str, torch.Tensor]] = []
+    step = LinaModule.optimizer_step
+
+    def spy(self: LinaModule, *args: Any, **kwargs: Any) -> None:
+        step(self, *args, **kwargs)
+        weights.append({name: value.detach().clone() for name, value in self.model.named_parameters()})
+
+    monkeypatch.setattr(LinaModule, "optimizer_step", spy)
+    config = tiny(ema={"decay": 0.5, "every_n_steps": 2}, trainer={"max_images": 96, "val_every_images": 96})
+    result = run_trial(config, tmp_path)
+    assert len(weights) == 6
+    average, mix = weights[0], get_ema_avg_fn(0.5)
+    for update in (weights[2], weights[4]):
+        average = {name: mix(average[name], value, torch.tensor(1)) for name, value in update.items()}
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    for name, value in average.items():
+        assert torch.allclose(checkpoint["state_dict"][f"model.{name}"], value)
+        assert torch.equal(checkpoint["current_model_state"][f"model.{name}"], weights[-1][name])
+    for expected, metric in ((average, "val/loss_ema"), (weights[-1], "val/loss_raw")):
+        assert validation_loss(config, expected) == pytest.approx(result.metrics[metric], rel=1e-5)
+    assert result.metrics["val/loss_raw"] != result.metrics["val/loss_ema"]
+
+
+def validation_loss(config: TrialConfig, weights: dict[str, torch.Tensor]) -> float:
+    """The frozen loss of given weights, by hand."""
+    from lina_lab.data import DigitsDataModule
+
+    model = LINA(config.model)
+    model.load_state_dict(weights, strict=False)
+    images, labels = DigitsDataModule(config).val_set.tensors
+    total = 0.0
+    for i, draws in enumerate(frozen_draws(config)):
+        part = slice(20 * i, 20 * i + 20)
+        total += model.loss_given(images[part], draws, label=labels[part]).item() * 20
+    return total / len(images)
+
+
+def test_validation_draws_are_frozen(tiny: Tiny) -> None:
+    one = frozen_draws(tiny())
+    two = frozen_draws(tiny(seed=5, model={"dim": 16, "attention": {"normalization": "subtraction"}}))
+    for a, b in zip(one, two, strict=True):
+        assert all(torch.equal(getattr(a, name), getattr(b, name)) for name in vars(a))
+    assert not any(draws.drop.any() for draws in one)
+
+
+def test_validation_noise_levels_are_stratified(tiny: Tiny) -> None:
+    """The levels of one image spread evenly over the distribution: one in each of its equal parts."""
+    draws = frozen_draws(tiny(model={"noise_draws": 4}))[0]
+    levels = draws.timestep.transpose(0, 1).reshape(20, -1).double()
+    share = torch.special.ndtr(torch.logit(levels / 1000 - 0.0005))
+    strata = (share.sort(dim=1).values * levels.shape[1]).floor()
+    assert (strata - torch.arange(levels.shape[1])).abs().max() <= 1
+
+
+def test_rate_warms_up_then_stays(tiny: Tiny) -> None:
+    module = LinaModule(tiny(optimizer={"lr": 0.1, "warmup_images": 64}))
+    built: Any = module.configure_optimizers()
+    rates = []
+    for _ in range(6):
+        rates.append(built["lr_scheduler"]["scheduler"].get_last_lr()[0])
+        built["optimizer"].step()
+        built["lr_scheduler"]["scheduler"].step()
+    assert rates == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
+
+
+def test_norms_have_no_weight_decay_and_frozen_are_left_out(tiny: Tiny) -> None:
+    model = LINA(tiny().model)
+    decayed, plain = (group["params"] for group in parameter_groups(model, 0.02))
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert all("norm" in names[id(p)] for p in plain)
+    assert not any("norm" in names[id(p)] for p in decayed)
+    assert len(decayed) + len(plain) == sum(p.requires_grad for p in model.parameters())
+
+
+def test_the_checkpoint_says_what_it_is_of(tiny: Tiny, tmp_path: Path) -> None:
+    run_trial(tiny(), tmp_path)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"] == to_dict(tiny())
