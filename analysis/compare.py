@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.runs import StudyRuns, variant_fields
-from lina_lab.tags import TRAIN_LOSS
+from lina_lab.runstore import TRAIN_LOSS
 
 BLOCKS = 20
 """Blocks that a run's second half is cut in for its standard error; neighbouring steps are not independent."""

@@ -3,7 +3,6 @@
 Reads the run store only. The numbers behind each picture are written beside it.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from analysis.compare import comparisons, over_seeds, paired_differences, with_s
 from analysis.runs import StoreError, StudyRuns, read_study
 from analysis.tables import difference_table, report, summary_table, write_table
 from lina_lab.config import CHECKS, from_dict
-from lina_lab.tags import TRAIN_LOSS
+from lina_lab.runstore import TRAIN_LOSS
 
 STYLE = Path(__file__).with_name("figures.mplstyle")
 MARKERS = "osD^vP*X"
@@ -208,8 +207,6 @@ def write_report(config: PlotsConfig) -> list[Path]:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; 0, or 2 with one sentence where there is nothing to draw."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         config = from_dict(PlotsConfig, OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments))))
         files = write_report(config)

@@ -13,7 +13,19 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import DatabaseError
 
 from lina_lab.config import StudyConfig, from_dict
-from lina_lab.tags import AXIS, CELL, ERROR, IMAGES_PER_SECOND, KIND, PARAMETERS, SEED, STATUS, STUDY_FILE, TRAIN_LOSS
+from lina_lab.runstore import (
+    AXIS,
+    CELL,
+    ERROR,
+    IMAGES_PER_SECOND,
+    KIND,
+    PARAMETERS,
+    SEED,
+    STATUS,
+    STUDY_FILE,
+    TRAIN_LOSS,
+    quiet_logs,
+)
 
 PAGE = 1000
 LOSSES = (TRAIN_LOSS, "val/loss_raw", "val/loss_ema")
@@ -74,6 +86,7 @@ def read_study(name: str, runs: Path, tracking_uri: str | None = None) -> StudyR
     database = runs.resolve() / "mlflow.db"
     if tracking_uri is None and not database.is_file():
         raise StoreError(f"there is no run store {database}: run the study first, python -m lina_lab.run study={name}")
+    quiet_logs()
     try:
         return _read(MlflowClient(tracking_uri or f"sqlite:///{database}"), name)
     except (MlflowException, DatabaseError) as error:

@@ -242,6 +242,8 @@ class TrialConfig:
             )
         if self.data.name == "digits" and (self.model.latent_channels, self.model.latent_size) != (1, (8, 8)):
             raise contradiction("data.name=digits needs model.latent_channels=1 and model.latent_size=[8,8]")
+        if self.data.name == "digits" and not 10 <= self.data.val_images <= 1787:
+            raise contradiction("data.name=digits needs data.val_images between 10 and 1787 of its 1,797 images")
         if self.data.name == "digits" and self.model.num_classes not in (10, None):
             raise contradiction("data.name=digits needs model.num_classes=10, or null for an unconditional model")
         return self

@@ -28,7 +28,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # Hydra then raises what it finds wrong, instead of printing it and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         plan, paths = _compose(arguments)
     except (HydraException, OmegaConfBaseException) as error:

@@ -9,8 +9,6 @@ import pytest
 
 # Workers times threads must not exceed the cores; before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 
 import torch
 from safetensors import safe_open

@@ -103,6 +103,8 @@ def test_the_configuration_imports_no_torch() -> None:
         ({"model": {"encoder_attention": {}}}, "model: encoder_attention needs conv=none and gate=none"),
         ({"model": {"latent_channels": 3}}, "data.name=digits needs model.latent_channels=1"),
         ({"model": {"num_classes": 9}}, "data.name=digits needs model.num_classes=10"),
+        ({"data": {"val_images": 9}}, "data.name=digits needs data.val_images between 10 and 1787"),
+        ({"data": {"val_images": 1788}}, "data.name=digits needs data.val_images between 10 and 1787"),
         ({"sampling": {"steps": 65}}, "sampling.steps=65 is more than the 64 tokens"),
         ({"trainer": {"max_images": 0}}, "trainer.max_images=0: input should be greater than 0"),
         ({"optimizer": {"lr": float("nan")}}, "optimizer.lr=nan: input should be"),

@@ -20,6 +20,7 @@ EPSILON = 1e-6
 FEATURE_MAPS: Registry[Callable[[Tensor], Tensor]] = Registry("feature_map")
 FEATURE_MAPS.register("relu")(F.relu)
 
+
 def token_mean(x_BHTE: Tensor) -> Tensor:
     """Mean over the tokens, summed in at least float32: [B, H, 1, E]."""
     precise = torch.promote_types(x_BHTE.dtype, torch.float32)

@@ -53,9 +53,15 @@ def explanation(error: BaseException, runs: Path) -> str | None:
     if "readonly database" in text or "unable to open database file" in text:
         return f"a store under {runs} cannot be opened for writing: check its permissions, or choose paths.runs=FOLDER"
     for link in chain:
-        if isinstance(link, OSError) and link.errno is not None and link.filename is not None:
+        if isinstance(link, OSError) and link.filename is not None and _on_the_way(Path(link.filename), runs):
             return f"cannot write {link.filename} ({link.strerror}): choose another folder with paths.runs=FOLDER"
     return None
+
+
+def _on_the_way(path: Path, runs: Path) -> bool:
+    """Whether a path is in the folder of runs, or leads to it: other files are a cell's own affair."""
+    path = path.resolve()
+    return path.is_relative_to(runs) or runs.is_relative_to(path)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

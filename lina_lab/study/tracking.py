@@ -1,7 +1,6 @@
 """MLflow: one run for the study, a child run for each attempt at a cell."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from lina_lab.config import to_dict
+from lina_lab.runstore import AXIS, CELL, ERROR, KIND, NOTE, SEED, STATUS, STUDY_FILE, quiet_logs
 from lina_lab.study.grid import Cell, Plan, flatten
-from lina_lab.tags import AXIS, CELL, ERROR, KIND, NOTE, SEED, STATUS, STUDY_FILE
 
 PARAMS_A_REQUEST = 100
 RUN_STATUS = {"done": "FINISHED", "diverged": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
@@ -27,8 +26,7 @@ class Tracker:
     """Writes a study to MLflow. The experiment has the study's name."""
 
     def __init__(self, uri: str, artifacts: Path, plan: Plan) -> None:
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        quiet_logs()
         self.uri, self.plan = uri, plan
         self.client = MlflowClient(uri)
         self.source = _source_tags()

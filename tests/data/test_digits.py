@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable
 
-import pytest
 import torch
 
 from lina_lab.config import TrialConfig
@@ -29,12 +28,6 @@ def test_the_split_is_fixed_stratified_and_disjoint(tiny: Tiny) -> None:
     assert all(34 <= counts[label] <= 38 for label in range(10))
     rows = Counter(tuple(x.flatten().tolist()) for part in (one.train_set, one.val_set) for x in part.tensors[0])
     assert rows == Counter(tuple(x.flatten().tolist()) for x in digits()[0])
-
-
-@pytest.mark.parametrize("held_out", [9, 1790])
-def test_a_split_without_training_or_validation_images_is_refused(tiny: Tiny, held_out: int) -> None:
-    with pytest.raises(ValueError, match=f"data.val_images={held_out} must be between 10 and 1787"):
-        DigitsDataModule(tiny(data={"val_images": held_out}))
 
 
 def indices(steps: range, seed: int = 0, images: int = 10, batch: int = 4) -> list[int]:

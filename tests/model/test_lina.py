@@ -224,9 +224,7 @@ def test_guidance_of_one_makes_no_second_pass_and_equals_it() -> None:
     plain = model.generate(label=label, steps=4, flow_steps=3, generator=seeded())
     assert set(batches) == {2}
     batches.clear()
-    guided = model.generate(
-        label=label, steps=4, flow_steps=3, guidance=1.0, min_guidance=1 + 1e-7, generator=seeded()
-    )
+    guided = model.generate(label=label, steps=4, flow_steps=3, guidance=1.0, min_guidance=1 + 1e-7, generator=seeded())
     assert set(batches) == {4}
     handle.remove()
     assert torch.allclose(plain, guided, atol=1e-4)

@@ -1,5 +1,6 @@
-"""Names under which a study stands in MLflow: what the study layer writes and the analysis reads."""
+"""MLflow as the run store: the names that the study layer writes and the analysis reads."""
 
+import logging
 from typing import Final
 
 KIND: Final = "lina.kind"
@@ -20,3 +21,10 @@ TRAIN_LOSS: Final = "train/loss"
 """A step's minibatch loss, over images seen."""
 PARAMETERS: Final = "trainable_parameters"
 IMAGES_PER_SECOND: Final = "images_per_second"
+
+
+def quiet_logs() -> None:
+    """Keep MLflow's notes on its tables off the terminal, and the errors that it both prints and raises."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

@@ -1,0 +1,76 @@
+"""Studies with a planted truth."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.runs import StudyRuns
+from lina_lab.config import StudyConfig, from_dict
+
+STUDY: dict[str, Any] = {
+    "name": "planted",
+    "question": "Is the truth found?",
+    "axes": {
+        "normalization": {"model.attention.normalization": ["division", "subtraction"]},
+        "convolution": {"model.attention.conv": ["none", "depthwise"]},
+        "size": {"model.dim": [16, 32]},
+    },
+    "size_axis": "size",
+    "seeds": [0, 1, 2],
+    "held_equal": ["images seen"],
+}
+STEPS, BATCH = 200, 32
+
+
+@pytest.fixture
+def planted() -> Callable[..., StudyRuns]:
+    """Makes the runs of a study: a loss of the cell plus noise that variants of one seed have in common."""
+
+    def make(effect: Callable[[str, str, int, int], float], seeds: int = 3, own_noise: float = 0.01) -> StudyRuns:
+        cells, history = [], []
+        rng = np.random.default_rng(0)
+        for seed in range(seeds):
+            common = rng.normal(0, 1.0, STEPS)
+            for normalization in ("division", "subtraction"):
+                for conv in ("none", "depthwise"):
+                    for size in (16, 32):
+                        loss = 2 + effect(normalization, conv, size, seed)
+                        keys = {
+                            "cell": f"{normalization}{conv}{size}{seed}",
+                            "variant": f"{normalization}, {conv}",
+                            "size": size,
+                            "seed": seed,
+                        }
+                        cells.append(
+                            {
+                                **keys,
+                                "model.attention.normalization": normalization,
+                                "model.attention.conv": conv,
+                                "model.dim": size,
+                                "parameters": size**2,
+                                "train/loss": loss,
+                                "val/loss_raw": loss + 0.1,
+                                "val/loss_ema": loss,
+                                "images_per_second": 100.0,
+                                "fit_seconds": 1.0,
+                                "peak_memory_mib": 1.0,
+                            }
+                        )
+                        noisy = loss + common + rng.normal(0, own_noise, STEPS)
+                        for step, value in enumerate(noisy):
+                            history.append({**keys, "metric": "train/loss", "images": step * BATCH, "value": value})
+                        for metric, value in (("val/loss_raw", loss + 0.1), ("val/loss_ema", loss)):
+                            for images in (STEPS * BATCH // 2, STEPS * BATCH):
+                                history.append({**keys, "metric": metric, "images": images, "value": value})
+        return StudyRuns(
+            study=from_dict(StudyConfig, STUDY),
+            cells=pd.DataFrame(cells),
+            history=pd.DataFrame(history),
+            excluded=pd.DataFrame(columns=["cell", "label", "status", "reason"]),
+            source=pd.DataFrame([{"commit": "abc", "dirty": "false", "cells": len(cells)}]),
+        )
+
+    return make

@@ -1,0 +1,70 @@
+"""Axes to cells."""
+
+from typing import Any
+
+import pytest
+
+from lina_lab.study.grid import flatten, make_plan
+
+
+def test_axes_and_seeds_are_crossed_with_whole_grids_first(tiny_study: Any) -> None:
+    study, base = tiny_study(seeds=[0, 1])
+    cells = make_plan(study, base).cells
+    assert [(c.config.seed, *c.axes.values()) for c in cells] == [
+        (seed, normalization, dim)
+        for seed in (0, 1)
+        for normalization in ("division", "subtraction")
+        for dim in (8, 16)
+    ]
+    assert len({c.identity for c in cells}) == 8
+    assert all(c.identity == c.config.identity() for c in cells)
+    assert cells[1].config.model.attention.normalization == "division"
+    assert cells[1].config.model.dim == 16
+
+
+def test_fields_of_one_axis_move_together(tiny_study: Any) -> None:
+    study, base = tiny_study(axes={"size": {"model.dim": [8, 16], "model.num_heads": [2, 4]}})
+    cells = make_plan(study, base).cells
+    assert [(c.config.model.dim, c.config.model.num_heads) for c in cells] == [(8, 2), (16, 4)]
+    base["model"]["dim"] = 16
+    assert [c.config.model.num_heads for c in make_plan(study, base, ["model.dim"]).cells] == [4]
+
+
+def test_a_pinned_field_fixes_its_axis_to_any_value(tiny_study: Any) -> None:
+    study, base = tiny_study(seeds=[0, 1])
+    base["model"]["dim"], base["seed"] = 24, 9
+    cells = make_plan(study, base, ["model.dim", "seed"]).cells
+    assert {(c.config.model.dim, c.config.seed) for c in cells} == {(24, 9)}
+    assert len(cells) == 2
+
+
+def test_what_is_shared_does_not_depend_on_axes_or_seed(tiny_study: Any) -> None:
+    study, base = tiny_study()
+    shared = make_plan(study, base).base
+    base["model"]["dim"], base["seed"] = 24, 9
+    assert make_plan(study, base).base == shared
+    base["trainer"]["max_images"] = 128
+    assert make_plan(study, base).base != shared
+
+
+@pytest.mark.parametrize("field", ["model.dimm", "model", "model.dim.x", "nothing.dim", "study.name"])
+def test_an_axis_of_an_unknown_field_is_refused(tiny_study: Any, field: str) -> None:
+    study, base = tiny_study(axes={"size": {field: [8, 16]}})
+    with pytest.raises(ValueError, match=field):
+        make_plan(study, base)
+
+
+def test_a_value_that_a_trial_refuses_is_refused(tiny_study: Any) -> None:
+    study, base = tiny_study(axes={"size": {"model.dim": [8, 9]}})
+    with pytest.raises(ValueError, match="dim=9 is not a multiple of num_heads=2"):
+        make_plan(study, base)
+
+
+def test_equal_cells_are_refused(tiny_study: Any) -> None:
+    study, base = tiny_study(axes={"size": {"model.dim": [8, 8]}})
+    with pytest.raises(ValueError, match="two cells of the study are equal: 8 seed 0"):
+        make_plan(study, base)
+
+
+def test_flatten_names_leaves_by_their_path() -> None:
+    assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}

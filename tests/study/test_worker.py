@@ -1,0 +1,304 @@
+"""A study from the queue to the records, with a trainer that obeys the test in place of the real one."""
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from rich.console import Console
+
+from lina_lab.config import PathsConfig, TrialConfig, to_dict
+from lina_lab.runstore import CELL, KIND, STATUS
+from lina_lab.study.errors import StudyError
+from lina_lab.study.grid import Plan, make_plan
+from lina_lab.study.progress import PlainDisplay
+from lina_lab.study.store import Store
+from lina_lab.study.worker import Summary, run_study
+from lina_lab.training.trial import TrialResult
+
+RESULT = TrialResult(
+    status="done",
+    images_seen=64,
+    steps=4,
+    metrics={"val/loss_ema": 0.5, "val/loss_raw": 0.6, "train/loss": 0.7},
+    parameters=10,
+    trainable_parameters=8,
+    images_per_second=100.0,
+    fit_seconds=0.0,
+    peak_memory_mib=1.0,
+)
+
+
+@dataclass
+class Lab:
+    """A study in a folder, and a trainer that does `behaviour` for a cell."""
+
+    plan: Plan
+    runs: Path
+    behaviour: Callable[[TrialConfig], TrialResult] = lambda config: RESULT
+    trained: list[str] = field(default_factory=list)
+    made: int = 0
+
+    def launcher(self) -> Any:
+        self.made += 1
+
+        def launch(config: TrialConfig, folder: Path, *, tracking: tuple[str, str], report: Any) -> TrialResult:
+            assert (folder / "config.yaml").exists()
+            report(1, 1.0)
+            self.trained.append(config.identity())
+            return self.behaviour(config)
+
+        return launch
+
+    def run(self) -> Summary:
+        with (self.runs.parent / "lines.txt").open("a") as file:
+            display = PlainDisplay(Console(file=file, width=200))
+            return run_study(self.plan, PathsConfig(runs=str(self.runs)), self.launcher, display)
+
+    @property
+    def lines(self) -> str:
+        return (self.runs.parent / "lines.txt").read_text()
+
+    def states(self) -> list[str]:
+        store = Store(self.runs, self.plan)
+        try:
+            states = store.states()
+            return [states[cell.identity].status for cell in self.plan.cells]
+        finally:
+            store.close()
+
+    def record(self, place: int) -> dict[str, Any]:
+        folder = self.runs / self.plan.study.name / self.plan.cells[place].identity
+        record: dict[str, Any] = json.loads((folder / "result.json").read_text())
+        return record
+
+    def cell_runs(self) -> list[Run]:
+        client = MlflowClient(f"sqlite:///{self.runs / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name(self.plan.study.name)
+        assert experiment is not None
+        return list(client.search_runs([experiment.experiment_id], f"tags.`{KIND}` = 'cell'"))
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store with its tables: making them takes seconds."""
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def lab(tiny_study: Any, tmp_path: Path, empty_mlflow: Path) -> Lab:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    shutil.copy(empty_mlflow, runs / "mlflow.db")
+    return Lab(make_plan(*tiny_study()), runs)
+
+
+def second_only(plan: Plan, action: Callable[[], TrialResult]) -> Callable[[TrialConfig], TrialResult]:
+    return lambda config: action() if config == plan.cells[1].config else RESULT
+
+
+def raising(error: BaseException) -> Callable[[], TrialResult]:
+    def action() -> TrialResult:
+        raise error
+
+    return action
+
+
+def test_every_cell_is_trained_once_and_recorded_everywhere(lab: Lab) -> None:
+    summary = lab.run()
+    assert summary.counts == {"done": 4}
+    assert len(summary.overhead_seconds) == 4
+    assert lab.trained == [cell.identity for cell in lab.plan.cells]
+    assert lab.states() == ["done"] * 4
+    record = lab.record(1)
+    assert (record["status"], record["seed"]) == ("done", 0)
+    assert record["axes"] == {"model.attention.normalization": "division", "model.dim": 16}
+    assert record["result"]["metrics"] == RESULT.metrics
+    runs = {run.data.tags[CELL]: run for run in lab.cell_runs()}
+    assert runs.keys() == set(lab.trained)
+    run = runs[lab.plan.cells[1].identity]
+    assert run.info.run_id == record["mlflow_run"]
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.dim"] == "16"
+    assert len(run.data.params) == len(_leaves(to_dict(lab.plan.cells[1].config)))
+    assert run.data.metrics["trainable_parameters"] == 8
+    assert run.data.tags["lina.axis.model.dim"] == "16"
+    assert len(run.data.tags["mlflow.source.git.commit"]) == 40
+    assert run.data.tags["mlflow.source.git.dirty"] in ("true", "false")
+
+
+def _leaves(data: Any) -> list[Any]:
+    return [leaf for value in data.values() for leaf in _leaves(value)] if isinstance(data, dict) else [data]
+
+
+def test_the_children_belong_to_the_study_s_run(lab: Lab) -> None:
+    lab.run()
+    client = MlflowClient(f"sqlite:///{lab.runs / 'mlflow.db'}")
+    parents = {run.data.tags["mlflow.parentRunId"] for run in lab.cell_runs()}
+    assert len(parents) == 1
+    parent = client.get_run(parents.pop())
+    assert parent.data.tags[KIND] == "study"
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["cells/done"] == 4
+    assert "Does it run?" in parent.data.tags["mlflow.note.content"]
+
+
+def test_optuna_s_own_tools_read_the_store(lab: Lab) -> None:
+    lab.run()
+    study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{lab.runs / 'optuna.db'}")
+    frame = study.trials_dataframe()
+    assert (frame["state"] == "COMPLETE").all()
+    assert (frame["value"] == 0.5).all()
+    assert sorted(frame["user_attrs_model.dim"]) == [8, 8, 16, 16]
+
+
+def test_what_is_done_is_skipped_without_a_trainer(lab: Lab) -> None:
+    lab.run()
+    made = lab.made
+    assert lab.run().counts == {"done": 4}
+    assert lab.made == made
+    assert len(lab.trained) == 4
+    assert len(lab.cell_runs()) == 4
+
+
+def test_a_study_is_extended_by_what_is_new(lab: Lab, tiny_study: Any) -> None:
+    lab.run()
+    lab.plan = make_plan(*tiny_study(seeds=[0, 1]))
+    assert lab.run().counts == {"done": 8}
+    assert len(lab.trained) == len(set(lab.trained)) == 8
+
+
+def test_a_cell_that_raises_is_failed_the_others_go_on_and_it_is_tried_again(lab: Lab) -> None:
+    lab.behaviour = second_only(lab.plan, raising(RuntimeError("planted")))
+    summary = lab.run()
+    assert summary.counts == {"done": 3, "failed": 1}
+    assert summary.failures == {"division 16 seed 0": "RuntimeError: planted"}
+    assert lab.states() == ["done", "failed", "done", "done"]
+    assert lab.record(1)["error"] == "RuntimeError: planted"
+    failed = next(run for run in lab.cell_runs() if run.data.tags[STATUS] == "failed")
+    assert failed.info.status == "FAILED"
+    folder = lab.runs / "tiny" / lab.plan.cells[1].identity
+    assert "Traceback" in (folder / "error.txt").read_text()
+    lab.behaviour = lambda config: RESULT
+    assert lab.run().counts == {"done": 4}
+    assert len(lab.trained) == 5
+    assert len(lab.cell_runs()) == 5
+
+
+def test_a_cell_that_diverged_is_a_result(lab: Lab) -> None:
+    diverged = TrialResult(**{**vars(RESULT), "status": "diverged", "error": "the training loss is nan at step 3"})
+    lab.behaviour = second_only(lab.plan, lambda: diverged)
+    assert lab.run().counts == {"done": 3, "diverged": 1}
+    assert lab.record(1)["error"] == "the training loss is nan at step 3"
+    assert lab.run().counts == {"done": 3, "diverged": 1}
+    assert len(lab.trained) == 4
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)], ids=["ctrl-c", "sigterm"])
+def test_an_interruption_is_recorded_and_the_same_command_goes_on(lab: Lab, stop: BaseException) -> None:
+    lab.behaviour = second_only(lab.plan, raising(stop))
+    with pytest.raises(type(stop)):
+        lab.run()
+    assert lab.states() == ["done", "interrupted", "waiting", "waiting"]
+    assert sorted(run.info.status for run in lab.cell_runs()) == ["FINISHED", "KILLED"]
+    lab.behaviour = lambda config: RESULT
+    assert lab.run().counts == {"done": 4}
+    assert lab.trained.count(lab.plan.cells[0].identity) == 1
+    assert lab.trained.count(lab.plan.cells[1].identity) == 2
+
+
+def test_a_full_disk_ends_the_study_with_a_sentence(lab: Lab) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "last.ckpt")
+    lab.behaviour = second_only(lab.plan, raising(full))
+    with pytest.raises(StudyError, match=r"no space left under .*free some and run the same command again"):
+        lab.run()
+    assert lab.states() == ["done", "failed", "waiting", "waiting"]
+    lab.behaviour = lambda config: RESULT
+    assert lab.run().counts == {"done": 4}
+
+
+def test_a_changed_budget_is_refused_with_the_difference(lab: Lab, tiny_study: Any) -> None:
+    lab.run()
+    study, base = tiny_study()
+    base["trainer"]["max_images"] = 128
+    lab.plan = make_plan(study, base)
+    with pytest.raises(StudyError, match=r"trainer\.max_images was 64 and is 128.*study.name=") as caught:
+        lab.run()
+    assert "model.dim" not in str(caught.value)
+    assert len(lab.trained) == 4
+
+
+def test_cells_of_another_grid_are_not_run(lab: Lab, tiny_study: Any) -> None:
+    lab.behaviour = second_only(lab.plan, raising(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        lab.run()
+    study, base = tiny_study()
+    base["model"]["dim"] = 24
+    whole, lab.plan, lab.behaviour = lab.plan, make_plan(study, base, ["model.dim"]), lambda config: RESULT
+    assert lab.run().counts == {"done": 2}
+    assert len(lab.trained) == 4
+    lab.plan = whole
+    assert lab.run().counts == {"done": 4}
+    assert len(lab.trained) == 7
+
+
+def test_a_lost_optuna_file_costs_no_training(lab: Lab) -> None:
+    lab.run()
+    (lab.runs / "optuna.db").unlink()
+    assert lab.run().counts == {"done": 4}
+    assert len(lab.trained) == 4
+    assert "found in its folder" in lab.lines
+
+
+def test_results_without_their_mlflow_run_are_trained_again(lab: Lab) -> None:
+    lab.run()
+    (lab.runs / "optuna.db").unlink()
+    MlflowClient(f"sqlite:///{lab.runs / 'mlflow.db'}").delete_run(lab.record(1)["mlflow_run"])
+    lab.run()
+    assert lab.trained[4:] == [lab.plan.cells[1].identity]
+
+
+@pytest.mark.parametrize("name", ["optuna.db", "mlflow.db"])
+@pytest.mark.parametrize(
+    "content", [b"not a database, but long enough to be one" * 99, b"SQLite format 3\0" + b"x" * 9000]
+)
+def test_a_damaged_store_is_named_and_left_as_it_is(lab: Lab, name: str, content: bytes) -> None:
+    lab.run()
+    (lab.runs / name).write_bytes(content)
+    if name == "mlflow.db":
+        (lab.runs / "optuna.db").unlink()
+    with pytest.raises(StudyError, match="is damaged"):
+        lab.run()
+    assert (lab.runs / name).read_bytes() == content
+    assert lab.record(0)["status"] == "done"
+
+
+def test_a_folder_that_cannot_be_made_is_named(lab: Lab) -> None:
+    shutil.rmtree(lab.runs)
+    lab.runs.write_text("a file in its place")
+    with pytest.raises(StudyError, match=r"cannot write .*runs.*choose another folder with paths.runs=FOLDER"):
+        lab.run()
+
+
+def test_a_second_worker_at_the_study_is_refused(lab: Lab) -> None:
+    store = Store(lab.runs, lab.plan)
+    with pytest.raises(StudyError, match="another process is running the study tiny"):
+        lab.run()
+    store.close()
+    assert lab.run().counts == {"done": 4}
+
+
+def test_an_unknown_objective_ends_the_study_with_those_that_exist(lab: Lab, tiny_study: Any) -> None:
+    lab.plan = make_plan(*tiny_study(objective="val/fid"))
+    with pytest.raises(StudyError, match=r"study.objective=val/fid is not a metric.*val/loss_ema"):
+        lab.run()
+    assert lab.states()[0] == "failed"

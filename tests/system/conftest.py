@@ -1,0 +1,138 @@
+"""Whole commands, in folders and processes of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from lina_lab.runstore import CELL, KIND, STATUS
+from tests.conftest import TINY
+
+ROOT = Path(__file__).parents[2]
+STUDY = {
+    "study": {
+        "question": "Does it run?",
+        "axes": {
+            "normalization": {"model.attention.normalization": ["division", "subtraction"]},
+            "size": {"model.dim": [8, 16]},
+        },
+        "size_axis": "size",
+        "seeds": [0],
+        "held_equal": ["images seen"],
+    },
+    **TINY,
+    # Long enough to be hit in the middle.
+    "trainer": {"max_images": 1600, "val_every_images": 800},
+}
+
+
+@dataclass
+class Place:
+    """A folder with a study `tiny` of four cells, where commands are run."""
+
+    folder: Path
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=self.folder,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def python(self, *arguments: str) -> tuple[int, str, str]:
+        """Run `python ...` to its end: exit code, standard output, standard error."""
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+
+    def study(self, *overrides: str) -> tuple[int, str, str]:
+        return self.python("-m", "lina_lab.run", "study=tiny", *overrides)
+
+    def stopped_in_the_second_cell(self, how: signal.Signals) -> tuple[int, str, str]:
+        """Run the study, and send a signal when the second cell trains."""
+        process = self.start("-m", "lina_lab.run", "study=tiny")
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(2)]
+        assert lines[1].startswith("1/4"), lines
+        deadline = time.monotonic() + 60
+        while len(list((self.folder / "runs/tiny").glob("*/config.yaml"))) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.3)
+        process.send_signal(how)
+        out, err = process.communicate(timeout=60)
+        return process.returncode, "".join(lines) + out, err
+
+    def trials(self) -> list[tuple[str, str]]:
+        """Identity and state of each of Optuna's trials, in their order."""
+        study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{self.folder / 'runs/optuna.db'}")
+        return [(t.user_attrs["cell"], t.user_attrs.get("status", t.state.name.lower())) for t in study.get_trials()]
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.folder / 'runs/mlflow.db'}")
+
+    def attempts(self) -> list[Run]:
+        experiment = self.client.get_experiment_by_name("tiny")
+        assert experiment is not None
+        runs = self.client.search_runs([experiment.experiment_id], f"tags.`{KIND}` = 'cell'")
+        return sorted(runs, key=lambda run: run.info.start_time)
+
+    def losses(self) -> dict[str, list[tuple[int, float]]]:
+        """Training loss over images of each finished cell."""
+        return {
+            run.data.tags[CELL]: [
+                (point.step, point.value) for point in self.client.get_metric_history(run.info.run_id, "train/loss")
+            ]
+            for run in self.attempts()
+            if run.data.tags[STATUS] == "done"
+        }
+
+
+def make_place(folder: Path) -> Place:
+    (folder / "studies").mkdir(parents=True)
+    (folder / "studies/tiny.yaml").write_text(yaml.safe_dump(STUDY))
+    return Place(folder)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return make_place(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, tuple[int, str, str]]:
+    """The study, run to its end once; not to be changed."""
+    place = make_place(tmp_path_factory.mktemp("finished"))
+    return place, place.study()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Makes an empty file system of so many KiB. Needs root, as CI has it."""
+    mounted: list[Path] = []
+
+    def make(kib: int) -> Path:
+        path = tmp_path / f"disk{len(mounted)}"
+        path.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(path)], check=True)
+        mounted.append(path)
+        return path
+
+    yield make
+    for path in mounted:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
