@@ -258,6 +258,11 @@ class TrialConfig:
         """Optimizer steps between two validations."""
         return -(-self.trainer.val_every_images // self.data.batch_size)
 
+    @property
+    def epochs(self) -> int:
+        """Stretches between validations; the last may be shorter."""
+        return -(-self.max_steps // self.epoch_steps)
+
     def identity(self) -> str:
         """First 12 hex digits of the SHA-256 of the configuration."""
         return hashlib.sha256(json.dumps(to_dict(self), sort_keys=True).encode()).hexdigest()[:12]

@@ -46,18 +46,12 @@ class Store:
         except Timeout:
             name = plan.study.name
             raise StudyError(f"another process is running the study {name}: wait for it or stop it") from None
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = optuna.storages.RDBStorage(
-            f"sqlite:///{runs / 'optuna.db'}", engine_kwargs={"connect_args": {"timeout": DATABASE_WAIT_SECONDS}}
-        )
-        self.study = optuna.create_study(
-            study_name=plan.study.name,
-            storage=storage,
-            sampler=optuna.samplers.RandomSampler(seed=0),
-            direction="minimize",
-            load_if_exists=True,
-        )
-        self._check_same_study()
+        try:
+            self.study = _open(runs, plan.study.name)
+            self._check_same_study()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let other processes at the study."""
@@ -116,6 +110,18 @@ class Store:
         if error is not None:
             trial.set_user_attr(ERROR, error)
         self.study.tell(trial, value, state=TrialState.COMPLETE if status == "done" else TrialState.FAIL)
+
+
+def _open(runs: Path, name: str) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = optuna.storages.RDBStorage(
+        f"sqlite:///{runs / 'optuna.db'}", engine_kwargs={"connect_args": {"timeout": DATABASE_WAIT_SECONDS}}
+    )
+    # Every trial is enqueued, so the sampler never has a say; the default one would import more.
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    return optuna.create_study(
+        study_name=name, storage=storage, sampler=sampler, direction="minimize", load_if_exists=True
+    )
 
 
 def _state(trial: FrozenTrial) -> CellState:

@@ -12,6 +12,8 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_GIT_DIRTY,
     MLFLOW_PARENT_RUN_ID,
     MLFLOW_RUN_NAME,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_SOURCE_TYPE,
 )
 
 from lina_lab.config import to_dict
@@ -23,9 +25,15 @@ RUN_STATUS = {"done": "FINISHED", "diverged": "FINISHED", "failed": "FAILED", "i
 
 
 class Tracker:
-    """Writes a study to MLflow. The experiment has the study's name."""
+    """Writes a study to MLflow. The experiment has the study's name.
 
-    def __init__(self, uri: str, artifacts: Path, plan: Plan) -> None:
+    Args:
+        uri: the tracking store.
+        artifacts: folder of the artifacts; None: where the store puts them.
+        plan: the study.
+    """
+
+    def __init__(self, uri: str, artifacts: Path | None, plan: Plan) -> None:
         quiet_logs()
         self.uri, self.plan = uri, plan
         self.client = MlflowClient(uri)
@@ -34,7 +42,7 @@ class Tracker:
         self.experiment_id = (
             experiment.experiment_id
             if experiment
-            else self.client.create_experiment(plan.study.name, artifact_location=artifacts.as_uri())
+            else self.client.create_experiment(plan.study.name, artifact_location=artifacts and artifacts.as_uri())
         )
         self.study_run = self._study_run()
 
@@ -117,10 +125,11 @@ class Tracker:
 
 
 def _source_tags() -> dict[str, str]:
-    """The commit of the code that runs, and whether tracked files differ from it; none outside a git checkout."""
+    """The command; the commit of the code that runs, and whether tracked files differ from it, in a git checkout."""
+    command = {MLFLOW_SOURCE_NAME: "lina_lab.run", MLFLOW_SOURCE_TYPE: "LOCAL"}
     try:
         repository = git.Repo(Path(__file__), search_parent_directories=True)
         commit: Any = repository.head.commit.hexsha
     except (git.InvalidGitRepositoryError, ValueError):
-        return {}
-    return {MLFLOW_GIT_COMMIT: commit, MLFLOW_GIT_DIRTY: str(repository.is_dirty()).lower()}
+        return command
+    return command | {MLFLOW_GIT_COMMIT: commit, MLFLOW_GIT_DIRTY: str(repository.is_dirty()).lower()}

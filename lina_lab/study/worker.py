@@ -60,7 +60,7 @@ def run_study(plan: Plan, paths: PathsConfig, launcher: Callable[[], Launch], di
             if not waiting:
                 return _summary(store, [])
             uri = paths.tracking_uri or f"sqlite:///{runs / 'mlflow.db'}"
-            tracker = Tracker(uri, runs / "mlartifacts", plan)
+            tracker = Tracker(uri, None if paths.tracking_uri else runs / "mlartifacts", plan)
             tracker.close_dead()
         worker = _Worker(runs, store, tracker, launcher(), display)
         try:

@@ -70,7 +70,8 @@ def run_trial(
             SIGTERMException, a SystemExit.)
     """
     module, timer = LinaModule(config), Timer(verbose=False)
-    callbacks: list[Callback] = [timer, ExponentialAverage(config.ema), DivergenceStop(), _checkpoint(config, folder)]
+    checkpoint = ModelCheckpoint(folder, filename="last", every_n_epochs=config.epochs, enable_version_counter=False)
+    callbacks: list[Callback] = [timer, ExponentialAverage(config.ema), DivergenceStop(), checkpoint]
     if config.sampling.images_per_class:
         callbacks.append(SampleGrid(config.sampling, folder / "samples.png"))
     if report is not None:
@@ -80,7 +81,7 @@ def run_trial(
             accelerator="auto",
             devices=1,
             precision=config.trainer.precision,
-            max_epochs=-(-config.max_steps // config.epoch_steps),
+            max_epochs=config.epochs,
             reload_dataloaders_every_n_epochs=1,
             num_sanity_val_steps=0,
             log_every_n_steps=config.trainer.log_every_n_steps,
@@ -111,11 +112,6 @@ def run_trial(
         peak_memory_mib=_peak_memory_mib(),
         error=error,
     )
-
-
-def _checkpoint(config: TrialConfig, folder: Path) -> ModelCheckpoint:
-    epochs = -(-config.max_steps // config.epoch_steps)
-    return ModelCheckpoint(folder, filename="last", every_n_epochs=epochs, enable_version_counter=False)
 
 
 def _peak_memory_mib() -> float:
