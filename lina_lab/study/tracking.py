@@ -42,7 +42,9 @@ class Tracker:
         self.experiment_id = (
             experiment.experiment_id
             if experiment
-            else self.client.create_experiment(plan.study.name, artifact_location=artifacts and artifacts.as_uri())
+            else self.client.create_experiment(
+                plan.study.name, artifact_location=artifacts.as_uri() if artifacts else None
+            )
         )
         self.study_run = self._study_run()
 
