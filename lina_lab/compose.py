@@ -121,7 +121,7 @@ def _check_field(key: str, value: Any) -> None:
             raise ConfigError(f"{so_far}{part} is not a field{hint}; {owner} {_listed(known)}")
         kind = known[part]
         nested = _dataclass_in(kind)
-        if nested is not None and nested is not kind and key != f"{so_far}{part}":
+        if nested is not None and type(None) in typing.get_args(kind) and key != f"{so_far}{part}":
             raise ConfigError(
                 f"{so_far}{part} is null unless it is given whole, as '{so_far}{part}={{FIELD:VALUE,...}}'"
             )
@@ -199,7 +199,7 @@ def _documented_fields() -> Iterator[tuple[str, Any, str]]:
 def _fields_under(prefix: str, kinds: dict[str, Any], defaults: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
     for name, kind in kinds.items():
         if isinstance(defaults[name], dict):
-            yield from _fields_under(f"{prefix}{name}.", typing.get_type_hints(kind), defaults[name])
+            yield from _fields_under(f"{prefix}{name}.", _children(_dataclass_in(kind)), defaults[name])
             continue
         owner: Any = TrialConfig if not prefix else _owner(prefix)
         doc = owner.__pydantic_fields__[name].description or ""
@@ -212,7 +212,7 @@ def _fields_under(prefix: str, kinds: dict[str, Any], defaults: dict[str, Any]) 
 def _owner(prefix: str) -> Any:
     node: Any = None
     for part in prefix[:-1].split("."):
-        node = _children(node)[part]
+        node = _dataclass_in(_children(node)[part])
     return node
 
 

@@ -25,7 +25,12 @@ OTHER: dict[str, Any] = {
     "model.flow_depth": 2,
     "model.flow_dim": 12,
     "model.num_classes": None,
-    "model.class_drop": 0.2,
+    "model.text_dim": None,
+    "model.text_length": 8,
+    "model.position": None,
+    "model.condition_drop": 0.2,
+    "model.compile": True,
+    "model.checkpoint": True,
     "model.noise_draws": 2,
     "model.attention": {"gate": "none"},
     "model.encoder_attention": {"conv": "none", "gate": "none", "normalization": "subtraction"},
@@ -50,8 +55,8 @@ OTHER: dict[str, Any] = {
     "sampling.min_guidance": 1.5,
     "seed": 1,
 }
-ONE_VALUED = {"model.latent_channels", "model.latent_size", "model.position", "data.name"}
-"""Fields that cannot change alone while there is one data set and one position code."""
+ONE_VALUED = {"model.latent_channels", "model.latent_size", "model.text_dim", "model.position", "data.name"}
+"""Fields that cannot change alone while digits are the only data."""
 
 
 def test_every_field_is_part_of_the_identity(tiny: Tiny) -> None:
@@ -93,14 +98,17 @@ def test_the_configuration_imports_no_torch() -> None:
         ({"model": {"dim": True}}, "model.dim=True: input should be a valid integer"),
         ({"model": {"depth": 3}}, "model: depth=3 must be even"),
         ({"model": {"patch_size": 3}}, "model: patch_size=3 does not divide"),
-        ({"model": {"attention": {"kind": "sofmax"}}}, "input should be 'linear' or 'softmax'"),
+        ({"model": {"attention": {"kind": "sofmax"}}}, "input should be 'linear', 'softmax' or 'mediator'"),
         ({"model": {"attention": {"kind": "softmax"}}}, "model.attention: gate=kv needs kind=linear"),
         (
             {"model": {"attention": {"kind": "softmax", "normalization": "subtraction"}}},
             "model.attention: normalization=subtraction needs kind=linear",
         ),
         ({"model": {"attention": {"conv_kernel": 4}}}, "model.attention: conv_kernel=4 must be odd"),
-        ({"model": {"encoder_attention": {}}}, "model: encoder_attention needs conv=none and gate=none"),
+        (
+            {"model": {"encoder_attention": {}}},
+            "model: encoder_attention needs a conv and a gate that do not need",
+        ),
         ({"model": {"latent_channels": 3}}, "data.name=digits needs model.latent_channels=1"),
         ({"model": {"num_classes": 9}}, "data.name=digits needs model.num_classes=10"),
         ({"data": {"val_images": 9}}, "data.name=digits needs data.val_images between 10 and 1787"),

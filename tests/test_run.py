@@ -39,7 +39,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("modle.dim=8", ["modle is not a field", "did you mean model?", "trainer"]),
         ("+model.extra=8", ["model.extra is not a field", "flow_depth"]),
         ("trainer.epochs=8", ["trainer.epochs is not a field", "max_images"]),
-        ("model.attention.kind=sofmax", ["model.attention.kind='sofmax'", "'linear' or 'softmax'"]),
+        ("model.attention.kind=sofmax", ["model.attention.kind='sofmax'", "'linear', 'softmax' or 'mediator'"]),
         ("model.attention.kind=softmax", ["normalization=subtraction needs kind=linear"]),
         ("model.dim=30", ["dim=30 is not a multiple of num_heads=4"]),
         ("model.dim=wide", ["model.dim='wide'", "valid integer"]),

@@ -3,20 +3,23 @@
 Shapes: B batch, M condition tokens, N image tokens, T = M + N tokens, D width, H heads, E = D / H channels of a head.
 """
 
-import torch
+from functools import partial
+
 from einops import rearrange
 from torch import Tensor, nn
 
 from lina_lab.config import AttentionConfig
-from lina_lab.model.cores import EPSILON, FEATURE_MAPS, LINEAR_CORES, softmax
-from lina_lab.model.gates import GATES
-from lina_lab.model.locality import CONVOLUTIONS
+from lina_lab.model.cores import EPSILON, FEATURE_MAPS, LINEAR_CORES, mediator, softmax
+from lina_lab.model.gates import GATES, Gate
+from lina_lab.model.locality import CONVOLUTIONS, Geometry
+from lina_lab.model.positions import Rotation, rotate
 
 
 class Attention(nn.Module):
     """Projections, core, gate, convolution, output projection: `[B, T, D] -> [B, T, D]` (`lina.md` section 2).
 
-    Without convolution and gate it takes sequences of any length; either ties it to `grid` and `condition_tokens`.
+    A variant that is not `config.tied_to_grid` takes sequences of any length; any other, all condition and image
+    tokens in their order.
 
     Args:
         dim: width D.
@@ -26,7 +29,7 @@ class Attention(nn.Module):
         condition_tokens: tokens M in front of the image tokens.
 
     Raises:
-        ValueError: `num_heads` does not divide `dim`.
+        ValueError: `num_heads` does not divide `dim`, or gate=memory has no multiple of 4 tokens.
     """
 
     def __init__(
@@ -40,29 +43,31 @@ class Attention(nn.Module):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim={dim} is not a multiple of num_heads={num_heads}")
-        self.num_heads, self.kind, self.normalization = num_heads, config.kind, config.normalization
+        self.num_heads, self.config = num_heads, config
         self.shift = EPSILON if config.normalization == "division" else 0.0
         self.feature_map = FEATURE_MAPS[config.feature_map]
-        self.core = softmax if config.kind == "softmax" else LINEAR_CORES[config.normalization]
+        self.linear_core = LINEAR_CORES[config.normalization]
+        self.other_core = softmax if config.kind == "softmax" else partial(mediator, mediators=config.mediators)
         self.qkv = nn.Linear(dim, 3 * dim)
         tokens = condition_tokens + grid[0] * grid[1]
-        self.gate = None if config.gate == "none" else GATES[config.gate](num_heads, tokens)
-        self.conv = (
-            None
-            if config.conv == "none"
-            else CONVOLUTIONS[config.conv](dim, config.conv_kernel, grid, condition_tokens)
-        )
+        self.gate = Gate() if config.gate == "none" else GATES[config.gate](dim, num_heads, tokens)
+        geometry = Geometry(dim, num_heads, config.conv_kernel, grid, condition_tokens)
+        self.conv = None if config.conv == "none" else CONVOLUTIONS[config.conv](geometry)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        q, k, v = rearrange(self.qkv(x_BTD), "b t (three h e) -> three b h t e", three=3, h=self.num_heads)
-        if self.kind == "linear":
+    def forward(self, x_BTD: Tensor, rotation: Rotation | None = None) -> Tensor:
+        """`rotation`: of queries and keys, before the feature map; None where positions are added to the tokens."""
+        qkv_BT3D = self.qkv(x_BTD)
+        q, k, v = rearrange(qkv_BT3D, "b t (three h e) -> three b h t e", three=3, h=self.num_heads)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        if self.config.kind == "linear":
             q, k = self.feature_map(q) + self.shift, self.feature_map(k) + self.shift
-        if self.gate is not None:
-            k, v = self.gate(k, v)
-        o_BTD = rearrange(self.core(q, k, v), "b h t e -> b t (h e)")
+            k, normaliser, gated = self.gate.keys_values(x_BTD, k, v)
+            o = self.linear_core(q, k, normaliser, gated, self.gate.aggregate)
+        else:
+            o = self.other_core(q, k, v)
+        o_BTD = rearrange(o, "b h t e -> b t (h e)")
         if self.conv is not None:
-            image_BND = self.conv(x_BTD)
-            condition_BMD, rest_BND = o_BTD.tensor_split([o_BTD.shape[1] - image_BND.shape[1]], dim=1)
-            o_BTD = torch.cat([condition_BMD, rest_BND + image_BND], dim=1)
-        return self.proj(o_BTD)
+            o_BTD = o_BTD + self.conv(x_BTD, qkv_BT3D[..., -x_BTD.shape[-1] :])
+        return self.proj(self.gate.output(x_BTD, o_BTD))

@@ -3,13 +3,17 @@
 Shapes: B batch, L prefix tokens, M condition tokens, N image tokens, V visible image tokens, D width.
 """
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from lina_lab.config import AttentionConfig, LinaConfig
 from lina_lab.model.attention import Attention
-from lina_lab.model.positions import sincos
+from lina_lab.model.positions import Rotation, axial_rotation, no_rotation, sincos
 
 MLP_RATIO = 4
 
@@ -37,14 +41,54 @@ class Block(nn.Module):
         self.mlp = Mlp(config.dim)
         self.norm2 = nn.LayerNorm(config.dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.norm1(self.attn(x))
+    def forward(self, x: Tensor, rotation: Rotation | None) -> Tensor:
+        x = x + self.norm1(self.attn(x, rotation))
         return x + self.norm2(self.mlp(x))
 
 
-def blocks(config: LinaConfig, attention: AttentionConfig, depth: int) -> nn.Sequential:
-    """`depth` blocks with the same attention."""
-    return nn.Sequential(*(Block(config, attention) for _ in range(depth)))
+class Stack(nn.ModuleList):
+    """Blocks one after the other, each with its own attention."""
+
+    def __init__(self, config: LinaConfig, attentions: Sequence[AttentionConfig]) -> None:
+        super().__init__(Block(config, attention) for attention in attentions)
+        self.checkpoint = config.checkpoint
+
+    def forward(self, x: Tensor, rotation: Rotation | None) -> Tensor:
+        for block in self:
+            if self.checkpoint and torch.is_grad_enabled():
+                x = checkpoint(block, x, rotation, use_reentrant=False)
+            else:
+                x = block(x, rotation)
+        return x
+
+
+class Positions(nn.Module):
+    """The position code of a grid: something to add to its tokens, or a rotation of queries and keys."""
+
+    code: Tensor
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: LinaConfig, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.rotary = config.position == "rotary"
+        if self.rotary:
+            rotation = axial_rotation(grid, config.dim // config.num_heads)
+            self.register_buffer("cos", rotation.cos, persistent=False)
+            self.register_buffer("sin", rotation.sin, persistent=False)
+        else:
+            self.register_buffer("code", sincos(grid, config.dim), persistent=False)
+
+    def add(self, x: Tensor) -> Tensor:
+        """Tokens of the whole grid [..., N, D] with their code."""
+        return x if self.rotary else x + self.code
+
+    def rotation(self, before: int, ids_BT: Tensor | None = None) -> Rotation | None:
+        """Rotation of `before` tokens at position 0 and, behind them, of the grid's, or of those named."""
+        if not self.rotary:
+            return None
+        grid = Rotation(self.cos, self.sin)
+        return (grid if ids_BT is None else grid.take(ids_BT)).behind(no_rotation(before, grid))
 
 
 class ClassEmbedding(nn.Module):
@@ -52,12 +96,40 @@ class ClassEmbedding(nn.Module):
 
     def __init__(self, num_classes: int, dim: int) -> None:
         super().__init__()
-        self.none = num_classes
         self.table = nn.Embedding(num_classes + 1, dim)
         self.norm = nn.LayerNorm(dim).requires_grad_(False)
 
     def forward(self, label_B: Tensor) -> Tensor:
         return self.norm(self.table(label_B)).unsqueeze(1)
+
+
+class TextEmbedding(nn.Module):
+    """L prefix tokens from a text encoder's states.
+
+    Absent positions, and all of a hidden text, are filled from a fixed random table that is kept with the weights.
+    """
+
+    ROWS = 512
+
+    def __init__(self, text_dim: int, length: int, dim: int) -> None:
+        super().__init__()
+        self.length = length
+        self.table = nn.Parameter(torch.zeros(self.ROWS, text_dim), requires_grad=False)
+        self.proj = nn.Linear(text_dim, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, text: Tensor, present: Tensor) -> Tensor:
+        """text [B, l, text_dim] with l <= L, present bool [B, l]; returns [B, L, D].
+
+        Raises:
+            ValueError: more than L states.
+        """
+        if text.shape[1] > self.length:
+            raise ValueError(f"text has {text.shape[1]} states, and the model takes text_length={self.length}")
+        missing = self.length - text.shape[1]
+        text, present = F.pad(text, (0, 0, 0, missing)), F.pad(present, (0, missing))
+        filled = torch.where(present.unsqueeze(-1), text, self.table[: self.length].to(text.dtype))
+        return self.norm(self.proj(filled))
 
 
 class TimeZero(nn.Module):
@@ -78,24 +150,26 @@ class TimeZero(nn.Module):
 
 
 class ConditionEncoder(nn.Module):
-    """A prefix (a class, or nothing) to M condition tokens on a grid of half the image's side."""
+    """A prefix (a class, a text, or nothing) to M condition tokens on a grid of half the image's side.
 
-    position: Tensor
+    With rotary positions the tokens enter as the bare start token: no position and no constant is added.
+    """
 
     def __init__(self, config: LinaConfig) -> None:
         super().__init__()
+        self.tokens = config.condition_tokens
         self.start_token = nn.Parameter(torch.zeros(config.dim))
-        self.time_zero = TimeZero(config.dim)
-        self.register_buffer("position", sincos(config.condition_grid, config.dim), persistent=False)
-        attention = config.condition_attention or config.attention.plain()
-        self.blocks = blocks(config, attention, config.condition_depth)
+        self.time_zero = None if config.position == "rotary" else TimeZero(config.dim)
+        self.positions = Positions(config, config.condition_grid)
+        self.blocks = Stack(config, config.condition_blocks)
         self.norm = nn.LayerNorm(config.dim)
 
     def forward(self, prefix_BLD: Tensor) -> Tensor:
         batch, prefix = prefix_BLD.shape[:2]
-        grid_MD = self.start_token + self.time_zero() + self.position
+        start_D = self.start_token if self.time_zero is None else self.start_token + self.time_zero()
+        grid_MD = self.positions.add(start_D.expand(self.tokens, -1))
         x = torch.cat([prefix_BLD, grid_MD.expand(batch, -1, -1)], dim=1)
-        return self.norm(self.blocks(x))[:, prefix:]
+        return self.norm(self.blocks(x, self.positions.rotation(prefix)))[:, prefix:]
 
 
 class MaskedAutoencoder(nn.Module):
@@ -104,28 +178,30 @@ class MaskedAutoencoder(nn.Module):
     The encoder sees `[c, visible]` only; the decoder sees `[c, all]`, with the mask token where nothing is known.
     """
 
-    position: Tensor
-
     def __init__(self, config: LinaConfig) -> None:
         super().__init__()
+        self.tokens = config.num_tokens
         self.embed = nn.Linear(config.token_dim, config.dim)
         self.mask_token = nn.Parameter(torch.zeros(config.dim))
-        self.register_buffer("position", sincos(config.grid, config.dim), persistent=False)
-        self.encoder = blocks(config, config.encoder_attention or config.attention.plain(), config.depth // 2)
-        self.decoder = blocks(config, config.attention, config.depth // 2)
+        self.positions = Positions(config, config.grid)
+        self.encoder = Stack(config, config.encoder_blocks)
+        self.decoder = Stack(config, config.decoder_blocks)
         self.norm = nn.LayerNorm(config.dim)
 
     def forward(self, visible_BVC: Tensor, c_BMD: Tensor, visible_ids_BV: Tensor) -> Tensor:
         """visible_BVC: the visible tokens' own numbers, in the order of `visible_ids_BV`; returns z [B, N, D]."""
-        batch, condition = c_BMD.shape[:2]
-        visible_BVD = self.embed(visible_BVC) + self.position[visible_ids_BV]
-        c_BMD, visible_BVD = self.encoder(torch.cat([c_BMD, visible_BVD], dim=1)).split(
-            [condition, visible_BVD.shape[1]], dim=1
-        )
-        masked_BND = (self.mask_token + self.position).to(visible_BVD.dtype).expand(batch, -1, -1)
-        ids_BVD = visible_ids_BV.unsqueeze(-1).expand_as(visible_BVD)
+        batch, condition, dim = c_BMD.shape
+        ids_BVD = visible_ids_BV.unsqueeze(-1).expand(-1, -1, dim)
+        visible_BVD = self.embed(visible_BVC)
+        code_ND = self.positions.add(torch.zeros_like(self.mask_token).expand(self.tokens, -1))
+        visible_BVD = visible_BVD + code_ND[visible_ids_BV]
+        rotation = self.positions.rotation(condition, visible_ids_BV)
+        x = self.encoder(torch.cat([c_BMD, visible_BVD], dim=1), rotation)
+        c_BMD, visible_BVD = x.split([condition, visible_BVC.shape[1]], dim=1)
+        masked_BND = (self.mask_token + code_ND).to(x.dtype).expand(batch, -1, -1)
         image_BND = masked_BND.scatter(1, ids_BVD, visible_BVD)
-        return self.norm(self.decoder(torch.cat([c_BMD, image_BND], dim=1)))[:, condition:]
+        x = self.decoder(torch.cat([c_BMD, image_BND], dim=1), self.positions.rotation(condition))
+        return self.norm(x)[:, condition:]
 
 
 def patchify(latents: Tensor, patch: int) -> Tensor:

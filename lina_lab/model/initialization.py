@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
-from lina_lab.model.backbone import ConditionEncoder, MaskedAutoencoder
+from lina_lab.model.backbone import ConditionEncoder, MaskedAutoencoder, TextEmbedding
 from lina_lab.model.flow import FlowHead, Modulation
 from lina_lab.seeds import derive
 
@@ -19,8 +19,9 @@ TOKEN_STD = 0.02
 def initialize(model: nn.Module, seed: int) -> None:
     """Draw every parameter of `model` anew.
 
-    Linear layers and convolutions: uniform within `1/√fan_in`, PyTorch's own choice. Start, mask and class tokens:
-    normal with deviation 0.02. The flow head's modulations and last layer: zero. Norms and gates: as they are made.
+    Linear layers and convolutions: uniform within `1/√fan_in`, PyTorch's own choice. Start, mask and class tokens and
+    the text table: normal with deviation 0.02. The flow head's modulations and last layer: zero. Norms
+    and gates: as they are made.
     """
     for name, module in model.named_modules():
         for own_name, parameter in module.named_parameters(recurse=False):
@@ -32,9 +33,9 @@ def initialize(model: nn.Module, seed: int) -> None:
 
 def _draw(model: nn.Module, module: nn.Module, name: str, parameter: Tensor, generator: Generator) -> None:
     parent = model.get_submodule(name.rpartition(".")[0].rpartition(".")[0])
-    if isinstance(module, nn.Linear | nn.Conv2d):
+    if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
         zero = isinstance(parent, Modulation) or (isinstance(parent, FlowHead) and module is parent.head)
         bound = 0.0 if zero else 1 / math.sqrt(module.weight[0].numel())
         parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
-    elif isinstance(module, ConditionEncoder | MaskedAutoencoder | nn.Embedding):
+    elif isinstance(module, ConditionEncoder | MaskedAutoencoder | nn.Embedding | TextEmbedding):
         parameter.copy_(torch.empty(parameter.shape).normal_(0, TOKEN_STD, generator=generator))

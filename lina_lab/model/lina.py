@@ -4,6 +4,7 @@ Shapes: B batch, R noise draws, M condition tokens, N image tokens, V visible on
 C numbers of a token, D width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -12,7 +13,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 from lina_lab.config import LinaConfig
-from lina_lab.model.backbone import ClassEmbedding, ConditionEncoder, MaskedAutoencoder, patchify, unpatchify
+from lina_lab.model.backbone import (
+    ClassEmbedding,
+    ConditionEncoder,
+    MaskedAutoencoder,
+    TextEmbedding,
+    patchify,
+    unpatchify,
+)
 from lina_lab.model.flow import LEVELS, FlowHead, integrate, logit_normal_levels
 from lina_lab.model.initialization import initialize
 from lina_lab.model.masking import draw_mask_ratio, num_masked, random_orders, step_schedule
@@ -31,7 +39,7 @@ class LossDraws:
     noise: Tensor
     """float [R, B, K, C]"""
     drop: Tensor
-    """bool [B]: whose class is hidden"""
+    """bool [B]: whose class or text is hidden"""
 
     def to(self, device: torch.device) -> "LossDraws":
         """The same draws on `device`."""
@@ -56,8 +64,25 @@ def draw_loss(config: LinaConfig, batch: int, generator: Generator, *, mask_rati
         masked_ids=order[:, config.num_tokens - masked :],
         timestep=logit_normal_levels(torch.rand(draws, generator=generator)),
         noise=torch.randn(*draws, config.token_dim, generator=generator),
-        drop=torch.rand(batch, generator=generator) < config.class_drop,
+        drop=torch.rand(batch, generator=generator) < config.condition_drop,
     )
+
+
+def draw_generation(
+    config: LinaConfig, images: int, generator: Generator | Sequence[Generator]
+) -> tuple[Tensor, Tensor]:
+    """The order in which tokens are written, int64 [B, N], and the noise that each starts from, [B, N, C].
+
+    Raises:
+        ValueError: a sequence of generators that is not one for each image.
+    """
+    if isinstance(generator, Generator):
+        order = random_orders(images, config.num_tokens, generator)
+        return order, torch.randn(images, config.num_tokens, config.token_dim, generator=generator)
+    if len(generator) != images:
+        raise ValueError(f"{len(generator)} generators for {images} images")
+    orders, noises = zip(*(draw_generation(config, 1, own) for own in generator), strict=True)
+    return torch.cat(orders), torch.cat(noises)
 
 
 class LINA(nn.Module):
@@ -67,30 +92,54 @@ class LINA(nn.Module):
         super().__init__()
         self.config = config
         self.class_embedding = None if config.num_classes is None else ClassEmbedding(config.num_classes, config.dim)
+        self.text_embedding = (
+            None if config.text_dim is None else TextEmbedding(config.text_dim, config.text_length, config.dim)
+        )
         self.condition_encoder = ConditionEncoder(config)
         self.backbone = MaskedAutoencoder(config)
         self.flow_head = FlowHead(config.token_dim, config.dim, config.flow_dim or config.dim, config.flow_depth)
         initialize(self, seed=0)
+        if config.compile:
+            for part in (self.condition_encoder, self.backbone, self.flow_head):
+                part.compile()
 
-    def condition(self, *, label: Tensor | None = None, batch: int | None = None) -> Tensor:
+    def condition(
+        self,
+        *,
+        label: Tensor | None = None,
+        text: Tensor | None = None,
+        present: Tensor | None = None,
+        batch: int | None = None,
+    ) -> Tensor:
         """Condition tokens of a batch: [B, M, D].
 
         Args:
-            label: int64 [B] in 0..num_classes, the last meaning "no class"; None: no class for all.
-            batch: B, where there is no label.
+            label: int64 [B] in 0..num_classes, the last meaning "no class".
+            text: float [B, l, text_dim] with l <= text_length, states of a text encoder.
+            present: bool [B, l], which of the states are there; None: all. A sample with none is of no text.
+            batch: B, for images of no class and no text.
 
         Raises:
-            ValueError: a label for an unconditional model, or neither a label nor a batch.
+            ValueError: not exactly one of label, text and batch, or one that the model is not conditioned on.
         """
-        if label is None:
-            if batch is None:
-                raise ValueError("condition needs label, or batch for images of no class")
-            label = torch.full((batch,), self.config.num_classes or 0, device=self.backbone.mask_token.device)
-        elif self.class_embedding is None:
-            raise ValueError("label given to an unconditional model (num_classes=None)")
-        if self.class_embedding is None:
-            return self.condition_encoder(self.backbone.mask_token.new_zeros(len(label), 0, self.config.dim))
-        return self.condition_encoder(self.class_embedding(label))
+        if sum(given is not None for given in (label, text, batch)) != 1:
+            raise ValueError("condition needs one of label, text, and batch (for images of no class and no text)")
+        return self.condition_encoder(self._prefix(label, text, present, batch))
+
+    def _prefix(self, label: Tensor | None, text: Tensor | None, present: Tensor | None, batch: int | None) -> Tensor:
+        """Prefix tokens [B, L, D] of a condition."""
+        config, weight = self.config, self.backbone.mask_token
+        if (label is not None and config.num_classes is None) or (text is not None and config.text_dim is None):
+            given, field = ("label", "num_classes") if text is None else ("text", "text_dim")
+            raise ValueError(f"{given} given to a model that is not conditioned on it ({field}=None)")
+        if self.class_embedding is not None:
+            none = torch.full((batch or 0,), config.num_classes or 0, device=weight.device)
+            return self.class_embedding(none if label is None else label)
+        if self.text_embedding is not None:
+            states = weight.new_zeros(batch or 0, 0, config.text_dim or 0) if text is None else text
+            there = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+            return self.text_embedding(states, there if present is None else present)
+        return weight.new_zeros(batch or 0, 0, config.dim)
 
     def encode(self, latents: Tensor, c: Tensor, visible_ids: Tensor) -> Tensor:
         """z of every token: latents [B, C, H, W], c [B, M, D], visible_ids int64 [B, V] to [B, N, D].
@@ -106,17 +155,39 @@ class LINA(nn.Module):
         """Velocity of noised tokens [..., C] at timestep [...] (= 1000 σ) given z [..., D]: [..., C]."""
         return self.flow_head(noised, timestep, z)
 
-    def loss(self, latents: Tensor, *, label: Tensor | None = None, generator: Generator) -> Tensor:
+    def loss(
+        self,
+        latents: Tensor,
+        *,
+        label: Tensor | None = None,
+        text: Tensor | None = None,
+        present: Tensor | None = None,
+        generator: Generator,
+    ) -> Tensor:
         """Flow-matching loss of latents [B, C, H, W]: a scalar. `generator` (on the CPU) gives all its draws."""
-        return self.loss_given(latents, draw_loss(self.config, len(latents), generator), label=label)
+        draws = draw_loss(self.config, len(latents), generator)
+        return self.loss_given(latents, draws, label=label, text=text, present=present)
 
-    def loss_given(self, latents: Tensor, draws: LossDraws, *, label: Tensor | None = None) -> Tensor:
+    def loss_given(
+        self,
+        latents: Tensor,
+        draws: LossDraws,
+        *,
+        label: Tensor | None = None,
+        text: Tensor | None = None,
+        present: Tensor | None = None,
+    ) -> Tensor:
         """The loss under given draws: squared error of the velocity, mean over masked tokens and their numbers."""
         draws = draws.to(latents.device)
-        if label is not None and self.config.num_classes is not None:
-            label = label.masked_fill(draws.drop, self.config.num_classes)
+        if label is not None:
+            label = label.masked_fill(draws.drop, self.config.num_classes or 0)
+        if text is not None:
+            there = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device) if present is None else present
+            present = there & ~draws.drop.unsqueeze(1)
+        batch = len(latents) if label is None and text is None else None
+        c_BMD = self.condition(label=label, text=text, present=present, batch=batch)
         tokens_BNC = patchify(latents, self.config.patch_size)
-        z_BND = self._encode_tokens(tokens_BNC, self.condition(label=label, batch=len(latents)), draws.visible_ids)
+        z_BND = self._encode_tokens(tokens_BNC, c_BMD, draws.visible_ids)
         z_BKD, x_BKC = gather(z_BND, draws.masked_ids), gather(tokens_BNC, draws.masked_ids)
         sigma = (draws.timestep / LEVELS).unsqueeze(-1).to(x_BKC.dtype)
         noised = sigma * draws.noise + (1 - sigma) * x_BKC
@@ -128,39 +199,40 @@ class LINA(nn.Module):
         self,
         *,
         label: Tensor | None = None,
+        text: Tensor | None = None,
+        present: Tensor | None = None,
         batch: int | None = None,
         steps: int = 64,
         flow_steps: int = 25,
         guidance: float = 1.0,
         min_guidance: float = 1.0,
-        generator: Generator,
+        generator: Generator | Sequence[Generator],
     ) -> Tensor:
         """Latent images [B, C, H, W].
 
         Args:
-            label: int64 [B]; None for an unconditional model, which needs `batch`.
-            batch: number of images, where there is no label.
+            label, text, present, batch: as in `condition`.
             steps: autoregressive steps K, 1..N.
             flow_steps: Euler steps of the flow for each.
             guidance: of the last step, `v_u + g (v_c - v_u)`; it grows linearly from `min_guidance` at the first.
                 When both are 1 the unconditional pass is not made.
             min_guidance: of the first step.
-            generator: on the CPU; gives the orders and the noise.
+            generator: on the CPU; gives the orders and the noise. A sequence gives each image its own, so that an image
+                does not depend on those beside it.
 
         Raises:
             ValueError: a step count out of range, or guidance of an unconditional model.
         """
         config = self.config
         guided = guidance != 1.0 or min_guidance != 1.0
-        if guided and config.num_classes is None:
-            raise ValueError("guidance needs a class-conditional model (num_classes)")
+        if guided and not config.conditional:
+            raise ValueError("guidance needs a model with a condition (num_classes or text_dim)")
         if flow_steps < 1:
             raise ValueError(f"flow_steps={flow_steps} must be at least 1")
         known = step_schedule(config.num_tokens, steps)
-        c = self.condition(label=label, batch=batch)
-        images, device = len(c), c.device
-        order = random_orders(images, config.num_tokens, generator).to(device)
-        noise = torch.randn(images, config.num_tokens, config.token_dim, generator=generator).to(device)
+        c = self.condition(label=label, text=text, present=present, batch=batch)
+        images = len(c)
+        order, noise = (draw.to(c.device) for draw in draw_generation(config, images, generator))
         if guided:
             c = torch.cat([c, self.condition(batch=images)])
         tokens = torch.zeros_like(noise)

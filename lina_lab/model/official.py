@@ -15,10 +15,13 @@ from lina_lab.model.attention import Attention
 from lina_lab.model.lina import LINA
 
 RENAMINGS = (
-    (r"gate\.(key_scale|value_scale)$", r"\1"),
+    (r"gate\.(key|value|output|gate|rms)_", r"\1_"),
     (r"conv\.conv\.", "dw_conv."),
+    (r"conv\.residual\.", "residual."),
     (r"^class_embedding\.table\.", "label_embed."),
     (r"^class_embedding\.", "label_embed."),
+    (r"^text_embedding\.table$", "text_embed.weight"),
+    (r"^text_embedding\.", "text_embed."),
     (r"^condition_encoder\.start_token$", "mask_embed.bos_token"),
     (r"^condition_encoder\.time_zero\.mlp\.", "video_pos_embed.time_proj."),
     (r"^condition_encoder\.time_zero\.", "video_pos_embed."),
@@ -35,6 +38,7 @@ RENAMINGS = (
     (r"^flow_head\.modulation\.", "image_decoder.norm."),
     (r"^flow_head\.", "image_decoder."),
 )
+SCALES = ("key_scale", "value_scale", "key_scale_gamma", "key_scale_tau")
 UNUSED = ("video_encoder.patch_embed.proj.weight", "video_encoder.patch_embed.proj.bias")
 """In the authors' files, frozen, and without influence on any image: passed over on the way in, not written out."""
 
@@ -70,7 +74,7 @@ def save_official(module: nn.Module) -> dict[str, Tensor]:
     theirs = {}
     for name, value in module.state_dict().items():
         official = _official_name(module, name)
-        if re.search(r"(^|\.)qkv\.", official) and _attention_of(module, name).normalization == "subtraction":
+        if re.search(r"(^|\.)qkv\.", official) and _attention_of(module, name).config.normalization == "subtraction":
             query, key_value = value.tensor_split([len(value) // 3])
             theirs[official.replace("qkv.", "q.")] = query
             theirs[official.replace("qkv.", "kv.")] = key_value
@@ -106,16 +110,20 @@ def _stack_queries(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _our_shape(name: str, value: Tensor) -> Tensor:
-    if name.endswith(("key_scale", "value_scale", "start_token", "mask_token")):
+    if name.endswith(("start_token", "mask_token", *SCALES)):
         return value.squeeze(0) if value.shape[0] == 1 else value
+    if name.endswith("gate_logits"):
+        return rearrange(value, "1 h g 1 1 -> h g") if value.ndim == 5 else value
     if name.endswith("embed.weight") and value.ndim == 4:
         return rearrange(value, "d c p q -> d (p q c)")
     return value
 
 
 def _their_shape(name: str, value: Tensor, patch: int) -> Tensor:
-    if name.endswith(("key_scale", "value_scale", "start_token", "mask_token")):
+    if name.endswith(("start_token", "mask_token", *SCALES)):
         return value.unsqueeze(0)
+    if name.endswith("gate_logits"):
+        return rearrange(value, "h g -> 1 h g 1 1")
     if name == "backbone.embed.weight":
         return rearrange(value, "d (p q c) -> d c p q", p=patch, q=patch)
     if name == "flow_head.embed.weight":

@@ -90,7 +90,7 @@ class SampleGrid(Callback):
         model.eval()
         latents = model.generate(
             label=label if conditional else None,
-            batch=len(label),
+            batch=None if conditional else len(label),
             steps=self.config.steps,
             flow_steps=self.config.flow_steps,
             guidance=self.config.guidance if conditional else 1.0,

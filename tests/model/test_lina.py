@@ -20,6 +20,11 @@ SMALL = LinaConfig(
 )
 
 
+def small(attention: AttentionConfig) -> LinaConfig:
+    """With a grid that every attention takes: 32 and 8 tokens."""
+    return replace(SMALL, latent_size=(8, 4), attention=attention)
+
+
 def seeded(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
 
@@ -33,9 +38,9 @@ def disturb(model: nn.Module) -> None:
 
 @every_attention
 def test_each_trained_parameter_gets_a_finite_gradient(config: AttentionConfig) -> None:
-    model = LINA(replace(SMALL, attention=config))
+    model = LINA(small(config))
     disturb(model)
-    latents = torch.randn(8, 2, 6, 4, generator=seeded())
+    latents = torch.randn(8, 2, 8, 4, generator=seeded())
     model.loss(latents, label=torch.arange(8) % 3, generator=seeded()).backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -92,19 +97,19 @@ def test_loss_of_a_fresh_model_is_that_of_predicting_zero() -> None:
 @pytest.mark.parametrize("dim", [8, 16])
 @every_attention
 def test_draws_are_common_to_all_variants_and_sizes(config: AttentionConfig, dim: int) -> None:
-    ours = draw_loss(replace(SMALL, dim=dim, attention=config), 4, seeded(5))
-    reference = draw_loss(SMALL, 4, seeded(5))
+    ours = draw_loss(replace(small(config), dim=dim), 4, seeded(5))
+    reference = draw_loss(small(AttentionConfig()), 4, seeded(5))
     assert all(torch.equal(getattr(ours, name), getattr(reference, name)) for name in vars(ours))
 
 
 @every_attention
 def test_first_weights_are_common_to_all_variants(config: AttentionConfig) -> None:
-    model = LINA(replace(SMALL, attention=config))
-    reference = LINA(replace(SMALL, attention=AttentionConfig(conv_kernel=3)))
+    model = LINA(small(config))
+    reference = LINA(small(AttentionConfig(conv_kernel=config.conv_kernel)))
     initialize(model, 7), initialize(reference, 7)
     ours, theirs = model.state_dict(), reference.state_dict()
-    common = ours.keys() & theirs.keys()
-    assert len(common) >= len(ours) - 2
+    common = {name for name in ours.keys() & theirs.keys() if ".gate." not in name}
+    assert {name for name in ours.keys() - common if ".gate." not in name and ".conv." not in name} == set()
     assert all(torch.equal(ours[name], theirs[name]) for name in common)
 
 
@@ -259,9 +264,9 @@ def test_an_unconditional_model_trains_and_generates() -> None:
     model = LINA(replace(SMALL, num_classes=None))
     assert model.loss(torch.zeros(2, 2, 6, 4), generator=seeded()).isfinite()
     assert model.generate(batch=3, steps=2, flow_steps=2, generator=seeded()).shape == (3, 2, 6, 4)
-    with pytest.raises(ValueError, match="unconditional model"):
+    with pytest.raises(ValueError, match="not conditioned on it"):
         model.condition(label=torch.tensor([0]))
-    with pytest.raises(ValueError, match="guidance needs a class-conditional model"):
+    with pytest.raises(ValueError, match="guidance needs a model with a condition"):
         model.generate(batch=3, steps=2, guidance=2.0, generator=seeded())
 
 

@@ -16,6 +16,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "division": {"conv": "none", "gate": "none"},
     "division_conv": {"gate": "none"},
     "division_conv_kv": {},
+    "division_conv_key": {"gate": "key"},
+    "division_output": {"conv": "none", "gate": "output"},
     "subtraction": {"normalization": "subtraction", "conv": "none", "gate": "none"},
 }
 

@@ -1,0 +1,34 @@
+"""The whole configuration: frozen, keyword-only dataclasses that are checked when they are made.
+
+Imports no torch, so that a study can be planned and read without it. pydantic does the checking: a wrong type, an
+unknown field or a value outside the allowed ones raises `pydantic.ValidationError` (a `ValueError`) that names them.
+The string under a field is its documentation: `python -m lina_lab.run --help` prints it.
+"""
+
+from lina_lab.config.checks import CHECKS, from_dict, to_dict
+from lina_lab.config.model import AttentionConfig, LinaConfig
+from lina_lab.config.study import PathsConfig, StudyConfig
+from lina_lab.config.trial import (
+    DataConfig,
+    EmaConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    TrainerConfig,
+    TrialConfig,
+)
+
+__all__ = [
+    "CHECKS",
+    "AttentionConfig",
+    "DataConfig",
+    "EmaConfig",
+    "LinaConfig",
+    "OptimizerConfig",
+    "PathsConfig",
+    "SamplingConfig",
+    "StudyConfig",
+    "TrainerConfig",
+    "TrialConfig",
+    "from_dict",
+    "to_dict",
+]

@@ -1,0 +1,137 @@
+"""The configuration of one trial."""
+
+import hashlib
+import json
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from lina_lab.config.checks import (
+    CHECKS,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    contradiction,
+    to_dict,
+)
+from lina_lab.config.model import LinaConfig
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class DataConfig:
+    """What is learned from, and in what portions."""
+
+    name: Literal["digits"] = "digits"
+    """Data set: `digits` is scikit-learn's, 1,797 real images of 8 x 8 pixels in 10 classes."""
+    batch_size: PositiveInt = 128
+    """Images an optimizer step, over all ranks."""
+    val_images: PositiveInt = 360
+    """Images held out for validation, drawn evenly from the classes."""
+    val_batch_size: PositiveInt = 60
+    """Images that share one mask ratio in the frozen validation loss."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class OptimizerConfig:
+    """AdamW with a linear warm-up, then a constant rate (`lina.md` section 3)."""
+
+    lr: PositiveFloat = 8e-4
+    """Learning rate after the warm-up."""
+    warmup_images: NonNegativeInt = 0
+    """Images seen until the rate is full."""
+    betas: Annotated[tuple[Share, Share], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)] = (
+        0.9,
+        0.95,
+    )
+    """Decay of the two moments."""
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.02
+    """Weight decay; norms have none."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class EmaConfig:
+    """Exponential moving average of the weights."""
+
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Share of the average that an update keeps."""
+    every_n_steps: PositiveInt = 100
+    """Optimizer steps between two updates."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class TrainerConfig:
+    """How long, how precise, how often looked at."""
+
+    max_images: PositiveInt = 10_000
+    """Budget: images seen in training, rounded up to whole batches."""
+    val_every_images: PositiveInt = 2_000
+    """Images seen between two validations; there is always one at the end."""
+    log_every_n_steps: PositiveInt = 1
+    """Optimizer steps between two logged training losses."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Lightning's precision."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class SamplingConfig:
+    """The pictures made from the averaged weights when training ends (`lina.md` section 4)."""
+
+    images_per_class: NonNegativeInt = 4
+    """Pictures of each class in the grid; 0: none."""
+    steps: PositiveInt = 16
+    """Autoregressive steps K; at most one a token."""
+    flow_steps: PositiveInt = 25
+    """Euler steps of the flow's ODE for each of them."""
+    guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
+    """Guidance at the last step."""
+    min_guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """Guidance at the first step."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class TrialConfig:
+    """All that decides what one trial computes, and nothing else: its hash is the trial's identity."""
+
+    model: LinaConfig = LinaConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema: EmaConfig = EmaConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    seed: NonNegativeInt = 0
+    """Seed of the weights, the data order, the masks and the noise."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.sampling.steps > self.model.num_tokens:
+            raise contradiction(
+                f"sampling.steps={self.sampling.steps} is more than the {self.model.num_tokens} tokens of an image"
+            )
+        if self.data.name == "digits" and (self.model.latent_channels, self.model.latent_size) != (1, (8, 8)):
+            raise contradiction("data.name=digits needs model.latent_channels=1 and model.latent_size=[8,8]")
+        if self.data.name == "digits" and not 10 <= self.data.val_images <= 1787:
+            raise contradiction("data.name=digits needs data.val_images between 10 and 1787 of its 1,797 images")
+        if self.data.name == "digits" and self.model.num_classes not in (10, None):
+            raise contradiction("data.name=digits needs model.num_classes=10, or null for an unconditional model")
+        return self
+
+    @property
+    def max_steps(self) -> int:
+        """Optimizer steps that the budget comes to."""
+        return -(-self.trainer.max_images // self.data.batch_size)
+
+    @property
+    def epoch_steps(self) -> int:
+        """Optimizer steps between two validations."""
+        return -(-self.trainer.val_every_images // self.data.batch_size)
+
+    @property
+    def epochs(self) -> int:
+        """Stretches between validations; the last may be shorter."""
+        return -(-self.max_steps // self.epoch_steps)
+
+    def identity(self) -> str:
+        """First 12 hex digits of the SHA-256 of the configuration."""
+        return hashlib.sha256(json.dumps(to_dict(self), sort_keys=True).encode()).hexdigest()[:12]
