@@ -160,6 +160,9 @@ class ConditionEncoder(nn.Module):
         self.tokens = config.condition_tokens
         self.start_token = nn.Parameter(torch.zeros(config.dim))
         self.time_zero = None if config.position == "rotary" else TimeZero(config.dim)
+        # Frozen, and used by nothing: the published model has it (for frames of a video), and counts it.
+        patch = 2 * config.patch_size
+        self.patch_embed = nn.Conv2d(config.latent_channels, config.dim, patch, patch).requires_grad_(False)
         self.positions = Positions(config, config.condition_grid)
         self.blocks = Stack(config, config.condition_blocks)
         self.norm = nn.LayerNorm(config.dim)

@@ -69,7 +69,8 @@ class FlowBlock(nn.Module):
 class FlowHead(nn.Module):
     """Velocity of one noised token from its level and its z: an MLP that sees no other token.
 
-    forward: noised [..., C], timestep [...] (= 1000 σ), z [..., D] to [..., C].
+    forward: noised [..., C], timestep [...] (= 1000 σ), z [..., D] to [..., C]; leading axes broadcast, so that what
+    noised tokens have in common is computed once.
     """
 
     def __init__(self, token_dim: int, dim: int, flow_dim: int, depth: int) -> None:
@@ -83,8 +84,12 @@ class FlowHead(nn.Module):
         self.head = nn.Linear(flow_dim, token_dim)
 
     def forward(self, noised: Tensor, timestep: Tensor, z: Tensor) -> Tensor:
+        return self.given(noised, timestep, self.z_mlp(z))
+
+    def given(self, noised: Tensor, timestep: Tensor, z_code: Tensor) -> Tensor:
+        """The velocity from `z_mlp`'s output [..., F] in place of z: it is the same at every level."""
         x = self.embed(noised)
-        condition = self.time_mlp(sinusoid(timestep, SINUSOID_DIM).to(x.dtype)) + self.z_mlp(z)
+        condition = self.time_mlp(sinusoid(timestep, SINUSOID_DIM).to(x.dtype)) + z_code
         for block in self.blocks:
             x = block(x, condition)
         scale, shift = self.modulation(condition)

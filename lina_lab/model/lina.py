@@ -191,7 +191,7 @@ class LINA(nn.Module):
         z_BKD, x_BKC = gather(z_BND, draws.masked_ids), gather(tokens_BNC, draws.masked_ids)
         sigma = (draws.timestep / LEVELS).unsqueeze(-1).to(x_BKC.dtype)
         noised = sigma * draws.noise + (1 - sigma) * x_BKC
-        velocity = self.velocity(noised, draws.timestep, z_BKD.expand(len(noised), -1, -1, -1))
+        velocity = self.velocity(noised, draws.timestep, z_BKD)
         return (velocity.float() - (draws.noise - x_BKC)).square().mean()
 
     @torch.no_grad()
@@ -243,16 +243,18 @@ class LINA(nn.Module):
             scale = min_guidance + (guidance - min_guidance) * share
             visible, ids = order[:, :start], order[:, start:stop]
             z_BND = self._encode_tokens(tokens.repeat(copies, 1, 1), c, visible.repeat(copies, 1))
-            velocity = partial(self._guided, gather(z_BND, ids.repeat(copies, 1)), scale)
+            code = self.flow_head.z_mlp(gather(z_BND, ids.repeat(copies, 1)))
+            velocity = partial(self._guided, code, scale)
             written = integrate(velocity, gather(noise, ids), flow_steps)
             tokens = tokens.scatter(1, ids.unsqueeze(-1).expand_as(written), written)
         return unpatchify(tokens, config.grid, config.patch_size)
 
-    def _guided(self, z: Tensor, guidance: float, x: Tensor, timestep: float) -> Tensor:
-        """Velocity of x [B, S, C], where z [B or 2B, S, D] holds the unconditional half behind the conditional."""
-        copies = len(z) // len(x)
-        time = torch.full(z.shape[:-1], timestep, device=x.device)
-        conditional, *unconditional = self.velocity(x.repeat(copies, 1, 1), time, z).float().chunk(copies)
+    def _guided(self, code: Tensor, guidance: float, x: Tensor, timestep: float) -> Tensor:
+        """Velocity of x [B, S, C]; the code of z [B or 2B, S, F] has the unconditional half behind the conditional."""
+        copies = len(code) // len(x)
+        time = torch.full((1, 1), timestep, device=x.device)
+        velocity = self.flow_head.given(x.repeat(copies, 1, 1), time, code)
+        conditional, *unconditional = velocity.float().chunk(copies)
         return unconditional[0] + guidance * (conditional - unconditional[0]) if unconditional else conditional
 
 

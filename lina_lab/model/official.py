@@ -25,6 +25,7 @@ RENAMINGS = (
     (r"^condition_encoder\.start_token$", "mask_embed.bos_token"),
     (r"^condition_encoder\.time_zero\.mlp\.", "video_pos_embed.time_proj."),
     (r"^condition_encoder\.time_zero\.", "video_pos_embed."),
+    (r"^condition_encoder\.patch_embed\.", "video_encoder.patch_embed.proj."),
     (r"^condition_encoder\.", "video_encoder."),
     (r"^backbone\.mask_token$", "mask_embed.mask_token"),
     (r"^backbone\.embed\.", "image_encoder.patch_embed.proj."),
@@ -39,8 +40,6 @@ RENAMINGS = (
     (r"^flow_head\.", "image_decoder."),
 )
 SCALES = ("key_scale", "value_scale", "key_scale_gamma", "key_scale_tau")
-UNUSED = ("video_encoder.patch_embed.proj.weight", "video_encoder.patch_embed.proj.bias")
-"""In the authors' files, frozen, and without influence on any image: passed over on the way in, not written out."""
 
 
 def load_official(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
@@ -49,7 +48,7 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: names every tensor that is missing, left over or of the wrong shape; `module` is left as it was.
     """
-    theirs = _stack_queries({name: value for name, value in state_dict.items() if name not in UNUSED})
+    theirs = _stack_queries(dict(state_dict))
     ours: dict[str, Tensor] = {}
     problems = []
     for name, own in module.state_dict().items():
@@ -114,7 +113,7 @@ def _our_shape(name: str, value: Tensor) -> Tensor:
         return value.squeeze(0) if value.shape[0] == 1 else value
     if name.endswith("gate_logits"):
         return rearrange(value, "1 h g 1 1 -> h g") if value.ndim == 5 else value
-    if name.endswith("embed.weight") and value.ndim == 4:
+    if name in ("backbone.embed.weight", "flow_head.embed.weight") and value.ndim == 4:
         return rearrange(value, "d c p q -> d (p q c)")
     return value
 

@@ -48,10 +48,11 @@ def test_each_trained_parameter_gets_a_finite_gradient(config: AttentionConfig) 
             assert parameter.grad.isfinite().all(), name
 
 
-def test_frozen_are_the_constant_vector_and_the_class_norm() -> None:
+def test_frozen_are_the_constant_vector_the_class_norm_and_what_nothing_uses() -> None:
     frozen = {name.rsplit(".", 1)[0] for name, p in LINA(SMALL).named_parameters() if not p.requires_grad}
     assert frozen == {
         "class_embedding.norm",
+        "condition_encoder.patch_embed",
         "condition_encoder.time_zero.mlp.0",
         "condition_encoder.time_zero.mlp.2",
         "condition_encoder.time_zero.norm",
@@ -255,7 +256,7 @@ def test_guidance_grows_linearly_to_its_full_value() -> None:
 def test_the_head_sees_the_tokens_of_the_step_only() -> None:
     model = LINA(SMALL)
     tokens: list[int] = []
-    model.flow_head.register_forward_hook(lambda _, inputs, __: tokens.append(inputs[0].shape[-2]))
+    model.flow_head.embed.register_forward_hook(lambda _, inputs, __: tokens.append(inputs[0].shape[-2]))
     model.generate(label=torch.tensor([1]), steps=6, flow_steps=1, generator=seeded())
     assert sum(tokens) == 24
 

@@ -7,7 +7,6 @@ import torch
 
 from lina_lab.config import AttentionConfig, LinaConfig
 from lina_lab.model import LINA, Attention, LossDraws, load_official, save_official
-from lina_lab.model.official import UNUSED
 from tests.conftest import Parity, relative_error
 
 TOLERANCE = 1e-5
@@ -95,7 +94,7 @@ def test_attention_weights_come_out_as_they_went_in(attention: tuple[Attention, 
 def test_model_weights_come_out_as_they_went_in(model: tuple[LINA, Parity]) -> None:
     module, parity = model
     written = save_official(module)
-    assert written.keys() == parity.weights.keys() - set(UNUSED)
+    assert written.keys() == parity.weights.keys()
     assert all(torch.equal(written[name], parity.weights[name]) for name in written)
 
 

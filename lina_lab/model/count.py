@@ -1,0 +1,264 @@
+"""Parameters and operations of a LINA by component, from its configuration alone.
+
+A multiply-add counts as one operation, as in the published figures; `FLOPS_PER_MULTIPLY_ADD` turns it into the other
+convention. Counted are linear layers, matrix products and convolutions. Softmax, norms, activations, gates' products
+and biases count as nothing. `6 N D` does not hold for this family: the encoder sees visible tokens only, the flow head
+runs several times a masked token, and a gate has parameters but hardly any operations.
+
+Source of the conventions and of the figures that this reproduces: `lina.md` sections 1 and 2.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic.dataclasses import dataclass as checked
+
+from lina_lab.config import CHECKS, AttentionConfig, LinaConfig, from_dict
+from lina_lab.model.masking import num_masked, step_schedule, stratified_mask_ratios
+from lina_lab.presets import SIZES
+
+FLOPS_PER_MULTIPLY_ADD = 2
+BACKWARD = 2
+"""Operations of a backward pass for each of the forward pass: one product for the input, one for the weight."""
+SINUSOID, MLP_RATIO, TEXT_ROWS = 256, 4, 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """A number for each component."""
+
+    condition: int
+    """Class or text embedding and condition encoder."""
+    encoder: int
+    """Patch embedding and masked encoder."""
+    decoder: int
+    """Masked decoder."""
+    head: int
+    """Flow head."""
+
+    @property
+    def total(self) -> int:
+        """Sum over the components."""
+        return self.condition + self.encoder + self.decoder + self.head
+
+
+def attention_parameters(config: LinaConfig, attention: AttentionConfig) -> int:
+    """Parameters of one attention."""
+    dim, heads, kernel = config.dim, config.num_heads, attention.conv_kernel
+    tokens = config.num_tokens + config.condition_tokens
+    convolutions = {
+        "none": 0,
+        "depthwise": dim * kernel**2 + dim,
+        "dynamic": (dim * dim // heads + dim) + (dim * dim * kernel // heads + dim * kernel),
+    }
+    gates = {
+        "none": 0,
+        "kv": 2 * heads * tokens,
+        "kv_shared": 2 * tokens,
+        "key": heads * tokens,
+        "value": heads * tokens,
+        "kv_decoupled": 3 * heads * tokens,
+        "kv_data": 2 * _linear(dim, heads),
+        "memory": 4 * heads,
+        "output": _linear(dim, dim) + dim,
+    }
+    return _linear(dim, 3 * dim) + _linear(dim, dim) + convolutions[attention.conv] + gates[attention.gate]
+
+
+def parameters(config: LinaConfig) -> Counts:
+    """Parameters by component, the frozen ones included."""
+    dim, flow = config.dim, config.flow_dim or config.dim
+    blocks = [
+        sum(attention_parameters(config, attention) + _mlp(dim) + 2 * _norm(dim) for attention in stack)
+        for stack in (config.condition_blocks, config.encoder_blocks, config.decoder_blocks)
+    ]
+    prefix = 0
+    if config.num_classes is not None:
+        prefix = (config.num_classes + 1) * dim + _norm(dim)
+    if config.text_dim is not None:
+        prefix = TEXT_ROWS * config.text_dim + _linear(config.text_dim, dim) + _norm(dim)
+    time_zero = 0 if config.position == "rotary" else _linear(SINUSOID, dim) + _linear(dim, dim) + _norm(dim)
+    patches = _linear(4 * config.token_dim, dim)
+    flow_block = _linear(flow, 3 * flow) + 2 * _linear(flow, flow) + _norm(flow)
+    return Counts(
+        condition=prefix + dim + time_zero + patches + blocks[0] + _norm(dim),
+        encoder=_linear(config.token_dim, dim) + dim + blocks[1],
+        decoder=blocks[2] + _norm(dim),
+        head=_linear(config.token_dim, flow)
+        + _linear(SINUSOID, flow)
+        + _linear(dim, flow)
+        + 2 * _linear(flow, flow)
+        + config.flow_depth * flow_block
+        + _linear(flow, 2 * flow)
+        + _linear(flow, config.token_dim),
+    )
+
+
+def attention_operations(config: LinaConfig, attention: AttentionConfig, tokens: int) -> int:
+    """Multiply-adds of one attention over `tokens` tokens of one sample, forward."""
+    dim, heads, kernel = config.dim, config.num_heads, attention.conv_kernel
+    cores = {
+        "softmax": 2 * tokens**2 * dim,
+        "linear": 2 * tokens * dim * (dim // heads) + tokens * dim,
+        "mediator": 4 * tokens * attention.mediators * dim,
+    }
+    convolutions = {
+        "none": 0,
+        "depthwise": config.num_tokens * dim * kernel**2,
+        "dynamic": dim * dim // heads + dim * dim * kernel // heads + tokens * dim * kernel,
+    }
+    gates = {"kv_data": 2 * tokens * dim * heads, "output": tokens * dim * dim}
+    return 4 * tokens * dim**2 + cores[attention.kind] + convolutions[attention.conv] + gates.get(attention.gate, 0)
+
+
+def _stack_operations(config: LinaConfig, stack: Sequence[AttentionConfig], tokens: int) -> int:
+    mlp = 2 * MLP_RATIO * tokens * config.dim**2
+    return sum(attention_operations(config, attention, tokens) + mlp for attention in stack)
+
+
+def _condition_operations(config: LinaConfig) -> int:
+    dim, prefix, embedding = config.dim, 0, 0
+    if config.num_classes is not None:
+        prefix = 1
+    if config.text_dim is not None:
+        prefix, embedding = config.text_length, config.text_length * config.text_dim * dim
+    return embedding + _stack_operations(config, config.condition_blocks, prefix + config.condition_tokens)
+
+
+def _time_zero_operations(config: LinaConfig) -> int:
+    return 0 if config.position == "rotary" else SINUSOID * config.dim + config.dim**2
+
+
+def _head_operations(config: LinaConfig) -> tuple[int, int, int]:
+    """Multiply-adds of the flow head: once for each z, once for each level, once for each noised token."""
+    flow = config.flow_dim or config.dim
+    for_z, for_level = config.dim * flow + flow**2, SINUSOID * flow + flow**2
+    return for_z, for_level, 2 * config.token_dim * flow + config.flow_depth * 5 * flow**2 + 2 * flow**2
+
+
+def _encode_operations(config: LinaConfig, visible: int) -> tuple[int, int]:
+    """Multiply-adds of encoder and decoder with `visible` tokens known."""
+    encoder = visible * config.token_dim * config.dim
+    encoder += _stack_operations(config, config.encoder_blocks, config.condition_tokens + visible)
+    tokens = config.condition_tokens + config.num_tokens
+    return encoder, _stack_operations(config, config.decoder_blocks, tokens)
+
+
+def _masked(config: LinaConfig, mask_ratio: float | None) -> int:
+    """Masked tokens at a ratio; None: at the mean of the training's distribution."""
+    ratios = stratified_mask_ratios(1000) if mask_ratio is None else [mask_ratio]
+    return num_masked(sum(ratios) / len(ratios), config.num_tokens)
+
+
+def loss_operations(config: LinaConfig, mask_ratio: float | None = None) -> Counts:
+    """Multiply-adds of the loss of one image, forward.
+
+    Args:
+        config: the model.
+        mask_ratio: share of the tokens that is masked; None: the mean of the training's distribution.
+    """
+    masked = _masked(config, mask_ratio)
+    encoder, decoder = _encode_operations(config, config.num_tokens - masked)
+    for_z, for_level, for_token = _head_operations(config)
+    head = masked * (for_z + config.noise_draws * (for_level + for_token))
+    return Counts(condition=_condition_operations(config), encoder=encoder, decoder=decoder, head=head)
+
+
+def training_operations(config: LinaConfig, mask_ratio: float | None = None) -> Counts:
+    """Multiply-adds of a training step for one image, forward and backward.
+
+    No gradient is taken of what comes from outside: latents, noise, levels and texts. The constant vector of the
+    condition grid is left out; it is made once a batch.
+    """
+    forward, masked = loss_operations(config, mask_ratio), _masked(config, mask_ratio)
+    flow, text = config.flow_dim or config.dim, (config.text_dim or 0) * config.text_length
+    outside = Counts(
+        condition=text * config.dim,
+        encoder=(config.num_tokens - masked) * config.token_dim * config.dim,
+        decoder=0,
+        head=masked * config.noise_draws * (config.token_dim + SINUSOID) * flow,
+    )
+    return Counts(**{name: (1 + BACKWARD) * value - vars(outside)[name] for name, value in vars(forward).items()})
+
+
+def generation_operations(config: LinaConfig, *, steps: int = 64, flow_steps: int = 25, guided: bool = False) -> Counts:
+    """Multiply-adds of one generated image.
+
+    Args:
+        config: the model.
+        steps: autoregressive steps K.
+        flow_steps: Euler steps for each.
+        guided: whether there is an unconditional pass too.
+    """
+    passes = 2 if guided else 1
+    known = [0, *step_schedule(config.num_tokens, steps)]
+    encodings = [_encode_operations(config, visible) for visible in known[:-1]]
+    for_z, for_level, for_token = _head_operations(config)
+    tokens = config.num_tokens * (for_z + flow_steps * for_token)
+    levels = (len(known) - 1) * flow_steps * for_level
+    return Counts(
+        condition=passes * _condition_operations(config),
+        encoder=passes * sum(encoder for encoder, _ in encodings),
+        decoder=passes * sum(decoder for _, decoder in encodings),
+        head=passes * tokens + levels,
+    )
+
+
+def _linear(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs
+
+
+def _norm(dim: int) -> int:
+    return 2 * dim
+
+
+def _mlp(dim: int) -> int:
+    return _linear(dim, MLP_RATIO * dim) + _linear(MLP_RATIO * dim, dim)
+
+
+@checked(frozen=True, kw_only=True, config=CHECKS)
+class CountConfig:
+    """What the command takes."""
+
+    size: str = "width768"
+    """A preset of the sizes."""
+    model: dict[str, object] | None = None
+    """Fields that differ from the preset."""
+
+
+def table(config: LinaConfig) -> str:
+    """Parameters and operations of a model, a line a component."""
+    columns = {
+        "parameters, M": (parameters(config), 1e6),
+        "training, GMAC an image": (training_operations(config), 1e9),
+        "generation, GMAC an image": (generation_operations(config, steps=min(64, config.num_tokens)), 1e9),
+    }
+    lines = [f"{'':12}" + "".join(f"{name:>28}" for name in columns)]
+    for part in (*Counts.__dataclass_fields__, "total"):
+        lines.append(
+            f"{part:12}" + "".join(f"{getattr(counts, part) / unit:28.3f}" for counts, unit in columns.values())
+        )
+    return "\n".join(
+        [*lines, "GMAC: 1e9 multiply-adds; GFLOPs are twice that. Generation: up to 64 steps, no guidance."]
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`python -m lina_lab.model.count size=width1024 model.attention.gate=none`; 2 with one sentence if it is wrong."""
+    try:
+        given = from_dict(CountConfig, OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments))))
+        if given.size not in SIZES:
+            raise ValueError(f"size={given.size} is not a preset; they are {', '.join(SIZES)}")
+        config = from_dict(LinaConfig, {**SIZES[given.size], **(given.model or {})}, within="model")
+    except (ValueError, OmegaConfBaseException) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(table(config))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

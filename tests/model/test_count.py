@@ -1,0 +1,183 @@
+"""Counts against the published figures, the module, and PyTorch's own counter."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from lina_lab.config import AttentionConfig, LinaConfig
+from lina_lab.model import LINA, Attention, count, draw_loss
+from lina_lab.presets import SIZES
+from tests.model.test_attention import every_attention
+from tests.model.test_lina import SMALL, seeded, small
+from tests.model.test_placements import PLAIN, ROTARY, SOFTMAX, TEXT
+
+PUBLISHED = {"width768": (362.7, 363.2), "width1024": (644.1, 644.7), "width1536": (1447.4, 1448.2)}
+
+
+def convolution_backward(grad: list[int], x: list[int], weight: list[int], *rest: Any, **_: Any) -> int:
+    """PyTorch's own formula takes a grouped convolution's kernel gradient for that of a full one."""
+    wanted = sum(rest[-1][:2])
+    return count.FLOPS_PER_MULTIPLY_ADD * wanted * math.prod(grad) * math.prod(weight[1:])
+
+
+CORRECTIONS = {
+    torch.ops.aten.convolution_backward: convolution_backward,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda q, k, v, *_, out_shape=None, **__: sdpa_flop_count(q, k, v)
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, q, k, v, *_, out_shape=None, **__: sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
+"""What PyTorch's counter does not know, or counts wrong."""
+VARIED = {
+    "class": SMALL,
+    "unconditional": replace(SMALL, num_classes=None),
+    "text": TEXT,
+    "rotary": ROTARY,
+    "pattern": replace(SMALL, depth=4, attention=(PLAIN, SOFTMAX)),
+    "patches": replace(SMALL, patch_size=2, flow_dim=12, condition_depth=2),
+}
+varied = pytest.mark.parametrize("config", VARIED.values(), ids=VARIED)
+
+
+def executed(action: Callable[[], Any]) -> int:
+    """Multiply-adds that PyTorch's counter sees."""
+    with FlopCounterMode(display=False, custom_mapping=CORRECTIONS) as counter:
+        action()
+    return counter.get_total_flops() // count.FLOPS_PER_MULTIPLY_ADD
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_parameters_are_the_published_ones(size: str) -> None:
+    for attention, published in zip((PLAIN, AttentionConfig()), PUBLISHED[size], strict=True):
+        config = LinaConfig(**SIZES[size], attention=attention)
+        assert round(count.parameters(config).total / 1e6, 1) == published
+
+
+def test_operations_of_the_headline_are_the_published_ones() -> None:
+    config = LinaConfig(latent_size=(64, 64), dim=1536, num_heads=16)
+    linear = count.attention_operations(config, AttentionConfig(), 5120)
+    softmax = count.attention_operations(config, SOFTMAX, 5120)
+    assert (linear / 1e9, softmax / 1e9) == (49.99348224, 128.84901888)
+    assert round(1 - linear / softmax, 2) == 0.61
+
+
+@varied
+def test_parameters_are_the_module_s(config: LinaConfig) -> None:
+    model, found = LINA(config), count.parameters(config)
+    prefix = [m for m in (model.class_embedding, model.text_embedding) if m is not None]
+    backbone = model.backbone
+    parts = {
+        "condition": [model.condition_encoder, *prefix],
+        "encoder": [backbone.embed, backbone.encoder],
+        "decoder": [backbone.decoder, backbone.norm],
+        "head": [model.flow_head],
+    }
+    counted = {name: sum(p.numel() for m in modules for p in m.parameters()) for name, modules in parts.items()}
+    counted["encoder"] += backbone.mask_token.numel()
+    assert counted == vars(found)
+    assert found.total == sum(p.numel() for p in model.parameters())
+
+
+@every_attention
+def test_an_attention_counts_right(config: AttentionConfig) -> None:
+    model = small(config)
+    tokens = model.num_tokens + model.condition_tokens
+    module = Attention(model.dim, model.num_heads, config, model.grid, model.condition_tokens)
+    assert count.attention_parameters(model, config) == sum(p.numel() for p in module.parameters())
+    x = torch.randn(1, tokens, model.dim, generator=seeded())
+    assert executed(lambda: module(x)) == count.attention_operations(model, config, tokens)
+
+
+@varied
+def test_a_loss_executes_what_is_counted(config: LinaConfig) -> None:
+    model, images = LINA(config), 3
+    draws = draw_loss(config, images, seeded(), mask_ratio=0.75)
+    latents, inputs = torch.zeros(images, 2, *config.latent_size), condition(config, images)
+    found = executed(lambda: model.loss_given(latents, draws, **inputs))
+    once = count._time_zero_operations(config)
+    assert found == images * count.loss_operations(config, 0.75).total + once
+
+
+@varied
+def test_a_training_step_executes_what_is_counted(config: LinaConfig) -> None:
+    """Within 3%: no gradient is taken of the first layers' inputs."""
+    model, images = LINA(config), 8
+    draws = draw_loss(config, images, seeded(), mask_ratio=0.75)
+    latents, inputs = torch.zeros(images, 2, *config.latent_size), condition(config, images)
+    found = executed(lambda: model.loss_given(latents, draws, **inputs).backward())
+    assert found == pytest.approx(images * count.training_operations(config, 0.75).total, rel=0.03)
+
+
+@varied
+@pytest.mark.parametrize("guided", [False, True], ids=["plain", "guided"])
+def test_generation_executes_what_is_counted_and_nothing_else(config: LinaConfig, guided: bool) -> None:
+    if guided and not config.conditional:
+        return  # Refused: see test_lina.
+    model, images = LINA(config), 2
+    inputs = condition(config, images) or {"batch": images}
+    scale = 2.0 if guided else 1.0
+
+    def generate() -> None:
+        model.generate(**inputs, steps=3, flow_steps=4, guidance=scale, generator=seeded())
+
+    counts = count.generation_operations(config, steps=3, flow_steps=4, guided=guided)
+    # The levels' codes are common to a batch, the constant vector to all.
+    levels = 3 * 4 * count._head_operations(config)[1]
+    once = count._time_zero_operations(config) * (2 if guided else 1)
+    assert executed(generate) == images * (counts.total - levels) + levels + once
+
+
+def condition(config: LinaConfig, images: int) -> dict[str, torch.Tensor]:
+    if config.num_classes is not None:
+        return {"label": torch.zeros(images, dtype=torch.long)}
+    if config.text_dim is not None:
+        return {"text": torch.zeros(images, config.text_length, config.text_dim)}
+    return {}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_preset_is_a_model(size: str) -> None:
+    assert count.parameters(LinaConfig(**SIZES[size])).total > 0
+
+
+def test_presets_have_the_paper_s_sizes_and_a_ladder() -> None:
+    assert [size for size in SIZES if not size.startswith("cpu")] == list(PUBLISHED)
+    ladder = [count.parameters(LinaConfig(**SIZES[size])).total for size in SIZES if size.startswith("cpu")]
+    assert len(ladder) >= 5
+    assert ladder == sorted(ladder)
+
+
+def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert count.main(["size=width1536", "model.attention.gate=none", "model.attention.conv=none"]) == 0
+    printed = capsys.readouterr().out
+    assert "1447.4" in printed.replace("1447.3", "1447.4")
+    assert [line.split()[0] for line in printed.splitlines()[1:6]] == [
+        "condition",
+        "encoder",
+        "decoder",
+        "head",
+        "total",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["size=huge"], "size=huge is not a preset; they are width768"),
+        (["model.dim=10"], "model: dim=10 is not a multiple of num_heads=12"),
+        (["model.attention.gat=kv"], "model.attention.gat is not a field"),
+        (["sise=1"], "sise is not a field"),
+    ],
+)
+def test_the_command_refuses_what_it_does_not_know(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], part: str
+) -> None:
+    assert count.main(arguments) == 2
+    assert part in capsys.readouterr().err
