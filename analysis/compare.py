@@ -5,6 +5,7 @@ same numbers. The difference of their losses is therefore far less noisy than ei
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from analysis.runs import StudyRuns, variant_fields
+from analysis.runs import StudyRuns, as_text, variant_fields
 from lina_lab.runstore import TRAIN_LOSS
 
 BLOCKS = 20
@@ -21,6 +22,8 @@ BLOCKS = 20
 CONFIDENCE = 0.95
 COMPARED = ["axis", "treatment", "control", "size", "metric"]
 """Columns that say which difference a row is about."""
+MEAN = ["difference", "seed_se", "low", "high", "seeds", "resolved"]
+"""Columns of a mean over seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,7 @@ def comparisons(runs: StudyRuns) -> list[Comparison]:
     found = []
     for axis in runs.variant_axes:
         varied = list(runs.study.axes[axis])
-        first = tuple(runs.study.axes[axis][field][0] for field in varied)
+        first = tuple(as_text(runs.study.axes[axis][field][0]) for field in varied)
         others = [field for field in fields if field not in varied]
         for control, treatment in itertools.permutations(runs.variants, 2):
             a, b = variants.loc[control], variants.loc[treatment]
@@ -106,7 +109,7 @@ def paired_differences(runs: StudyRuns) -> pd.DataFrame:
                     "points": len(paired),
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*COMPARED, "seed", "difference", "block_se", "points"])
 
 
 def over_seeds(differences: pd.DataFrame) -> pd.DataFrame:
@@ -121,13 +124,17 @@ def over_seeds(differences: pd.DataFrame) -> pd.DataFrame:
     for values, group in differences.groupby(COMPARED, sort=False):
         block_error = np.sqrt((group["block_se"] ** 2).sum(min_count=1)) / len(group)
         rows.append(dict(zip(COMPARED, values, strict=True)) | _mean(group["difference"]) | {"block_se": block_error})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*COMPARED, *MEAN, "block_se"])
 
 
-def with_size(differences: pd.DataFrame) -> pd.DataFrame:
+def with_size(differences: pd.DataFrame, sizes: Sequence[Any]) -> pd.DataFrame:
     """How each paired difference changes from the smallest size to the largest, seed by seed.
 
     This is what "scales better" comes to without a fit: three sizes identify no exponent with an offset.
+
+    Args:
+        differences: of `paired_differences`.
+        sizes: the smallest first.
 
     Returns:
         Columns `axis`, `treatment`, `control`, `metric`, `smallest`, `largest`, and those of `over_seeds` but
@@ -137,12 +144,13 @@ def with_size(differences: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for values, group in differences.groupby(keys, sort=False):
         by_size = group.pivot(index="seed", columns="size", values="difference")
-        smallest, largest = by_size.columns.min(), by_size.columns.max()
+        there = [size for size in sizes if size in by_size.columns]
+        smallest, largest = there[0], there[-1]
         change = (by_size[largest] - by_size[smallest]).dropna()
         if smallest != largest and len(change):
             ends = {"smallest": smallest, "largest": largest}
             rows.append(dict(zip(keys, values, strict=True)) | ends | _mean(change))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*keys, "smallest", "largest", *MEAN])
 
 
 def _mean(values: "pd.Series[float]") -> dict[str, Any]:

@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic.dataclasses import dataclass
+from yaml import YAMLError
 
 from analysis.compare import comparisons, over_seeds, paired_differences, with_size
 from analysis.runs import StoreError, StudyRuns, read_study
@@ -67,7 +68,7 @@ def scaling_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
 
 def curves_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
     """Training loss in windows (thin, each seed) and validation loss of the averaged weights (mean of the seeds)."""
-    sizes = sorted(runs.cells["size"].unique())
+    sizes = runs.sizes
     figure, panels = plt.subplots(1, len(sizes), figsize=(2.9 * len(sizes), 3.2), sharey=True, squeeze=False)
     smooth = _windows(runs.history[runs.history["metric"] == TRAIN_LOSS])
     validation = runs.history[runs.history["metric"] == runs.study.objective]
@@ -107,7 +108,7 @@ def differences_figure(runs: StudyRuns, differences: pd.DataFrame) -> tuple[Figu
 def _difference_panel(
     axes: Axes, runs: StudyRuns, seeds: pd.DataFrame, means: pd.DataFrame, metric: str, axis: str
 ) -> None:
-    sizes = {size: place for place, size in enumerate(sorted(runs.cells["size"].unique()))}
+    sizes = {size: place for place, size in enumerate(runs.sizes)}
     mine = [c for c in comparisons(runs) if c.axis == axis]
     for place, comparison in enumerate(mine):
         style, shift = _style(place), 0.16 * (place - (len(mine) - 1) / 2)
@@ -186,11 +187,10 @@ def write_report(config: PlotsConfig) -> list[Path]:
     means = over_seeds(differences)
     files = []
     with plt.style.context(STYLE):
-        for name, (figure, numbers) in {
-            "scaling": scaling_figure(runs),
-            "curves": curves_figure(runs),
-            "differences": differences_figure(runs, differences),
-        }.items():
+        figures = {"scaling": scaling_figure(runs), "curves": curves_figure(runs)}
+        if comparisons(runs):
+            figures["differences"] = differences_figure(runs, differences)
+        for name, (figure, numbers) in figures.items():
             for ending in (".png", ".pdf"):
                 figure.savefig(folder / f"{name}{ending}")
                 files.append(folder / f"{name}{ending}")
@@ -200,17 +200,25 @@ def write_report(config: PlotsConfig) -> list[Path]:
     summary = summary_table(runs)
     files += write_table(summary, folder / "table")
     files += write_table(difference_table(means), folder / "difference_table")
-    text = report(runs, summary, means, with_size(differences))
+    text = report(runs, summary, means, with_size(differences, runs.sizes))
     (folder / "report.md").write_text(text)
     return [*files, folder / "report.md"]
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; 0, or 2 with one sentence where there is nothing to draw."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
     try:
         config = from_dict(PlotsConfig, OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments))))
         files = write_report(config)
-    except (StoreError, ValueError, OmegaConfBaseException, OSError) as error:
+    except OSError as error:
+        print(
+            f"error: cannot write {error.filename} ({error.strerror}): choose another folder with out=", file=sys.stderr
+        )
+        return 2
+    except (StoreError, ValueError, OmegaConfBaseException, YAMLError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     for file in files:

@@ -1,5 +1,6 @@
 """From the run store to tidy tables."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,14 +8,13 @@ from typing import Any
 
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.artifacts import load_dict
 from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import DatabaseError
 
 from lina_lab.config import StudyConfig, from_dict
 from lina_lab.runstore import (
-    AXIS,
+    AXES,
     CELL,
     ERROR,
     IMAGES_PER_SECOND,
@@ -22,12 +22,13 @@ from lina_lab.runstore import (
     PARAMETERS,
     SEED,
     STATUS,
-    STUDY_FILE,
+    STUDY,
     TRAIN_LOSS,
     quiet_logs,
 )
 
 PAGE = 1000
+SQLITE = "sqlite:///"
 LOSSES = (TRAIN_LOSS, "val/loss_raw", "val/loss_ema")
 KEYS = ["cell", "variant", "size", "seed"]
 """Columns that say which cell a row is about; `variant` names the values of all axes but the size's."""
@@ -59,12 +60,18 @@ class StudyRuns:
     @property
     def variants(self) -> list[str]:
         """Names of the variants, in the order of the study's axes."""
-        order = {value: i for axis in self.study.axes.values() for vs in axis.values() for i, value in enumerate(vs)}
+        axes = self.study.axes.values()
+        order = {as_text(value): i for axis in axes for values in axis.values() for i, value in enumerate(values)}
         fields = variant_fields(self.study)
         rows = self.cells.drop_duplicates("variant").sort_values(
             fields, key=lambda column: column.map(lambda value: order.get(value, len(order)))
         )
         return list(rows["variant"])
+
+    @property
+    def sizes(self) -> list[Any]:
+        """Values of the size, the smallest model first."""
+        return list(self.cells.groupby("size")["parameters"].mean().sort_values().index)
 
 
 def variant_fields(study: StudyConfig) -> list[str]:
@@ -84,11 +91,13 @@ def read_study(name: str, runs: Path, tracking_uri: str | None = None) -> StudyR
         StoreError: no store, no such study in it, or no cell of it that is done.
     """
     database = runs.resolve() / "mlflow.db"
-    if tracking_uri is None and not database.is_file():
+    if tracking_uri is not None and tracking_uri.startswith(SQLITE):
+        database = Path(tracking_uri.removeprefix(SQLITE))
+    if (tracking_uri is None or tracking_uri.startswith(SQLITE)) and not database.is_file():
         raise StoreError(f"there is no run store {database}: run the study first, python -m lina_lab.run study={name}")
     quiet_logs()
     try:
-        return _read(MlflowClient(tracking_uri or f"sqlite:///{database}"), name)
+        return _read(MlflowClient(tracking_uri or f"{SQLITE}{database}"), name)
     except (MlflowException, DatabaseError) as error:
         raise StoreError(f"the run store cannot be read: {' '.join(str(error).split())}") from error
 
@@ -102,7 +111,7 @@ def _read(client: MlflowClient, name: str) -> StudyRuns:
     study_run = next(_runs(client, experiment, "study"), None)
     if study_run is None:
         raise StoreError(f"the experiment {name} was not written by a study: it has no study run")
-    study = from_dict(StudyConfig, load_dict(f"{study_run.info.artifact_uri}/{STUDY_FILE}"))
+    study = from_dict(StudyConfig, json.loads(study_run.data.tags[STUDY]))
     done = _newest_done(attempts)
     excluded = pd.DataFrame(
         [_excluded_row(run) for run in attempts if run.info.run_id not in {r.info.run_id for r in done}],
@@ -111,8 +120,12 @@ def _read(client: MlflowClient, name: str) -> StudyRuns:
     if not done:
         counts = excluded["status"].value_counts().to_dict()
         raise StoreError(f"the study {name} has no cell that is done, but {counts or 'none at all'}")
-    cells = pd.DataFrame([_cell_row(run, study) for run in done]).sort_values(KEYS[1:]).reset_index(drop=True)
+    cells = pd.DataFrame([_cell_row(run, study) for run in done])
     history = pd.DataFrame([row for run in done for row in _history_rows(client, run, study)])
+    if not pd.api.types.is_numeric_dtype(cells["size"]):
+        for table in (cells, history):
+            table["size"] = table["size"].map(as_text)
+    cells = cells.sort_values(KEYS[1:]).reset_index(drop=True)
     return StudyRuns(study=study, cells=cells, history=history, excluded=excluded, source=_source(done))
 
 
@@ -144,21 +157,20 @@ def _excluded_row(run: Run) -> dict[str, str]:
 
 
 def _keys(run: Run, study: StudyConfig) -> dict[str, Any]:
-    params, size = run.data.params, next(iter(study.axes[study.size_axis]))
+    axes, size = json.loads(run.data.tags[AXES]), next(iter(study.axes[study.size_axis]))
     return {
         "cell": run.data.tags[CELL],
-        "variant": ", ".join(params[field] for field in variant_fields(study)),
-        "size": _number(params[size]),
+        "variant": ", ".join(as_text(axes[field]) for field in variant_fields(study)) or "all",
+        "size": axes[size],
         "seed": int(run.data.tags[SEED]),
     }
 
 
 def _cell_row(run: Run, study: StudyConfig) -> dict[str, Any]:
-    metrics, tags = run.data.metrics, run.data.tags
-    axes = {name.removeprefix(AXIS): _number(value) for name, value in tags.items() if name.startswith(AXIS)}
+    metrics = run.data.metrics
     return {
         **_keys(run, study),
-        **axes,
+        **{field: as_text(value) for field, value in json.loads(run.data.tags[AXES]).items()},
         "parameters": int(metrics[PARAMETERS]),
         **{name: metrics[name] for name in LOSSES},
         "images_per_second": metrics[IMAGES_PER_SECOND],
@@ -186,11 +198,6 @@ def _source(runs: Sequence[Run]) -> pd.DataFrame:
     return frame.value_counts().rename("cells").reset_index()
 
 
-def _number(text: str) -> Any:
-    try:
-        return int(text)
-    except ValueError:
-        try:
-            return float(text)
-        except ValueError:
-            return text
+def as_text(value: Any) -> str:
+    """A field's value for a label: words as they are, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)

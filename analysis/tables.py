@@ -35,10 +35,8 @@ def summary_table(runs: StudyRuns) -> pd.DataFrame:
             "images/s": grouped["images_per_second"].median(),
         }
     ).reset_index()
-    place = {variant: i for i, variant in enumerate(runs.variants)}
-    return table.sort_values(["size", "variant"], key=lambda c: c.map(place) if c.name == "variant" else c).reset_index(
-        drop=True
-    )
+    place = {name: i for names in (runs.variants, runs.sizes) for i, name in enumerate(names)}
+    return table.sort_values(["size", "variant"], key=lambda column: column.map(place)).reset_index(drop=True)
 
 
 def difference_table(differences: pd.DataFrame) -> pd.DataFrame:
@@ -107,10 +105,14 @@ def report(runs: StudyRuns, summary: pd.DataFrame, differences: pd.DataFrame, gr
     lines += ["", "## Losses", "", "Mean and standard deviation over seeds; smaller is better.", ""]
     lines += [markdown(summary)]
     lines += ["", f"![{study.objective} against parameters](scaling.png)", "", "![training curves](curves.png)", ""]
-    lines += ["## Variant against variant", "", PAIRING, "", *sentences(differences, study.objective), ""]
-    lines += ["From the smallest size to the largest:", "", *growth_sentences(growth, study.objective), ""]
-    lines += [markdown(difference_table(differences))]
-    lines += ["", "![paired differences](differences.png)", "", "## Left out", ""]
+    lines += ["## Variant against variant", ""]
+    if differences.empty:
+        lines += ["Nothing to compare: no two variants that are done differ by one axis."]
+    else:
+        lines += [PAIRING, "", *sentences(differences, study.objective), ""]
+        lines += ["From the smallest size to the largest:", "", *growth_sentences(growth, study.objective), ""]
+        lines += [markdown(difference_table(differences)), "", "![paired differences](differences.png)"]
+    lines += ["", "## Left out", ""]
     lines += [f"- {row['label']} ({row['cell']}): {row['status']}, {row['reason']}" for row in records(runs.excluded)]
     lines += [] if len(runs.excluded) else ["Nothing."]
     lines += ["", "## Source", ""]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -18,7 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lina_lab.config import PathsConfig, StudyConfig, TrialConfig, from_dict, to_dict
-from lina_lab.study.grid import Plan, make_plan
+from lina_lab.study.grid import Plan, flatten, make_plan
 
 SECTIONS: dict[str, Any] = {"study": StudyConfig, "paths": PathsConfig}
 """What the whole configuration has beside a trial's fields."""
@@ -52,19 +53,27 @@ def studies_folder() -> Path:
     return here if here.is_dir() else Path(__file__).parents[1] / "studies"
 
 
-def register_configs() -> None:
+def register_configs(chosen: str | None = None) -> None:
     """Enter the schema, the studies and the help in Hydra's ConfigStore.
 
+    A file under `studies/` that is not a study is named as such in the help, and in the way of no other study.
+
     Raises:
-        ConfigError: a file under `studies/` is not a study.
+        ConfigError: the chosen study's file is not a study.
     """
-    store, studies = ConfigStore.instance(), {}
+    store, questions = ConfigStore.instance(), []
     for path in sorted(studies_folder().glob("*.yaml")):
-        studies[path.stem] = _read_study(path)
-        store.store(group="study", name=path.stem, node=studies[path.stem], package="_global_")
-    questions = "\n".join(f"  {name}: {' '.join(node['study']['question'].split())}" for name, node in studies.items())
+        try:
+            node = _read_study(path)
+        except ConfigError as error:
+            if path.stem == chosen:
+                raise
+            questions.append(f"  {path.stem}: cannot be run, {error}")
+            continue
+        store.store(group="study", name=path.stem, node=node, package="_global_")
+        questions.append(f"  {path.stem}: {' '.join(node['study']['question'].split())}")
     fields = "\n".join(f"  {name} = {default}\n      {doc}" for name, default, doc in _documented_fields())
-    text = HELP.format(studies=questions, fields=fields).replace("$", "$$")
+    text = HELP.format(studies="\n".join(questions), fields=fields).replace("$", "$$")
     store.store(
         group="hydra/help", name="lina_lab", node={"app_name": "lina_lab", "header": "", "footer": "", "template": text}
     )
@@ -77,10 +86,15 @@ def register_configs() -> None:
 def _read_study(path: Path) -> dict[str, Any]:
     try:
         node = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"{path} is not YAML: {_one_line(error)}") from None
-    if not isinstance(node, dict) or not isinstance(node.get("study"), dict) or "question" not in node["study"]:
-        raise ConfigError(f"{path} is not a study: it needs a section `study` with a `question`")
+    study = node.get("study") if isinstance(node, dict) else None
+    if not isinstance(node, dict) or not isinstance(study, dict) or not isinstance(study.get("question"), str):
+        raise ConfigError(f"{path} is not a study: it needs a section `study` with a `question` in words")
+    if "seed" in node or "hydra" in node:
+        raise ConfigError(f"{path}: seed and hydra are not for a study to set; its seeds stand in study.seeds")
     node["study"].setdefault("name", path.stem)
     return typing.cast(dict[str, Any], node)
 
@@ -94,19 +108,39 @@ def check_overrides(arguments: Sequence[str]) -> None:
     if {"-m", "--multirun"} & set(arguments):
         raise ConfigError("a study enumerates its own cells: change its axes with study.axes, in place of --multirun")
     names = [path.stem for path in sorted(studies_folder().glob("*.yaml"))]
-    given = [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
+    given = [
+        argument for argument in arguments if argument.startswith("~") or (argument[:1] != "-" and "=" in argument)
+    ]
     try:
         overrides = OverridesParser.create().parse_overrides(given)
     except HydraException as error:
         raise ConfigError(_one_line(error)) from None
     for override in overrides:
+        if override.is_delete():
+            raise ConfigError(f"~{override.key_or_group} would leave the field out; give it a value")
+        if override.key_or_group.startswith(("hydra.", "hydra/")):
+            raise ConfigError(f"{override.key_or_group} cannot be set: where this command writes is set by paths.runs")
         if override.is_sweep_override():
             raise ConfigError(f"{override.key_or_group} takes one value; several values make an axis of the study")
         if override.key_or_group == "study":
+            if not isinstance(override.value(), str) and override.get_value_element_as_str() in names:
+                raise ConfigError(
+                    f"study={override.value()} is not text to Hydra: write \"study='{override.value()}'\""
+                )
             if override.value() not in names:
                 raise ConfigError(f"there is no study {override.value()}; the studies are {_listed(names)}")
-        elif not override.key_or_group.startswith(("hydra.", "hydra/")):
+        else:
             _check_field(override.key_or_group, override.value())
+
+
+def pinned_fields(overrides: Sequence[str]) -> list[str]:
+    """The fields that overrides give a value, each by its dotted name: `model={dim:3}` names `model.dim`."""
+    pinned = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        value = override.value()
+        inner = flatten(value) if isinstance(value, dict) else {}
+        pinned += [f"{override.key_or_group}.{name}" for name in inner] or [override.key_or_group]
+    return pinned
 
 
 def _check_field(key: str, value: Any) -> None:
@@ -117,6 +151,8 @@ def _check_field(key: str, value: Any) -> None:
         if part not in known:
             near = difflib.get_close_matches(part, known, n=1)
             hint = f" (did you mean {so_far}{near[0]}?)" if near else ""
+            if so_far and not known:
+                raise ConfigError(f"{so_far}{part} is not a field: {so_far[:-1]} has none")
             owner = f"the fields of {so_far[:-1]} are" if so_far else "the fields are"
             raise ConfigError(f"{so_far}{part} is not a field{hint}; {owner} {_listed(known)}")
         kind = known[part]
@@ -128,6 +164,8 @@ def _check_field(key: str, value: Any) -> None:
         if nested is kind and key == f"{so_far}{part}" and not isinstance(value, dict):
             raise _not_a_section(key, value)
         if nested is None and typing.get_origin(kind) is dict:
+            if value == {}:
+                raise ConfigError(f"{key}={{}} changes nothing: name the fields and their values")
             return
         node, so_far = nested or (), f"{so_far}{part}."
 

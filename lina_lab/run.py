@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lina_lab.compose import ConfigError, check_overrides, convert, register_configs, sentence
+from lina_lab.compose import ConfigError, check_overrides, convert, pinned_fields, register_configs, sentence
 from lina_lab.config import PathsConfig
 from lina_lab.study.grid import Plan
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
-    except ConfigError as error:
+    except (ConfigError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     # Optuna and MLflow take seconds to import: not before the configuration is right.
@@ -47,11 +47,11 @@ def _compose(arguments: list[str]) -> tuple[Plan, PathsConfig]:
     found: list[tuple[dict[str, Any], list[str]]] = []
 
     def task(composed: DictConfig) -> None:
-        pinned = [override.split("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task]
+        pinned = pinned_fields(HydraConfig.get().overrides.task)
         found.append((cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True)), pinned))
 
-    register_configs()
     check_overrides(arguments)
+    register_configs(next((a.removeprefix("study=") for a in arguments if a.startswith("study=")), None))
     sys.argv = [sys.argv[0], *arguments]
     hydra.main(version_base="1.3", config_path=None, config_name="config")(task)()
     if not found:

@@ -117,6 +117,7 @@ def test_the_configuration_imports_no_torch() -> None:
         ({"trainer": {"max_images": 0}}, "trainer.max_images=0: input should be greater than 0"),
         ({"optimizer": {"lr": float("nan")}}, "optimizer.lr=nan: input should be"),
         ({"optimizer": {"betas": [0.9]}}, "optimizer.betas"),
+        ({"optimizer": {"betas": [1, 1]}}, "optimizer.betas.0=1: input should be less than 1"),
         ({"ema": {"decay": 1.0}}, "ema.decay=1.0: input should be less than 1"),
         ({"seed": -1}, "seed=-1: input should be greater than or equal to 0"),
     ],
@@ -139,6 +140,9 @@ def test_bad_values_are_named_with_what_is_allowed(tiny: Tiny, change: dict[str,
         ({"seeds": [1, 1]}, "seeds=[1, 1] names a seed twice"),
         ({"name": "../up"}, "name='../up': string should match"),
         ({"name": ".hidden"}, "name='.hidden': string should match"),
+        ({"name": "mlflow.db"}, "name='mlflow.db': string should match"),
+        ({"name": "mlartifacts"}, "name=mlartifacts is taken by the stores"),
+        ({"objective": "val/fid"}, "objective='val/fid': input should be 'val/loss_ema'"),
     ],
 )
 def test_a_bad_study_is_refused(tiny_study: Any, change: dict[str, Any], sentence: str) -> None:

@@ -52,6 +52,14 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("trainer.max_images=0", ["trainer.max_images=0", "greater than 0"]),
         ("model.dim", ["model.dim"]),
         ("model.dim=[", ["no viable alternative"]),
+        ("model.dim.x=3", ["model.dim.x is not a field: model.dim has none"]),
+        ("~model.dim", ["~model.dim would leave the field out"]),
+        ("hydra.run.dir=foo", ["hydra.run.dir cannot be set", "paths.runs"]),
+        ("study.axes.size={}", ["study.axes.size={} changes nothing"]),
+        ("study.objective=val/fid", ["study.objective='val/fid'", "'val/loss_raw'"]),
+        ("paths.runs=a%20b", ["paths: runs=a%20b", "one of %?#"]),
+        ("paths.tracking_uri=foo://bar", ["paths.tracking_uri='foo://bar'"]),
+        ("optimizer.betas=[1,1]", ["optimizer.betas.0=1", "less than 1"]),
         ("--multirun", ["a study enumerates its own cells"]),
     ],
 )
@@ -81,7 +89,19 @@ def test_a_linked_axis_takes_its_own_values_only(capsys: pytest.CaptureFixture[s
     )
 
 
-@pytest.mark.parametrize("text", ["[]", "study: 3", "model: {dim: 3}", "study: {axes: {}}", "study: [", ""])
+NO_STUDIES = [
+    "[]",
+    "",
+    "study: 3",
+    "study: [",
+    "model: {dim: 3}",
+    "study: {axes: {}}",
+    "study: {question: }",
+    "study: {question: 3}",
+]
+
+
+@pytest.mark.parametrize("text", NO_STUDIES)
 def test_a_file_that_is_no_study_is_refused_by_name(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str
 ) -> None:
@@ -139,4 +159,23 @@ def test_the_studies_are_those_of_the_working_directory(tmp_path: Path) -> None:
     assert studies_folder() == Path("studies")
     (tmp_path / "studies/broken.yaml").write_text("- 1")
     with pytest.raises(ConfigError, match="is not a study"):
-        register_configs()
+        register_configs("broken")
+
+
+def test_a_broken_file_is_in_the_way_of_no_other_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "studies").mkdir()
+    good = (Path(__file__).parents[1] / "studies/normalization_scaling.yaml").read_text()
+    (tmp_path / "studies/good.yaml").write_text(good)
+    (tmp_path / "studies/5.yaml").write_text(good)
+    (tmp_path / "studies/broken.yaml").write_text("- 1")
+    assert len(run._compose(["study=good"])[0].cells) > 1
+    assert run._compose(["study='5'"])[0].study.name == "5"
+    assert "study=5 is not text to Hydra" in refused(capsys, "study=5")
+    with pytest.raises(SystemExit):
+        run.main(["--help"])
+    assert "broken: cannot be run" in capsys.readouterr().out
+
+
+def test_a_section_on_the_command_line_fixes_its_fields() -> None:
+    plan, _ = run._compose(["study=normalization_scaling", "model={dim:24}", "model.attention={conv:none}"])
+    assert {(cell.config.model.dim, cell.config.model.attention.conv) for cell in plan.cells} == {(24, "none")}

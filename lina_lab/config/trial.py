@@ -12,7 +12,6 @@ from lina_lab.config.checks import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    Share,
     contradiction,
     to_dict,
 )
@@ -33,6 +32,9 @@ class DataConfig:
     """Images that share one mask ratio in the frozen validation loss."""
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class OptimizerConfig:
     """AdamW with a linear warm-up, then a constant rate (`lina.md` section 3)."""
@@ -41,7 +43,7 @@ class OptimizerConfig:
     """Learning rate after the warm-up."""
     warmup_images: NonNegativeInt = 0
     """Images seen until the rate is full."""
-    betas: Annotated[tuple[Share, Share], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)] = (
+    betas: Annotated[tuple[Decay, Decay], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)] = (
         0.9,
         0.95,
     )
@@ -54,7 +56,7 @@ class OptimizerConfig:
 class EmaConfig:
     """Exponential moving average of the weights."""
 
-    decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    decay: Decay = 0.99
     """Share of the average that an update keeps."""
     every_n_steps: PositiveInt = 100
     """Optimizer steps between two updates."""

@@ -1,5 +1,6 @@
 """The study command: runs a plan, tells the person at the terminal, and makes an exit code of it."""
 
+import shlex
 import sys
 
 from rich.console import Console
@@ -34,15 +35,17 @@ def _tell(summary: Summary, plan: Plan, paths: PathsConfig) -> None:
         mean = sum(summary.overhead_seconds) / len(summary.overhead_seconds)
         console.print(f"outside Trainer.fit: {mean:.2f} s a cell, at most {max(summary.overhead_seconds):.2f} s")
     console.print(f"cells: {paths.runs}/{plan.study.name}   compare: make ui")
-    console.print(f"figures: python analysis/plots.py study={plan.study.name}" + _runs_argument(paths))
+    console.print(f"figures: python analysis/plots.py study={plan.study.name}" + _where(paths))
     if summary.failures:
         for label, error in summary.failures.items():
             _complain(f"{label}: {error}", 1)
         _complain("the same command tries the failed cells again", 1)
 
 
-def _runs_argument(paths: PathsConfig) -> str:
-    return "" if paths.runs == PathsConfig().runs else f" runs={paths.runs}"
+def _where(paths: PathsConfig) -> str:
+    """The arguments of the figures' command that say where the store is."""
+    runs = "" if paths.runs == PathsConfig().runs else f" {shlex.quote(f'runs={paths.runs}')}"
+    return runs + ("" if paths.tracking_uri is None else f" {shlex.quote(f'tracking_uri={paths.tracking_uri}')}")
 
 
 def _complain(sentence: str, code: int) -> int:

@@ -6,7 +6,7 @@ trial that is RUNNING when a worker starts was left behind by one that died.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import optuna
 from filelock import FileLock, Timeout
@@ -61,9 +61,9 @@ class Store:
         stored = self.study.user_attrs.get("base")
         if stored is None:
             self.study.set_user_attr("question", self.plan.study.question)
-            self.study.set_user_attr("base", self.plan.base)
+            self.study.set_user_attr("base", self._shared())
             return
-        before, now = flatten(stored), flatten(self.plan.base)
+        before, now = flatten(stored), flatten(self._shared())
         changes = [
             f"{field} was {before.get(field, 'absent')} and is {now.get(field, 'absent')}"
             for field in sorted(before.keys() | now.keys())
@@ -75,6 +75,11 @@ class Store:
                 "would not be comparable: give this one a name of its own (study.name=...) or another folder "
                 "(paths.runs=...)"
             )
+
+    def _shared(self) -> dict[str, Any]:
+        """What all cells of the study have in common."""
+        study = self.plan.study
+        return {**self.plan.base, "study": {"objective": study.objective, "size_axis": study.size_axis}}
 
     def states(self) -> dict[str, CellState]:
         """The latest state of every cell that the study ever had, by identity."""

@@ -17,7 +17,7 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from lina_lab.config import to_dict
-from lina_lab.runstore import AXIS, CELL, ERROR, KIND, NOTE, SEED, STATUS, STUDY_FILE, quiet_logs
+from lina_lab.runstore import AXES, AXIS, CELL, ERROR, KIND, NOTE, SEED, STATUS, STUDY, quiet_logs
 from lina_lab.study.grid import Cell, Plan, flatten
 
 PARAMS_A_REQUEST = 100
@@ -58,9 +58,8 @@ class Tracker:
         else:
             run_id = self.client.create_run(self.experiment_id, run_name=f"study {study.name}").info.run_id
         note = f"**{study.question.strip()}**\n\nHeld equal: {'; '.join(study.held_equal)}."
-        self._set_tags(run_id, {KIND: "study", NOTE: note, **self.source})
-        # log_dict would sort the axes.
-        self.client.log_text(run_id, json.dumps(to_dict(study), indent=1), STUDY_FILE)
+        definition = json.dumps(to_dict(study))
+        self._set_tags(run_id, {KIND: "study", NOTE: note, STUDY: definition, **self.source})
         return run_id
 
     def start(self, cell: Cell, config_file: Path) -> str:
@@ -72,6 +71,7 @@ class Tracker:
             CELL: cell.identity,
             SEED: str(cell.config.seed),
             STATUS: "running",
+            AXES: json.dumps(cell.axes),
             **{f"{AXIS}{field}": str(value) for field, value in cell.axes.items()},
             **self.source,
         }

@@ -121,7 +121,7 @@ class _Worker:
             error=result.error,
             artifacts=tuple(file for file in files if file.exists()),
         )
-        value = self._objective(result.metrics) if result.status == "done" else None
+        value = result.metrics[self.store.plan.study.objective] if result.status == "done" else None
         self.store.end(trial, result.status, value=value, error=result.error)
         seconds = time.perf_counter() - self.clock
         self.overhead.append(seconds - result.fit_seconds)
@@ -132,14 +132,8 @@ class _Worker:
     def _adopt(self, trial: Trial, cell: Cell, kept: Record) -> None:
         """Take over a result that stands in the cell's folder, when Optuna's file was lost."""
         assert kept.result is not None
-        self.store.end(trial, "done", value=self._objective(kept.result["metrics"]))
+        self.store.end(trial, "done", value=kept.result["metrics"][self.store.plan.study.objective])
         self.display.cell_ended(cell, "done", "found in its folder")
-
-    def _objective(self, metrics: dict[str, float]) -> float:
-        objective = self.store.plan.study.objective
-        if objective not in metrics:
-            raise StudyError(f"study.objective={objective} is not a metric of a trial; there are {sorted(metrics)}")
-        return metrics[objective]
 
     def _record_fault(self, trial: Trial, cell: Cell, folder: Path, run_id: str | None, error: BaseException) -> None:
         """Record a cell that came to no result. Its own fault lets the next cell go on.
@@ -164,7 +158,7 @@ class _Worker:
         self.display.cell_ended(cell, status, sentence)
         if environment is not None:
             raise StudyError(environment) from error
-        if stopped or isinstance(error, StudyError):
+        if stopped:
             raise error
 
     def close_after(self, error: BaseException) -> None:

@@ -62,8 +62,9 @@ def planted() -> Callable[..., StudyRuns]:
                         noisy = loss + common + rng.normal(0, own_noise, STEPS)
                         for step, value in enumerate(noisy):
                             history.append({**keys, "metric": "train/loss", "images": step * BATCH, "value": value})
-                        for metric, value in (("val/loss_raw", loss + 0.1), ("val/loss_ema", loss)):
-                            for images in (STEPS * BATCH // 2, STEPS * BATCH):
+                        for metric, last in (("val/loss_raw", loss + 0.1), ("val/loss_ema", loss)):
+                            # The first check is as unlike the last as may be.
+                            for images, value in ((STEPS * BATCH // 2, 9.0 - last), (STEPS * BATCH, last)):
                                 history.append({**keys, "metric": metric, "images": images, "value": value})
         return StudyRuns(
             study=from_dict(StudyConfig, STUDY),

@@ -57,7 +57,7 @@ def test_no_difference_is_not_resolved(planted: Planted) -> None:
 
 
 def test_growth_with_size_is_recovered(planted: Planted) -> None:
-    table = with_size(paired_differences(planted(subtraction_is_worse)))
+    table = with_size(paired_differences(planted(subtraction_is_worse)), [16, 32])
     row = table[(table["axis"] == "normalization") & (table["metric"] == "train/loss")].iloc[0]
     assert (row["smallest"], row["largest"]) == (16, 32)
     assert row["difference"] == pytest.approx(0.02, abs=0.005)

@@ -1,14 +1,18 @@
 """Tables and figures of a planted study, and what the command says where there is nothing to draw."""
 
+import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Run, RunData, RunInfo, RunTag
 
 from analysis import plots
+from analysis import runs as runs_module
 from analysis.compare import over_seeds, paired_differences, with_size
 from analysis.runs import StudyRuns
 from analysis.tables import report, rounded, summary_table, write_table
@@ -19,7 +23,8 @@ Planted = Callable[..., StudyRuns]
 
 
 def test_summary_has_a_row_a_variant_and_size_in_the_study_s_order(planted: Planted) -> None:
-    table = summary_table(planted(subtraction_is_worse))
+    runs = planted(subtraction_is_worse)
+    table = summary_table(runs)
     assert list(table["variant"][:4]) == [
         "division, none",
         "division, depthwise",
@@ -30,7 +35,9 @@ def test_summary_has_a_row_a_variant_and_size_in_the_study_s_order(planted: Plan
     row = table.iloc[0]
     assert (row["parameters"], row["seeds"]) == (256, 3)
     assert row["val loss, EMA"] == pytest.approx(2.0, abs=0.002)
-    assert 0 < row["sd EMA"] < 0.002
+    seeds = runs.cells[(runs.cells["variant"] == "division, none") & (runs.cells["size"] == 16)]
+    assert row["sd EMA"] == pytest.approx(statistics.stdev(seeds["val/loss_ema"]))
+    assert row["val loss, raw"] == pytest.approx(2.1, abs=0.002)
 
 
 def test_tables_are_written_in_three_forms(tmp_path: Path) -> None:
@@ -52,19 +59,26 @@ def test_report_gives_verdicts_and_what_was_left_out(planted: Planted) -> None:
     runs = planted(subtraction_is_worse)
     runs.excluded.loc[0] = ["abc", "division none 16 seed 3", "failed", "RuntimeError: planted"]
     differences = paired_differences(runs)
-    text = report(runs, summary_table(runs), over_seeds(differences), with_size(differences))
+    text = report(runs, summary_table(runs), over_seeds(differences), with_size(differences, runs.sizes))
     assert "Is the truth found?" in text
     assert "- images seen" in text
     assert "size 16: subtraction, none against division, none, val/loss_ema +0.03" in text
     assert "3 seeds): higher." in text
-    assert "it rises." in text
+    lines = text.splitlines()
+    loses = next(line for line in lines if line.startswith("- size 32: subtraction, none against division, none"))
+    wins = next(line for line in lines if line.startswith("- size 32: division, depthwise against division, none"))
+    assert loses.endswith(": higher.")
+    assert wins.endswith(": lower.")
+    rises = next(line for line in lines if "size 16 to 32" in line)
+    assert rises.startswith("- subtraction, none against division, none")
+    assert rises.endswith(": it rises.")
     assert "- division none 16 seed 3 (abc): failed, RuntimeError: planted" in text
 
 
 def test_report_of_one_seed_says_that_there_is_no_interval(planted: Planted) -> None:
     runs = planted(subtraction_is_worse, seeds=1)
     differences = paired_differences(runs)
-    text = report(runs, summary_table(runs), over_seeds(differences), with_size(differences))
+    text = report(runs, summary_table(runs), over_seeds(differences), with_size(differences, runs.sizes))
     assert "one seed, so no interval." in text
     assert "): lower" not in text
     assert "nan" not in text
@@ -87,6 +101,37 @@ def test_curves_and_differences_have_their_panels(planted: Planted) -> None:
     assert [axes.get_title() for axes in differences.axes] == ["normalization", "convolution"] * 2
     assert set(numbers["metric"]) == {"train/loss", "val/loss_ema"}
     plt.close("all")
+
+
+def test_one_variant_is_drawn_and_said_to_have_nothing_beside_it(
+    planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = planted(subtraction_is_worse)
+    alone = replace(
+        runs,
+        cells=runs.cells[runs.cells["variant"] == "division, none"],
+        history=runs.history[runs.history["variant"] == "division, none"],
+    )
+    monkeypatch.setattr(plots, "read_study", lambda *_: alone)
+    written = {path.name for path in plots.write_report(plots.PlotsConfig(study="planted", out=str(tmp_path)))}
+    assert "scaling.png" in written
+    assert "differences.png" not in written
+    assert "Nothing to compare" in (tmp_path / "planted/report.md").read_text()
+
+
+def test_the_newest_attempt_that_is_done_counts() -> None:
+    def attempt(name: str, start: int, status: str) -> Run:
+        tags = [RunTag("lina.cell", "a"), RunTag("lina.status", status)]
+        info = RunInfo(name, "1", "user", "FINISHED", start, start + 1, "active", run_name=name)
+        return Run(info, RunData(tags=tags))
+
+    attempts = [attempt("new", 3, "done"), attempt("old", 1, "done"), attempt("failed", 5, "failed")]
+    assert [run.info.run_id for run in runs_module._newest_done(attempts)] == ["new"]
+
+
+def test_usage_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plots.main(["--help"]) == 0
+    assert "python analysis/plots.py study=NAME" in capsys.readouterr().out
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -119,6 +164,9 @@ def test_a_damaged_store_is_said(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert "the run store cannot be read" in complaint(capsys, "study=planted", f"runs={tmp_path}")
 
 
-@pytest.mark.parametrize(("arguments", "part"), [([], "study"), (["study=a", "run=b"], "run is not a field")])
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [([], "study"), (["study=a", "run=b"], "run is not a field"), (["study=@x"], "cannot start any token")],
+)
 def test_wrong_arguments_are_said(capsys: pytest.CaptureFixture[str], arguments: list[str], part: str) -> None:
     assert part in complaint(capsys, *arguments)

@@ -114,8 +114,10 @@ def test_first_weights_are_common_to_all_variants(config: AttentionConfig) -> No
     assert all(torch.equal(ours[name], theirs[name]) for name in common)
 
 
-def test_seeds_give_other_weights() -> None:
+def test_seeds_and_blocks_have_other_weights() -> None:
     one, two = LINA(SMALL), LINA(SMALL)
+    first, second = one.backbone.encoder[0], one.backbone.decoder[0]
+    assert not torch.equal(first.attn.qkv.weight, second.attn.qkv.weight)
     initialize(one, 0), initialize(two, 1)
     assert not torch.equal(one.backbone.embed.weight, two.backbone.embed.weight)
 
@@ -177,6 +179,7 @@ def test_levels_follow_the_published_law() -> None:
     normal = torch.logit((levels - 0.5) / LEVELS)
     assert normal.mean().item() == pytest.approx(0, abs=0.01)
     assert normal.std().item() == pytest.approx(1, abs=0.01)
+    assert logit_normal_levels(torch.tensor([0.5])).tolist() == [501]
     low, high = logit_normal_levels(torch.tensor([0.0, 1.0])).tolist()
     assert 1 <= low < 10
     assert LEVELS - 10 < high <= LEVELS

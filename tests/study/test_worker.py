@@ -15,7 +15,7 @@ from mlflow.entities import Run
 from rich.console import Console
 
 from lina_lab.config import PathsConfig, TrialConfig, to_dict
-from lina_lab.runstore import CELL, KIND, STATUS
+from lina_lab.runstore import CELL, KIND, STATUS, STUDY
 from lina_lab.study.errors import StudyError
 from lina_lab.study.grid import Plan, make_plan
 from lina_lab.study.progress import PlainDisplay
@@ -297,8 +297,30 @@ def test_a_second_worker_at_the_study_is_refused(lab: Lab) -> None:
     assert lab.run().counts == {"done": 4}
 
 
-def test_an_unknown_objective_ends_the_study_with_those_that_exist(lab: Lab, tiny_study: Any) -> None:
-    lab.plan = make_plan(*tiny_study(objective="val/fid"))
-    with pytest.raises(StudyError, match=r"study.objective=val/fid is not a metric.*val/loss_ema"):
+def test_a_changed_objective_is_refused(lab: Lab, tiny_study: Any) -> None:
+    lab.run()
+    lab.plan = make_plan(*tiny_study(objective="val/loss_raw"))
+    with pytest.raises(StudyError, match=r"study\.objective was val/loss_ema and is val/loss_raw"):
         lab.run()
-    assert lab.states()[0] == "failed"
+
+
+def test_a_record_of_another_configuration_or_end_is_not_taken_over(lab: Lab) -> None:
+    """Two kept records that must not be adopted: one copied from another cell, one of a cell that diverged."""
+    lab.run()
+    (lab.runs / "optuna.db").unlink()
+    folders = [lab.runs / "tiny" / cell.identity for cell in lab.plan.cells]
+    shutil.copy(folders[0] / "result.json", folders[1] / "result.json")
+    diverged = lab.record(2) | {"status": "diverged"}
+    (folders[2] / "result.json").write_text(json.dumps(diverged))
+    lab.run()
+    assert lab.trained[4:] == [lab.plan.cells[1].identity, lab.plan.cells[2].identity]
+
+
+def test_a_study_has_one_run_however_often_it_goes_on(lab: Lab, tiny_study: Any) -> None:
+    lab.run()
+    lab.plan = make_plan(*tiny_study(seeds=[0, 1]))
+    lab.run()
+    client = MlflowClient(f"sqlite:///{lab.runs / 'mlflow.db'}")
+    (run,) = client.search_runs([lab.cell_runs()[0].info.experiment_id], f"tags.`{KIND}` = 'study'")
+    assert json.loads(run.data.tags[STUDY])["seeds"] == [0, 1]
+    assert run.data.metrics["cells/done"] == 8

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import get_ema_avg_fn
 
 from lina_lab.config import TrialConfig, to_dict
 from lina_lab.model import LINA
+from lina_lab.model.masking import num_masked, stratified_mask_ratios
 from lina_lab.training.module import LinaModule, parameter_groups
 from lina_lab.training.trial import run_trial
 from lina_lab.training.validation import frozen_draws
@@ -147,6 +148,83 @@ def validation_loss(config: TrialConfig, weights: dict[str, torch.Tensor]) -> fl
         part = slice(20 * i, 20 * i + 20)
         total += model.loss_given(images[part], draws, label=labels[part]).item() * 20
     return total / len(images)
+
+
+class Spy:
+    """Keeps what the loss of each training step was given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.steps: list[tuple[torch.Tensor, Any, torch.Tensor | None]] = []
+        original = LINA.loss_given
+
+        def spy(model: LINA, latents: torch.Tensor, draws: Any, **condition: Any) -> torch.Tensor:
+            if torch.is_grad_enabled():
+                self.steps.append((latents, draws, condition.get("label")))
+            return original(model, latents, draws, **condition)
+
+        monkeypatch.setattr(LINA, "loss_given", spy)
+
+    def taken(self) -> list[tuple[torch.Tensor, Any, torch.Tensor | None]]:
+        steps, self.steps = self.steps, []
+        return steps
+
+
+def test_variants_and_sizes_of_one_seed_see_the_same_step_by_step(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images, classes, masks, levels and noise are common; steps and seeds differ in all of them."""
+    spy = Spy(monkeypatch)
+    run_trial(tiny(), tmp_path)
+    first = spy.taken()
+    plain = {"normalization": "subtraction", "conv": "none", "gate": "none"}
+    run_trial(tiny(model={"dim": 16, "attention": plain}, optimizer={"lr": 3e-3}), tmp_path)
+    second = spy.taken()
+    run_trial(tiny(seed=1), tmp_path)
+    other = spy.taken()
+    assert len(first) == len(second) == len(other) == 4
+    for (latents, draws, label), (latents2, draws2, label2) in zip(first, second, strict=True):
+        assert torch.equal(latents, latents2)
+        assert label is not None
+        assert label2 is not None
+        assert torch.equal(label, label2)
+        assert all(torch.equal(getattr(draws, name), getattr(draws2, name)) for name in vars(draws))
+    noises = [draws.noise.flatten()[:8] for _, draws, _ in first + other]
+    assert len({tuple(noise.tolist()) for noise in noises}) == 8
+
+
+def test_first_weights_follow_the_seed(tiny: Tiny) -> None:
+    one, same, other = (LinaModule(tiny(seed=seed)).model.backbone.embed.weight for seed in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_the_optimizer_is_as_configured(tiny: Tiny) -> None:
+    module = LinaModule(tiny(optimizer={"lr": 0.1, "betas": [0.8, 0.9], "weight_decay": 0.3}))
+    built: Any = module.configure_optimizers()
+    assert built["lr_scheduler"]["interval"] == "step"
+    assert [group["betas"] for group in built["optimizer"].param_groups] == [(0.8, 0.9)] * 2
+    assert [group["weight_decay"] for group in built["optimizer"].param_groups] == [0.3, 0.0]
+
+
+def test_validation_masks_are_stratified(tiny: Tiny) -> None:
+    config = tiny(data={"val_images": 100, "val_batch_size": 20})
+    masked = [draws.masked_ids.shape[1] for draws in frozen_draws(config)]
+    assert masked == [num_masked(ratio, 64) for ratio in stratified_mask_ratios(5)]
+
+
+def test_pictures_are_of_the_averaged_weights(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, torch.Tensor] = {}
+    original = LINA.generate
+
+    def spy(model: LINA, **arguments: Any) -> torch.Tensor:
+        seen.update({name: value.clone() for name, value in model.named_parameters()})
+        assert arguments["guidance"] == 2.0
+        return original(model, **arguments)
+
+    monkeypatch.setattr(LINA, "generate", spy)
+    run_trial(tiny(), tmp_path)
+    averaged = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, averaged[f"model.{name}"]) for name, value in seen.items())
 
 
 def test_validation_draws_are_frozen(tiny: Tiny) -> None:
