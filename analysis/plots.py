@@ -214,9 +214,7 @@ def main(arguments: Sequence[str]) -> int:
         config = from_dict(PlotsConfig, OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments))))
         files = write_report(config)
     except OSError as error:
-        print(
-            f"error: cannot write {error.filename} ({error.strerror}): choose another folder with out=", file=sys.stderr
-        )
+        print(f"error: cannot write {error.filename} ({error.strerror}): choose another out=FOLDER", file=sys.stderr)
         return 2
     except (StoreError, ValueError, OmegaConfBaseException, YAMLError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

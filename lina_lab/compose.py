@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lina_lab.config import PathsConfig, StudyConfig, TrialConfig, from_dict, to_dict
+from lina_lab.presets import SIZES
 from lina_lab.study.grid import Plan, flatten, make_plan
 
 SECTIONS: dict[str, Any] = {"study": StudyConfig, "paths": PathsConfig}
@@ -32,8 +33,9 @@ Runs every cell of a study that is not done yet.
 
   python -m lina_lab.run study=NAME [field=value ...]
 
-A field that an axis of the study varies is fixed by giving it a value. Hydra's own flags: --cfg job shows the
-configuration, --hydra-help lists the rest.
+A field that an axis of the study varies is fixed by giving it a value. size=NAME gives those of a preset:
+{sizes}.
+Hydra's own flags: --cfg job shows the configuration, --hydra-help lists the rest.
 
 Studies
 {studies}
@@ -73,11 +75,13 @@ def register_configs(chosen: str | None = None) -> None:
         store.store(group="study", name=path.stem, node=node, package="_global_")
         questions.append(f"  {path.stem}: {' '.join(node['study']['question'].split())}")
     fields = "\n".join(f"  {name} = {default}\n      {doc}" for name, default, doc in _documented_fields())
-    text = HELP.format(studies="\n".join(questions), fields=fields).replace("$", "$$")
+    text = HELP.format(sizes=_listed(SIZES), studies="\n".join(questions), fields=fields).replace("$", "$$")
     store.store(
         group="hydra/help", name="lina_lab", node={"app_name": "lina_lab", "header": "", "footer": "", "template": text}
     )
-    defaults = ["_self_", {"study": None}, {"override hydra/help": "lina_lab"}]
+    for name, preset in SIZES.items():
+        store.store(group="size", name=name, node=preset, package="model")
+    defaults = ["_self_", {"study": None}, {"size": None}, {"override hydra/help": "lina_lab"}]
     quiet = [{f"override hydra/{name}_logging": "none"} for name in ("job", "hydra")]
     hydra = {"run": {"dir": "."}, "output_subdir": None}
     store.store(name="config", node={"defaults": defaults + quiet, **_defaults(), "hydra": hydra})
@@ -129,6 +133,9 @@ def check_overrides(arguments: Sequence[str]) -> None:
                 )
             if override.value() not in names:
                 raise ConfigError(f"there is no study {override.value()}; the studies are {_listed(names)}")
+        elif override.key_or_group == "size":
+            if override.value() not in SIZES:
+                raise ConfigError(f"there is no size {override.value()}; the sizes are {_listed(SIZES)}")
         else:
             _check_field(override.key_or_group, override.value())
 
@@ -138,6 +145,9 @@ def pinned_fields(overrides: Sequence[str]) -> list[str]:
     pinned = []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         value = override.value()
+        if override.key_or_group == "size":
+            pinned += [f"model.{name}" for name in SIZES[str(value)]]
+            continue
         inner = flatten(value) if isinstance(value, dict) else {}
         pinned += [f"{override.key_or_group}.{name}" for name in inner] or [override.key_or_group]
     return pinned

@@ -36,6 +36,18 @@ TINY: dict[str, Any] = {
 }
 
 
+STUDY: dict[str, Any] = {
+    "question": "Does it run?",
+    "axes": {
+        "normalization": {"model.attention.normalization": ["division", "subtraction"]},
+        "size": {"model.dim": [8, 16]},
+    },
+    "size_axis": "size",
+    "seeds": [0],
+    "held_equal": ["images seen"],
+}
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
@@ -65,18 +77,7 @@ def tiny_study(tiny: Callable[..., TrialConfig]) -> Callable[..., tuple[StudyCon
     """Makes a study of four cells and the plain data of its trials."""
 
     def make(**changes: Any) -> tuple[StudyConfig, dict[str, Any]]:
-        study = {
-            "name": "tiny",
-            "question": "Does it run?",
-            "axes": {
-                "normalization": {"model.attention.normalization": ["division", "subtraction"]},
-                "size": {"model.dim": [8, 16]},
-            },
-            "size_axis": "size",
-            "seeds": [0],
-            "held_equal": ["images seen"],
-        }
-        return from_dict(StudyConfig, study | changes), to_dict(tiny())
+        return from_dict(StudyConfig, STUDY | {"name": "tiny"} | changes), to_dict(tiny())
 
     return make
 

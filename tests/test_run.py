@@ -60,6 +60,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("paths.runs=a%20b", ["paths: runs=a%20b", "one of %?#"]),
         ("paths.tracking_uri=foo://bar", ["paths.tracking_uri='foo://bar'"]),
         ("optimizer.betas=[1,1]", ["optimizer.betas.0=1", "less than 1"]),
+        ("size=huge", ["there is no size huge", "width1536"]),
         ("--multirun", ["a study enumerates its own cells"]),
     ],
 )
@@ -174,6 +175,11 @@ def test_a_broken_file_is_in_the_way_of_no_other_study(tmp_path: Path, capsys: p
     with pytest.raises(SystemExit):
         run.main(["--help"])
     assert "broken: cannot be run" in capsys.readouterr().out
+
+
+def test_a_preset_fixes_the_size() -> None:
+    plan, _ = run._compose(["study=normalization_scaling", "size=cpu48"])
+    assert {(cell.config.model.dim, cell.config.model.num_heads) for cell in plan.cells} == {(48, 4)}
 
 
 def test_a_section_on_the_command_line_fixes_its_fields() -> None:

@@ -4,5 +4,6 @@ from lina_lab.model.attention import Attention
 from lina_lab.model.initialization import initialize
 from lina_lab.model.lina import LINA, LossDraws, draw_loss
 from lina_lab.model.official import load_official, save_official
+from lina_lab.model.resize import resize
 
-__all__ = ["LINA", "Attention", "LossDraws", "draw_loss", "initialize", "load_official", "save_official"]
+__all__ = ["LINA", "Attention", "LossDraws", "draw_loss", "initialize", "load_official", "resize", "save_official"]

@@ -16,20 +16,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from lina_lab.runstore import CELL, KIND, STATUS
-from tests.conftest import TINY
+from tests.conftest import STUDY, TINY
 
 ROOT = Path(__file__).parents[2]
-STUDY = {
-    "study": {
-        "question": "Does it run?",
-        "axes": {
-            "normalization": {"model.attention.normalization": ["division", "subtraction"]},
-            "size": {"model.dim": [8, 16]},
-        },
-        "size_axis": "size",
-        "seeds": [0],
-        "held_equal": ["images seen"],
-    },
+FILE = {
+    "study": STUDY,
     **TINY,
     # Long enough to be hit in the middle.
     "trainer": {"max_images": 1600, "val_every_images": 800},
@@ -105,7 +96,7 @@ class Place:
 
 def make_place(folder: Path) -> Place:
     (folder / "studies").mkdir(parents=True)
-    (folder / "studies/tiny.yaml").write_text(yaml.safe_dump(STUDY))
+    (folder / "studies/tiny.yaml").write_text(yaml.safe_dump(FILE))
     return Place(folder)
 
 
