@@ -44,11 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _compose(arguments: list[str]) -> tuple[Plan, PathsConfig]:
     """What Hydra makes of the command line, typed. A flag such as --help is answered by Hydra, which then exits."""
-    found: list[tuple[dict[str, Any], list[str]]] = []
+    found: list[tuple[DictConfig, list[str]]] = []
 
     def task(composed: DictConfig) -> None:
         pinned = pinned_fields(HydraConfig.get().overrides.task)
-        found.append((cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True)), pinned))
+        found.append((composed, pinned))
 
     check_overrides(arguments)
     register_configs(next((a.removeprefix("study=") for a in arguments if a.startswith("study=")), None))
@@ -56,7 +56,8 @@ def _compose(arguments: list[str]) -> tuple[Plan, PathsConfig]:
     hydra.main(version_base="1.3", config_path=None, config_name="config")(task)()
     if not found:
         sys.exit(0)
-    return convert(*found[0])
+    composed, pinned = found[0]
+    return convert(cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True)), pinned)
 
 
 if __name__ == "__main__":

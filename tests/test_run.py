@@ -60,6 +60,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("paths.runs=a%20b", ["paths: runs=a%20b", "one of %?#"]),
         ("paths.tracking_uri=foo://bar", ["paths.tracking_uri='foo://bar'"]),
         ("optimizer.betas=[1,1]", ["optimizer.betas.0=1", "less than 1"]),
+        ("model.dim=${nothing}", ["Interpolation key 'nothing' not found"]),
         ("size=huge", ["there is no size huge", "width1536"]),
         ("--multirun", ["a study enumerates its own cells"]),
     ],
