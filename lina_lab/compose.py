@@ -112,11 +112,8 @@ def check_overrides(arguments: Sequence[str]) -> None:
     if {"-m", "--multirun"} & set(arguments):
         raise ConfigError("a study enumerates its own cells: change its axes with study.axes, in place of --multirun")
     names = [path.stem for path in sorted(studies_folder().glob("*.yaml"))]
-    given = [
-        argument for argument in arguments if argument.startswith("~") or (argument[:1] != "-" and "=" in argument)
-    ]
     try:
-        overrides = OverridesParser.create().parse_overrides(given)
+        overrides = OverridesParser.create().parse_overrides(overrides_of(arguments))
     except HydraException as error:
         raise ConfigError(_one_line(error)) from None
     for override in overrides:
@@ -140,10 +137,15 @@ def check_overrides(arguments: Sequence[str]) -> None:
             _check_field(override.key_or_group, override.value())
 
 
-def pinned_fields(overrides: Sequence[str]) -> list[str]:
-    """The fields that overrides give a value, each by its dotted name: `model={dim:3}` names `model.dim`."""
+def overrides_of(arguments: Sequence[str]) -> list[str]:
+    """The arguments that are Hydra's overrides, and not its flags."""
+    return [given for given in arguments if given.startswith("~") or (given[:1] != "-" and "=" in given)]
+
+
+def pinned_fields(arguments: Sequence[str]) -> list[str]:
+    """The fields that a command line gives a value, each by its dotted name: `model={dim:3}` names `model.dim`."""
     pinned = []
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
+    for override in OverridesParser.create().parse_overrides(overrides_of(arguments)):
         value = override.value()
         if override.key_or_group == "size":
             pinned += [f"model.{name}" for name in SIZES[str(value)]]

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -44,20 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _compose(arguments: list[str]) -> tuple[Plan, PathsConfig]:
     """What Hydra makes of the command line, typed. A flag such as --help is answered by Hydra, which then exits."""
-    found: list[tuple[DictConfig, list[str]]] = []
-
-    def task(composed: DictConfig) -> None:
-        pinned = pinned_fields(HydraConfig.get().overrides.task)
-        found.append((composed, pinned))
+    found: list[DictConfig] = []
 
     check_overrides(arguments)
     register_configs(next((a.removeprefix("study=") for a in arguments if a.startswith("study=")), None))
     sys.argv = [sys.argv[0], *arguments]
-    hydra.main(version_base="1.3", config_path=None, config_name="config")(task)()
+    hydra.main(version_base="1.3", config_path=None, config_name="config")(found.append)()
     if not found:
         sys.exit(0)
-    composed, pinned = found[0]
-    return convert(cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True)), pinned)
+    data = cast(dict[str, Any], OmegaConf.to_container(found[0], resolve=True))
+    return convert(data, pinned_fields(arguments))
 
 
 if __name__ == "__main__":
