@@ -12,6 +12,8 @@ from lina_lab.config import to_dict
 from lina_lab.study.grid import Cell
 
 CONFIG_FILE, RESULT_FILE, ERROR_FILE = "config.yaml", "result.json", "error.txt"
+PICTURE_FILE = "samples.png"
+"""Made by the trial."""
 
 
 @dataclass(frozen=True, kw_only=True)

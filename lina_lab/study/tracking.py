@@ -2,7 +2,8 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from time import time
+from typing import Any, get_args
 
 import git
 from mlflow import MlflowClient
@@ -19,6 +20,7 @@ from mlflow.utils.mlflow_tags import (
 from lina_lab.config import to_dict
 from lina_lab.runstore import AXES, AXIS, CELL, ERROR, KIND, NOTE, SEED, STATUS, STUDY, quiet_logs
 from lina_lab.study.grid import Cell, Plan, flatten
+from lina_lab.study.store import Status
 
 PARAMS_A_REQUEST = 100
 RUN_STATUS = {"done": "FINISHED", "diverged": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
@@ -95,8 +97,7 @@ class Tracker:
         """Close an attempt: its status, its last numbers, its files."""
         for path in artifacts:
             self.client.log_artifact(run_id, str(path))
-        now = int(self.client.get_run(run_id).info.start_time)
-        entries = [Metric(name, value, now, images_seen) for name, value in (metrics or {}).items()]
+        entries = _metrics(metrics or {}, images_seen)
         tags = {STATUS: status} | ({} if error is None else {ERROR: error[:5000]})
         self.client.log_batch(run_id, metrics=entries, tags=[RunTag(k, v) for k, v in tags.items()])
         self.client.set_terminated(run_id, RUN_STATUS[status])
@@ -107,10 +108,10 @@ class Tracker:
             self.end(run.info.run_id, "interrupted", error="the process that ran it died")
 
     def close(self, counts: dict[str, int], metrics: dict[str, float]) -> None:
-        """End the study's run with the number of cells in each state."""
+        """End the study's run with the number of cells in each state, and with 0 for a state that none is in now."""
         self._set_tags(self.study_run, {STATUS: ", ".join(f"{count} {name}" for name, count in counts.items())})
-        for name, value in {**{f"cells/{name}": float(count) for name, count in counts.items()}, **metrics}.items():
-            self.client.log_metric(self.study_run, name, value)
+        cells = {f"cells/{name}": float(counts.get(name, 0)) for name in get_args(Status)}
+        self.client.log_batch(self.study_run, metrics=_metrics(cells | metrics, step=0))
         self.client.set_terminated(self.study_run, "FINISHED" if set(counts) <= {"done", "diverged"} else "FAILED")
 
     def has_run(self, run_id: str) -> bool:
@@ -124,6 +125,11 @@ class Tracker:
 
     def _set_tags(self, run_id: str, tags: dict[str, str]) -> None:
         self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+def _metrics(values: dict[str, float], step: int) -> list[Metric]:
+    now = int(time() * 1000)
+    return [Metric(name, value, now, step) for name, value in values.items()]
 
 
 def _source_tags() -> dict[str, str]:

@@ -15,7 +15,7 @@ from lina_lab.study.errors import StudyError, explained, explanation
 from lina_lab.study.grid import Cell, Plan
 from lina_lab.study.launch import Launch
 from lina_lab.study.progress import Display
-from lina_lab.study.record import ERROR_FILE, Record, read_record, write_config, write_record
+from lina_lab.study.record import ERROR_FILE, PICTURE_FILE, Record, read_record, write_config, write_record
 from lina_lab.study.store import Status, Store
 from lina_lab.study.tracking import Tracker
 
@@ -100,6 +100,9 @@ class _Worker:
             if kept is not None and kept.status == "done" and self.tracker.has_run(kept.mlflow_run):
                 self._adopt(trial, cell, kept)
                 return
+            for left in (PICTURE_FILE, ERROR_FILE):
+                # An earlier attempt's: it must not pass for this one's.
+                (folder / left).unlink(missing_ok=True)
             run_id = self.tracker.start(cell, write_config(folder, cell))
             result = self.launch(
                 cell.config, folder, tracking=(self.tracker.uri, run_id), report=self.display.cell_progress
@@ -111,7 +114,7 @@ class _Worker:
     def _record(self, trial: Trial, cell: Cell, folder: Path, run_id: str, result: "TrialResult") -> None:
         """First the file, then MLflow, then Optuna: whoever reads "done" there finds the rest."""
         record = _record_of(cell, result.status, run_id, result=asdict(result), error=result.error)
-        files = (write_record(folder, record), folder / "samples.png")
+        files = (write_record(folder, record), folder / PICTURE_FILE)
         numbers = ("parameters", "trainable_parameters", "images_per_second", "fit_seconds", "peak_memory_mib")
         self.tracker.end(
             run_id,

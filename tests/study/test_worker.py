@@ -188,10 +188,21 @@ def test_a_cell_that_raises_is_failed_the_others_go_on_and_it_is_tried_again(lab
     assert failed.info.status == "FAILED"
     folder = lab.runs / "tiny" / lab.plan.cells[1].identity
     assert "Traceback" in (folder / "error.txt").read_text()
+    assert study_metrics(lab)["cells/failed"] == 1
+    (folder / "samples.png").write_bytes(b"of the failed attempt")
     lab.behaviour = lambda config: RESULT
     assert lab.run().counts == {"done": 4}
     assert len(lab.trained) == 5
     assert len(lab.cell_runs()) == 5
+    assert (study_metrics(lab)["cells/failed"], study_metrics(lab)["cells/done"]) == (0, 4)
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "result.json"}
+
+
+def study_metrics(lab: Lab) -> dict[str, float]:
+    """Numbers of the study's own run."""
+    client = MlflowClient(f"sqlite:///{lab.runs / 'mlflow.db'}")
+    metrics: dict[str, float] = client.get_run(lab.cell_runs()[0].data.tags["mlflow.parentRunId"]).data.metrics
+    return metrics
 
 
 def test_a_cell_that_diverged_is_a_result(lab: Lab) -> None:
