@@ -5,12 +5,14 @@ Shapes: B batch, M condition tokens, N image tokens, T = M + N tokens, D width, 
 
 from functools import partial
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from lina_lab.config import AttentionConfig
-from lina_lab.model.cores import EPSILON, FEATURE_MAPS, LINEAR_CORES, mediator, softmax
+from lina_lab.model.cores import mediator, softmax
 from lina_lab.model.gates import GATES, Gate
+from lina_lab.model.linear import FEATURE_MAPS, NORMALIZATIONS, linear_attention
 from lina_lab.model.locality import CONVOLUTIONS, Geometry
 from lina_lab.model.positions import Rotation, rotate
 
@@ -44,9 +46,7 @@ class Attention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"dim={dim} is not a multiple of num_heads={num_heads}")
         self.num_heads, self.config = num_heads, config
-        self.shift = EPSILON if config.normalization == "division" else 0.0
-        self.feature_map = FEATURE_MAPS[config.feature_map]
-        self.linear_core = LINEAR_CORES[config.normalization]
+        self.feature_map, self.normalization = FEATURE_MAPS[config.feature_map], NORMALIZATIONS[config.normalization]
         self.other_core = softmax if config.kind == "softmax" else partial(mediator, mediators=config.mediators)
         self.qkv = nn.Linear(dim, 3 * dim)
         tokens = condition_tokens + grid[0] * grid[1]
@@ -58,16 +58,14 @@ class Attention(nn.Module):
     def forward(self, x_BTD: Tensor, rotation: Rotation | None = None) -> Tensor:
         """`rotation`: of queries and keys, before the feature map; None where positions are added to the tokens."""
         qkv_BT3D = self.qkv(x_BTD)
-        q, k, v = rearrange(qkv_BT3D, "b t (three h e) -> three b h t e", three=3, h=self.num_heads)
+        qkv = rearrange(qkv_BT3D, "b t (three h e) -> three b h t e", three=3, h=self.num_heads)
         if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
+            qkv = torch.stack([rotate(qkv[0], rotation), rotate(qkv[1], rotation), qkv[2]])
         if self.config.kind == "linear":
-            q, k = self.feature_map(q) + self.shift, self.feature_map(k) + self.shift
-            k, normaliser, gated = self.gate.keys_values(x_BTD, k, v)
-            o = self.linear_core(q, k, normaliser, gated, self.gate.aggregate)
+            o = linear_attention(qkv, self.gate.weights(x_BTD), self.feature_map, self.normalization)
         else:
-            o = self.other_core(q, k, v)
+            o = self.other_core(*qkv)
         o_BTD = rearrange(o, "b h t e -> b t (h e)")
         if self.conv is not None:
-            o_BTD = o_BTD + self.conv(x_BTD, qkv_BT3D[..., -x_BTD.shape[-1] :])
+            o_BTD = self.conv(x_BTD, qkv_BT3D[..., -x_BTD.shape[-1] :]).add_(o_BTD)
         return self.proj(self.gate.output(x_BTD, o_BTD))

@@ -2,8 +2,8 @@
 
 Shapes: B batch, H heads, T tokens, G groups, D width, E channels of a head.
 
-A gate acts in up to three places, each of which leaves things as they are unless a gate says otherwise: on keys and
-values behind the feature map, on their contraction, on the output before its projection.
+A gate gives weights on tokens, behind the feature map, or acts on the output before its projection. Either leaves
+things as they are unless a gate says otherwise.
 """
 
 from collections.abc import Callable
@@ -14,20 +14,16 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lina_lab.model.cores import mean_product
+from lina_lab.model.linear import Weights
 from lina_lab.registry import Registry
 
 
 class Gate(nn.Module):
     """No gate."""
 
-    def keys_values(self, x_BTD: Tensor, k_BHTE: Tensor, v_BHTE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The keys, the keys that the normaliser sees, the values."""
-        return k_BHTE, k_BHTE, v_BHTE
-
-    def aggregate(self, k_BHTE: Tensor, v_BHTE: Tensor) -> Tensor:
-        """The mean product of keys and values: [B, H, E, E]."""
-        return mean_product(k_BHTE, v_BHTE)
+    def weights(self, x_BTD: Tensor) -> Weights:
+        """Weights on the tokens of linear attention."""
+        return Weights()
 
     def output(self, x_BTD: Tensor, o_BTD: Tensor) -> Tensor:
         """The output before its projection."""
@@ -59,10 +55,8 @@ class PositionGate(Gate):
         self.key_scale = nn.Parameter(torch.ones(shape)) if keys else None
         self.value_scale = nn.Parameter(torch.ones(shape)) if values else None
 
-    def keys_values(self, x_BTD: Tensor, k_BHTE: Tensor, v_BHTE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        k_BHTE = k_BHTE if self.key_scale is None else k_BHTE * self.key_scale
-        v_BHTE = v_BHTE if self.value_scale is None else v_BHTE * self.value_scale
-        return k_BHTE, k_BHTE, v_BHTE
+    def weights(self, x_BTD: Tensor) -> Weights:
+        return Weights(key=self.key_scale, normaliser=self.key_scale, value=self.value_scale)
 
 
 GATES.register("kv")(PositionGate)
@@ -81,8 +75,8 @@ class DecoupledGate(Gate):
         self.key_scale_tau = nn.Parameter(torch.ones(heads, tokens, 1))
         self.value_scale = nn.Parameter(torch.ones(heads, tokens, 1))
 
-    def keys_values(self, x_BTD: Tensor, k_BHTE: Tensor, v_BHTE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return k_BHTE * self.key_scale_gamma, k_BHTE * self.key_scale_tau, v_BHTE * self.value_scale
+    def weights(self, x_BTD: Tensor) -> Weights:
+        return Weights(key=self.key_scale_gamma, normaliser=self.key_scale_tau, value=self.value_scale)
 
 
 @GATES.register("kv_data")
@@ -96,10 +90,9 @@ class DataGate(Gate):
         self.key_gate = nn.Linear(dim, heads)
         self.value_gate = nn.Linear(dim, heads)
 
-    def keys_values(self, x_BTD: Tensor, k_BHTE: Tensor, v_BHTE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        key_BHT1, value_BHT1 = (self._weight(gate(x_BTD)) for gate in (self.key_gate, self.value_gate))
-        k_BHTE = k_BHTE * key_BHT1
-        return k_BHTE, k_BHTE, v_BHTE * value_BHT1
+    def weights(self, x_BTD: Tensor) -> Weights:
+        key, value = (self._weight(gate(x_BTD)) for gate in (self.key_gate, self.value_gate))
+        return Weights(key=key, normaliser=key, value=value)
 
     def _weight(self, logits_BTH: Tensor) -> Tensor:
         # The root through the logarithm: a sigmoid that is 0 in its precision would have an infinite slope.
@@ -119,12 +112,10 @@ class MemoryGate(Gate):
             raise ValueError(f"gate=memory needs a multiple of {self.GROUPS} tokens, not {tokens}")
         self.gate_logits = nn.Parameter(torch.zeros(heads, self.GROUPS))
 
-    def aggregate(self, k_BHTE: Tensor, v_BHTE: Tensor) -> Tensor:
-        # A group's mean product enters with its weight: the weights go on the keys, G times their share.
-        size = k_BHTE.shape[-2] // self.GROUPS
-        weight_HG = self.GROUPS * self.gate_logits.softmax(-1)
-        weight_HT1 = weight_HG.repeat_interleave(size, dim=-1).unsqueeze(-1)
-        return mean_product(k_BHTE * weight_HT1, v_BHTE)
+    def weights(self, x_BTD: Tensor) -> Weights:
+        # A group's mean product enters with its share: the weights go on the keys, G times their share.
+        share_HG = self.GROUPS * self.gate_logits.softmax(-1)
+        return Weights(key=share_HG.repeat_interleave(x_BTD.shape[1] // self.GROUPS, dim=-1).unsqueeze(-1))
 
 
 @GATES.register("output")

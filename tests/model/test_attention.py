@@ -12,8 +12,9 @@ from torch import Tensor
 from lina_lab.config import AttentionConfig, DataConfig
 from lina_lab.data import DATA
 from lina_lab.model import Attention
-from lina_lab.model.cores import EPSILON, FEATURE_MAPS, LINEAR_CORES, mean_product, mediator, softmax
+from lina_lab.model.cores import mediator, softmax
 from lina_lab.model.gates import GATES, DataGate
+from lina_lab.model.linear import EPSILON, FEATURE_MAPS, NORMALIZATIONS, FeatureMap, Weights, linear_attention
 from lina_lab.model.locality import CONVOLUTIONS, Geometry
 from lina_lab.registry import Registry
 
@@ -61,6 +62,7 @@ every_attention = pytest.mark.parametrize("config", valid_attentions(), ids=name
 
 
 def naive_division(q: Tensor, k: Tensor, v: Tensor, norm: Tensor | None = None) -> Tensor:
+    q, k = q + EPSILON, k + EPSILON
     norm = k if norm is None else norm
     total = (q @ norm.mT).sum(-1, keepdim=True)
     return (q @ k.mT / (total + EPSILON * k.shape[-2])) @ v
@@ -83,8 +85,11 @@ def naive_mediator(q: Tensor, k: Tensor, v: Tensor, mediators: int = 6) -> Tenso
     return naive_softmax(q, m, naive_softmax(m, k, v))
 
 
-def linear(name: str) -> Callable[..., Tensor]:
-    return lambda q, k, v: LINEAR_CORES[name](q, k, k, v, mean_product)
+def linear(name: str, weights: Weights = Weights()) -> Callable[..., Tensor]:  # noqa: B008
+    def core(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return linear_attention(torch.stack([q, k, v]), weights, FEATURE_MAPS["identity"], NORMALIZATIONS[name])
+
+    return core
 
 
 CORES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
@@ -108,7 +113,7 @@ def draw(generator: torch.Generator, dtype: torch.dtype = torch.float64) -> list
 @pytest.mark.parametrize(
     ("field", "registry"),
     [
-        ("normalization", LINEAR_CORES),
+        ("normalization", NORMALIZATIONS),
         ("feature_map", FEATURE_MAPS),
         ("conv", CONVOLUTIONS),
         ("gate", GATES),
@@ -152,17 +157,72 @@ def test_core_equals_its_naive_twin(
         assert error <= TOLERANCES[dtype], name
 
 
-@pytest.mark.parametrize(
-    ("name", "naive"),
-    [("division", naive_division), ("subtraction", naive_subtraction)],
-    ids=["division", "subtraction"],
-)
-def test_the_normaliser_may_have_keys_of_its_own(
-    name: str, naive: Callable[..., Tensor], generator: torch.Generator
+TWINS = {"division": naive_division, "subtraction": naive_subtraction}
+
+
+@pytest.mark.parametrize("normalization", TWINS)
+@pytest.mark.parametrize("shape", [(1, 37, 1), (3, 37, 1), (2, 3, 37, 1)], ids=["shared", "heads", "samples"])
+def test_weights_on_tokens_equal_their_naive_form(
+    normalization: str, shape: tuple[int, ...], generator: torch.Generator
 ) -> None:
-    q, k, v = draw(generator)
-    norm = torch.rand(k.shape, generator=generator, dtype=k.dtype)
-    assert torch.allclose(LINEAR_CORES[name](q, k, norm, v, mean_product), naive(q, k, v, norm))
+    """Numerator, normaliser and values each have weights of their own, some negative: outputs and all gradients."""
+    inputs = draw(generator)
+    weights = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(3)]
+    if normalization == "division":
+        weights[1].data.abs_()  # a normaliser near zero would leave nothing to compare
+    key, norm, value = weights
+    q, k, v = inputs
+    found = linear(normalization, Weights(key=key, normaliser=norm, value=value))(q, k, v)
+    shift = EPSILON if normalization == "division" else 0.0
+    wanted = TWINS[normalization](q, (k + shift) * key - shift, v * value, (k + shift) * norm)
+    upstream = torch.randn(found.shape, generator=generator, dtype=found.dtype)
+    ours, theirs = (torch.autograd.grad(o, [*inputs, *weights], upstream) for o in (found, wanted))
+    for name, a, b in zip(["o", "q", "k", "v", "key", "norm", "value"], [found, *ours], [wanted, *theirs], strict=True):
+        assert torch.allclose(a, b, rtol=1e-8, atol=1e-10), name
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("feature_map", FEATURE_MAPS)
+def test_backward_written_out_equals_autograd(
+    feature_map: str, normalization: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The form of eager mode against the one that is left to the compiler, over two parts of the batch."""
+    monkeypatch.setattr("lina_lab.model.linear.CACHED", 2 * 3 * 37 * 5)
+    qkv = torch.randn(3, 3, 3, 37, 5, generator=generator, dtype=torch.float64)
+    qkv.view(-1)[::7] = 0  # where a derivative jumps
+    weight = torch.rand(3, 37, 1, generator=generator, dtype=torch.float64).requires_grad_()
+    gate = Weights(key=weight, normaliser=weight, value=weight)
+    upstream = torch.randn(qkv.shape[1:], generator=generator, dtype=torch.float64)
+    results = []
+    for compiling in (False, True):
+        monkeypatch.setattr("torch.compiler.is_compiling", lambda compiling=compiling: compiling)
+        x = qkv.clone().requires_grad_()
+        out = linear_attention(x, gate, FEATURE_MAPS[feature_map], NORMALIZATIONS[normalization])
+        results.append([out, *torch.autograd.grad(out, [x, weight], upstream)])
+    assert torch.equal(x, qkv)
+    for ours, theirs in zip(*results, strict=True):
+        assert (ours - theirs).abs().max() <= 1e-9 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("feature_map", FEATURE_MAPS.values(), ids=FEATURE_MAPS)
+@pytest.mark.parametrize("shift", [0.0, EPSILON])
+def test_a_feature_map_knows_its_derivative(feature_map: FeatureMap, shift: float, generator: torch.Generator) -> None:
+    x = (4 * torch.randn(200, generator=generator, dtype=torch.float64)).requires_grad_()
+    y, grad = feature_map.value(x), torch.randn(200, generator=generator, dtype=torch.float64)
+    (wanted,) = torch.autograd.grad(y, x, grad)
+    found = feature_map.pull(grad.clone(), (y + shift).detach(), shift)
+    assert torch.allclose(found, wanted, rtol=1e-6, atol=1e-9)
+    if feature_map.overwrite is not None:
+        assert torch.equal(feature_map.overwrite(x.detach().clone()), y)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_sums_over_tokens_do_not_stall_in_bfloat16(normalization: str) -> None:
+    """A sum kept in bfloat16 stops growing at 256 ones; over 4,096 tokens the normaliser must still be right."""
+    q, k = torch.full((1, 1, 4096, 4), 0.5), torch.ones(1, 1, 4096, 4)
+    v = torch.arange(4096.0).remainder(2).reshape(1, 1, -1, 1).expand(1, 1, 4096, 4)
+    out = linear(normalization)(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    assert torch.allclose(out.float(), torch.full_like(q, 0.5), rtol=1e-2)
 
 
 @each_core
@@ -232,6 +292,24 @@ def test_extreme_inputs_stay_finite(config: AttentionConfig, fill: float) -> Non
     assert out.isfinite().all()
 
 
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("grid", [(3, 4), (1, 9), (35, 3)], ids=str)
+def test_gradients_of_the_convolution_on_a_cpu_are_those_of_pytorch(
+    kernel: int, grid: tuple[int, int], generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over several parts of the batch, the last of them smaller, and several stripes of the grid."""
+    monkeypatch.setattr("lina_lab.model.locality._DepthwiseOnCpu.CHANNELS", 16)
+    module = CONVOLUTIONS["depthwise"](Geometry(8, 2, kernel, grid, 2)).double()
+    x = torch.randn(5, 2 + grid[0] * grid[1], 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    upstream, results = torch.randn(x.shape, generator=generator, dtype=torch.float64), []
+    for compiling in (False, True):
+        monkeypatch.setattr("torch.compiler.is_compiling", lambda compiling=compiling: compiling)
+        out = module(x, x)
+        results.append([out, *torch.autograd.grad(out, [x, *module.parameters()], upstream)])
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
 def test_convolution_gives_condition_tokens_nothing(generator: torch.Generator) -> None:
     module = Attention(8, 2, AttentionConfig(conv_kernel=3), GRID, CONDITION)
     x = torch.randn(1, TOKENS, 8, generator=generator)
@@ -251,15 +329,25 @@ def test_gates_do_what_their_formulas_say(generator: torch.Generator) -> None:
     share = memory.gate_logits.softmax(-1)  # type: ignore[operator]
     groups = [slice(4 * g, 4 * g + 4) for g in range(4)]
     wanted = sum(share[:, g, None, None] * (k[:, :, s].mT @ v[:, :, s]) / 4 for g, s in enumerate(groups))
-    assert torch.allclose(memory.aggregate(k, v), wanted, atol=1e-6)
+    found = (k * memory.weights(x).key).mT @ v / TOKENS
+    assert torch.allclose(found, wanted, atol=1e-6)
+    assert memory.weights(x).normaliser is None
     data = GATES["kv_data"](8, 2, TOKENS)
-    key, normaliser, value = data.keys_values(x, k, v)
+    weights = data.weights(x)
     for head in range(2):
         weight = data.key_gate(x)[..., head].sigmoid() ** (1 / 16)  # type: ignore[operator]
-        assert torch.allclose(key[:, head], k[:, head] * weight.unsqueeze(-1), atol=1e-6)
+        assert torch.allclose(weights.key[:, head, :, 0], weight, atol=1e-6)  # type: ignore[index]
         weight = data.value_gate(x)[..., head].sigmoid() ** (1 / 16)  # type: ignore[operator]
-        assert torch.allclose(value[:, head], v[:, head] * weight.unsqueeze(-1), atol=1e-6)
-    assert normaliser is key
+        assert torch.allclose(weights.value[:, head, :, 0], weight, atol=1e-6)  # type: ignore[index]
+    assert weights.normaliser is weights.key
+    decoupled = GATES["kv_decoupled"](8, 2, TOKENS)
+    names = {name: id(parameter) for name, parameter in decoupled.named_parameters()}
+    weights = decoupled.weights(x)
+    assert names == {
+        "key_scale_gamma": id(weights.key),
+        "key_scale_tau": id(weights.normaliser),
+        "value_scale": id(weights.value),
+    }
     output, o = GATES["output"](8, 2, TOKENS), torch.randn(2, TOKENS, 8, generator=generator)
     rms = o.square().mean(-1, keepdim=True).sqrt()
     assert torch.allclose(output.output(x, o), output.output_gate(x).sigmoid() * o / (rms + 1e-6))  # type: ignore[operator]

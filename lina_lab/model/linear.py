@@ -1,0 +1,320 @@
+"""Linear attention: one contraction for every feature map, gate and normalisation (`lina.md` section 2).
+
+Shapes: B batch, H heads, T tokens, E channels of a head; `qkv_3BHTE` queries, keys and values, raw.
+
+With the normaliser's weights `c` as one more column beside the weighted values, two products give all that is needed:
+
+    summary = k̂ᵀ [a v | c] / T      [E, E + 1]
+    q̂ summary = [numerator | normaliser]
+
+The cost grows with T, because keys and values are contracted first. Sums over tokens are those of matrix products:
+added up in float32 whatever the autocast, while what is multiplied stays in its precision.
+
+In eager mode the backward pass is written out (`_Contraction`): plain autograd keeps and allocates several times as
+much, and on a CPU that is where the time goes. Under `torch.compile` the same formulas are left to the compiler.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from lina_lab.registry import Registry
+
+EPSILON = 1e-6
+"""Added to division's mapped queries and keys, and to its denominator."""
+EXP_LIMIT = 10.0
+"""exp is flat above this, so that sums of products stay finite in bfloat16's products and float32's sums."""
+CACHED = 2**19
+"""Numbers of a tensor that a CPU's caches hold well: the backward pass takes so many samples at once there."""
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """A function of queries and keys, and its derivative as a function of its result."""
+
+    value: Callable[[Tensor], Tensor]
+    """y = f(x)"""
+    pull: Callable[[Tensor, Tensor, float], Tensor]
+    """(grad, y + shift, shift) -> grad * f'(x); may overwrite `grad`."""
+    overwrite: Callable[[Tensor], Tensor] | None = None
+    """As `value`, in the memory of x."""
+
+
+FEATURE_MAPS: Registry[FeatureMap] = Registry("feature_map")
+FEATURE_MAPS.register("relu")(
+    FeatureMap(
+        F.relu,
+        lambda g, y, shift: torch.ops.aten.threshold_backward.grad_input(g, y, shift, grad_input=g),
+        torch.relu_,
+    )
+)
+FEATURE_MAPS.register("elu")(
+    FeatureMap(lambda x: F.elu(x) + 1, lambda g, y, shift: g.mul_((y - shift).clamp_(max=1.0)))
+)
+FEATURE_MAPS.register("identity")(FeatureMap(lambda x: x, lambda g, y, shift: g))
+FEATURE_MAPS.register("exp")(
+    FeatureMap(
+        lambda x: x.clamp(max=EXP_LIMIT).exp(),
+        lambda g, y, shift: g.mul_(y - shift).masked_fill_(y >= y.new_tensor(EXP_LIMIT).exp() + shift, 0.0),
+    )
+)
+FEATURE_MAPS.register("leaky_relu")(
+    FeatureMap(F.leaky_relu, lambda g, y, shift: torch.where(y > shift, g, 0.01 * g))  # F.leaky_relu's slope
+)
+FEATURE_MAPS.register("softplus")(
+    FeatureMap(F.softplus, lambda g, y, shift: g.mul_((y - shift).neg_().expm1_().neg_()))
+)
+FEATURE_MAPS.register("squared_relu")(
+    FeatureMap(lambda x: F.relu(x).square(), lambda g, y, shift: g.mul_((y - shift).clamp_(min=0.0).sqrt_().mul_(2)))
+)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A gate's weights on tokens, each [B or 1, H or 1, T, 1]; None: one."""
+
+    key: Tensor | None = None
+    """On the keys in the numerator."""
+    normaliser: Tensor | None = None
+    """On the keys in the normaliser."""
+    value: Tensor | None = None
+    """On the values."""
+
+    @property
+    def key_value(self) -> Tensor | None:
+        """On the product of keys and values."""
+        if self.key is None or self.value is None:
+            return self.value if self.key is None else self.key
+        return self.key * self.value
+
+
+class Normalization(ABC):
+    """How rows of weights are made to sum to one: `[numerator | normaliser]` to outputs, and back."""
+
+    shift: float
+    """Added to mapped queries and keys."""
+    spreads: bool
+    """Whether it takes the mean of the values."""
+
+    @abstractmethod
+    def scale(self, head_dim: int) -> float:
+        """Factor on products of queries and keys."""
+
+    @abstractmethod
+    def forward(self, both_BHTF: Tensor, mean_BH1E: Tensor | None, out: Tensor | None = None) -> Tensor:
+        """`[numerator | normaliser]`, F = E + 1, and the mean of the values, to outputs [B, H, T, E], put in `out`."""
+
+    @abstractmethod
+    def backward(self, grad_BHTE: Tensor, both_BHTF: Tensor, mean_BH1E: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Gradients of `both` and of the mean, from that of the outputs."""
+
+
+class Division(Normalization):
+    """`q̂ (k̂ᵀv / T) / (q̂ · mean(k̂) + 1e-6)`: each output is a weighted mean of the values."""
+
+    shift = EPSILON
+    spreads = False
+
+    def scale(self, head_dim: int) -> float:
+        return 1.0
+
+    def forward(self, both_BHTF: Tensor, mean_BH1E: Tensor | None, out: Tensor | None = None) -> Tensor:
+        return torch.div(both_BHTF[..., :-1], both_BHTF[..., -1:] + EPSILON, out=out)
+
+    def backward(self, grad_BHTE: Tensor, both_BHTF: Tensor, mean_BH1E: Tensor | None) -> tuple[Tensor, None]:
+        denominator = both_BHTF[..., -1:] + EPSILON
+        grad_both = torch.empty_like(both_BHTF)
+        numerator = torch.div(grad_BHTE, denominator, out=grad_both[..., :-1])
+        torch.div(_dot(numerator, both_BHTF[..., :-1]).neg_(), denominator, out=grad_both[..., -1:])
+        return grad_both, None
+
+
+class Subtraction(Normalization):
+    """`(s/T) q̂ k̂ᵀ v + (1 - s q̂ · mean(k̂)) mean(v)` with `s = 1/√E` (InLine attention).
+
+    Weights `s q̂·k̂ / T` may sum to anything; what is missing to one is spread evenly over the tokens.
+    """
+
+    shift = 0.0
+    spreads = True
+
+    def scale(self, head_dim: int) -> float:
+        return head_dim**-0.5
+
+    def forward(self, both_BHTF: Tensor, mean_BH1E: Tensor | None, out: Tensor | None = None) -> Tensor:
+        assert mean_BH1E is not None
+        return torch.addcmul(both_BHTF[..., :-1], 1 - both_BHTF[..., -1:], mean_BH1E, out=out)
+
+    def backward(self, grad_BHTE: Tensor, both_BHTF: Tensor, mean_BH1E: Tensor | None) -> tuple[Tensor, Tensor]:
+        assert mean_BH1E is not None
+        grad_both = torch.empty_like(both_BHTF)
+        grad_both[..., :-1] = grad_BHTE
+        grad_both[..., -1:] = -_dot(grad_BHTE, mean_BH1E)
+        spread = (1 - both_BHTF[..., -1:]) * grad_BHTE
+        return grad_both, spread.sum(-2, keepdim=True, dtype=torch.promote_types(spread.dtype, torch.float32)).to(
+            mean_BH1E.dtype
+        )
+
+
+NORMALIZATIONS: Registry[Normalization] = Registry("normalization")
+NORMALIZATIONS.register("division")(Division())
+NORMALIZATIONS.register("subtraction")(Subtraction())
+
+
+def linear_attention(
+    qkv_3BHTE: Tensor, weights: Weights, feature_map: FeatureMap, normalization: Normalization
+) -> Tensor:
+    """Outputs [B, H, T, E]; in eager mode in the memory order of [B, T, H, E]."""
+    form = _plain if torch.compiler.is_compiling() else _Contraction.apply
+    return form(qkv_3BHTE, weights.key_value, weights.normaliser, weights.value, feature_map, normalization)
+
+
+def _plain(
+    qkv_3BHTE: Tensor,
+    key_value: Tensor | None,
+    normaliser: Tensor | None,
+    value: Tensor | None,
+    feature_map: FeatureMap,
+    normalization: Normalization,
+) -> Tensor:
+    q, k = feature_map.value(qkv_3BHTE[:2]) + normalization.shift
+    v, (tokens, channels) = qkv_3BHTE[2], qkv_3BHTE.shape[-2:]
+    weighted = v if key_value is None else (v * key_value).to(v.dtype)
+    last = v.new_ones(()) if normaliser is None else normaliser.to(v.dtype)
+    columns = torch.cat([weighted, last.expand(*v.shape[:-1], 1)], dim=-1)
+    summary = (k.mT @ columns) * (normalization.scale(channels) / tokens)
+    mean = _token_mean(v, value) if normalization.spreads else None
+    return normalization.forward(q @ summary, mean)
+
+
+class _Contraction(torch.autograd.Function):
+    """`_plain` with its backward pass written out."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        qkv_3BHTE: Tensor,
+        key_value: Tensor | None,
+        normaliser: Tensor | None,
+        value: Tensor | None,
+        feature_map: FeatureMap,
+        normalization: Normalization,
+    ) -> Tensor:
+        _, batch, heads, tokens, channels = qkv_3BHTE.shape
+        v = qkv_3BHTE[2]
+        mapped = _mapped(qkv_3BHTE[:2], feature_map, normalization.shift)
+        columns = v.new_empty(batch, heads, tokens, channels + 1)
+        _times(v, key_value, out=columns[..., :-1])
+        columns[..., -1:] = 1 if normaliser is None else normaliser
+        q, k = mapped.flatten(1, 2)
+        summary = _product(k.mT, columns.flatten(0, 1), normalization.scale(channels) / tokens)
+        both = torch.bmm(q, summary).view_as(columns)
+        summary = summary.view(batch, heads, channels, channels + 1)
+        mean = _token_mean(v, value) if normalization.spreads else None
+        output = v.new_empty(batch, tokens, heads, channels).transpose(1, 2)
+        normalization.forward(both, mean, out=output)
+        ctx.feature_map, ctx.normalization = feature_map, normalization
+        ctx.save_for_backward(qkv_3BHTE, key_value, normaliser, value, mapped, columns, summary, both, mean)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BHTE: Tensor) -> tuple[Tensor | None, ...]:
+        qkv_3BHTE, key_value, normaliser, value, mapped, columns, summary, both, mean = ctx.saved_tensors
+        batch = len(grad_BHTE)
+        whole = (key_value, normaliser, value)
+        grads = [None if weight is None else torch.zeros_like(weight) for weight in whole]
+        grad_qkv = torch.empty_like(qkv_3BHTE)
+        samples = max(1, CACHED // grad_BHTE[0].numel()) if grad_BHTE.device.type == "cpu" else batch
+        for part in (slice(start, start + samples) for start in range(0, batch, samples)):
+            _pull(
+                ctx.feature_map,
+                ctx.normalization,
+                grad_BHTE[part],
+                qkv_3BHTE[2, part],
+                [_of_part(weight, part, batch) for weight in whole],
+                (mapped[:, part], columns[part], summary[part], both[part], None if mean is None else mean[part]),
+                grad_qkv[:, part],
+                [_of_part(grad, part, batch) for grad in grads],
+            )
+        return grad_qkv, *grads, None, None
+
+
+def _of_part(weight: Tensor | None, part: slice, batch: int) -> Tensor | None:
+    """The weights of a part of the samples; those that all samples share are nobody's own."""
+    return weight[part] if weight is not None and weight.ndim == 4 and len(weight) == batch else weight
+
+
+def _pull(
+    feature_map: FeatureMap,
+    normalization: Normalization,
+    grad_BHTE: Tensor,
+    v_BHTE: Tensor,
+    weights: list[Tensor | None],
+    saved: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None],
+    grad_qkv: Tensor,
+    grads: list[Tensor | None],
+) -> None:
+    """Put the gradient of queries, keys and values into `grad_qkv`, and add those of the weights to `grads`."""
+    mapped, columns, summary, both, mean = saved
+    tokens, channels = v_BHTE.shape[-2:]
+    q, k, columns, summary = (tensor.flatten(0, 1) for tensor in (*mapped, columns, summary))
+    grad_both, grad_mean = normalization.backward(grad_BHTE, both, mean)
+    grad_both = grad_both.flatten(0, 1)
+    grad_summary = _product(q.mT, grad_both, normalization.scale(channels) / tokens)
+    buffer = torch.bmm(grad_both, summary.mT)
+    grad_qkv[0] = feature_map.pull(buffer, q, normalization.shift).view_as(v_BHTE)
+    torch.bmm(columns, grad_summary.mT, out=buffer)
+    grad_qkv[1] = feature_map.pull(buffer, k, normalization.shift).view_as(v_BHTE)
+    grad_columns = torch.bmm(k, grad_summary, out=grad_both).view_as(both)
+    _times(grad_columns[..., :-1], weights[0], out=grad_qkv[2])
+    _add(grads[0], lambda: _dot(grad_columns[..., :-1], v_BHTE))
+    _add(grads[1], lambda: grad_columns[..., -1:])
+    if grad_mean is not None:
+        grad_v = grad_mean / tokens
+        grad_qkv[2] += grad_v if weights[2] is None else grad_v * weights[2]
+        _add(grads[2], lambda: _dot(grad_v, v_BHTE))
+
+
+def _add(total: Tensor | None, grad: Callable[[], Tensor]) -> None:
+    """Add a weight's gradient, summed over what it was broadcast to, unless there is no such weight."""
+    if total is not None:
+        total += grad().to(total.dtype).sum_to_size(total.shape)
+
+
+def _mapped(x: Tensor, feature_map: FeatureMap, shift: float) -> Tensor:
+    copy = x.contiguous()
+    if copy.data_ptr() == x.data_ptr():
+        copy = copy.clone()
+    y = feature_map.value(copy) if feature_map.overwrite is None else feature_map.overwrite(copy)
+    return y.add_(shift)
+
+
+def _times(x: Tensor, weight: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """The product, in the precision of x."""
+    if weight is not None:
+        return torch.mul(x, weight, out=torch.empty_like(x) if out is None else out)
+    return x if out is None else out.copy_(x)
+
+
+def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """`scale a b` of batches of matrices, scaled before it is rounded."""
+    return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=scale)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of the products over the channels, at least in float32: [..., 1]."""
+    return (a * b).sum(-1, keepdim=True, dtype=torch.promote_types(a.dtype, torch.float32))
+
+
+def _token_mean(v_BHTE: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean over the tokens, summed in at least float32: [B, H, 1, E]."""
+    precise = torch.promote_types(v_BHTE.dtype, torch.float32)
+    weighted = v_BHTE if weight is None else v_BHTE * weight
+    return weighted.mean(-2, keepdim=True, dtype=precise).to(v_BHTE.dtype)
