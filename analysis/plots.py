@@ -18,15 +18,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic.dataclasses import dataclass
 from yaml import YAMLError
 
 from analysis.compare import comparisons, over_seeds, paired_differences, with_size
 from analysis.runs import StoreError, StudyRuns, read_study
 from analysis.tables import difference_table, report, summary_table, write_table
-from lina_lab.config import CHECKS, from_dict
+from lina_lab.config import CHECKS
+from lina_lab.dotlist import one_line, parse
 from lina_lab.runstore import TRAIN_LOSS
 
 STYLE = Path(__file__).with_name("figures.mplstyle")
@@ -57,7 +56,7 @@ def scaling_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
     for place, variant in enumerate(runs.variants):
         cells = runs.cells[runs.cells["variant"] == variant]
         means = cells.groupby("size")[["parameters", objective]].mean()
-        style = _style(place)
+        style = line_style(place)
         axes.plot(means["parameters"], means[objective], color=style["color"], linestyle=style["linestyle"])
         axes.plot([], [], label=variant, **style)
         axes.plot(cells["parameters"], cells[objective], style["marker"], color=style["color"], markerfacecolor="none")
@@ -74,7 +73,7 @@ def curves_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
     validation = runs.history[runs.history["metric"] == runs.study.objective]
     for axes, size in zip(panels[0], sizes, strict=True):
         for place, variant in enumerate(runs.variants):
-            style = _style(place)
+            style = line_style(place)
             mine = smooth[(smooth["variant"] == variant) & (smooth["size"] == size)]
             for _, seed in mine.groupby("seed"):
                 axes.plot(seed["images"], seed["value"], color=style["color"], linewidth=0.5, alpha=0.6)
@@ -111,7 +110,7 @@ def _difference_panel(
     sizes = {size: place for place, size in enumerate(runs.sizes)}
     mine = [c for c in comparisons(runs) if c.axis == axis]
     for place, comparison in enumerate(mine):
-        style, shift = _style(place), 0.16 * (place - (len(mine) - 1) / 2)
+        style, shift = line_style(place), 0.16 * (place - (len(mine) - 1) / 2)
         points, mean = (
             table[
                 (table["metric"] == metric)
@@ -155,7 +154,8 @@ def _windows(history: pd.DataFrame) -> pd.DataFrame:
     return grouped.agg(images=("images", "mean"), value=("value", "mean")).reset_index().drop(columns="window")
 
 
-def _style(place: int) -> dict[str, Any]:
+def line_style(place: int) -> dict[str, Any]:
+    """Colour, marker and dashes of the line at a place: told apart in print and by the colour-blind."""
     colors = mpl.rcParams["axes.prop_cycle"].by_key()["color"]
     return {
         "color": colors[place % len(colors)],
@@ -211,13 +211,13 @@ def main(arguments: Sequence[str]) -> int:
         print(__doc__)
         return 0
     try:
-        config = from_dict(PlotsConfig, OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments))))
+        config = parse(PlotsConfig, arguments)
         files = write_report(config)
     except OSError as error:
         print(f"error: cannot write {error.filename} ({error.strerror}): choose another out=FOLDER", file=sys.stderr)
         return 2
-    except (StoreError, ValueError, OmegaConfBaseException, YAMLError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except (StoreError, ValueError, YAMLError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     for file in files:
         print(file)

@@ -12,11 +12,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic.dataclasses import dataclass as checked
 
 from lina_lab.config import CHECKS, AttentionConfig, LinaConfig, from_dict
+from lina_lab.dotlist import one_line, parse
 from lina_lab.model.masking import num_masked, step_schedule, stratified_mask_ratios
 from lina_lab.presets import SIZES
 
@@ -231,30 +230,39 @@ class CountConfig:
 
 def table(config: LinaConfig) -> str:
     """Parameters and operations of a model, a line a component."""
-    columns = {
-        "parameters, M": (parameters(config), 1e6),
-        "training, GMAC an image": (training_operations(config), 1e9),
-        "generation, GMAC an image": (generation_operations(config, steps=min(64, config.num_tokens)), 1e9),
+    counted = {
+        "loss": loss_operations(config),
+        "training step": training_operations(config),
+        "generation": generation_operations(config, steps=min(64, config.num_tokens)),
     }
-    lines = [f"{'':12}" + "".join(f"{name:>28}" for name in columns)]
+    columns = [("parameters", "M", parameters(config), 1e6)]
+    for name, counts in counted.items():
+        columns += [(name, "GMAC", counts, 1e9), ("", "GFLOP", counts, 1e9 / FLOPS_PER_MULTIPLY_ADD)]
+    lines = [
+        "".join([f"{'':10}", *(f"{head:>15}" for head in heads)]) for heads in list(zip(*columns, strict=True))[:2]
+    ]
     for part in (*Counts.__dataclass_fields__, "total"):
-        lines.append(
-            f"{part:12}" + "".join(f"{getattr(counts, part) / unit:28.3f}" for counts, unit in columns.values())
-        )
+        lines.append(f"{part:10}" + "".join(f"{getattr(counts, part) / unit:15.3f}" for *_, counts, unit in columns))
+    tokens = config.condition_tokens + config.num_tokens
+    module = attention_operations(config, config.decoder_blocks[0], tokens) / 1e9
     return "\n".join(
-        [*lines, "GMAC: 1e9 multiply-adds; GFLOPs are twice that. Generation: up to 64 steps, no guidance."]
+        [
+            *lines,
+            f"One attention of the decoder, {tokens:,} tokens: {module:.2f} GMAC.",
+            "For one image. GMAC: 1e9 multiply-adds. Generation: up to 64 steps, no guidance.",
+        ]
     )
 
 
 def main(arguments: Sequence[str]) -> int:
     """`python -m lina_lab.model.count size=width1024 model.attention.gate=none`; 2 with one sentence if it is wrong."""
     try:
-        given = from_dict(CountConfig, OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments))))
+        given = parse(CountConfig, arguments)
         if given.size not in SIZES:
             raise ValueError(f"size={given.size} is not a preset; they are {', '.join(SIZES)}")
         config = from_dict(LinaConfig, {**SIZES[given.size], **(given.model or {})}, within="model")
-    except (ValueError, OmegaConfBaseException) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except ValueError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     print(table(config))
     return 0

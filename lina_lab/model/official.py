@@ -1,130 +1,101 @@
-"""Weights in the layout of the authors' files, in and out (`lina.md` section 5).
+"""A downloaded checkpoint of the authors to a model of ours: `python -m lina_lab.model.official convert IN OUT`."""
 
-Our names become theirs by a list of renamings. Some tensors have another shape there: gates have more axes, patch
-embeddings are convolutions, and subtraction's runs keep the query projection apart from the other two.
-"""
-
-import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
-from einops import rearrange
-from torch import Tensor, nn
+import yaml
+from pydantic.dataclasses import dataclass as checked
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
-from lina_lab.model.attention import Attention
+from lina_lab.config import CHECKS, to_dict
+from lina_lab.dotlist import one_line, parse
+from lina_lab.model.detect import Found, detect
+from lina_lab.model.folder import CONFIG, WEIGHTS, save_model
+from lina_lab.model.layout import load_official
 from lina_lab.model.lina import LINA
 
-RENAMINGS = (
-    (r"gate\.(key|value|output|gate|rms)_", r"\1_"),
-    (r"conv\.conv\.", "dw_conv."),
-    (r"conv\.residual\.", "residual."),
-    (r"^class_embedding\.table\.", "label_embed."),
-    (r"^class_embedding\.", "label_embed."),
-    (r"^text_embedding\.table$", "text_embed.weight"),
-    (r"^text_embedding\.", "text_embed."),
-    (r"^condition_encoder\.start_token$", "mask_embed.bos_token"),
-    (r"^condition_encoder\.time_zero\.mlp\.", "video_pos_embed.time_proj."),
-    (r"^condition_encoder\.time_zero\.", "video_pos_embed."),
-    (r"^condition_encoder\.patch_embed\.", "video_encoder.patch_embed.proj."),
-    (r"^condition_encoder\.", "video_encoder."),
-    (r"^backbone\.mask_token$", "mask_embed.mask_token"),
-    (r"^backbone\.embed\.", "image_encoder.patch_embed.proj."),
-    (r"^backbone\.(encoder\.|decoder\.)", r"image_encoder.\1"),
-    (r"^backbone\.", "image_encoder."),
-    (r"^flow_head\.embed\.", "image_decoder.patch_embed.proj."),
-    (r"^flow_head\.time_mlp\.", "image_decoder.time_cond_embed.timestep_proj."),
-    (r"^flow_head\.z_mlp\.", "image_decoder.time_cond_embed.condition_proj."),
-    (r"^flow_head\.blocks\.(\d+)\.modulation\.", r"image_decoder.blocks.\1.norm1."),
-    (r"^flow_head\.blocks\.(\d+)\.mlp\.", r"image_decoder.blocks.\1.proj."),
-    (r"^flow_head\.modulation\.", "image_decoder.norm."),
-    (r"^flow_head\.", "image_decoder."),
-)
-SCALES = ("key_scale", "value_scale", "key_scale_gamma", "key_scale_tau")
+STEM = "diffusion_pytorch_model"
+USAGE = "usage: python -m lina_lab.model.official convert IN OUT [model.FIELD=VALUE ...]"
 
 
-def load_official(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """Put weights in the authors' layout into an `Attention` or a `LINA`.
+@checked(frozen=True, kw_only=True, config=CHECKS)
+class ConvertConfig:
+    """What the command takes besides its two folders."""
+
+    model: dict[str, object] | None = None
+    """Fields that the weights do not tell, or tell wrong."""
+
+
+def read_official(folder: Path) -> dict[str, Tensor]:
+    """The weights of a downloaded folder: safetensors, or else `.bin`, of which nothing but tensors is unpickled.
 
     Raises:
-        ValueError: names every tensor that is missing, left over or of the wrong shape; `module` is left as it was.
+        ValueError: there is neither, or the file is damaged or holds anything else.
     """
-    theirs = _stack_queries(dict(state_dict))
-    ours: dict[str, Tensor] = {}
-    problems = []
-    for name, own in module.state_dict().items():
-        official = _official_name(module, name)
-        value = theirs.pop(official, None)
-        if value is None:
-            problems.append(f"{official} is missing")
-            continue
-        fitted = _our_shape(name, value)
-        if fitted.shape != own.shape:
-            problems.append(f"{official} has shape {list(value.shape)}, which does not make {list(own.shape)}")
-        ours[name] = fitted
-    problems += [f"{name} is left over" for name in sorted(theirs)]
-    if problems:
-        raise ValueError(f"these weights do not fit this {type(module).__name__}: " + "; ".join(problems))
-    module.load_state_dict(ours)
+    safe, pickled = folder / f"{STEM}.safetensors", folder / f"{STEM}.bin"
+    try:
+        if safe.exists():
+            return load_file(safe)
+        if not pickled.exists():
+            raise ValueError(f"{folder} has neither {safe.name} nor {pickled.name}")
+        loaded = torch.load(pickled, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the weights in {folder} cannot be read: {reason}") from error
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ValueError(f"{pickled} does not hold names and tensors")
+    return loaded
 
 
-def save_official(module: nn.Module) -> dict[str, Tensor]:
-    """The weights of an `Attention` or a `LINA` in the authors' layout."""
-    patch = module.config.patch_size if isinstance(module, LINA) else 1
-    theirs = {}
-    for name, value in module.state_dict().items():
-        official = _official_name(module, name)
-        if re.search(r"(^|\.)qkv\.", official) and _attention_of(module, name).config.normalization == "subtraction":
-            query, key_value = value.tensor_split([len(value) // 3])
-            theirs[official.replace("qkv.", "q.")] = query
-            theirs[official.replace("qkv.", "kv.")] = key_value
-        else:
-            theirs[official] = _their_shape(name, value, patch)
-    return theirs
+def convert(source: Path, target: Path, given: Mapping[str, object] | None = None) -> Found:
+    """Turn a downloaded folder into one of ours, see `lina_lab.model.folder`.
+
+    Args:
+        source: folder with the authors' weights.
+        target: where to write.
+        given: fields of the configuration that the weights do not tell.
+
+    Raises:
+        ValueError: the weights cannot be read, or do not fit the configuration that they were taken for.
+        FileExistsError: `target` holds a model already.
+        OSError: `target` cannot be written.
+    """
+    if (target / CONFIG).exists() or (target / WEIGHTS).exists():
+        raise FileExistsError(f"{target} holds a model already")
+    weights = read_official(source)
+    found = detect(weights, given)
+    model = LINA(found.config)
+    load_official(model, weights)
+    save_model(model, target)
+    return found
 
 
-def _official_name(module: nn.Module, name: str) -> str:
-    for pattern, replacement in RENAMINGS:
-        name = re.sub(pattern, replacement, name)
-    # Encoder and decoder are one list of blocks there.
-    offset = module.config.depth // 2 if isinstance(module, LINA) else 0
-    name = name.replace("image_encoder.encoder.", "image_encoder.blocks.")
-    return re.sub(
-        r"^image_encoder\.decoder\.(\d+)", lambda match: f"image_encoder.blocks.{int(match[1]) + offset}", name
-    )
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 2 with one sentence where it cannot be done."""
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return 0
+    if len(arguments) < 3 or arguments[0] != "convert":
+        print(USAGE, file=sys.stderr)
+        return 2
+    source, target = Path(arguments[1]), Path(arguments[2])
+    try:
+        given = parse(ConvertConfig, arguments[3:]).model
+        found = convert(source, target, given)
+    except (ValueError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    print(yaml.safe_dump(to_dict(found.config), sort_keys=False), end="")
+    for assumption in found.assumptions:
+        print(f"assumed, not in the weights: {assumption}")
+    print(f"written: {target / CONFIG}, {target / WEIGHTS}")
+    return 0
 
 
-def _attention_of(module: nn.Module, parameter: str) -> Attention:
-    owner = module.get_submodule(parameter.rpartition("qkv.")[0].rstrip("."))
-    assert isinstance(owner, Attention)
-    return owner
-
-
-def _stack_queries(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Join each `q.*` with its `kv.*` to `qkv.*`; one without the other is left to be reported."""
-    for name in [name for name in weights if re.search(r"(^|\.)q\.(weight|bias)$", name)]:
-        partner, joined = (re.sub(r"(^|\.)q\.", rf"\g<1>{stem}.", name) for stem in ("kv", "qkv"))
-        if partner in weights and joined not in weights:
-            weights[joined] = torch.cat([weights.pop(name), weights.pop(partner)])
-    return weights
-
-
-def _our_shape(name: str, value: Tensor) -> Tensor:
-    if name.endswith(("start_token", "mask_token", *SCALES)):
-        return value.squeeze(0) if value.shape[0] == 1 else value
-    if name.endswith("gate_logits"):
-        return rearrange(value, "1 h g 1 1 -> h g") if value.ndim == 5 else value
-    if name in ("backbone.embed.weight", "flow_head.embed.weight") and value.ndim == 4:
-        return rearrange(value, "d c p q -> d (p q c)")
-    return value
-
-
-def _their_shape(name: str, value: Tensor, patch: int) -> Tensor:
-    if name.endswith(("start_token", "mask_token", *SCALES)):
-        return value.unsqueeze(0)
-    if name.endswith("gate_logits"):
-        return rearrange(value, "h g -> 1 h g 1 1")
-    if name == "backbone.embed.weight":
-        return rearrange(value, "d (p q c) -> d c p q", p=patch, q=patch)
-    if name == "flow_head.embed.weight":
-        return rearrange(value, "d c -> d c 1 1")
-    return value
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -172,16 +172,18 @@ def test_presets_have_the_paper_s_sizes_and_a_ladder() -> None:
 
 
 def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    assert count.main(["size=width1536", "model.attention.gate=none", "model.attention.conv=none"]) == 0
+    assert count.main(["size=width1536", "model.latent_size=[64,64]"]) == 0
     printed = capsys.readouterr().out
-    assert "1447.4" in printed.replace("1447.3", "1447.4")
-    assert [line.split()[0] for line in printed.splitlines()[1:6]] == [
-        "condition",
-        "encoder",
-        "decoder",
-        "head",
-        "total",
-    ]
+    rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines()[2:7]}
+    assert list(rows) == ["condition", "encoder", "decoder", "head", "total"]
+    for parameters, *operations in rows.values():
+        assert float(parameters) > 0
+        for multiply_adds, flops in zip(operations[::2], operations[1::2], strict=True):
+            assert float(flops) == pytest.approx(2 * float(multiply_adds), abs=0.002)
+    config = LinaConfig(**SIZES["width1536"], latent_size=(64, 64))
+    assert float(rows["total"][0]) == round(count.parameters(config).total / 1e6, 3)
+    assert float(rows["total"][3]) == round(count.training_operations(config).total / 1e9, 3)
+    assert "One attention of the decoder, 5,120 tokens: 49.99 GMAC." in printed
 
 
 @pytest.mark.parametrize(

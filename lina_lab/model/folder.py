@@ -1,0 +1,46 @@
+"""A model in a folder: `config.yaml` and `model.safetensors`."""
+
+import os
+from pathlib import Path
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from lina_lab.config import LinaConfig, from_dict, to_dict
+from lina_lab.model.lina import LINA
+
+CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
+
+
+def save_model(model: LINA, folder: Path) -> None:
+    """Write configuration and weights; each file is there whole or not at all.
+
+    Raises:
+        FileExistsError: the folder holds a model already.
+        OSError: the folder cannot be written.
+    """
+    if (folder / CONFIG).exists() or (folder / WEIGHTS).exists():
+        raise FileExistsError(f"{folder} holds a model already")
+    folder.mkdir(parents=True, exist_ok=True)
+    config, weights = folder / (CONFIG + ".part"), folder / (WEIGHTS + ".part")
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, weights)
+    config.write_text(yaml.safe_dump(to_dict(model.config), sort_keys=False))
+    os.replace(weights, folder / WEIGHTS)
+    os.replace(config, folder / CONFIG)
+
+
+def load_model(folder: Path) -> LINA:
+    """The model that `save_model` wrote.
+
+    Raises:
+        ValueError: the folder holds no model, or not a whole one.
+    """
+    try:
+        config = from_dict(LinaConfig, yaml.safe_load((folder / CONFIG).read_text()))
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError, yaml.YAMLError) as error:
+        raise ValueError(f"{folder} does not hold a model: {error}") from error
+    model = LINA(config)
+    model.load_state_dict(weights)
+    return model

@@ -1,0 +1,155 @@
+"""Downloaded weights: what configuration they are found to have, and what is refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lina_lab.config import AttentionConfig, LinaConfig
+from lina_lab.model import LINA, initialize, load_model, save_model, save_official
+from lina_lab.model.detect import detect
+from lina_lab.model.official import STEM, convert, main
+from tests.model.test_attention import every_attention
+from tests.model.test_lina import SMALL, small
+from tests.model.test_placements import PLAIN, ROTARY, SOFTMAX, TEXT
+
+SUBTRACTION = replace(PLAIN, normalization="subtraction")
+SQUARE = replace(SMALL, latent_size=(8, 8))
+MODELS = {
+    "class": SQUARE,
+    "unconditional": replace(SQUARE, num_classes=None),
+    "text": replace(TEXT, latent_size=(8, 8), text_length=256),
+    "rotary": replace(ROTARY, latent_size=(8, 8)),
+    "patches": replace(SQUARE, patch_size=2, latent_size=(14, 14), flow_dim=12, flow_depth=3, condition_depth=2),
+    "placements": replace(SQUARE, depth=4, encoder_attention=SUBTRACTION, condition_attention=SUBTRACTION),
+    "pattern": replace(SQUARE, depth=8, attention=(AttentionConfig(), SUBTRACTION)),
+}
+
+
+def official(config: LinaConfig, folder: Path, *, pickled: bool = False) -> LINA:
+    model = LINA(config)
+    initialize(model, seed=5)
+    folder.mkdir()
+    weights = {name: value.contiguous() for name, value in save_official(model).items()}
+    if pickled:
+        torch.save(weights, folder / f"{STEM}.bin")
+    else:
+        save_file(weights, folder / f"{STEM}.safetensors")
+    return model
+
+
+@pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "bin"])
+@pytest.mark.parametrize("config", MODELS.values(), ids=MODELS)
+def test_converted_weights_are_the_same_model(config: LinaConfig, pickled: bool, tmp_path: Path) -> None:
+    model = official(config, tmp_path / "in", pickled=pickled)
+    found = convert(tmp_path / "in", tmp_path / "out", {"num_heads": 2}).config
+    converted = load_model(tmp_path / "out")
+    assert converted.config == found
+    assert found == config
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in converted.state_dict().items())
+
+
+@every_attention
+def test_an_attention_is_found_by_its_names(config: AttentionConfig) -> None:
+    """All but what looks the same: other cores with `qkv`, and feature maps."""
+    model = replace(small(config), latent_size=(8, 8))
+    found = detect(save_official(LINA(model)), {"num_heads": 2}).config.decoder_blocks
+    core = AttentionConfig() if config.kind == "linear" else SOFTMAX
+    kernel = config.conv_kernel if config.conv != "none" else core.conv_kernel
+    looks = replace(config, kind="linear", feature_map="relu", mediators=64, conv_kernel=kernel)
+    assert found == (looks,)
+
+
+def test_heads_are_found_by_width_or_by_gate() -> None:
+    weights = {name: value.to("meta") for name, value in save_official(LINA(SQUARE)).items()}
+    assert detect(weights).config.num_heads == 2
+    plain = save_official(LINA(replace(SQUARE, attention=PLAIN)))
+    with pytest.raises(ValueError, match=r"number of heads at width 8 is not in the weights: give model\.num_heads=N"):
+        detect(plain)
+    for dim, heads in ((768, 12), (1024, 16), (1536, 16)):
+        with torch.device("meta"):
+            wide = {name: torch.empty(_widened(value.shape, dim)) for name, value in plain.items()}
+        assert detect(wide).config.num_heads == heads
+
+
+def _widened(shape: torch.Size, dim: int) -> list[int]:
+    return [side * dim // SMALL.dim if side % SMALL.dim == 0 else side for side in shape]
+
+
+def test_what_was_assumed_is_said_and_can_be_stated() -> None:
+    weights = save_official(LINA(replace(SQUARE, attention=SOFTMAX)))
+    found = detect(weights, {"num_heads": 2})
+    assert found.config.latent_size == (16, 16)
+    assert [sentence.split("=")[0] for sentence in found.assumptions] == ["latent_size", "kind", "feature_map"]
+    stated = {"num_heads": 2, "latent_size": [8, 8], "attention": {"kind": "softmax"}}
+    found = detect(weights, stated)
+    assert found.config == replace(SQUARE, attention=replace(SOFTMAX, conv_kernel=5))
+    assert found.assumptions == ()
+
+
+def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    official(SQUARE, tmp_path / "in")
+    assert main(["convert", str(tmp_path / "in"), str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "dim: 8\nnum_heads: 2\n" in printed
+    assert "  gate: kv\n" in printed
+    assert "assumed, not in the weights: kind=linear" in printed
+    assert str(tmp_path / "out" / "model.safetensors") in printed
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert main(["convert", str(tmp_path / "in"), str(tmp_path / "out")]) == 2
+    assert "holds a model already" in capsys.readouterr().err
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+
+
+def damaged(folder: Path, case: str) -> list[str]:
+    if case == "nothing":
+        folder.mkdir()
+    elif case == "truncated":
+        official(SQUARE, folder)
+        file = folder / f"{STEM}.safetensors"
+        file.write_bytes(file.read_bytes()[:-100])
+    elif case == "code":
+        folder.mkdir()
+        torch.save({"weight": Path("a")}, folder / f"{STEM}.bin")
+    elif case == "foreign":
+        folder.mkdir()
+        save_file({"conv.weight": torch.zeros(1)}, folder / f"{STEM}.safetensors")
+    elif case == "field":
+        official(SQUARE, folder)
+        return ["model.heads=3"]
+    elif case == "stated wrong":
+        official(SQUARE, folder)
+        return ["model.attention.gate=none"]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("case", "sentence"),
+    [
+        ("nothing", "has neither diffusion_pytorch_model.safetensors nor diffusion_pytorch_model.bin"),
+        ("truncated", "cannot be read"),
+        ("code", "cannot be read"),
+        ("foreign", "not the weights of a LINA: mask_embed.mask_token"),
+        ("field", "model.heads is not a field"),
+        ("stated wrong", "image_encoder.blocks.1.attn.key_scale is left over"),
+    ],
+)
+def test_what_cannot_be_converted_is_refused(
+    case: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extra = damaged(tmp_path / "in", case)
+    assert main(["convert", str(tmp_path / "in"), str(tmp_path / "out"), *extra]) == 2
+    printed = capsys.readouterr()
+    assert sentence in printed.err
+    assert printed.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_a_whole_model_is_refused(tmp_path: Path) -> None:
+    save_model(LINA(SQUARE), tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"")
+    for folder in (tmp_path / "model", tmp_path / "none"):
+        with pytest.raises(ValueError, match="does not hold a model"):
+            load_model(folder)
