@@ -74,6 +74,12 @@ class TrainerConfig:
     """Optimizer steps between two logged training losses."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Lightning's precision."""
+    divergence_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3.0
+    """A training loss above this multiple of its minimum so far is on its way out."""
+    divergence_steps: Annotated[int, Field(gt=0, le=200, strict=True)] = 100
+    """Steps in a row above it after which the trial has diverged; at once where the loss is not finite."""
+    keep_checkpoints: PositiveInt = 2
+    """Checkpoints kept, the newest: there is one behind each validation."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)

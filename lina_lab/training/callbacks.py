@@ -1,5 +1,7 @@
 """What happens beside the training step."""
 
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,15 @@ Report = Callable[[int, float], None]
 
 
 class DivergedError(RuntimeError):
-    """The training loss is not finite."""
+    """The training loss is not finite, or has stayed far above its minimum."""
 
-    def __init__(self, step: int, loss: float) -> None:
-        super().__init__(f"the training loss is {loss} at step {step}")
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(f"{reason} at step {step}")
         self.step = step
+
+
+class CancelledError(RuntimeError):
+    """Somebody asked for the trial to end."""
 
 
 class ExponentialAverage(EMAWeightAveraging):
@@ -38,6 +44,12 @@ class ExponentialAverage(EMAWeightAveraging):
         # The buffers are constants (positions): to average them would only add rounding.
         super().__init__(use_buffers=False, decay=config.decay, update_every_n_steps=config.every_n_steps)
 
+    def averaged(self) -> L.LightningModule:
+        """The module with the averaged weights."""
+        assert self._average_model is not None
+        module: L.LightningModule = self._average_model.module
+        return module
+
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the raw weights in place."""
 
@@ -49,18 +61,87 @@ class ExponentialAverage(EMAWeightAveraging):
 
 
 class DivergenceStop(Callback):
-    """Ends a trial whose training loss is not finite.
+    """Ends a trial whose training loss is not finite, or has been above a multiple of its minimum for some steps.
+
+    Args:
+        factor: the multiple.
+        steps: for how many steps in a row.
 
     Raises:
-        DivergedError: behind the step whose loss it was.
+        DivergedError: behind the step at which that was so.
     """
+
+    def __init__(self, factor: float, steps: int) -> None:
+        self.factor, self.steps = factor, steps
+        self.minimum, self.above = math.inf, 0
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        loss = outputs["loss"]
-        if not torch.isfinite(loss):
-            raise DivergedError(trainer.global_step, float(loss))
+        loss = float(outputs["loss"])
+        if not math.isfinite(loss):
+            raise DivergedError(trainer.global_step, f"the training loss is {loss}")
+        self.minimum = min(self.minimum, loss)
+        self.above = self.above + 1 if loss > self.factor * self.minimum else 0
+        if self.above >= self.steps:
+            reason = f"the training loss was above {self.factor:g} times its minimum of {self.minimum:.4g}"
+            raise DivergedError(trainer.global_step, f"{reason} for {self.steps} steps")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"minimum": self.minimum, "above": self.above}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.minimum, self.above = state_dict["minimum"], state_dict["above"]
+
+
+class Stopwatch(Callback):
+    """Seconds of training, with and without validation, over all the times that the trial was taken up."""
+
+    def __init__(self) -> None:
+        self.training = self.validating = 0.0
+        self._since = self._validating_since = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since = time.perf_counter()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._validating_since = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.validating += time.perf_counter() - self._validating_since
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._lap()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._lap()
+
+    def _lap(self) -> None:
+        now = time.perf_counter()
+        self.training, self._since = self.training + now - self._since, now
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"training": self.training, "validating": self.validating}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.training, self.validating = state_dict["training"], state_dict["validating"]
+
+
+class CancelCheck(Callback):
+    """Ends the trial when a file appears.
+
+    Raises:
+        CancelledError: behind the step in which it was seen; there is a look a second.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file, self._looked = file, 0.0
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if time.monotonic() - self._looked > 1:
+            self._looked = time.monotonic()
+            if self.file.exists():
+                raise CancelledError("cancelled")
 
 
 class ProgressReport(Callback):
@@ -74,19 +155,25 @@ class ProgressReport(Callback):
 
 
 class SampleGrid(Callback):
-    """Draws a grid of generated images with the averaged weights when training ends: a row for each class.
+    """Draws a grid of generated images with the averaged weights when training has ended: a row for each class."""
 
-    Stands behind `ExponentialAverage` in the list of callbacks, which leaves the averaged weights in the model.
-    """
+    def __init__(self, config: SamplingConfig, path: Path, average: ExponentialAverage) -> None:
+        self.config, self.path, self.average = config, path, average
+        self.problem: str | None = None
+        """Why there is no picture: that is reported, and never ends a trial that trained well."""
 
-    def __init__(self, config: SamplingConfig, path: Path) -> None:
-        self.config, self.path = config, path
+    # Lightning leaves `on_train_end` out where a checkpoint says that all is done.
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        try:
+            self._draw(self.average.averaged())
+        except Exception as error:
+            self.problem = f"no picture of samples: {type(error).__name__}: {error}"
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+    def _draw(self, pl_module: Any) -> None:
         model: LINA = pl_module.model
         classes, columns = model.config.num_classes or 1, self.config.images_per_class
         conditional = model.config.num_classes is not None
-        label = torch.arange(classes, device=pl_module.device).repeat_interleave(columns)
+        label = torch.arange(classes, device=next(model.parameters()).device).repeat_interleave(columns)
         model.eval()
         latents = model.generate(
             label=label if conditional else None,

@@ -1,44 +1,138 @@
-"""MLflow's logger of Lightning, with the metrics sent in batches."""
+"""Metrics to an MLflow run: in batches, none twice, and none lost while the store is away."""
 
-from collections.abc import Mapping
-from time import time
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
-from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from mlflow import MlflowClient
 from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
 
 MAX_BATCH = 1000
 """MLflow takes at most 1,000 metrics a request."""
+EVERY_SECONDS = 5.0
+"""What waits is sent at least so often."""
+PAUSE_SECONDS = 10.0
+"""A store that does not answer is left alone for so long."""
+UNSENT_FILE = "unsent.jsonl"
+"""In a trial's folder: metrics that the store did not take before the trial ended."""
+
+Point = tuple[str, float, int, int]
+"""Name, value, step, milliseconds since 1970."""
 
 
-class BatchedMLFlowLogger(MLFlowLogger):
-    """Logs to a run that exists already, many steps a request: one request a step costs more than a small step.
+class MetricStream(Logger):
+    """Logs to a run that exists already. Whoever made the run ends it.
 
-    The run's end and status belong to whoever made the run.
+    Training never waits for the store: what it does not take now is kept, offered again, written into each checkpoint
+    and, when the trial ends, into a file.
+
+    Args:
+        tracking_uri: the store.
+        run_id: the run.
+        folder: where metrics go that could not be sent; None: nowhere, they are an error.
     """
 
-    def __init__(self, tracking_uri: str, run_id: str) -> None:
-        super().__init__(tracking_uri=tracking_uri, run_id=run_id)
-        self._waiting: list[Metric] = []
+    def __init__(self, tracking_uri: str, run_id: str, folder: Path | None = None) -> None:
+        super().__init__()
+        self.client, self.run_id, self.folder = MlflowClient(tracking_uri), run_id, folder
+        self.waiting: list[Point] = []
+        self.problem: str | None = None
+        self._resumed = False
+        self._last: dict[str, int] = {}
+        self._sent, self._retry = time.monotonic(), 0.0
+
+    @property
+    def name(self) -> str:
+        return "mlflow"
+
+    @property
+    def version(self) -> str:
+        return self.run_id
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        now = int(time() * 1000)
-        self._waiting += [Metric(name, value, now, step or 0) for name, value in metrics.items() if name != "epoch"]
-        if len(self._waiting) >= MAX_BATCH:
+        now = int(time.time() * 1000)
+        self.waiting += [(name, float(value), step or 0, now) for name, value in metrics.items() if name != "epoch"]
+        if len(self.waiting) >= MAX_BATCH or time.monotonic() - self._sent > EVERY_SECONDS:
             self.flush()
 
     @rank_zero_only
-    def log_hyperparams(self, params: object) -> None:
-        """Nothing: the run holds them since it was made, and Lightning would cut them at 250 characters."""
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the run holds them since it was made."""
+
+    @rank_zero_only
+    def resume(self, waiting: Iterable[Point]) -> None:
+        """Go on with an interrupted run: offer what waited then, and nothing that the store has already."""
+        self.waiting, self._resumed = [*waiting, *self.waiting], True
 
     @rank_zero_only
     def flush(self) -> None:
         """Send what waits. What could not be sent goes on waiting."""
-        while self._waiting:
-            self.experiment.log_batch(self._run_id, metrics=self._waiting[:MAX_BATCH])
-            del self._waiting[:MAX_BATCH]
+        if time.monotonic() < self._retry:
+            return
+        try:
+            if self._resumed:
+                # Steps that are done again, behind a checkpoint, may have been logged before the interruption.
+                self._last = last_steps(self.client, self.run_id, self.waiting, self._last)
+                self.waiting = behind(self.waiting, self._last)
+            while self.waiting:
+                send(self.client, self.run_id, self.waiting[:MAX_BATCH])
+                del self.waiting[:MAX_BATCH]
+            self._sent = time.monotonic()
+        except MlflowException as error:
+            self.problem = f"the tracking store did not take metrics: {_first_line(error)}"
+            self._retry = time.monotonic() + PAUSE_SECONDS
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
+        self._retry = 0.0
         self.flush()
+        if self.waiting and self.folder is not None:
+            write_unsent(self.folder, self.waiting)
+
+
+def send(client: MlflowClient, run_id: str, points: Iterable[Point]) -> None:
+    """Log points, at most 1,000, to a run."""
+    client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value, step, now in points])
+
+
+def last_steps(client: MlflowClient, run_id: str, points: Iterable[Point], known: Mapping[str, int]) -> dict[str, int]:
+    """Name -> the last step that a run has of it, -1 for none; what is `known` is not asked again."""
+    names = {name for name, *_ in points} - known.keys()
+    histories = {name: client.get_metric_history(run_id, name) for name in names}
+    return {**known, **{name: max((point.step for point in found), default=-1) for name, found in histories.items()}}
+
+
+def behind(points: Iterable[Point], last: Mapping[str, int]) -> list[Point]:
+    """Those that lie behind the last step of their name."""
+    return [point for point in points if point[2] > last[point[0]]]
+
+
+def write_unsent(folder: Path, points: list[Point]) -> None:
+    """Keep points that the store did not take."""
+    (folder / UNSENT_FILE).write_text("".join(json.dumps(point) + "\n" for point in points))
+
+
+def deliver_unsent(client: MlflowClient, run_id: str, folder: Path) -> None:
+    """Send what `write_unsent` kept, and forget it.
+
+    Raises:
+        MlflowException: the store does not take it; it stays where it is.
+    """
+    path = folder / UNSENT_FILE
+    if not path.exists():
+        return
+    points: list[Point] = [tuple(json.loads(line)) for line in path.read_text().splitlines()]
+    points = behind(points, last_steps(client, run_id, points, {}))
+    for start in range(0, len(points), MAX_BATCH):
+        send(client, run_id, points[start : start + MAX_BATCH])
+    path.unlink()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:300]

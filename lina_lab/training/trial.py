@@ -14,27 +14,34 @@ from pathlib import Path
 from typing import Literal
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import Callback
 
 from lina_lab.config import TrialConfig
 from lina_lab.data import DATA
 from lina_lab.training.callbacks import (
+    CancelCheck,
+    CancelledError,
     DivergedError,
     DivergenceStop,
     ExponentialAverage,
     ProgressReport,
     Report,
     SampleGrid,
+    Stopwatch,
 )
-from lina_lab.training.logger import BatchedMLFlowLogger
+from lina_lab.training.checkpoints import Checkpoints, newest
+from lina_lab.training.logger import MetricStream
 from lina_lab.training.module import LinaModule
+
+CANCEL_FILE = "cancel"
+"""In a trial's folder: it is to end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:
     """What a trial came to."""
 
-    status: Literal["done", "diverged"]
+    status: Literal["done", "diverged", "cancelled"]
     images_seen: int
     steps: int
     """Optimizer steps."""
@@ -45,35 +52,50 @@ class TrialResult:
     images_per_second: float
     """Training alone: validation and pictures are not in it."""
     fit_seconds: float
-    """Wall time inside `Trainer.fit`."""
+    """Wall time inside `Trainer.fit`, this time."""
     peak_memory_mib: float
     """Largest resident memory of the process so far."""
     error: str | None = None
-    """Why it diverged."""
+    """Why it diverged or was cancelled."""
+    resumed_at: int | None = None
+    """Step at which it was taken up again; None: it started at the beginning."""
+    problems: tuple[str, ...] = ()
+    """What went wrong beside training."""
 
 
 def run_trial(
     config: TrialConfig, folder: Path, *, tracking: tuple[str, str] | None = None, report: Report | None = None
 ) -> TrialResult:
-    """Train one model, and leave its last checkpoint and a grid of pictures in `folder`.
+    """Train one model, and leave checkpoints and a grid of pictures in `folder`.
 
-    Two runs of one configuration on one machine give the same losses, bit for bit.
+    Goes on from the newest whole checkpoint that it finds there. Two runs of one configuration on one machine give the
+    same losses, bit for bit, however often one of them was interrupted.
 
     Args:
         config: the trial.
         folder: an existing folder of the trial's own.
-        tracking: MLflow's tracking URI and the id of an existing run to send the metrics to; None: nowhere.
+        tracking: MLflow's tracking URI and the id of an existing run to send the metrics to; None: nowhere. What the
+            store does not take is left in the folder, see `logger.deliver_unsent`.
         report: called behind each step with images seen and the training loss.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C, after Lightning has closed the loggers. (SIGTERM raises Lightning's
             SIGTERMException, a SystemExit.)
     """
-    module, timer = LinaModule(config), Timer(verbose=False)
-    checkpoint = ModelCheckpoint(folder, filename="last", every_n_epochs=config.epochs, enable_version_counter=False)
-    callbacks: list[Callback] = [timer, ExponentialAverage(config.ema), DivergenceStop(), checkpoint]
+    checkpoint, problems = newest(folder)
+    module, watch, keeper = LinaModule(config), Stopwatch(), Checkpoints(folder, config.trainer.keep_checkpoints)
+    average = ExponentialAverage(config.ema)
+    pictures = SampleGrid(config.sampling, folder / "samples.png", average)
+    logger = None if tracking is None else MetricStream(*tracking, folder)
+    callbacks: list[Callback] = [
+        watch,
+        average,
+        DivergenceStop(config.trainer.divergence_factor, config.trainer.divergence_steps),
+        CancelCheck(folder / CANCEL_FILE),
+        keeper,
+    ]
     if config.sampling.images_per_class:
-        callbacks.append(SampleGrid(config.sampling, folder / "samples.png"))
+        callbacks.append(pictures)
     if report is not None:
         callbacks.append(ProgressReport(report))
     with _quiet_lightning():
@@ -85,32 +107,39 @@ def run_trial(
             reload_dataloaders_every_n_epochs=1,
             num_sanity_val_steps=0,
             log_every_n_steps=config.trainer.log_every_n_steps,
-            logger=False if tracking is None else BatchedMLFlowLogger(*tracking),
+            logger=logger or False,
             callbacks=callbacks,
             default_root_dir=folder,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
+        status: Literal["done", "diverged", "cancelled"] = "done"
         error, start = None, time.perf_counter()
         with _interruptible(trainer):
             try:
-                trainer.fit(module, datamodule=DATA[config.data.name](config))
+                data = DATA[config.data.name](config)
+                trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             except DivergedError as diverged:
-                error = str(diverged)
+                status, error = "diverged", str(diverged)
+            except CancelledError as cancelled:
+                status, error = "cancelled", str(cancelled)
     seconds = time.perf_counter() - start
-    training_seconds = timer.time_elapsed("train") - timer.time_elapsed("validate")
+    logged = {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
+    problems += [problem for problem in (pictures.problem, logger and logger.problem) if problem]
     return TrialResult(
-        status="done" if error is None else "diverged",
+        status=status,
         images_seen=module.images_seen,
         steps=trainer.global_step,
-        metrics={name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"},
+        metrics=keeper.metrics | logged,
         parameters=sum(p.numel() for p in module.model.parameters()),
         trainable_parameters=sum(p.numel() for p in module.model.parameters() if p.requires_grad),
-        images_per_second=module.images_seen / training_seconds,
+        images_per_second=module.images_seen / max(watch.training - watch.validating, 1e-9),
         fit_seconds=seconds,
         peak_memory_mib=_peak_memory_mib(),
         error=error,
+        resumed_at=None if checkpoint is None else int(checkpoint.stem.split("-")[1]),
+        problems=tuple(problems),
     )
 
 

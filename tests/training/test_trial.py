@@ -13,6 +13,7 @@ from torch.optim.swa_utils import get_ema_avg_fn
 from lina_lab.config import TrialConfig, to_dict
 from lina_lab.model import LINA
 from lina_lab.model.masking import num_masked, stratified_mask_ratios
+from lina_lab.training.checkpoints import newest
 from lina_lab.training.module import LinaModule, parameter_groups
 from lina_lab.training.trial import run_trial
 from lina_lab.training.validation import frozen_draws
@@ -28,6 +29,12 @@ def losses_of(config: TrialConfig, folder: Path) -> list[tuple[int, float]]:
     return seen
 
 
+def last_checkpoint(folder: Path) -> dict[str, Any]:
+    path, _ = newest(folder)
+    assert path is not None
+    return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
+
+
 def test_a_trial_comes_to_a_result(tiny: Tiny, tmp_path: Path) -> None:
     result = run_trial(tiny(), tmp_path)
     assert (result.status, result.error) == ("done", None)
@@ -38,7 +45,9 @@ def test_a_trial_comes_to_a_result(tiny: Tiny, tmp_path: Path) -> None:
     assert result.trainable_parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert result.images_per_second > 0
     assert result.peak_memory_mib < 2048
-    assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "samples.png"}
+    checkpoints = {"step-00000002.ckpt", "step-00000004.ckpt"}
+    wanted = checkpoints | {f"{name}.sha256" for name in checkpoints} | {"samples.png"}
+    assert {path.name for path in tmp_path.iterdir()} == wanted
 
 
 @pytest.mark.parametrize(("budget", "every"), [(64, 32), (80, 48), (10, 100), (65, 16)])
@@ -80,6 +89,46 @@ def test_a_loss_that_is_not_finite_ends_the_trial_as_diverged(tiny: Tiny, tmp_pa
     assert result.error is not None
     assert "the training loss is" in result.error
     assert result.steps < 4
+
+
+@pytest.mark.parametrize(("factor", "at"), [(1.5, 7), (100.0, None)])
+def test_a_loss_that_stays_high_has_diverged_though_it_is_finite(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, at: int | None
+) -> None:
+    """Losses 1, 2, 1, 4, 4, 4, 4, ...: four in a row above 1.5 from step 4 to step 7; one at step 2 is not enough."""
+    planted = iter([1.0, 2.0, 1.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0])
+    step = LinaModule.training_step
+
+    def training_step(self: LinaModule, *arguments: Any) -> torch.Tensor:
+        loss = step(self, *arguments)
+        return loss * (next(planted) / loss.detach())
+
+    monkeypatch.setattr(LinaModule, "training_step", training_step)
+    trainer = {"max_images": 160, "val_every_images": 80, "divergence_factor": factor, "divergence_steps": 4}
+    result = run_trial(tiny(trainer=trainer), tmp_path)
+    if at is None:
+        assert (result.status, result.steps) == ("done", 10)
+    else:
+        assert (result.status, result.steps) == ("diverged", at)
+        assert result.error == "the training loss was above 1.5 times its minimum of 1 for 4 steps at step 7"
+        assert "val/loss_ema" in result.metrics
+
+
+def test_a_picture_that_cannot_be_drawn_ends_nothing(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_trial(tiny(), tmp_path)
+    (tmp_path / "two").mkdir()
+    monkeypatch.setattr(LINA, "generate", lambda *_, **__: 1 / 0)
+    result = run_trial(tiny(), tmp_path / "two")
+    assert (result.status, result.metrics) == ("done", whole.metrics)
+    assert result.problems == ("no picture of samples: ZeroDivisionError: division by zero",)
+
+
+def test_a_trial_can_be_cancelled_from_outside(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "cancel").touch()
+    result = run_trial(tiny(), tmp_path)
+    assert (result.status, result.error, result.steps) == ("cancelled", "cancelled", 1)
 
 
 def test_ctrl_c_comes_through_and_can_come_again(tiny: Tiny, tmp_path: Path) -> None:
@@ -127,7 +176,7 @@ def test_the_average_is_the_one_of_the_formula_and_both_weights_are_validated(
     average, mix = weights[0], get_ema_avg_fn(0.5)
     for update in (weights[2], weights[4]):
         average = {name: mix(average[name], value, torch.tensor(1)) for name, value in update.items()}
-    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    checkpoint = last_checkpoint(tmp_path)
     for name, value in average.items():
         assert torch.allclose(checkpoint["state_dict"][f"model.{name}"], value)
         assert torch.equal(checkpoint["current_model_state"][f"model.{name}"], weights[-1][name])
@@ -174,12 +223,14 @@ def test_variants_and_sizes_of_one_seed_see_the_same_step_by_step(
 ) -> None:
     """Images, classes, masks, levels and noise are common; steps and seeds differ in all of them."""
     spy = Spy(monkeypatch)
-    run_trial(tiny(), tmp_path)
+    for name in ("first", "second", "other"):
+        (tmp_path / name).mkdir()
+    run_trial(tiny(), tmp_path / "first")
     first = spy.taken()
     plain = {"normalization": "subtraction", "conv": "none", "gate": "none"}
-    run_trial(tiny(model={"dim": 16, "attention": plain}, optimizer={"lr": 3e-3}), tmp_path)
+    run_trial(tiny(model={"dim": 16, "attention": plain}, optimizer={"lr": 3e-3}), tmp_path / "second")
     second = spy.taken()
-    run_trial(tiny(seed=1), tmp_path)
+    run_trial(tiny(seed=1), tmp_path / "other")
     other = spy.taken()
     assert len(first) == len(second) == len(other) == 4
     for (latents, draws, label), (latents2, draws2, label2) in zip(first, second, strict=True):
@@ -223,7 +274,7 @@ def test_pictures_are_of_the_averaged_weights(tiny: Tiny, tmp_path: Path, monkey
 
     monkeypatch.setattr(LINA, "generate", spy)
     run_trial(tiny(), tmp_path)
-    averaged = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    averaged = last_checkpoint(tmp_path)["state_dict"]
     assert all(torch.equal(value, averaged[f"model.{name}"]) for name, value in seen.items())
 
 
@@ -266,5 +317,5 @@ def test_norms_have_no_weight_decay_and_frozen_are_left_out(tiny: Tiny) -> None:
 
 def test_the_checkpoint_says_what_it_is_of(tiny: Tiny, tmp_path: Path) -> None:
     run_trial(tiny(), tmp_path)
-    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    checkpoint = last_checkpoint(tmp_path)
     assert checkpoint["hyper_parameters"] == to_dict(tiny())

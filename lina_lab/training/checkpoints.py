@@ -1,0 +1,92 @@
+"""The state of training on disk: written whole or not at all, and looked over before it is used."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from lina_lab.training.logger import MetricStream
+
+PATTERN = "step-*.ckpt"
+DIGEST = ".sha256"
+
+
+class Checkpoints(Checkpoint):
+    """Writes a checkpoint behind each validation and keeps the newest few.
+
+    Beside Lightning's state (weights, raw and averaged, optimizer, schedule, loops, callbacks) it holds the global
+    random state, the metrics of the last validation, and those that a tracking server has not taken yet.
+
+    Args:
+        folder: where to.
+        keep: how many; one more than one, so that a damaged one does not cost everything.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder, self.keep = folder, keep
+        self.metrics: dict[str, float] = {}
+        self.waiting: list[tuple[str, float, int, int]] = []
+        self._random: torch.Tensor | None = None
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.metrics |= {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
+        if isinstance(trainer.logger, MetricStream):
+            trainer.logger.flush()
+            self.waiting = trainer.logger.waiting
+        path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
+        part = path.with_suffix(".part")
+        trainer.save_checkpoint(part)
+        if trainer.is_global_zero:
+            _seal(part, path)
+            for old in sorted(self.folder.glob(PATTERN))[: -self.keep]:
+                old.unlink()
+                _digest_file(old).unlink(missing_ok=True)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._random is not None:
+            torch.set_rng_state(self._random)
+            self._random = None
+        if isinstance(trainer.logger, MetricStream):
+            trainer.logger.resume(self.waiting)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"metrics": self.metrics, "waiting": self.waiting, "random": torch.get_rng_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.metrics, self._random = state_dict["metrics"], state_dict["random"]
+        self.waiting = [(str(name), value, step, now) for name, value, step, now in state_dict["waiting"]]
+
+
+def newest(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint, and a sentence for each that is newer and damaged."""
+    problems: list[str] = []
+    for path in sorted(folder.glob(PATTERN), reverse=True):
+        digest = _digest_file(path)
+        if digest.exists() and digest.read_text().strip() == _digest(path):
+            return path, problems
+        problems.append(f"{path.name} is damaged: its contents are not what was written")
+    return None, problems
+
+
+def _seal(part: Path, path: Path) -> None:
+    """Give a finished file its name, once it and its digest are safely on disk."""
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    digest = _digest_file(path)
+    temporary = digest.with_suffix(".part")
+    temporary.write_text(_digest(part) + "\n")
+    os.replace(temporary, digest)
+    os.replace(part, path)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_file(path: Path) -> Path:
+    return path.with_name(path.name + DIGEST)
