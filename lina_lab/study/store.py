@@ -1,24 +1,36 @@
-"""Optuna as the study's queue: which cells are waiting, running, done, failed, diverged or interrupted.
+"""Optuna as the study's queue: which cells are waiting, running, done, failed, diverged, interrupted or cancelled.
 
-One process works on a study at a time; a lock file that the operating system frees with the process sees to it. So a
-trial that is RUNNING when a worker starts was left behind by one that died.
+Any number of workers share it. An attempt at a cell is a trial. Who works on a cell holds its lease (`lease.py`), from
+before the trial is taken until after it has ended: so a trial that runs while nobody holds the lease was left behind by
+a process that died, and a cell is never worked on twice at once.
 """
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 from filelock import FileLock, Timeout
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from lina_lab.study.backend import open_storage
 from lina_lab.study.errors import StudyError
 from lina_lab.study.grid import Cell, Plan, flatten
+from lina_lab.study.lease import Lease, Watch
 
-Status = Literal["waiting", "running", "done", "diverged", "failed", "interrupted", "withdrawn"]
-QUEUED_AGAIN: tuple[Status, ...] = ("failed", "interrupted", "withdrawn")
-CELL, STATUS, ERROR = "cell", "status", "error"
-DATABASE_WAIT_SECONDS = 60
+Status = Literal["waiting", "running", "done", "diverged", "failed", "interrupted", "cancelled"]
+OPEN: tuple[Status, ...] = ("waiting", "running", "interrupted")
+"""States that a worker may still change."""
+TRIED_AGAIN: tuple[Status, ...] = ("failed", "cancelled")
+"""States that a new command starts again from."""
+CELL, STATUS, ERROR, DEATHS = "cell", "status", "error", "deaths"
+MAX_DEATHS = 3
+"""So often may the process of a cell die; then the cell has failed."""
+SETUP_WAIT_SECONDS = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,35 +39,69 @@ class CellState:
 
     identity: str
     status: Status
+    trial_id: int
     error: str | None = None
+    deaths: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A cell to work on, and the right to do so."""
+
+    cell: Cell
+    trial_id: int
+    lease: Lease
 
 
 class Store:
-    """The cells' states in Optuna's SQLite file beside the runs.
+    """The cells' states.
+
+    Args:
+        runs: folder of all results.
+        plan: the cells.
+        url: Optuna's storage; None: a SQLite file in `runs`.
 
     Raises:
-        StudyError: another process works on the study, the study is there with another configuration, or the file
-            is not a store.
+        StudyError: the study is there with another configuration, or the storage cannot be opened.
     """
 
-    def __init__(self, runs: Path, plan: Plan) -> None:
-        self.plan = plan
-        self.lock = FileLock(runs / f"{plan.study.name}.lock")
-        try:
-            self.lock.acquire(timeout=0)
-        except Timeout:
-            name = plan.study.name
-            raise StudyError(f"another process is running the study {name}: wait for it or stop it") from None
-        try:
-            self.study = _open(runs, plan.study.name)
+    def __init__(self, runs: Path, plan: Plan, url: str | None = None) -> None:
+        self.runs, self.plan = runs, plan
+        self.folder = runs / plan.study.name
+        self._watch = Watch()
+        self._known: dict[str, CellState] = {}
+        self._cells = {cell.identity: cell for cell in plan.cells}
+        with self.setup():
+            storage = open_storage(url, runs)
+            # Every trial is enqueued, so the sampler never has a say; the default one would import more.
+            sampler = optuna.samplers.RandomSampler(seed=0)
+            self.study = optuna.create_study(
+                study_name=plan.study.name,
+                storage=storage,
+                sampler=sampler,
+                directions=list(plan.study.objectives.values()),
+                load_if_exists=True,
+            )
             self._check_same_study()
-        except BaseException:
-            self.close()
-            raise
+        self._storage = self.study._storage
 
-    def close(self) -> None:
-        """Let other processes at the study."""
-        self.lock.release()
+    @contextmanager
+    def setup(self) -> Iterator[None]:
+        """One process at a time, for what cannot be done by two: making tables, studies, experiments and trials.
+
+        Raises:
+            StudyError: somebody has been at it for minutes.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.runs / "setup.lock")
+        try:
+            lock.acquire(timeout=SETUP_WAIT_SECONDS)
+        except Timeout:
+            raise StudyError(f"another process has held {lock.lock_file} for minutes: stop it") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _check_same_study(self) -> None:
         stored = self.study.user_attrs.get("base")
@@ -79,60 +125,165 @@ class Store:
     def _shared(self) -> dict[str, Any]:
         """What all cells of the study have in common."""
         study = self.plan.study
-        return {**self.plan.base, "study": {"objective": study.objective, "size_axis": study.size_axis}}
+        return {**self.plan.base, "study": {"objectives": study.objectives, "size_axis": study.size_axis}}
 
     def states(self) -> dict[str, CellState]:
         """The latest state of every cell that the study ever had, by identity."""
-        states = (_state(trial) for trial in self.study.get_trials(deepcopy=False))
-        return {state.identity: state for state in states}
+        trials = self.study.get_trials(deepcopy=False)
+        return {state.identity: state for state in map(_state, trials) if state is not None}
 
     def enqueue(self) -> None:
-        """Queue each cell of the plan that is not done, diverged or waiting; close what a dead process left running."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self.study.tell(trial.number, state=TrialState.FAIL)
-        states = self.states()
-        for cell in self.plan.cells:
-            if cell.identity not in states or states[cell.identity].status in QUEUED_AGAIN:
-                attributes = {CELL: cell.identity, "seed": cell.config.seed, **cell.axes}
-                self.study.enqueue_trial({}, user_attrs=attributes)
+        """Queue each cell of the plan that is new, or failed or cancelled before."""
+        with self.setup():
+            states = self.states()
+            fresh = [
+                cell
+                for cell in self.plan.cells
+                if cell.identity not in states or states[cell.identity].status in TRIED_AGAIN
+            ]
+            self.study.add_trials([_waiting(cell) for cell in fresh])
+        self._known = self.states()
 
-    def next(self) -> tuple[Trial, Cell] | None:
-        """Take the next waiting cell of the plan; None when there is none."""
-        cells = {cell.identity: cell for cell in self.plan.cells}
-        # On an empty queue `ask` would make up a trial of its own.
-        while self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            trial = self.study.ask()
-            cell = cells.get(trial.user_attrs[CELL])
-            if cell is not None:
-                return trial, cell
-            # Queued by an earlier command, with axes that this one does not name.
-            self.end(trial, "withdrawn")
+    def claim(self) -> Claim | None:
+        """The first cell of the plan that waits and that nobody has, now this process' own; None if there is none."""
+        claimed = self._claim_known()
+        if claimed is not None:
+            return claimed
+        self._known = self.states()
+        self.reap()
+        return self._claim_known()
+
+    def _claim_known(self) -> Claim | None:
+        for identity, cell in self._cells.items():
+            known = self._known.get(identity)
+            if known is None or known.status not in ("waiting", "interrupted"):
+                continue
+            lease = Lease.take(self.folder / identity)
+            if lease is None:
+                # Somebody has just taken it: no use in trying it again before the next look at the store.
+                del self._known[identity]
+                continue
+            trial_id = self._start(cell, known)
+            if trial_id is not None:
+                lease.beat()
+                self._known[identity] = CellState(identity=identity, status="running", trial_id=trial_id)
+                return Claim(cell=cell, trial_id=trial_id, lease=lease)
+            lease.release()
+            del self._known[identity]
         return None
 
-    def end(self, trial: Trial, status: Status, *, value: float | None = None, error: str | None = None) -> None:
-        """Say how a cell ended; `value` is the objective of one that is done."""
-        trial.set_user_attr(STATUS, status)
-        if error is not None:
-            trial.set_user_attr(ERROR, error)
-        self.study.tell(trial, value, state=TrialState.COMPLETE if status == "done" else TrialState.FAIL)
+    def _start(self, cell: Cell, known: CellState) -> int | None:
+        """Make the waiting trial a running one, with the lease in hand; None if it waits no longer."""
+        trial_id = known.trial_id
+        if known.status == "interrupted":
+            latest = self.states()[cell.identity]
+            if latest != known:
+                return None
+            trial_id = self._storage.create_new_trial(self.study._study_id, _waiting(cell, known.deaths))
+        try:
+            return trial_id if self._storage.set_trial_state_values(trial_id, TrialState.RUNNING) else None
+        except UpdateFinishedTrialError:
+            return None
+
+    def reap(self) -> None:
+        """Say of each cell that runs and whose process is dead that it was interrupted, or has failed for good."""
+        for identity, state in list(self._known.items()):
+            if state.status != "running" or identity not in self._cells:
+                continue
+            lease = self._watch.take_from_dead(self.folder / identity)
+            if lease is None:
+                continue
+            deaths = state.deaths + 1
+            self._storage_end(
+                state.trial_id,
+                "interrupted" if deaths < MAX_DEATHS else "failed",
+                error="the process that ran it died" + ("" if deaths < MAX_DEATHS else f", {deaths} times in all"),
+                deaths=deaths,
+            )
+            lease.release()
+            self._known = self.states()
+
+    def someone_works(self) -> bool:
+        """Whether a cell of the plan is still open, be it in other hands."""
+        return any(state.status in OPEN for identity, state in self._known.items() if identity in self._cells)
+
+    def end(
+        self, claim: Claim, status: Status, *, values: list[float] | None = None, error: str | None = None
+    ) -> None:
+        """Say how an attempt ended, and let others at the cell; `values` are the objectives of one that is done."""
+        try:
+            self._storage_end(claim.trial_id, status, values=values, error=error)
+        finally:
+            self._known.pop(claim.cell.identity, None)
+            claim.lease.release()
+
+    def _storage_end(
+        self,
+        trial_id: int,
+        status: Status,
+        *,
+        values: list[float] | None = None,
+        error: str | None = None,
+        deaths: int | None = None,
+    ) -> None:
+        try:
+            self._storage.set_trial_user_attr(trial_id, STATUS, status)
+            if error is not None:
+                self._storage.set_trial_user_attr(trial_id, ERROR, error[:2000])
+            if deaths is not None:
+                self._storage.set_trial_user_attr(trial_id, DEATHS, deaths)
+            state = TrialState.COMPLETE if status == "done" else TrialState.FAIL
+            self._storage.set_trial_state_values(trial_id, state, values)
+        except UpdateFinishedTrialError:
+            # A worker of before, paused and back: whoever took the cell over has said how it ended.
+            pass
+
+    def cancel(self, identities: list[str]) -> list[str]:
+        """Cancel cells that wait; returns those of the given ones that run, and are to be told."""
+        running = []
+        states = self.states()
+        for identity in identities:
+            lease = Lease.take(self.folder / identity)
+            if lease is None:
+                running.append(identity)
+                continue
+            if identity in states and states[identity].status in ("waiting", "interrupted"):
+                state = states[identity]
+                if state.status == "interrupted":
+                    cell = self._cells[identity]
+                    trial_id = self._storage.create_new_trial(self.study._study_id, _waiting(cell))
+                else:
+                    trial_id = state.trial_id
+                self._storage_end(trial_id, "cancelled", error="cancelled")
+            lease.release()
+        return running
 
 
-def _open(runs: Path, name: str) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = optuna.storages.RDBStorage(
-        f"sqlite:///{runs / 'optuna.db'}", engine_kwargs={"connect_args": {"timeout": DATABASE_WAIT_SECONDS}}
+def _waiting(cell: Cell, deaths: int = 0) -> FrozenTrial:
+    attributes = {CELL: cell.identity, "seed": cell.config.seed, "axes": cell.axes}
+    return create_trial(
+        state=TrialState.WAITING, user_attrs=attributes | ({DEATHS: deaths} if deaths else {})
     )
-    # Every trial is enqueued, so the sampler never has a say; the default one would import more.
-    sampler = optuna.samplers.RandomSampler(seed=0)
-    return optuna.create_study(
-        study_name=name, storage=storage, sampler=sampler, direction="minimize", load_if_exists=True
+
+
+def _state(trial: FrozenTrial) -> CellState | None:
+    """None for a trial that is no cell's: somebody else's tool asked the study for one."""
+    attributes = trial.user_attrs
+    if CELL not in attributes:
+        return None
+    if trial.state in (TrialState.WAITING, TrialState.RUNNING):
+        status: Status = "waiting" if trial.state is TrialState.WAITING else "running"
+    else:
+        status = attributes[STATUS]
+    return CellState(
+        identity=attributes[CELL],
+        status=status,
+        trial_id=trial._trial_id,
+        error=attributes.get(ERROR),
+        deaths=attributes.get(DEATHS, 0),
     )
 
 
-def _state(trial: FrozenTrial) -> CellState:
-    attributes, identity = trial.user_attrs, trial.user_attrs[CELL]
-    if trial.state is TrialState.FAIL and STATUS not in attributes:
-        return CellState(identity=identity, status="interrupted", error="the process that ran it died")
-    names: dict[TrialState, Status] = {TrialState.WAITING: "waiting", TrialState.RUNNING: "running"}
-    status = names.get(trial.state) or attributes[STATUS]
-    return CellState(identity=identity, status=status, error=attributes.get(ERROR))
+def wait_for_others() -> None:
+    """Give other workers a moment."""
+    time.sleep(1.0)

@@ -1,0 +1,108 @@
+"""Optuna's storage: SQLite, a journal file, or a database server."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy import event
+
+from lina_lab.study.errors import StudyError
+
+DATABASE_WAIT_SECONDS = 60
+JOURNAL = "journal:"
+NETWORK_FILE_SYSTEMS = (
+    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "afs", "glusterfs", "9p", "pvfs2"),
+    *("orangefs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.juicefs", "fuse.s3fs"),
+)
+MOUNTS = Path("/proc/mounts")
+
+
+def open_storage(url: str | None, runs: Path) -> BaseStorage:
+    """The storage at `url`; None: `optuna.db` in the folder of runs.
+
+    Raises:
+        StudyError: SQLite on a network file system, or a URL that cannot be opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if url is not None and url.startswith(JOURNAL):
+        return _journal(Path(url.removeprefix(JOURNAL)))
+    if url is None or url.startswith("sqlite:///"):
+        path = runs / "optuna.db" if url is None else Path(url.removeprefix("sqlite:///"))
+        refuse_network(path)
+        return _sqlite(path)
+    try:
+        return RDBStorage(url)
+    except ModuleNotFoundError as error:
+        raise StudyError(f"paths.storage={_masked(url)} needs the package {error.name}") from error
+    except Exception as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise StudyError(f"paths.storage={_masked(url)} cannot be opened: {reason}") from error
+
+
+def _sqlite(path: Path) -> RDBStorage:
+    storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": DATABASE_WAIT_SECONDS}})
+
+    def connected(connection: Any, record: Any) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    # SQLite has no SELECT ... FOR UPDATE: without this, two workers can both find a trial waiting and take it.
+    event.listen(storage.engine, "connect", connected)
+    storage.engine.dispose()
+    event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    return storage
+
+
+def _journal(path: Path) -> JournalStorage:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = JournalFileOpenLock(str(path))
+    if path.exists():
+        lock.acquire()
+        try:
+            _cut_torn_line(path)
+        finally:
+            lock.release()
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Remove a last line without an end: a process died while writing it, so nobody has relied on it."""
+    contents = path.read_bytes()
+    if contents and not contents.endswith(b"\n"):
+        with path.open("rb+") as file:
+            file.truncate(contents.rfind(b"\n") + 1)
+
+
+def refuse_network(path: Path) -> None:
+    """Refuse SQLite where its locks cannot be relied on.
+
+    Raises:
+        StudyError: the file's folder is on a network file system.
+    """
+    kind = file_system(path)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise StudyError(
+            f"{path} would be SQLite on a network file system ({kind}), which loses data: give "
+            f"paths.storage={JOURNAL}{path.with_suffix('.journal')} or paths.storage=postgresql+psycopg://..., or "
+            "paths.runs=FOLDER on a local disk"
+        )
+
+
+def file_system(path: Path) -> str | None:
+    """Type of the file system that holds a path; None where the system does not say."""
+    try:
+        lines = MOUNTS.read_text().splitlines()
+    except OSError:
+        return None
+    mounts = {Path(fields[1].replace("\\040", " ")): fields[2] for fields in map(str.split, lines)}
+    path = path.resolve()
+    return next((mounts[parent] for parent in (path, *path.parents) if parent in mounts), None)
+
+
+def _masked(url: str) -> str:
+    """A URL without its password."""
+    head, at, tail = url.rpartition("@")
+    return f"{head.split('://')[0]}://...@{tail}" if at else url
