@@ -18,12 +18,15 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lina_lab.config import PathsConfig, StudyConfig, TrialConfig, from_dict, to_dict
+from lina_lab.config import CommandConfig, PathsConfig, StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.presets import SIZES
 from lina_lab.study.grid import Plan, flatten, make_plan
 
 SECTIONS: dict[str, Any] = {"study": StudyConfig, "paths": PathsConfig}
 """What the whole configuration has beside a trial's fields."""
+
+COMMAND = typing.get_type_hints(CommandConfig)
+"""Fields at the top that say what to do, and are no trial's."""
 
 MISSING = "???"
 """OmegaConf's mark of a value that must be given."""
@@ -188,7 +191,7 @@ def _not_a_section(name: str, value: Any) -> ConfigError:
 
 def _children(node: Any) -> dict[str, Any]:
     if node is None:
-        return {**SECTIONS, **typing.get_type_hints(TrialConfig)}
+        return {**SECTIONS, **typing.get_type_hints(TrialConfig), **COMMAND}
     return typing.get_type_hints(node) if dataclasses.is_dataclass(node) else {}
 
 
@@ -198,7 +201,7 @@ def _dataclass_in(kind: Any) -> type | None:
     return next((option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)), None)
 
 
-def convert(data: dict[str, Any], pinned: Sequence[str]) -> tuple[Plan, PathsConfig]:
+def convert(data: dict[str, Any], pinned: Sequence[str]) -> tuple[Plan, PathsConfig, CommandConfig]:
     """The composed data as typed, checked configuration: the one place where this is done.
 
     Args:
@@ -214,11 +217,13 @@ def convert(data: dict[str, Any], pinned: Sequence[str]) -> tuple[Plan, PathsCon
     if data["study"]["name"] == MISSING:
         names = _listed(path.stem for path in sorted(studies_folder().glob("*.yaml")))
         raise ConfigError(f"name a study with study=NAME; the studies are {names}")
-    base = {name: value for name, value in data.items() if name not in SECTIONS}
+    command_fields = {name: data[name] for name in COMMAND}
+    base = {name: value for name, value in data.items() if name not in SECTIONS and name not in command_fields}
     try:
+        command = from_dict(CommandConfig, command_fields)
         study = from_dict(StudyConfig, data["study"], within="study")
         paths = from_dict(PathsConfig, data["paths"], within="paths")
-        return make_plan(study, base, pinned), paths
+        return make_plan(study, base, pinned), paths, command
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
@@ -230,28 +235,36 @@ def _sections() -> list[str]:
 
 def _defaults() -> dict[str, Any]:
     """The schema with its default values, as plain nested data; `???` where there is none."""
-    parts: dict[str, Any] = {"seed": 0, "paths": to_dict(PathsConfig())}
+    parts: dict[str, Any] = {"seed": 0, "paths": to_dict(PathsConfig()), **to_dict(CommandConfig())}
     for name, kind in typing.get_type_hints(TrialConfig).items():
         if dataclasses.is_dataclass(kind):
             parts[name] = to_dict(typing.cast(Any, kind)())
-    parts["study"] = {
-        field.name: MISSING if field.default is dataclasses.MISSING else field.default
-        for field in dataclasses.fields(StudyConfig)
-    }
+    parts["study"] = {field.name: _default(field) for field in dataclasses.fields(StudyConfig)}
     return parts
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    """A field's default as plain data; `???` where there is none."""
+    if field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+        return [to_dict(part) for part in value] if isinstance(value, list) else value
+    if field.default is dataclasses.MISSING:
+        return MISSING
+    return to_dict(field.default) if dataclasses.is_dataclass(field.default) else field.default
 
 
 def _documented_fields() -> Iterator[tuple[str, Any, str]]:
     """Each field that can be given: dotted name, default, documentation with the allowed values."""
-    yield from _fields_under("", {**typing.get_type_hints(TrialConfig), **SECTIONS}, _defaults())
+    kinds = {**COMMAND, **SECTIONS, **typing.get_type_hints(TrialConfig)}
+    yield from _fields_under("", kinds, _defaults())
 
 
 def _fields_under(prefix: str, kinds: dict[str, Any], defaults: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
     for name, kind in kinds.items():
-        if isinstance(defaults[name], dict):
+        if isinstance(defaults[name], dict) and _dataclass_in(kind) is not None:
             yield from _fields_under(f"{prefix}{name}.", _children(_dataclass_in(kind)), defaults[name])
             continue
-        owner: Any = TrialConfig if not prefix else _owner(prefix)
+        owner: Any = _owner(prefix) if prefix else (CommandConfig if name in COMMAND else TrialConfig)
         doc = owner.__pydantic_fields__[name].description or ""
         allowed = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
         choices = f" One of {_listed([str(choice) for choice in allowed])}." if allowed else ""

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lina_lab.compose import ConfigError, check_overrides, convert, pinned_fields, register_configs, sentence
-from lina_lab.config import PathsConfig
+from lina_lab.config import CommandConfig, PathsConfig
 from lina_lab.study.grid import Plan
 
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Hydra then raises what it finds wrong, instead of printing it and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        plan, paths = _compose(arguments)
+        plan, paths, command = _compose(arguments)
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
@@ -38,10 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Optuna and MLflow take seconds to import: not before the configuration is right.
     from lina_lab.study.command import run_and_report
 
-    return run_and_report(plan, paths)
+    return run_and_report(plan, paths, command, arguments)
 
 
-def _compose(arguments: list[str]) -> tuple[Plan, PathsConfig]:
+def _compose(arguments: list[str]) -> tuple[Plan, PathsConfig, CommandConfig]:
     """What Hydra makes of the command line, typed. A flag such as --help is answered by Hydra, which then exits."""
     found: list[DictConfig] = []
 

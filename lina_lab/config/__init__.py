@@ -7,7 +7,14 @@ The string under a field is its documentation: `python -m lina_lab.run --help` p
 
 from lina_lab.config.checks import CHECKS, from_dict, to_dict
 from lina_lab.config.model import AttentionConfig, LinaConfig
-from lina_lab.config.study import PathsConfig, StudyConfig
+from lina_lab.config.study import (
+    BudgetConfig,
+    CommandConfig,
+    ObjectiveConfig,
+    PathsConfig,
+    ResourcesConfig,
+    StudyConfig,
+)
 from lina_lab.config.trial import (
     DataConfig,
     EmaConfig,
@@ -20,11 +27,15 @@ from lina_lab.config.trial import (
 __all__ = [
     "CHECKS",
     "AttentionConfig",
+    "BudgetConfig",
+    "CommandConfig",
     "DataConfig",
     "EmaConfig",
     "LinaConfig",
+    "ObjectiveConfig",
     "OptimizerConfig",
     "PathsConfig",
+    "ResourcesConfig",
     "SamplingConfig",
     "StudyConfig",
     "TrainerConfig",

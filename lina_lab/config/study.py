@@ -1,17 +1,48 @@
 """The configuration of a study, and of where results go."""
 
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from lina_lab.config.checks import CHECKS, NonNegativeInt, contradiction
+from lina_lab.config.checks import CHECKS, NonNegativeInt, PositiveFloat, PositiveInt, contradiction
 
 RESERVED = ("mlartifacts", "Default")
 """Names that the stores use for themselves."""
 NOT_IN_A_PATH = "%?#"
 """Characters that a database's address cannot hold."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class ObjectiveConfig:
+    """A metric, as it is at the end of training."""
+
+    metric: Literal["val/loss_ema", "val/loss_raw", "train/loss"]
+    """Its name."""
+    direction: Literal["minimize", "maximize"] = "minimize"
+    """Which way is better."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class BudgetConfig:
+    """What a cell may use up, turned into images; equal for all cells."""
+
+    unit: Literal["images", "tokens", "flops"]
+    """images seen; image tokens seen; FLOPs of training (two for a multiply-add, see `model/count.py`)."""
+    amount: PositiveFloat
+    """How much of it."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class ResourcesConfig:
+    """What a cell runs on."""
+
+    devices: PositiveInt = 1
+    """Devices (GPUs; on a machine without any, the processor is one)."""
+    flops_per_second: PositiveFloat | None = None
+    """Stated rate of a device in training, for `action=plan`; null: as measured on cells of the study that are done."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -30,8 +61,18 @@ class StudyConfig:
     """Seeds of each cell; two variants with one seed see the same data, masks and noise."""
     held_equal: list[str]
     """What is the same for all cells, as a reviewer would want to read it."""
-    objective: Literal["val/loss_ema", "val/loss_raw", "train/loss"] = "val/loss_ema"
-    """Metric that the cells are compared by; smaller is better."""
+    seeds_at_size: dict[str, Annotated[list[NonNegativeInt], Field(min_length=1)]] = field(default_factory=dict)
+    """Seeds of single sizes, in place of `seeds`: value of the size axis' first field, as text -> seeds."""
+    exclude: list[dict[str, Any]] = field(default_factory=list)
+    """Cells to leave out: each rule maps fields of the axes to a value, or a list of values, that must all hold."""
+    budget: BudgetConfig | None = None
+    """What each cell may use up; null: `trainer.max_images`."""
+    objectives: Annotated[list[ObjectiveConfig], Field(min_length=1)] = field(
+        default_factory=lambda: [ObjectiveConfig(metric="val/loss_ema")]
+    )
+    """What the cells are compared by; the first is the main one."""
+    resources: ResourcesConfig = ResourcesConfig()
+    """What each cell needs to run; no part of its identity."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -41,17 +82,43 @@ class StudyConfig:
             raise contradiction("axes is empty: a study varies something")
         if self.size_axis not in self.axes:
             raise contradiction(f"size_axis={self.size_axis} is not one of the axes {sorted(self.axes)}")
-        fields = [field for axis in self.axes.values() for field in axis]
-        for field in fields:
-            if fields.count(field) > 1:
-                raise contradiction(f"axes: {field} stands in more than one axis")
+        fields = [name for axis in self.axes.values() for name in axis]
+        for name in fields:
+            if fields.count(name) > 1:
+                raise contradiction(f"axes: {name} stands in more than one axis")
         for name, axis in self.axes.items():
             lengths = {len(values) for values in axis.values()}
             if lengths in (set(), {0}) or len(lengths) > 1:
                 raise contradiction(f"axes.{name}: its fields need lists of one length, of at least one value")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise contradiction(f"seeds={self.seeds} names a seed twice")
+        self._check_seeds()
+        self._check_exclusions()
         return self
+
+    def _check_seeds(self) -> None:
+        for where, seeds in (
+            ("seeds", self.seeds),
+            *((f"seeds_at_size.{k}", v) for k, v in self.seeds_at_size.items()),
+        ):
+            if len(set(seeds)) < len(seeds):
+                raise contradiction(f"{where}={seeds} names a seed twice")
+        sizes = [str(value) for value in next(iter(self.axes[self.size_axis].values()))]
+        for size in self.seeds_at_size:
+            if size not in sizes:
+                raise contradiction(f"seeds_at_size: {size} is not one of the sizes {sizes}")
+
+    def _check_exclusions(self) -> None:
+        fields = [name for axis in self.axes.values() for name in axis]
+        metrics = [objective.metric for objective in self.objectives]
+        if len(set(metrics)) < len(metrics):
+            raise contradiction(f"objectives: {metrics} names a metric twice")
+        for rule in self.exclude:
+            if not rule or set(rule) - set(fields):
+                raise contradiction(f"exclude: {rule} must name fields that the axes vary, which are {fields}")
+
+    @property
+    def objective(self) -> str:
+        """The main objective's metric."""
+        return self.objectives[0].metric
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -62,6 +129,8 @@ class PathsConfig:
     """Folder of all results: cells, Optuna's and MLflow's stores."""
     tracking_uri: Annotated[str, Field(pattern=r"^(sqlite:///|https?://|postgresql|mysql|mssql)")] | None = None
     """MLflow's store: a server or a database; null: `mlflow.db` in the folder of runs."""
+    storage: Annotated[str, Field(pattern=r"^(sqlite:///|journal:|postgresql|mysql)")] | None = None
+    """Optuna's storage: `journal:FILE`, or a database's URL; null: `optuna.db` in the folder of runs."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -69,3 +138,16 @@ class PathsConfig:
         if any(character in path for character in NOT_IN_A_PATH):
             raise contradiction(f"runs={self.runs}: the folder {path} has one of {NOT_IN_A_PATH} in its name")
         return self
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class CommandConfig:
+    """What the command is to do. No part of any trial's identity."""
+
+    action: Literal["run", "plan", "work", "status", "retry", "cancel"] = "run"
+    """run: every cell that is not done; plan: a table of the cells, nothing is created; work: join as one more worker;
+    status: what has come of the cells; retry: queue failed and cancelled cells again; cancel: end cells."""
+    workers: PositiveInt = 1
+    """Processes that work on cells at once, for action=run."""
+    cells: list[str] = field(default_factory=list)
+    """Cells that retry and cancel are about: first characters of their identities; none: all that it can be."""

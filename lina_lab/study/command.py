@@ -1,34 +1,170 @@
-"""The study command: runs a plan, tells the person at the terminal, and makes an exit code of it."""
+"""The study command: does what `action` says, tells the person at the terminal, and makes an exit code of it."""
 
 import shlex
 import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
+from rich.live import Live
 
-from lina_lab.config import PathsConfig
-from lina_lab.study.errors import StudyError
-from lina_lab.study.grid import Plan
-from lina_lab.study.launch import in_this_process
+from lina_lab.config import CommandConfig, PathsConfig
+from lina_lab.study.errors import StudyError, explained
+from lina_lab.study.grid import Cell, Plan
+from lina_lab.study.launch import check_devices, in_this_process
 from lina_lab.study.progress import display
-from lina_lab.study.worker import Summary, run_study
+from lina_lab.study.store import CANCEL_FILE, Store
+from lina_lab.study.summary import Summary, summarise
+
+STATUS_SECONDS = 2.0
 
 
-def run_and_report(plan: Plan, paths: PathsConfig) -> int:
-    """Run the study; 0 if every cell came to a result, 1 if not, 130 on Ctrl-C, 143 on SIGTERM."""
+def run_and_report(plan: Plan, paths: PathsConfig, command: CommandConfig, arguments: Sequence[str]) -> int:
+    """Do what the command says.
+
+    Returns 0 if it is done and no cell has failed, 1 if cells failed or the environment does not let it go on, 2 if
+    the machine has not what is asked for, 130 on Ctrl-C, 143 on SIGTERM.
+    """
+    actions = {"plan": _plan, "status": _status, "retry": _retry, "cancel": _cancel}
     try:
-        summary = run_study(plan, paths, in_this_process, display())
+        if command.action in actions:
+            return actions[command.action](plan, paths, command)
+        try:
+            check_devices(plan.study.resources.devices * command.workers, command.workers)
+        except ValueError as error:
+            return _complain(str(error), 2)
+        summary = _work(plan, paths, command, arguments)
     except StudyError as error:
         return _complain(str(error), 1)
     except KeyboardInterrupt:
-        return _complain("stopped; finished cells are kept, and the same command goes on from here", 130)
+        return _complain("stopped; the same command goes on from here", 130)
     except SystemExit:
-        return _complain("terminated; finished cells are kept, and the same command goes on from here", 143)
+        return _complain("terminated; the same command goes on from here", 143)
     _tell(summary, plan, paths)
     return 1 if summary.failures else 0
 
 
+def _work(plan: Plan, paths: PathsConfig, command: CommandConfig, arguments: Sequence[str]) -> Summary:
+    from lina_lab.study.pool import run_pool, worker_command
+    from lina_lab.study.worker import run_study
+
+    if command.workers > 1:
+        return run_pool(plan, paths, command.workers, worker_command(arguments), display())
+    return run_study(plan, paths, in_this_process, display(), joins=command.action == "work")
+
+
+def _plan(plan: Plan, paths: PathsConfig, command: CommandConfig) -> int:
+    from lina_lab.study.plan import describe
+
+    _console().print(describe(plan, Path(paths.runs)), end="")
+    return 0
+
+
+def _store(plan: Plan, paths: PathsConfig) -> Store:
+    runs = Path(paths.runs).resolve()
+    if not (runs / plan.study.name).is_dir():
+        raise StudyError(f"there is no study {plan.study.name} under {runs}: run it first, or name paths.runs=FOLDER")
+    with explained(runs):
+        return Store(runs, plan, paths.storage)
+
+
+def _status(plan: Plan, paths: PathsConfig, command: CommandConfig) -> int:
+    store, console = _store(plan, paths), _console()
+    if not console.is_terminal:
+        console.print(_describe_status(store)[0], end="")
+        return 0
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            text, working = _describe_status(store)
+            live.update(text, refresh=True)
+            if not working:
+                return 0
+            time.sleep(STATUS_SECONDS)
+
+
+def _describe_status(store: Store) -> tuple[str, bool]:
+    """What there is to say, and whether cells are being worked on."""
+    from lina_lab.study.plan import time_left
+    from lina_lab.study.pool import running_now
+
+    with explained(store.runs):
+        states = store.states()
+    summary, running = summarise(store.plan, states, []), running_now(store, states)
+    lines = [f"{store.plan.study.name}: " + ", ".join(f"{count} {status}" for status, count in summary.counts.items())]
+    lines += [f"  running  {cell.label}  {where}" for cell, where in running]
+    ended = {cell.label: states[cell.identity] for cell in store.plan.cells if cell.identity in states}
+    for status in ("failed", "diverged", "cancelled", "interrupted"):
+        lines += [f"  {status}  {label}: {s.error}" for label, s in ended.items() if s.status == status]
+    open_cells = [
+        cell for cell in store.plan.cells if cell.identity not in states or _open(states[cell.identity].status)
+    ]
+    if open_cells:
+        lines.append(f"  left: {len(open_cells)} cells" + time_left(store.plan, store.runs, open_cells, len(running)))
+    return "\n".join(lines) + "\n", bool(running)
+
+
+def _open(status: str) -> bool:
+    return status in ("waiting", "running", "interrupted")
+
+
+def _retry(plan: Plan, paths: PathsConfig, command: CommandConfig) -> int:
+    store = _store(plan, paths)
+    with explained(store.runs):
+        states = store.states()
+        again = [
+            cell
+            for cell in _chosen(plan, command)
+            if cell.identity in states and states[cell.identity].status in ("failed", "cancelled")
+        ]
+        store.enqueue([cell.identity for cell in again])
+    return _list("queued again", again, "no such cell has failed or was cancelled")
+
+
+def _cancel(plan: Plan, paths: PathsConfig, command: CommandConfig) -> int:
+    store = _store(plan, paths)
+    with explained(store.runs):
+        states = store.states()
+        ended = [
+            cell for cell in _chosen(plan, command) if cell.identity in states and _open(states[cell.identity].status)
+        ]
+        for identity in store.cancel([cell.identity for cell in ended]):
+            (store.folder / identity / CANCEL_FILE).touch()
+    return _list("cancelled, or told to end", ended, "no such cell waits or runs")
+
+
+def _chosen(plan: Plan, command: CommandConfig) -> list[Cell]:
+    """The cells that the command names.
+
+    Raises:
+        StudyError: it names one that the study does not have.
+    """
+    if not command.cells:
+        return list(plan.cells)
+    found = []
+    for name in command.cells:
+        matching = [cell for cell in plan.cells if cell.identity.startswith(name)]
+        if not matching:
+            raise StudyError(f"cells: no cell of the study begins with {name}; action=plan lists them")
+        found += matching
+    return found
+
+
+def _list(what: str, cells: Sequence[Cell], nothing: str) -> int:
+    console = _console()
+    for cell in cells:
+        console.print(f"{what}: {cell.identity} {cell.label}")
+    if not cells:
+        console.print(nothing)
+    return 0
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False, soft_wrap=True)
+
+
 def _tell(summary: Summary, plan: Plan, paths: PathsConfig) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = _console()
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
     console.print(f"{plan.study.name}: {counts}")
     if summary.overhead_seconds:

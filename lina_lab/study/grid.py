@@ -4,10 +4,10 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from lina_lab.config import StudyConfig, TrialConfig, from_dict
+from lina_lab.config import BudgetConfig, StudyConfig, TrialConfig, from_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +48,47 @@ def make_plan(study: StudyConfig, base: Mapping[str, Any], pinned: Sequence[str]
         ValueError: an axis of an unknown field, a value that a trial refuses, equal cells.
     """
     axes = [_points(name, axis, base, pinned) for name, axis in study.axes.items()]
-    seeds = [base["seed"]] if "seed" in pinned else study.seeds
+    size_field = next(iter(study.axes[study.size_axis]))
+    points = [
+        {field: value for point in combination for field, value in point.items()}
+        for combination in itertools.product(*axes)
+    ]
+    kept = [values for values in points if not any(_matches(values, rule) for rule in study.exclude)]
+    if not kept:
+        raise ValueError("exclude leaves no cell of the study")
     cells: dict[str, Cell] = {}
     # Seeds outermost: a study that is stopped early has whole grids.
-    for seed, *points in itertools.product(seeds, *axes):
-        values = {field: value for point in points for field, value in point.items()}
+    seeds = [study.seeds_at_size.get(str(values[size_field]), study.seeds) for values in kept]
+    every = [base["seed"]] if "seed" in pinned else list(dict.fromkeys(seed for own in seeds for seed in own))
+    for seed, (values, own) in itertools.product(every, list(zip(kept, seeds, strict=True))):
+        if seed not in own and "seed" not in pinned:
+            continue
         config = from_dict(TrialConfig, _with_values(base, {**values, "seed": seed}))
+        if study.budget is not None:
+            config = _with_budget(config, study.budget)
         cell = Cell(identity=config.identity(), axes=values, config=config)
         if cell.identity in cells:
             raise ValueError(f"two cells of the study are equal: {cell.label}")
         cells[cell.identity] = cell
     return Plan(study=study, base=_shared(study, base), cells=tuple(cells.values()))
+
+
+def _matches(values: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
+    return all(values[field] in (wanted if isinstance(wanted, list) else [wanted]) for field, wanted in rule.items())
+
+
+def _with_budget(config: TrialConfig, budget: BudgetConfig) -> TrialConfig:
+    """The trial with as many images as the budget pays for, rounded to the nearest."""
+    if budget.unit == "images":
+        cost = 1.0
+    elif budget.unit == "tokens":
+        cost = float(config.model.num_tokens)
+    else:
+        from lina_lab.model.count import FLOPS_PER_MULTIPLY_ADD, training_operations
+
+        cost = float(FLOPS_PER_MULTIPLY_ADD * training_operations(config.model).total)
+    images = max(1, round(budget.amount / cost))
+    return replace(config, trainer=replace(config.trainer, max_images=images))
 
 
 def _points(

@@ -24,3 +24,20 @@ def in_this_process() -> Launch:
     from lina_lab.training.trial import run_trial
 
     return run_trial
+
+
+def check_devices(wanted: int, workers: int) -> None:
+    """Refuse more devices than this machine has; without a GPU its processor is one, which workers share.
+
+    Raises:
+        ValueError: too many.
+    """
+    import torch
+
+    there = torch.cuda.device_count()
+    if there and wanted > there:
+        raise ValueError(f"{workers} workers need {wanted} devices, and this machine has {there} GPUs")
+    if not there and wanted > workers:
+        raise ValueError(
+            f"study.resources.devices={wanted // workers} is more than this machine has: no GPU, and one processor"
+        )

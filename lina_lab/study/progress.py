@@ -23,6 +23,9 @@ class Display(Protocol):
     def cell_ended(self, cell: Cell, status: str, detail: str) -> None:
         """A cell ended; `detail` is for people."""
 
+    def line(self, text: str) -> None:
+        """Something to know."""
+
     def ended(self) -> None:
         """No more will come."""
 

@@ -30,6 +30,15 @@ class Record:
     error: str | None = None
 
 
+def forget_attempt(folder: Path, *, checkpoints: bool) -> None:
+    """Remove what an earlier attempt left that must not pass for this one's; with `checkpoints`, its progress too."""
+    for name in (PICTURE_FILE, ERROR_FILE, RESULT_FILE):
+        (folder / name).unlink(missing_ok=True)
+    if checkpoints:
+        for path in (*folder.glob("step-*"), *folder.glob("unsent.jsonl")):
+            path.unlink()
+
+
 def write_config(folder: Path, cell: Cell) -> Path:
     """Write the cell's resolved configuration."""
     path = folder / CONFIG_FILE

@@ -5,7 +5,6 @@ before the trial is taken until after it has ended: so a trial that runs while n
 a process that died, and a cell is never worked on twice at once.
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,8 @@ OPEN: tuple[Status, ...] = ("waiting", "running", "interrupted")
 TRIED_AGAIN: tuple[Status, ...] = ("failed", "cancelled")
 """States that a new command starts again from."""
 CELL, STATUS, ERROR, DEATHS = "cell", "status", "error", "deaths"
+CANCEL_FILE = "cancel"
+"""In a cell's folder: whoever works on it is to stop."""
 MAX_DEATHS = 3
 """So often may the process of a cell die; then the cell has failed."""
 SETUP_WAIT_SECONDS = 300
@@ -42,6 +43,8 @@ class CellState:
     trial_id: int
     error: str | None = None
     deaths: int = 0
+    values: list[float] | None = None
+    """The objectives of a cell that is done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,7 @@ class Store:
         self._watch = Watch()
         self._known: dict[str, CellState] = {}
         self._cells = {cell.identity: cell for cell in plan.cells}
+        self._order = list(self._cells)
         with self.setup():
             storage = open_storage(url, runs)
             # Every trial is enqueued, so the sampler never has a say; the default one would import more.
@@ -79,7 +83,7 @@ class Store:
                 study_name=plan.study.name,
                 storage=storage,
                 sampler=sampler,
-                directions=list(plan.study.objectives.values()),
+                directions=[objective.direction for objective in plan.study.objectives],
                 load_if_exists=True,
             )
             self._check_same_study()
@@ -125,24 +129,40 @@ class Store:
     def _shared(self) -> dict[str, Any]:
         """What all cells of the study have in common."""
         study = self.plan.study
-        return {**self.plan.base, "study": {"objectives": study.objectives, "size_axis": study.size_axis}}
+        return {
+            **self.plan.base,
+            "study": {"objectives": [objective.metric for objective in study.objectives], "size_axis": study.size_axis},
+        }
 
     def states(self) -> dict[str, CellState]:
         """The latest state of every cell that the study ever had, by identity."""
         trials = self.study.get_trials(deepcopy=False)
         return {state.identity: state for state in map(_state, trials) if state is not None}
 
-    def enqueue(self) -> None:
-        """Queue each cell of the plan that is new, or failed or cancelled before."""
+    def enqueue(self, only: list[str] | None = None) -> None:
+        """Queue each cell of the plan, or of `only`, that is new, or failed or cancelled before."""
         with self.setup():
             states = self.states()
             fresh = [
                 cell
                 for cell in self.plan.cells
-                if cell.identity not in states or states[cell.identity].status in TRIED_AGAIN
+                if (only is None or cell.identity in only)
+                and (cell.identity not in states or states[cell.identity].status in TRIED_AGAIN)
             ]
+            for cell in fresh:
+                (self.folder / cell.identity / CANCEL_FILE).unlink(missing_ok=True)
             self.study.add_trials([_waiting(cell) for cell in fresh])
+        self.join()
+
+    def join(self) -> None:
+        """Look at what there is to do, without queueing anything."""
         self._known = self.states()
+
+    def longest_first(self) -> None:
+        """Take the costliest cells first from now on: several workers are then done sooner."""
+        from lina_lab.study.cost import training_flops
+
+        self._order.sort(key=lambda identity: -training_flops(self._cells[identity].config))
 
     def claim(self) -> Claim | None:
         """The first cell of the plan that waits and that nobody has, now this process' own; None if there is none."""
@@ -150,12 +170,11 @@ class Store:
         if claimed is not None:
             return claimed
         self._known = self.states()
-        self.reap()
         return self._claim_known()
 
     def _claim_known(self) -> Claim | None:
-        for identity, cell in self._cells.items():
-            known = self._known.get(identity)
+        for identity in self._order:
+            cell, known = self._cells[identity], self._known.get(identity)
             if known is None or known.status not in ("waiting", "interrupted"):
                 continue
             lease = Lease.take(self.folder / identity)
@@ -185,8 +204,12 @@ class Store:
         except UpdateFinishedTrialError:
             return None
 
-    def reap(self) -> None:
-        """Say of each cell that runs and whose process is dead that it was interrupted, or has failed for good."""
+    def reap(self) -> list[CellState]:
+        """Say of each cell that runs and whose process is dead that it was interrupted, or has failed for good.
+
+        Returns those that have failed.
+        """
+        failed = []
         for identity, state in list(self._known.items()):
             if state.status != "running" or identity not in self._cells:
                 continue
@@ -194,22 +217,20 @@ class Store:
             if lease is None:
                 continue
             deaths = state.deaths + 1
-            self._storage_end(
-                state.trial_id,
-                "interrupted" if deaths < MAX_DEATHS else "failed",
-                error="the process that ran it died" + ("" if deaths < MAX_DEATHS else f", {deaths} times in all"),
-                deaths=deaths,
-            )
+            often = deaths >= MAX_DEATHS
+            error = "the process that ran it died" + (f", {deaths} times in all" if often else "")
+            self._storage_end(state.trial_id, "failed" if often else "interrupted", error=error, deaths=deaths)
             lease.release()
             self._known = self.states()
+            if often and self._known[identity].trial_id == state.trial_id:
+                failed.append(self._known[identity])
+        return failed
 
     def someone_works(self) -> bool:
         """Whether a cell of the plan is still open, be it in other hands."""
         return any(state.status in OPEN for identity, state in self._known.items() if identity in self._cells)
 
-    def end(
-        self, claim: Claim, status: Status, *, values: list[float] | None = None, error: str | None = None
-    ) -> None:
+    def end(self, claim: Claim, status: Status, *, values: list[float] | None = None, error: str | None = None) -> None:
         """Say how an attempt ended, and let others at the cell; `values` are the objectives of one that is done."""
         try:
             self._storage_end(claim.trial_id, status, values=values, error=error)
@@ -261,9 +282,7 @@ class Store:
 
 def _waiting(cell: Cell, deaths: int = 0) -> FrozenTrial:
     attributes = {CELL: cell.identity, "seed": cell.config.seed, "axes": cell.axes}
-    return create_trial(
-        state=TrialState.WAITING, user_attrs=attributes | ({DEATHS: deaths} if deaths else {})
-    )
+    return create_trial(state=TrialState.WAITING, user_attrs=attributes | ({DEATHS: deaths} if deaths else {}))
 
 
 def _state(trial: FrozenTrial) -> CellState | None:
@@ -281,9 +300,5 @@ def _state(trial: FrozenTrial) -> CellState | None:
         trial_id=trial._trial_id,
         error=attributes.get(ERROR),
         deaths=attributes.get(DEATHS, 0),
+        values=trial.values,
     )
-
-
-def wait_for_others() -> None:
-    """Give other workers a moment."""
-    time.sleep(1.0)

@@ -1,13 +1,15 @@
-"""MLflow: one run for the study, a child run for each attempt at a cell."""
+"""MLflow: one run for the study, one child run for each cell, however often it is taken up."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from time import time
-from typing import Any, get_args
+from time import monotonic, sleep, time
+from typing import Any, TypeVar, get_args
 
 import git
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import (
     MLFLOW_GIT_COMMIT,
     MLFLOW_GIT_DIRTY,
@@ -19,11 +21,28 @@ from mlflow.utils.mlflow_tags import (
 
 from lina_lab.config import to_dict
 from lina_lab.runstore import AXES, AXIS, CELL, ERROR, KIND, NOTE, SEED, STATUS, STUDY, quiet_logs
+from lina_lab.study.errors import explanation
 from lina_lab.study.grid import Cell, Plan, flatten
 from lina_lab.study.store import Status
 
+T = TypeVar("T")
+
 PARAMS_A_REQUEST = 100
-RUN_STATUS = {"done": "FINISHED", "diverged": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+RUN_STATUS = {
+    "done": "FINISHED",
+    "diverged": "FINISHED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+    "cancelled": "KILLED",
+}
+AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+"""Codes of MLflow's errors behind which the store may come back."""
+PATIENCE_SECONDS = 600.0
+"""How long the worker waits for a store that is away before it gives up."""
+PAUSE_SECONDS = 2.0
+SUMMARY_SECONDS = 5.0
+"""The study's table is written at most so often, and at the end."""
+TABLE_FILE = "table.md"
 
 
 class Tracker:
@@ -58,14 +77,18 @@ class Tracker:
             run_id: str = found[0].info.run_id
             self.client.update_run(run_id, status="RUNNING")
         else:
-            run_id = self.client.create_run(self.experiment_id, run_name=f"study {study.name}").info.run_id
+            name = f"study {study.name}"
+            run_id = self.client.create_run(self.experiment_id, run_name=name, tags={KIND: "study"}).info.run_id
         note = f"**{study.question.strip()}**\n\nHeld equal: {'; '.join(study.held_equal)}."
         definition = json.dumps(to_dict(study))
         self._set_tags(run_id, {KIND: "study", NOTE: note, STUDY: definition, **self.source})
         return run_id
 
     def start(self, cell: Cell, config_file: Path) -> str:
-        """Make the run of a new attempt at a cell, with all that is known before it trains; returns its id."""
+        """The run of a cell, with all that is known before it trains: made, or taken up again; returns its id.
+
+        Whoever holds the cell's lease is the only one to ask, so that a cell has one run.
+        """
         tags = {
             MLFLOW_RUN_NAME: cell.label,
             MLFLOW_PARENT_RUN_ID: self.study_run,
@@ -77,12 +100,24 @@ class Tracker:
             **{f"{AXIS}{field}": str(value) for field, value in cell.axes.items()},
             **self.source,
         }
-        run_id: str = self.client.create_run(self.experiment_id, tags=tags).info.run_id
+        found = self.run_of(cell.identity)
+        if found is None:
+            run_id: str = self.client.create_run(self.experiment_id, tags=tags).info.run_id
+        else:
+            run_id = found
+            self.client.update_run(run_id, status="RUNNING")
+            self._set_tags(run_id, {STATUS: "running"})
         params = [Param(name, str(value)) for name, value in flatten(to_dict(cell.config)).items()]
         for start in range(0, len(params), PARAMS_A_REQUEST):
             self.client.log_batch(run_id, params=params[start : start + PARAMS_A_REQUEST])
         self.client.log_artifact(run_id, str(config_file))
         return run_id
+
+    def run_of(self, identity: str) -> str | None:
+        """The id of a cell's run; None if it has none yet."""
+        wanted = f"tags.`{KIND}` = 'cell' and tags.`{CELL}` = '{identity}'"
+        found = self.client.search_runs([self.experiment_id], wanted, max_results=1)
+        return found[0].info.run_id if found else None
 
     def end(
         self,
@@ -94,37 +129,58 @@ class Tracker:
         error: str | None = None,
         artifacts: tuple[Path, ...] = (),
     ) -> None:
-        """Close an attempt: its status, its last numbers, its files."""
+        """Say how a cell ended: its status, its last numbers, its files."""
         for path in artifacts:
             self.client.log_artifact(run_id, str(path))
         entries = _metrics(metrics or {}, images_seen)
-        tags = {STATUS: status} | ({} if error is None else {ERROR: error[:5000]})
+        tags = {STATUS: status, ERROR: (error or "")[:5000]}
         self.client.log_batch(run_id, metrics=entries, tags=[RunTag(k, v) for k, v in tags.items()])
         self.client.set_terminated(run_id, RUN_STATUS[status])
 
-    def close_dead(self) -> None:
-        """End the attempts that a process which died left running."""
-        for run in self._running_cells():
-            self.end(run.info.run_id, "interrupted", error="the process that ran it died")
+    def deliver(self, run_id: str, folder: Path) -> None:
+        """Send the metrics that a cell left in its folder because the store was away."""
+        from lina_lab.training.logger import deliver_unsent
 
-    def close(self, counts: dict[str, int], metrics: dict[str, float]) -> None:
-        """End the study's run with the number of cells in each state, and with 0 for a state that none is in now."""
+        deliver_unsent(self.client, run_id, folder)
+
+    def summarise(self, counts: dict[str, int], metrics: dict[str, float], table: str, *, ended: bool = False) -> None:
+        """Put the study so far on its own run: cells in each state (0 where there is none), numbers, the table."""
         self._set_tags(self.study_run, {STATUS: ", ".join(f"{count} {name}" for name, count in counts.items())})
         cells = {f"cells/{name}": float(counts.get(name, 0)) for name in get_args(Status)}
         self.client.log_batch(self.study_run, metrics=_metrics(cells | metrics, step=0))
-        self.client.set_terminated(self.study_run, "FINISHED" if set(counts) <= {"done", "diverged"} else "FAILED")
-
-    def has_run(self, run_id: str) -> bool:
-        """Whether the store knows a finished run of this id."""
-        tagged = f"attributes.run_id = '{run_id}' and tags.`{KIND}` = 'cell' and attributes.status = 'FINISHED'"
-        return bool(self.client.search_runs([self.experiment_id], tagged, max_results=1))
-
-    def _running_cells(self) -> list[Run]:
-        left = f"tags.`{KIND}` = 'cell' and attributes.status = 'RUNNING'"
-        return list(self.client.search_runs([self.experiment_id], left))
+        self.client.log_text(self.study_run, table, TABLE_FILE)
+        if ended:
+            whole = set(counts) <= {"done", "diverged"}
+            self.client.set_terminated(self.study_run, "FINISHED" if whole else "FAILED")
 
     def _set_tags(self, run_id: str, tags: dict[str, str]) -> None:
         self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+def patiently(action: Callable[[], T], tell: Callable[[str], None], runs: Path) -> T:
+    """What `action` returns, tried again while the tracking store is away.
+
+    Args:
+        action: something that may be done twice.
+        tell: is told once that the store is waited for.
+        runs: folder of the runs.
+
+    Raises:
+        MlflowException: the store stayed away, or refuses.
+    """
+    start, told = monotonic(), False
+    while True:
+        try:
+            return action()
+        except MlflowException as error:
+            sentence = explanation(error, runs)
+            lasting = sentence is not None and "locked" not in sentence
+            if error.error_code not in AWAY or lasting or monotonic() - start > PATIENCE_SECONDS:
+                raise
+            if not told:
+                tell(f"waiting for the tracking store: {str(error).splitlines()[0][:200]}")
+                told = True
+            sleep(PAUSE_SECONDS)
 
 
 def _metrics(values: dict[str, float], step: int) -> list[Metric]:

@@ -1,80 +1,91 @@
-"""Works through a study: ask for a cell, have it trained, tell how it ended."""
+"""Works through a study: claim a cell, have it trained, say how it ended. Any number of these work at once."""
 
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from optuna.trial import Trial
+from typing import TYPE_CHECKING, Any, cast
 
 from lina_lab.config import PathsConfig
 from lina_lab.study.errors import StudyError, explained, explanation
-from lina_lab.study.grid import Cell, Plan
+from lina_lab.study.grid import Plan
 from lina_lab.study.launch import Launch
 from lina_lab.study.progress import Display
-from lina_lab.study.record import ERROR_FILE, PICTURE_FILE, Record, read_record, write_config, write_record
-from lina_lab.study.store import Status, Store
-from lina_lab.study.tracking import Tracker
+from lina_lab.study.record import (
+    ERROR_FILE,
+    PICTURE_FILE,
+    Record,
+    forget_attempt,
+    read_record,
+    write_config,
+    write_record,
+)
+from lina_lab.study.store import CANCEL_FILE, Claim, Status, Store
+from lina_lab.study.summary import Summary, summarise, table
+from lina_lab.study.tracking import SUMMARY_SECONDS, Tracker, patiently
 
 if TYPE_CHECKING:
     from lina_lab.training.trial import TrialResult
 
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """What a run of the study command left."""
-
-    counts: dict[str, int]
-    """Cells of the plan by state."""
-    failures: dict[str, str]
-    """Label of each failed cell -> its error."""
-    overhead_seconds: list[float] = field(default_factory=list)
-    """For each cell trained now: its wall time from ask to tell outside `Trainer.fit`."""
+IDLE_SECONDS = 1.0
+"""Between two looks at a store that has nothing to do but what others are at."""
+NUMBERS = ("parameters", "trainable_parameters", "images_per_second", "fit_seconds", "peak_memory_mib")
+FINAL = ("done", "diverged")
+"""States of a record that is a result."""
 
 
-def run_study(plan: Plan, paths: PathsConfig, launcher: Callable[[], Launch], display: Display) -> Summary:
-    """Run every cell that is not done yet. A cell that fails is recorded, and the next one goes on.
+def run_study(
+    plan: Plan, paths: PathsConfig, launcher: Callable[[], Launch], display: Display, *, joins: bool = False
+) -> Summary:
+    """Work until no cell of the plan is open. A cell that fails is recorded, and the next one goes on.
 
     Args:
         plan: the cells.
         paths: where results go.
         launcher: makes what trains a cell; called once, and only if a cell is to be trained.
         display: is told what happens.
+        joins: take up what is queued; do not queue cells that are new, or failed before.
 
     Raises:
-        StudyError: the environment does not let the study go on (disk, stores, another process).
+        StudyError: the environment does not let the study go on (disk, stores).
         KeyboardInterrupt, SystemExit: passed on when the running cell is recorded as interrupted.
     """
     runs = Path(paths.runs).resolve()
     with explained(runs):
-        (runs / plan.study.name).mkdir(parents=True, exist_ok=True)
-        store = Store(runs, plan)
+        store = Store(runs, plan, paths.storage)
+        store.join() if joins else store.enqueue()
+        states = store.states()
+        open_cells = [cell for cell in plan.cells if is_open(states, cell.identity)]
+        display.started(len(open_cells), len(plan.cells))
+        if not open_cells:
+            return summarise(plan, states, [])
+        if joins:
+            store.longest_first()
+        with store.setup():
+            tracker = patiently(lambda: make_tracker(plan, paths), display.line, runs)
+    worker = _Worker(runs, store, tracker, launcher(), display)
     try:
-        with explained(runs):
-            store.enqueue()
-            waiting = sum(store.states()[cell.identity].status == "waiting" for cell in plan.cells)
-            display.started(waiting, len(plan.cells))
-            if not waiting:
-                return _summary(store, [])
-            uri = paths.tracking_uri or f"sqlite:///{runs / 'mlflow.db'}"
-            tracker = Tracker(uri, None if paths.tracking_uri else runs / "mlartifacts", plan)
-            tracker.close_dead()
-        worker = _Worker(runs, store, tracker, launcher(), display)
-        try:
-            while (taken := worker.take()) is not None:
-                worker.work(*taken)
-        except BaseException as error:
-            display.ended()
-            worker.close_after(error)
-            raise
+        worker.work_through()
+    except BaseException as error:
         display.ended()
-        with explained(runs):
-            return worker.close()
-    finally:
-        store.close()
+        worker.close_after(error)
+        raise
+    display.ended()
+    with explained(runs):
+        return worker.close()
+
+
+def is_open(states: Any, identity: str) -> bool:
+    """Whether a cell has not come to an end."""
+    return identity not in states or states[identity].status in ("waiting", "running", "interrupted")
+
+
+def make_tracker(plan: Plan, paths: PathsConfig) -> Tracker:
+    """The study's side of MLflow."""
+    runs = Path(paths.runs).resolve()
+    uri = paths.tracking_uri or f"sqlite:///{runs / 'mlflow.db'}"
+    return Tracker(uri, None if paths.tracking_uri else runs / "mlartifacts", plan)
 
 
 class _Worker:
@@ -83,62 +94,90 @@ class _Worker:
     def __init__(self, runs: Path, store: Store, tracker: Tracker, launch: Launch, display: Display) -> None:
         self.runs, self.store, self.tracker, self.launch, self.display = runs, store, tracker, launch, display
         self.overhead: list[float] = []
-        self.clock = time.perf_counter()
+        self._summarised = 0.0
 
-    def take(self) -> tuple[Trial, Cell] | None:
-        self.clock = time.perf_counter()
-        with explained(self.runs):
-            return self.store.next()
-
-    def work(self, trial: Trial, cell: Cell) -> None:
-        """Train one cell and record how it ended."""
-        self.display.cell_started(cell)
-        folder, run_id = self.runs / self.store.plan.study.name / cell.identity, None
-        try:
-            folder.mkdir(exist_ok=True)
-            kept = read_record(folder, cell.identity)
-            if kept is not None and kept.status == "done" and self.tracker.has_run(kept.mlflow_run):
-                self._adopt(trial, cell, kept)
+    def work_through(self) -> None:
+        while True:
+            clock = time.perf_counter()
+            with explained(self.runs):
+                claim = self.store.claim()
+                if claim is None:
+                    self._bury()
+                    claim = self.store.claim()
+            if claim is not None:
+                self.work(claim, clock)
+            elif self.store.someone_works():
+                time.sleep(IDLE_SECONDS)
+            else:
                 return
-            for left in (PICTURE_FILE, ERROR_FILE):
-                # An earlier attempt's: it must not pass for this one's.
-                (folder / left).unlink(missing_ok=True)
-            run_id = self.tracker.start(cell, write_config(folder, cell))
-            result = self.launch(
-                cell.config, folder, tracking=(self.tracker.uri, run_id), report=self.display.cell_progress
-            )
-            self._record(trial, cell, folder, run_id, result)
+
+    def _bury(self) -> None:
+        """Say in MLflow too which cells have failed because their process died again and again."""
+        for state in self.store.reap():
+            run_id = self._patiently(lambda state=state: self.tracker.run_of(state.identity))  # type: ignore[misc]
+            if run_id is not None:
+                self._patiently(lambda: self.tracker.end(run_id, "failed", error=state.error))  # noqa: B023
+
+    def work(self, claim: Claim, clock: float) -> None:
+        """Train one cell and record how it ended."""
+        cell, run_id = claim.cell, None
+        self.display.cell_started(cell)
+        folder = self.store.folder / cell.identity
+        try:
+            known = self._patiently(lambda: self.tracker.run_of(cell.identity))
+            kept = read_record(folder, cell.identity)
+            if known is None or kept is None or kept.status not in FINAL:
+                # Without its run in the store, a cell's curve would begin where its last checkpoint is.
+                forget_attempt(folder, checkpoints=known is None)
+                kept = None
+            config_file = write_config(folder, cell)
+            run_id = self._patiently(lambda: self.tracker.start(cell, config_file))
+            if kept is None:
+                kept = self._train(claim, folder, run_id)
+            self._record(claim, folder, kept, clock)
         except BaseException as error:
-            self._record_fault(trial, cell, folder, run_id, error)
+            self._record_fault(claim, folder, run_id, error)
 
-    def _record(self, trial: Trial, cell: Cell, folder: Path, run_id: str, result: "TrialResult") -> None:
+    def _train(self, claim: Claim, folder: Path, run_id: str) -> Record:
+        def report(images: int, loss: float) -> None:
+            claim.lease.progress(images, loss)
+            self.display.cell_progress(images, loss)
+
+        result = self.launch(claim.cell.config, folder, tracking=(self.tracker.uri, run_id), report=report)
+        for problem in result.problems:
+            self.display.line(f"{claim.cell.label}: {problem}")
+        return _record_of(claim, result.status, run_id, result=result)
+
+    def _record(self, claim: Claim, folder: Path, record: Record, clock: float) -> None:
         """First the file, then MLflow, then Optuna: whoever reads "done" there finds the rest."""
-        record = _record_of(cell, result.status, run_id, result=asdict(result), error=result.error)
+        assert record.result is not None
         files = (write_record(folder, record), folder / PICTURE_FILE)
-        numbers = ("parameters", "trainable_parameters", "images_per_second", "fit_seconds", "peak_memory_mib")
-        self.tracker.end(
-            run_id,
-            result.status,
-            metrics={name: getattr(result, name) for name in numbers},
-            images_seen=result.images_seen,
-            error=result.error,
-            artifacts=tuple(file for file in files if file.exists()),
+        result, status = record.result, cast(Status, record.status)
+        self._patiently(lambda: self.tracker.deliver(record.mlflow_run, folder))
+        self._patiently(
+            lambda: self.tracker.end(
+                record.mlflow_run,
+                status,
+                metrics={name: result[name] for name in NUMBERS},
+                images_seen=result["images_seen"],
+                error=result["error"],
+                artifacts=tuple(file for file in files if file.exists()),
+            )
         )
-        value = result.metrics[self.store.plan.study.objective] if result.status == "done" else None
-        self.store.end(trial, result.status, value=value, error=result.error)
-        seconds = time.perf_counter() - self.clock
-        self.overhead.append(seconds - result.fit_seconds)
-        shown = str(result.error) if value is None else f"{self.store.plan.study.objective} {value:.4f}"
-        detail = f"{shown}, {result.images_per_second:,.0f} images/s, {seconds:.1f} s"
-        self.display.cell_ended(cell, result.status, detail)
+        objectives = self.store.plan.study.objectives
+        values = [result["metrics"][objective.metric] for objective in objectives] if status == "done" else None
+        (folder / CANCEL_FILE).unlink(missing_ok=True)
+        self.store.end(claim, status, values=values, error=result["error"])
+        seconds = time.perf_counter() - clock
+        self.overhead.append(seconds - result["fit_seconds"])
+        main = self.store.plan.study.objective
+        shown = str(result["error"]) if values is None else f"{main} {values[0]:.4f}"
+        self.display.cell_ended(
+            claim.cell, status, f"{shown}, {result['images_per_second']:,.0f} images/s, {seconds:.1f} s"
+        )
+        self._summarise()
 
-    def _adopt(self, trial: Trial, cell: Cell, kept: Record) -> None:
-        """Take over a result that stands in the cell's folder, when Optuna's file was lost."""
-        assert kept.result is not None
-        self.store.end(trial, "done", value=kept.result["metrics"][self.store.plan.study.objective])
-        self.display.cell_ended(cell, "done", "found in its folder")
-
-    def _record_fault(self, trial: Trial, cell: Cell, folder: Path, run_id: str | None, error: BaseException) -> None:
+    def _record_fault(self, claim: Claim, folder: Path, run_id: str | None, error: BaseException) -> None:
         """Record a cell that came to no result. Its own fault lets the next cell go on.
 
         Raises:
@@ -146,63 +185,74 @@ class _Worker:
             BaseException: `error` itself, where it is an interruption.
         """
         stopped, environment = not isinstance(error, Exception), explanation(error, self.runs)
-        status: Status = "interrupted" if stopped else "failed"
+        status: Status = "interrupted" if stopped or environment else "failed"
         sentence = "stopped by hand" if stopped else environment or f"{type(error).__name__}: {error}"
         try:
-            self.store.end(trial, status, error=sentence)
-            if run_id is not None:
-                (folder / ERROR_FILE).write_text("".join(traceback.format_exception(error)))
-                self.tracker.end(run_id, status, error=sentence, artifacts=(folder / ERROR_FILE,))
-                write_record(folder, _record_of(cell, status, run_id, error=sentence))
+            try:
+                if run_id is not None:
+                    (folder / ERROR_FILE).write_text("".join(traceback.format_exception(error)))
+                    self.tracker.end(run_id, status, error=sentence, artifacts=(folder / ERROR_FILE,))
+                    kept = read_record(folder, claim.cell.identity)
+                    if kept is None or kept.status not in FINAL:
+                        write_record(folder, _record_of(claim, status, run_id, error=sentence))
+            finally:
+                self.store.end(claim, status, error=sentence)
         except Exception as second:
             # What broke the cell keeps the news out too. The next command finds a cell that runs without a process,
             # which says the same.
             error.add_note(f"its state could not be written either: {second}")
-        self.display.cell_ended(cell, status, sentence)
+        self.display.cell_ended(claim.cell, status, sentence)
         if environment is not None:
             raise StudyError(environment) from error
         if stopped:
             raise error
 
+    def _patiently(self, action: Callable[[], Any]) -> Any:
+        return patiently(action, self.display.line, self.runs)
+
+    def _summarise(self) -> None:
+        """The study's table so far, now and then. A store that is away misses a table that is not the last one."""
+        if time.monotonic() - self._summarised > SUMMARY_SECONDS:
+            self._summarised = time.monotonic()
+            try:
+                self._write_summary()
+            except Exception as error:
+                self.display.line(f"the study's table was not written: {str(error).splitlines()[0][:200]}")
+
+    def _write_summary(self, *, ended: bool = False) -> Summary:
+        states = self.store.states()
+        summary = summarise(self.store.plan, states, self.overhead)
+        mean = {"overhead_seconds": sum(self.overhead) / len(self.overhead)} if self.overhead else {}
+        self.tracker.summarise(summary.counts, mean, table(self.store.plan, states), ended=ended)
+        return summary
+
     def close_after(self, error: BaseException) -> None:
         """Close the study's run when `error` ends the study, as far as the stores still allow."""
         try:
-            self.close()
+            self._write_summary(ended=True)
         except Exception as second:
             error.add_note(f"the study's run could not be closed: {second}")
 
     def close(self) -> Summary:
         """Close the study's run and count."""
-        summary = _summary(self.store, self.overhead)
-        mean = {"overhead_seconds": sum(self.overhead) / len(self.overhead)} if self.overhead else {}
-        self.tracker.close(summary.counts, mean)
+        summary: Summary = self._patiently(lambda: self._write_summary(ended=True))
         return summary
 
 
 def _record_of(
-    cell: Cell,
+    claim: Claim,
     status: str,
     run_id: str,
     *,
-    result: dict[str, Any] | None = None,
+    result: "TrialResult | None" = None,
     error: str | None = None,
 ) -> Record:
     return Record(
-        identity=cell.identity,
-        axes=cell.axes,
-        seed=cell.config.seed,
+        identity=claim.cell.identity,
+        axes=claim.cell.axes,
+        seed=claim.cell.config.seed,
         status=status,
         mlflow_run=run_id,
-        result=result,
-        error=error,
-    )
-
-
-def _summary(store: Store, overhead: list[float]) -> Summary:
-    states = store.states()
-    mine = [(cell, states[cell.identity]) for cell in store.plan.cells]
-    return Summary(
-        counts=dict(Counter(state.status for _, state in mine)),
-        failures={cell.label: str(state.error) for cell, state in mine if state.status == "failed"},
-        overhead_seconds=overhead,
+        result=None if result is None else asdict(result),
+        error=error if result is None else result.error,
     )

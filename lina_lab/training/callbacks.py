@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -47,8 +47,7 @@ class ExponentialAverage(EMAWeightAveraging):
     def averaged(self) -> L.LightningModule:
         """The module with the averaged weights."""
         assert self._average_model is not None
-        module: L.LightningModule = self._average_model.module
-        return module
+        return cast(L.LightningModule, self._average_model.module)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the raw weights in place."""

@@ -1,0 +1,47 @@
+"""What a cell costs, from its configuration alone."""
+
+from functools import lru_cache
+
+from lina_lab.config import LinaConfig, TrialConfig
+from lina_lab.model import count
+from lina_lab.model.masking import num_masked
+
+STATE_BYTES = 20
+"""For each parameter: weight, gradient, two moments and the average, in float32."""
+BLOCK_ACTIVATIONS = 24
+"""Numbers that a block keeps for its backward pass, for each token and channel: about 10 in attention, 14 elsewhere."""
+HEAD_ACTIVATIONS = 12
+"""Likewise for a block of the flow head, for each noised token and channel."""
+
+
+@lru_cache(maxsize=4096)
+def _training(model: LinaConfig) -> int:
+    return count.FLOPS_PER_MULTIPLY_ADD * count.training_operations(model).total
+
+
+@lru_cache(maxsize=4096)
+def parameters(model: LinaConfig) -> int:
+    """All parameters, the frozen ones included."""
+    return count.parameters(model).total
+
+
+def training_flops(config: TrialConfig) -> float:
+    """FLOPs of a whole trial's training, two for a multiply-add."""
+    return float(_training(config.model)) * config.max_steps * config.data.batch_size
+
+
+def memory_bytes(config: TrialConfig, devices: int = 1) -> float:
+    """A rough estimate for one device: states of the parameters, and what a step keeps for its backward pass."""
+    model, images = config.model, config.data.batch_size / devices
+    masked = num_masked(0.85, model.num_tokens)
+    tokens = model.num_tokens + model.condition_tokens
+    visible = tokens - masked
+    per_image = (
+        model.dim
+        * BLOCK_ACTIVATIONS
+        * (model.condition_depth * (model.condition_tokens + 1) + model.depth // 2 * (visible + tokens))
+    )
+    flow = model.flow_dim or model.dim
+    per_image += HEAD_ACTIVATIONS * flow * model.flow_depth * masked * model.noise_draws
+    width = 2 if config.trainer.precision == "bf16-mixed" else 4
+    return STATE_BYTES * parameters(model) + width * images * per_image

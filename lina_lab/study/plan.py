@@ -1,0 +1,137 @@
+"""What a study would take: a table of its cells, and an audit of what moves together with size."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lina_lab.config import TrialConfig
+from lina_lab.study.cost import memory_bytes, parameters, training_flops
+from lina_lab.study.grid import Cell, Plan
+from lina_lab.study.record import read_record
+
+FACTORS: dict[str, Callable[[TrialConfig], float]] = {
+    "images seen": lambda trial: trial.max_steps * trial.data.batch_size,
+    "batch size": lambda trial: trial.data.batch_size,
+    "optimizer steps": lambda trial: trial.max_steps,
+    "learning rate": lambda trial: trial.optimizer.lr,
+    "share of the budget in warm-up": lambda trial: trial.optimizer.warmup_images / trial.trainer.max_images,
+    "images that the average reaches back": lambda trial: (
+        trial.ema.every_n_steps * trial.data.batch_size / (1 - trial.ema.decay)
+    ),
+    "depth": lambda trial: trial.model.condition_depth + trial.model.depth,
+    "depth of the flow head": lambda trial: trial.model.flow_depth,
+    "channels of a head": lambda trial: trial.model.dim // trial.model.num_heads,
+    "image tokens": lambda trial: trial.model.num_tokens,
+}
+"""What a reader takes for equal across sizes unless told otherwise."""
+
+
+def seconds_per_flop(plan: Plan, runs: Path) -> float | None:
+    """Measured on the study's cells that are done, else as stated; None: neither."""
+    measured = []
+    for cell in plan.cells:
+        record = read_record(runs / plan.study.name / cell.identity, cell.identity)
+        if record is not None and record.status == "done" and record.result is not None:
+            images = cell.config.max_steps * cell.config.data.batch_size
+            measured.append(images / record.result["images_per_second"] / training_flops(cell.config))
+    if measured:
+        return float(statistics.median(measured))
+    stated = plan.study.resources.flops_per_second
+    return None if stated is None else 1 / (stated * plan.study.resources.devices)
+
+
+def time_left(plan: Plan, runs: Path, cells: Sequence[Cell], workers: int) -> str:
+    """For people: how long cells take yet with so many workers; empty where nothing is known."""
+    rate = seconds_per_flop(plan, runs)
+    if rate is None:
+        return ""
+    seconds = rate * sum(training_flops(cell.config) for cell in cells) / max(1, workers)
+    return f", about {seconds / 60:.1f} minutes with {max(1, workers)} at work"
+
+
+def cell_table(plan: Plan, runs: Path) -> pd.DataFrame:
+    """A row for each cell: axes, seed, parameters, training FLOPs, memory a device, steps, hours."""
+    rate, devices = seconds_per_flop(plan, runs), plan.study.resources.devices
+    return pd.DataFrame([_row(cell, devices, rate) for cell in plan.cells])
+
+
+def _row(cell: Cell, devices: int, rate: float | None) -> dict[str, Any]:
+    flops = training_flops(cell.config)
+    return {
+        "cell": cell.identity,
+        **{field.rpartition(".")[2]: str(value) for field, value in cell.axes.items()},
+        "seed": cell.config.seed,
+        "parameters": parameters(cell.config.model),
+        "FLOPs": flops,
+        "GiB a device": memory_bytes(cell.config, devices) / 2**30,
+        "steps": cell.config.max_steps,
+        "hours": float("nan") if rate is None else flops * rate / 3600,
+    }
+
+
+def describe(plan: Plan, runs: Path) -> str:
+    """The plan as text: the cells (points of the grid where seeds agree), the total, the audit."""
+    cells = cell_table(plan, runs)
+    points = [name for name in cells.columns if name not in ("cell", "seed")]
+    merged = cells.groupby(points, sort=False, dropna=False)["seed"].agg(_listed).reset_index()
+    merged.insert(len(plan.cells[0].axes), "seeds", merged.pop("seed"))
+    shown = merged.assign(
+        parameters=[f"{value:,}" for value in merged["parameters"]],
+        FLOPs=[f"{value:.3g}" for value in merged["FLOPs"]],
+        **{"GiB a device": [f"{value:.2g}" for value in merged["GiB a device"]]},
+        hours=["unknown" if isnan(value) else f"{value:.3g}" for value in merged["hours"]],
+    )
+    devices, hours = plan.study.resources.devices, cells["hours"].sum(skipna=False)
+    total = (
+        f"{len(cells)} cells of {devices} device{'s' if devices > 1 else ''}, {cells['FLOPs'].sum():.3g} FLOPs in all, "
+    )
+    total += (
+        "device-hours unknown: no cell is done, and study.resources.flops_per_second is not given"
+        if isnan(hours)
+        else f"{hours * devices:,.3g} device-hours"
+    )
+    lines = [
+        plan.study.question.strip(),
+        "",
+        shown.to_markdown(index=False, floatfmt=".3g", disable_numparse=True),
+        "",
+        total,
+        "",
+        "Held equal, as the study says: " + "; ".join(plan.study.held_equal) + ".",
+        "Audit, what moves together with size: " + ("; ".join(audit(plan)) or "nothing that is looked at") + ".",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _listed(seeds: "pd.Series[int]") -> str:
+    return " ".join(str(seed) for seed in seeds)
+
+
+def audit(plan: Plan) -> list[str]:
+    """Each factor that is not the same at all sizes, for one variant and seed, with its values."""
+    size_fields = plan.study.axes[plan.study.size_axis]
+    others = [field for axis in plan.study.axes.values() for field in axis if field not in size_fields]
+    groups: dict[str, list[Cell]] = {}
+    for cell in plan.cells:
+        groups.setdefault(str([cell.axes[field] for field in others]), []).append(cell)
+    found = {}
+    for name, factor in FACTORS.items():
+        for cells in groups.values():
+            values = {_size(cell, size_fields): factor(cell.config) for cell in cells}
+            if len({f"{value:.6g}" for value in values.values()}) > 1:
+                found[name] = ", ".join(f"{value:,.4g} at {size}" for size, value in values.items())
+                break
+    seeds = {_size(cell, size_fields): 0 for cell in plan.cells}
+    for cell in next(iter(groups.values())):
+        seeds[_size(cell, size_fields)] += 1
+    if len(set(seeds.values())) > 1:
+        found["seeds"] = ", ".join(f"{count} at {size}" for size, count in seeds.items())
+    return [f"{name} ({values})" for name, values in found.items()]
+
+
+def _size(cell: Cell, size_fields: Mapping[str, Sequence[Any]]) -> str:
+    return " ".join(str(cell.axes[field]) for field in size_fields)

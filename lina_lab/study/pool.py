@@ -1,0 +1,179 @@
+"""Several workers on one machine: processes of the same command, started again when they die."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lina_lab.config import PathsConfig
+from lina_lab.study.errors import StudyError, explained
+from lina_lab.study.grid import Cell, Plan
+from lina_lab.study.lease import read_note
+from lina_lab.study.progress import Display
+from lina_lab.study.store import CellState, Store
+from lina_lab.study.summary import Summary, summarise
+from lina_lab.study.worker import is_open
+
+LOOK_SECONDS = 1.0
+STOP_SECONDS = 60.0
+"""How long workers may take to record that they were stopped."""
+DEATHS_WITHOUT_A_CELL = 3
+"""So often each worker may die, on average, while no cell ends; then the pool gives up."""
+EXITS_OF_THEIR_OWN = (0, 1, 2)
+
+
+def run_pool(plan: Plan, paths: PathsConfig, workers: int, command: Sequence[str], display: Display) -> Summary:
+    """Queue the plan's cells and have them worked on by `workers` processes.
+
+    Args:
+        plan: the cells.
+        paths: where results go.
+        workers: how many processes.
+        command: the command line of a worker.
+        display: is told what happens.
+
+    Raises:
+        StudyError: the environment does not let the study go on, or the workers die.
+        KeyboardInterrupt, SystemExit: passed on when all workers have ended.
+    """
+    runs = Path(paths.runs).resolve()
+    with explained(runs):
+        store = Store(runs, plan, paths.storage)
+        store.enqueue()
+        states = store.states()
+        open_cells = [cell for cell in plan.cells if is_open(states, cell.identity)]
+        display.started(len(open_cells), len(plan.cells))
+    if not open_cells:
+        return summarise(plan, states, [])
+    pool = _Pool(store.folder, min(workers, len(open_cells)), command)
+    try:
+        with _terminable():
+            pool.start()
+            _watch(store, pool, display, states)
+    except BaseException:
+        pool.stop()
+        display.ended()
+        raise
+    display.ended()
+    with explained(runs):
+        return summarise(plan, store.states(), [])
+
+
+def _watch(store: Store, pool: "_Pool", display: Display, states: Mapping[str, CellState]) -> None:
+    """Tell how cells end until all workers have ended."""
+    cells = {cell.identity: cell for cell in store.plan.cells}
+    told = {identity for identity in cells if not is_open(states, identity)}
+    while True:
+        alive = pool.look()
+        with explained(store.runs):
+            states = store.states()
+        for identity in cells.keys() - told:
+            if not is_open(states, identity):
+                told.add(identity)
+                pool.deaths = 0
+                display.cell_started(cells[identity])
+                display.cell_ended(cells[identity], states[identity].status, _detail(states[identity], store))
+        if not alive:
+            return
+        time.sleep(LOOK_SECONDS)
+
+
+def _detail(state: CellState, store: Store) -> str:
+    if state.values:
+        return f"{store.plan.study.objective} {state.values[0]:.4f}"
+    return str(state.error)
+
+
+class _Pool:
+    """Worker processes, each with its own share of the processors and its own log."""
+
+    def __init__(self, folder: Path, workers: int, command: Sequence[str]) -> None:
+        self.folder, self.command = folder, command
+        self.workers: list[subprocess.Popen[bytes] | None] = [None] * workers
+        self.deaths = 0
+
+    def start(self) -> None:
+        for place in range(len(self.workers)):
+            self.workers[place] = self._start(place)
+
+    def _start(self, place: int) -> subprocess.Popen[bytes]:
+        with (self.folder / f"worker-{place}.log").open("ab") as log:
+            return subprocess.Popen(self.command, env=self._environment(place), stdout=log, stderr=log)
+
+    def _environment(self, place: int) -> dict[str, str]:
+        count = len(self.workers)
+        environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)), **os.environ}
+        devices = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
+        if devices:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices[place::count])
+        return environment
+
+    def look(self) -> bool:
+        """Start those again that died; whether any is still at work.
+
+        Raises:
+            StudyError: they die faster than cells end, or one says that it cannot go on.
+        """
+        for place, worker in enumerate(self.workers):
+            if worker is None or (code := worker.poll()) is None:
+                continue
+            self.workers[place] = None
+            if code in EXITS_OF_THEIR_OWN:
+                continue
+            self.deaths += 1
+            if self.deaths > DEATHS_WITHOUT_A_CELL * len(self.workers):
+                raise StudyError(f"workers die (the last with exit code {code}): see {self.folder}/worker-*.log")
+            self.workers[place] = self._start(place)
+        return any(self.workers)
+
+    def stop(self) -> None:
+        """Ask all to end, and see to it that they do."""
+        for worker in filter(None, self.workers):
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGINT)
+        end = time.monotonic() + STOP_SECONDS
+        for worker in filter(None, self.workers):
+            try:
+                worker.wait(timeout=max(0.1, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Make SIGTERM a SystemExit, so that the workers are told."""
+
+    def handler(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def worker_command(arguments: Sequence[str]) -> list[str]:
+    """The command line of a worker for the same study."""
+    kept = [a for a in arguments if not a.startswith(("action=", "workers="))]
+    return [sys.executable, "-m", "lina_lab.run", *kept, "action=work"]
+
+
+def running_now(store: Store, states: Mapping[str, CellState]) -> list[tuple[Cell, str]]:
+    """Cells that somebody works on, and how far they are."""
+    found = []
+    for cell in store.plan.cells:
+        state = states.get(cell.identity)
+        if state is None or state.status != "running":
+            continue
+        note = read_note(store.folder / cell.identity)
+        total = cell.config.max_steps * cell.config.data.batch_size
+        where = "" if note is None else f"{note.images:,} of {total:,} images on {note.host}"
+        found.append((cell, where))
+    return found
