@@ -54,6 +54,8 @@ OTHER: dict[str, Any] = {
     "sampling.guidance": 3.0,
     "sampling.min_guidance": 1.5,
     "seed": 1,
+    "trainer.divergence_factor": 2.0,
+    "trainer.divergence_steps": 7,
 }
 ONE_VALUED = {"model.latent_channels", "model.latent_size", "model.text_dim", "model.position", "data.name"}
 """Fields that cannot change alone while digits are the only data."""
@@ -142,7 +144,14 @@ def test_bad_values_are_named_with_what_is_allowed(tiny: Tiny, change: dict[str,
         ({"name": ".hidden"}, "name='.hidden': string should match"),
         ({"name": "mlflow.db"}, "name='mlflow.db': string should match"),
         ({"name": "mlartifacts"}, "name=mlartifacts is taken by the stores"),
-        ({"objective": "val/fid"}, "objective='val/fid': input should be 'val/loss_ema'"),
+        ({"objectives": [{"metric": "val/fid"}]}, "objectives.0.metric='val/fid': input should be 'val/loss_ema'"),
+        ({"objectives": []}, "objectives=[]: list should have at least 1 item"),
+        ({"objectives": [{"metric": "train/loss"}] * 2}, "names a metric twice"),
+        ({"seeds_at_size": {"7": [1]}}, "seeds_at_size: 7 is not one of the sizes ['8', '16']"),
+        ({"seeds_at_size": {"8": [1, 1]}}, "seeds_at_size.8=[1, 1] names a seed twice"),
+        ({"exclude": [{"model.depth": 2}]}, "must name fields that the axes vary, which are"),
+        ({"budget": {"unit": "flops", "amount": 0}}, "budget.amount=0"),
+        ({"resources": {"devices": 0}}, "resources.devices=0"),
     ],
 )
 def test_a_bad_study_is_refused(tiny_study: Any, change: dict[str, Any], sentence: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from lina_lab import run
 from lina_lab.compose import ConfigError, register_configs, studies_folder
+from lina_lab.config import CommandConfig
 
 STUDIES = sorted(path.stem for path in (Path(__file__).parents[1] / "studies").glob("*.yaml"))
 
@@ -56,7 +57,12 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("~model.dim", ["~model.dim would leave the field out"]),
         ("hydra.run.dir=foo", ["hydra.run.dir cannot be set", "paths.runs"]),
         ("study.axes.size={}", ["study.axes.size={} changes nothing"]),
-        ("study.objective=val/fid", ["study.objective='val/fid'", "'val/loss_raw'"]),
+        ("study.objectives=[{metric:val/fid}]", ["study.objectives.0.metric='val/fid'", "'val/loss_raw'"]),
+        ("action=go", ["action='go'", "'plan'"]),
+        ("workers=0", ["workers=0"]),
+        ("study.budget={unit:flops,amount:0}", ["study.budget.amount=0"]),
+        ("study.exclude=[{model.dim:[16,32,64]}]", ["exclude leaves no cell"]),
+        ("paths.storage=mongodb://x", ["paths.storage='mongodb://x'"]),
         ("paths.runs=a%20b", ["paths: runs=a%20b", "one of %?#"]),
         ("paths.tracking_uri=foo://bar", ["paths.tracking_uri='foo://bar'"]),
         ("optimizer.betas=[1,1]", ["optimizer.betas.0=1", "less than 1"]),
@@ -139,7 +145,8 @@ def test_cfg_shows_the_composed_configuration(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_composes(name: str) -> None:
-    plan, paths = run._compose([f"study={name}"])
+    plan, paths, command = run._compose([f"study={name}"])
+    assert command == CommandConfig()
     assert plan.study.name == name
     assert plan.study.question
     assert plan.study.held_equal
@@ -148,7 +155,7 @@ def test_every_study_composes(name: str) -> None:
 
 
 def test_a_value_on_the_command_line_fixes_its_axis() -> None:
-    plan, _ = run._compose(["study=normalization_scaling", "model.dim=96", "trainer.max_images=200000", "seed=7"])
+    plan, *_ = run._compose(["study=normalization_scaling", "model.dim=96", "trainer.max_images=200000", "seed=7"])
     assert {cell.config.model.dim for cell in plan.cells} == {96}
     assert {cell.config.seed for cell in plan.cells} == {7}
     assert {cell.config.trainer.max_images for cell in plan.cells} == {200_000}
@@ -179,10 +186,10 @@ def test_a_broken_file_is_in_the_way_of_no_other_study(tmp_path: Path, capsys: p
 
 
 def test_a_preset_fixes_the_size() -> None:
-    plan, _ = run._compose(["study=normalization_scaling", "size=cpu48"])
+    plan, *_ = run._compose(["study=normalization_scaling", "size=cpu48"])
     assert {(cell.config.model.dim, cell.config.model.num_heads) for cell in plan.cells} == {(48, 4)}
 
 
 def test_a_section_on_the_command_line_fixes_its_fields() -> None:
-    plan, _ = run._compose(["study=normalization_scaling", "model={dim:24}", "model.attention={conv:none}"])
+    plan, *_ = run._compose(["study=normalization_scaling", "model={dim:24}", "model.attention={conv:none}"])
     assert {(cell.config.model.dim, cell.config.model.attention.conv) for cell in plan.cells} == {(24, "none")}

@@ -78,8 +78,6 @@ class TrainerConfig:
     """A training loss above this multiple of its minimum so far is on its way out."""
     divergence_steps: Annotated[int, Field(gt=0, le=200, strict=True)] = 100
     """Steps in a row above it after which the trial has diverged; at once where the loss is not finite."""
-    keep_checkpoints: PositiveInt = 2
-    """Checkpoints kept, the newest: there is one behind each validation."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)

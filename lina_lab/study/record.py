@@ -12,6 +12,8 @@ from lina_lab.config import to_dict
 from lina_lab.study.grid import Cell
 
 CONFIG_FILE, RESULT_FILE, ERROR_FILE = "config.yaml", "result.json", "error.txt"
+RUN_FILE = "mlflow_run.txt"
+"""The run that the cell's metrics go to."""
 PICTURE_FILE = "samples.png"
 """Made by the trial."""
 
@@ -30,13 +32,18 @@ class Record:
     error: str | None = None
 
 
-def forget_attempt(folder: Path, *, checkpoints: bool) -> None:
-    """Remove what an earlier attempt left that must not pass for this one's; with `checkpoints`, its progress too."""
+def begin_attempt(folder: Path, mlflow_run: str) -> None:
+    """Remove what an earlier attempt left that must not pass for this one's.
+
+    Its progress too if that was logged to another run: the curve in this one would begin where the checkpoint is.
+    """
     for name in (PICTURE_FILE, ERROR_FILE, RESULT_FILE):
         (folder / name).unlink(missing_ok=True)
-    if checkpoints:
+    noted = folder / RUN_FILE
+    if not noted.exists() or noted.read_text().strip() != mlflow_run:
         for path in (*folder.glob("step-*"), *folder.glob("unsent.jsonl")):
             path.unlink()
+        write_atomically(noted, mlflow_run + "\n")
 
 
 def write_config(folder: Path, cell: Cell) -> Path:

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lina_lab.study.backend import open_storage
+from lina_lab.study.backend import TrialRow, open_storage, trial_rows
 from lina_lab.study.errors import StudyError
 from lina_lab.study.grid import Cell, Plan, flatten
 from lina_lab.study.lease import Lease, Watch
@@ -136,8 +136,8 @@ class Store:
 
     def states(self) -> dict[str, CellState]:
         """The latest state of every cell that the study ever had, by identity."""
-        trials = self.study.get_trials(deepcopy=False)
-        return {state.identity: state for state in map(_state, trials) if state is not None}
+        rows = trial_rows(self.study, (CELL, STATUS, ERROR, DEATHS))
+        return {state.identity: state for state in map(_state, rows) if state is not None}
 
     def enqueue(self, only: list[str] | None = None) -> None:
         """Queue each cell of the plan, or of `only`, that is new, or failed or cancelled before."""
@@ -281,13 +281,13 @@ class Store:
 
 
 def _waiting(cell: Cell, deaths: int = 0) -> FrozenTrial:
-    attributes = {CELL: cell.identity, "seed": cell.config.seed, "axes": cell.axes}
+    attributes = {CELL: cell.identity, "seed": cell.config.seed, **cell.axes}
     return create_trial(state=TrialState.WAITING, user_attrs=attributes | ({DEATHS: deaths} if deaths else {}))
 
 
-def _state(trial: FrozenTrial) -> CellState | None:
+def _state(trial: TrialRow) -> CellState | None:
     """None for a trial that is no cell's: somebody else's tool asked the study for one."""
-    attributes = trial.user_attrs
+    attributes = trial.attributes
     if CELL not in attributes:
         return None
     if trial.state in (TrialState.WAITING, TrialState.RUNNING):
@@ -297,7 +297,7 @@ def _state(trial: FrozenTrial) -> CellState | None:
     return CellState(
         identity=attributes[CELL],
         status=status,
-        trial_id=trial._trial_id,
+        trial_id=trial.trial_id,
         error=attributes.get(ERROR),
         deaths=attributes.get(DEATHS, 0),
         values=trial.values,

@@ -16,7 +16,7 @@ from lina_lab.study.record import (
     ERROR_FILE,
     PICTURE_FILE,
     Record,
-    forget_attempt,
+    begin_attempt,
     read_record,
     write_config,
     write_record,
@@ -124,17 +124,14 @@ class _Worker:
         self.display.cell_started(cell)
         folder = self.store.folder / cell.identity
         try:
-            known = self._patiently(lambda: self.tracker.run_of(cell.identity))
-            kept = read_record(folder, cell.identity)
-            if known is None or kept is None or kept.status not in FINAL:
-                # Without its run in the store, a cell's curve would begin where its last checkpoint is.
-                forget_attempt(folder, checkpoints=known is None)
-                kept = None
             config_file = write_config(folder, cell)
             run_id = self._patiently(lambda: self.tracker.start(cell, config_file))
-            if kept is None:
-                kept = self._train(claim, folder, run_id)
-            self._record(claim, folder, kept, clock)
+            kept = read_record(folder, cell.identity)
+            if kept is not None and kept.status in FINAL and kept.mlflow_run == run_id:
+                self._record(claim, folder, kept, clock, note=", found in its folder")
+                return
+            begin_attempt(folder, run_id)
+            self._record(claim, folder, self._train(claim, folder, run_id), clock)
         except BaseException as error:
             self._record_fault(claim, folder, run_id, error)
 
@@ -148,7 +145,7 @@ class _Worker:
             self.display.line(f"{claim.cell.label}: {problem}")
         return _record_of(claim, result.status, run_id, result=result)
 
-    def _record(self, claim: Claim, folder: Path, record: Record, clock: float) -> None:
+    def _record(self, claim: Claim, folder: Path, record: Record, clock: float, note: str = "") -> None:
         """First the file, then MLflow, then Optuna: whoever reads "done" there finds the rest."""
         assert record.result is not None
         files = (write_record(folder, record), folder / PICTURE_FILE)
@@ -169,12 +166,12 @@ class _Worker:
         (folder / CANCEL_FILE).unlink(missing_ok=True)
         self.store.end(claim, status, values=values, error=result["error"])
         seconds = time.perf_counter() - clock
-        self.overhead.append(seconds - result["fit_seconds"])
+        if not note:
+            self.overhead.append(seconds - result["fit_seconds"])
         main = self.store.plan.study.objective
         shown = str(result["error"]) if values is None else f"{main} {values[0]:.4f}"
-        self.display.cell_ended(
-            claim.cell, status, f"{shown}, {result['images_per_second']:,.0f} images/s, {seconds:.1f} s"
-        )
+        speed = f"{result['images_per_second']:,.0f} images/s, {seconds:.1f} s"
+        self.display.cell_ended(claim.cell, status, f"{shown}, {speed}{note}")
         self._summarise()
 
     def _record_fault(self, claim: Claim, folder: Path, run_id: str | None, error: BaseException) -> None:

@@ -23,11 +23,13 @@ class Checkpoints(Checkpoint):
 
     Args:
         folder: where to.
-        keep: how many; one more than one, so that a damaged one does not cost everything.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
-        self.folder, self.keep = folder, keep
+    KEEP = 2
+    """One more than one, so that a damaged one does not cost everything."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.metrics: dict[str, float] = {}
         self.waiting: list[tuple[str, float, int, int]] = []
         self._random: torch.Tensor | None = None
@@ -42,7 +44,7 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(part)
         if trainer.is_global_zero:
             _seal(part, path)
-            for old in sorted(self.folder.glob(PATTERN))[: -self.keep]:
+            for old in sorted(self.folder.glob(PATTERN))[: -self.KEEP]:
                 old.unlink()
                 _digest_file(old).unlink(missing_ok=True)
 

@@ -83,7 +83,7 @@ def run_trial(
             SIGTERMException, a SystemExit.)
     """
     checkpoint, problems = newest(folder)
-    module, watch, keeper = LinaModule(config), Stopwatch(), Checkpoints(folder, config.trainer.keep_checkpoints)
+    module, watch, keeper = LinaModule(config), Stopwatch(), Checkpoints(folder)
     average = ExponentialAverage(config.ema)
     pictures = SampleGrid(config.sampling, folder / "samples.png", average)
     logger = None if tracking is None else MetricStream(*tracking, folder)

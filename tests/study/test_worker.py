@@ -57,22 +57,18 @@ class Lab:
 
         return launch
 
-    def run(self) -> Summary:
+    def run(self, *, joins: bool = False) -> Summary:
         with (self.runs.parent / "lines.txt").open("a") as file:
             display = PlainDisplay(Console(file=file, width=200))
-            return run_study(self.plan, PathsConfig(runs=str(self.runs)), self.launcher, display)
+            return run_study(self.plan, PathsConfig(runs=str(self.runs)), self.launcher, display, joins=joins)
 
     @property
     def lines(self) -> str:
         return (self.runs.parent / "lines.txt").read_text()
 
     def states(self) -> list[str]:
-        store = Store(self.runs, self.plan)
-        try:
-            states = store.states()
-            return [states[cell.identity].status for cell in self.plan.cells]
-        finally:
-            store.close()
+        states = Store(self.runs, self.plan).states()
+        return [states[cell.identity].status for cell in self.plan.cells]
 
     def record(self, place: int) -> dict[str, Any]:
         folder = self.runs / self.plan.study.name / self.plan.cells[place].identity
@@ -193,9 +189,9 @@ def test_a_cell_that_raises_is_failed_the_others_go_on_and_it_is_tried_again(lab
     lab.behaviour = lambda config: RESULT
     assert lab.run().counts == {"done": 4}
     assert len(lab.trained) == 5
-    assert len(lab.cell_runs()) == 5
+    assert len(lab.cell_runs()) == 4
     assert (study_metrics(lab)["cells/failed"], study_metrics(lab)["cells/done"]) == (0, 4)
-    assert {path.name for path in folder.iterdir()} == {"config.yaml", "result.json"}
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "result.json", "lease.lock", "mlflow_run.txt"}
 
 
 def study_metrics(lab: Lab) -> dict[str, float]:
@@ -232,7 +228,7 @@ def test_a_full_disk_ends_the_study_with_a_sentence(lab: Lab) -> None:
     lab.behaviour = second_only(lab.plan, raising(full))
     with pytest.raises(StudyError, match=r"no space left under .*free some and run the same command again"):
         lab.run()
-    assert lab.states() == ["done", "failed", "waiting", "waiting"]
+    assert lab.states() == ["done", "interrupted", "waiting", "waiting"]
     lab.behaviour = lambda config: RESULT
     assert lab.run().counts == {"done": 4}
 
@@ -300,31 +296,77 @@ def test_a_folder_that_cannot_be_made_is_named(lab: Lab) -> None:
         lab.run()
 
 
-def test_a_second_worker_at_the_study_is_refused(lab: Lab) -> None:
-    store = Store(lab.runs, lab.plan)
-    with pytest.raises(StudyError, match="another process is running the study tiny"):
-        lab.run()
-    store.close()
+def test_a_cell_in_other_hands_is_left_to_them_and_taken_over_when_they_are_gone(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Store(lab.runs, lab.plan)
+    other.enqueue()
+    theirs = other.claim()
+    assert theirs is not None
+    looks = 0
+
+    def pause(seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        assert len(lab.trained) == 3
+        if looks == 2:
+            # As the operating system does for a process that dies: the lock is free, the trial still runs.
+            theirs.lease.release()
+
+    monkeypatch.setattr("lina_lab.study.worker.time.sleep", pause)
     assert lab.run().counts == {"done": 4}
+    assert looks == 2
+    assert lab.trained[3:] == [theirs.cell.identity]
+    assert len(other.study.get_trials()) == 5
+
+
+def test_a_worker_that_joins_queues_nothing_and_takes_the_costliest_first(lab: Lab) -> None:
+    assert lab.run(joins=True).counts == {"waiting": 4}
+    Store(lab.runs, lab.plan).enqueue()
+    assert lab.run(joins=True).counts == {"done": 4}
+    sizes = [next(c.config.model.dim for c in lab.plan.cells if c.identity == identity) for identity in lab.trained]
+    assert sizes == [16, 16, 8, 8]
+
+
+def test_the_table_so_far_is_on_the_study_s_run(lab: Lab, tiny_study: Any) -> None:
+    lab.plan = make_plan(*tiny_study(seeds=[0, 1]))
+    values = iter([0.1, 0.2, 0.3, 0.4, 0.3, 0.2])
+
+    def behaviour(config: TrialConfig) -> TrialResult:
+        if config == lab.plan.cells[0].config:
+            raise RuntimeError("planted")
+        metrics = RESULT.metrics | {"val/loss_ema": next(values, 0.5)}
+        return TrialResult(**{**vars(RESULT), "metrics": metrics})
+
+    lab.behaviour = behaviour
+    lab.run()
+    client = MlflowClient(f"sqlite:///{lab.runs / 'mlflow.db'}")
+    parent = lab.cell_runs()[0].data.tags["mlflow.parentRunId"]
+    path = Path(client.download_artifacts(parent, "table.md"))
+    rows = [[part.strip() for part in line.split("|")[1:-1]] for line in path.read_text().splitlines()]
+    assert rows[0][2:] == ["cells", "val/loss_ema mean", "val/loss_ema sd"]
+    assert rows[2:4] == [
+        ["division", "8", "1 failed, 1 done", "0.4000", "nan"],
+        ["division", "16", "2 done", "0.2000", "0.1414"],
+    ]
 
 
 def test_a_changed_objective_is_refused(lab: Lab, tiny_study: Any) -> None:
     lab.run()
-    lab.plan = make_plan(*tiny_study(objective="val/loss_raw"))
-    with pytest.raises(StudyError, match=r"study\.objective was val/loss_ema and is val/loss_raw"):
+    lab.plan = make_plan(*tiny_study(objectives=[{"metric": "val/loss_raw"}]))
+    with pytest.raises(StudyError, match=r"study\.objectives was \['val/loss_ema'\] and is"):
         lab.run()
 
 
-def test_a_record_of_another_configuration_or_end_is_not_taken_over(lab: Lab) -> None:
-    """Two kept records that must not be adopted: one copied from another cell, one of a cell that diverged."""
+def test_a_record_of_another_configuration_is_not_taken_over_and_one_that_diverged_is(lab: Lab) -> None:
     lab.run()
     (lab.runs / "optuna.db").unlink()
     folders = [lab.runs / "tiny" / cell.identity for cell in lab.plan.cells]
     shutil.copy(folders[0] / "result.json", folders[1] / "result.json")
-    diverged = lab.record(2) | {"status": "diverged"}
-    (folders[2] / "result.json").write_text(json.dumps(diverged))
-    lab.run()
-    assert lab.trained[4:] == [lab.plan.cells[1].identity, lab.plan.cells[2].identity]
+    result = {**lab.record(2)["result"], "status": "diverged", "error": "the training loss is nan at step 3"}
+    (folders[2] / "result.json").write_text(json.dumps(lab.record(2) | {"status": "diverged", "result": result}))
+    assert lab.run().counts == {"done": 3, "diverged": 1}
+    assert lab.trained[4:] == [lab.plan.cells[1].identity]
 
 
 def test_a_study_has_one_run_however_often_it_goes_on(lab: Lab, tiny_study: Any) -> None:

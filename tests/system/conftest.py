@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -32,6 +33,8 @@ class Place:
     """A folder with a study `tiny` of four cells, where commands are run."""
 
     folder: Path
+    tracking_uri: str | None = None
+    """MLflow's store; None: the file in the folder of runs."""
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -52,6 +55,10 @@ class Place:
 
     def study(self, *overrides: str) -> tuple[int, str, str]:
         return self.python("-m", "lina_lab.run", "study=tiny", *overrides)
+
+    def states(self) -> dict[str, str]:
+        """The last state of each cell."""
+        return dict(self.trials())
 
     def stopped_in_the_second_cell(self, how: signal.Signals) -> tuple[int, str, str]:
         """Run the study, and send a signal when the second cell trains."""
@@ -75,7 +82,7 @@ class Place:
 
     @property
     def client(self) -> MlflowClient:
-        return MlflowClient(f"sqlite:///{self.folder / 'runs/mlflow.db'}")
+        return MlflowClient(self.tracking_uri or f"sqlite:///{self.folder / 'runs/mlflow.db'}")
 
     def attempts(self) -> list[Run]:
         experiment = self.client.get_experiment_by_name("tiny")
@@ -94,9 +101,9 @@ class Place:
         }
 
 
-def make_place(folder: Path) -> Place:
+def make_place(folder: Path, **sections: Any) -> Place:
     (folder / "studies").mkdir(parents=True)
-    (folder / "studies/tiny.yaml").write_text(yaml.safe_dump(FILE))
+    (folder / "studies/tiny.yaml").write_text(yaml.safe_dump(FILE | sections))
     return Place(folder)
 
 

@@ -31,8 +31,8 @@ def test_a_study_runs_to_its_end(finished: Finished) -> None:
         "mlartifacts",
         "mlflow.db",
         "optuna.db",
+        "setup.lock",
         "tiny",
-        "tiny.lock",
     }
 
 
@@ -116,7 +116,7 @@ def test_a_stop_in_the_middle_of_a_cell_loses_no_finished_cell(
 ) -> None:
     found, out, err = place.stopped_in_the_second_cell(how)
     assert found == code
-    assert err == f"error: {word}; finished cells are kept, and the same command goes on from here\n"
+    assert err == f"error: {word}; the same command goes on from here\n"
     assert out.splitlines()[-1].endswith("interrupted, stopped by hand")
     assert [state for _, state in place.trials()] == ["done", "interrupted", "waiting", "waiting"]
     assert [run.info.status for run in place.attempts()] == ["FINISHED", "KILLED"]
@@ -129,7 +129,7 @@ def goes_on_to_the_end(finished: Finished, place: Place, of_before: int) -> None
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == f"4 cells, {of_before} of them done before"
     assert Counter(state for _, state in place.trials())["done"] == 4
-    assert Counter(run.data.tags[STATUS] for run in place.attempts())["done"] == 4
+    assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"] * 4
     assert place.losses() == finished[0].losses()
 
 
@@ -138,8 +138,7 @@ def test_a_kill_in_the_middle_of_a_cell_is_found_out(finished: Finished, place: 
     assert code == -signal.SIGKILL
     assert [state for _, state in place.trials()] == ["done", "running", "waiting", "waiting"]
     goes_on_to_the_end(finished, place, of_before=1)
-    dead = place.attempts()[1]
-    assert (dead.info.status, dead.data.tags[STATUS]) == ("KILLED", "interrupted")
+    assert [state for _, state in place.trials()] == ["done", "interrupted", "done", "done", "done"]
 
 
 def test_a_full_disk_is_said_and_the_study_goes_on_when_there_is_space(

@@ -1,0 +1,238 @@
+"""The queue: leases, clocks, storages."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from lina_lab.study import backend, lease
+from lina_lab.study.backend import file_system, open_storage
+from lina_lab.study.errors import StudyError
+from lina_lab.study.grid import Plan, make_plan
+from lina_lab.study.lease import Lease, Watch, read_note
+from lina_lab.study.store import MAX_DEATHS, Store
+
+
+@pytest.fixture
+def plan(tiny_study: Any) -> Plan:
+    return make_plan(*tiny_study())
+
+
+@pytest.fixture(params=["sqlite", "journal"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    return None if request.param == "sqlite" else f"journal:{tmp_path / 'optuna.journal'}"
+
+
+def statuses(store: Store) -> list[str]:
+    states = store.states()
+    return [states[cell.identity].status if cell.identity in states else "absent" for cell in store.plan.cells]
+
+
+def test_every_cell_is_claimed_once_by_two_stores(tmp_path: Path, plan: Plan, url: str | None) -> None:
+    one, two = Store(tmp_path, plan, url), Store(tmp_path, plan, url)
+    one.enqueue()
+    two.enqueue()
+    claims = [store.claim() for _ in range(3) for store in (one, two)]
+    names = [claim.cell.identity for claim in claims if claim is not None]
+    assert sorted(names) == sorted(cell.identity for cell in plan.cells)
+    assert statuses(one) == ["running"] * 4
+    for store, claim in zip((one, two) * 3, claims, strict=True):
+        if claim is not None:
+            store.end(claim, "done", values=[1.0])
+    assert statuses(two) == ["done"] * 4
+    assert not two.someone_works() or two.claim() is None
+
+
+def died(store: Store) -> str:
+    """Claim a cell, and free its lock as the operating system does when a process dies; returns the cell."""
+    claim = store.claim()
+    assert claim is not None
+    claim.lease._ended.set()
+    claim.lease._lock.release()
+    return claim.cell.identity
+
+
+def test_a_cell_of_a_dead_process_is_taken_over_and_fails_when_that_is_the_rule(
+    tmp_path: Path, plan: Plan, url: str | None
+) -> None:
+    store = Store(tmp_path, plan, url)
+    store.enqueue()
+    for death in range(1, MAX_DEATHS + 1):
+        assert died(store) == plan.cells[0].identity
+        other = Store(tmp_path, plan, url)
+        other.join()
+        buried = other.reap()
+        if death < MAX_DEATHS:
+            assert buried == []
+            assert statuses(other)[0] == "interrupted"
+        else:
+            assert [(state.identity, state.error) for state in buried] == [
+                (plan.cells[0].identity, "the process that ran it died, 3 times in all")
+            ]
+            assert statuses(other)[0] == "failed"
+        store = other
+    store.enqueue()
+    assert statuses(store)[0] == "waiting"
+    assert store.states()[plan.cells[0].identity].deaths == 0
+
+
+def test_a_clock_that_is_wrong_by_an_hour_takes_a_cell_from_nobody(
+    tmp_path: Path, plan: Plan, url: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path, plan, url)
+    store.enqueue()
+    claim = store.claim()
+    assert claim is not None
+    wall = time.time
+    for error in (3600, -3600):
+        monkeypatch.setattr(time, "time", lambda error=error: wall() + error)
+        other = Store(tmp_path, plan, url)
+        other.join()
+        assert other.reap() == []
+        assert statuses(other)[0] == "running"
+    monkeypatch.undo()
+    store.end(claim, "done", values=[1.0])
+    assert statuses(store)[0] == "done"
+
+
+def test_a_paused_worker_that_comes_back_does_not_undo_what_was_done(tmp_path: Path, plan: Plan) -> None:
+    """Locks that another machine does not see: the cell was taken over, and has ended, when its first owner is back."""
+    store = Store(tmp_path, plan)
+    store.enqueue()
+    claim = store.claim()
+    assert claim is not None
+    claim.lease._lock.release()
+    other = Store(tmp_path, plan)
+    other.join()
+    other.reap()
+    second = other.claim()
+    assert second is not None
+    assert second.cell == claim.cell
+    other.end(second, "done", values=[1.0])
+    store.end(claim, "done", values=[2.0])
+    assert store.states()[claim.cell.identity].values == [1.0]
+
+
+def test_an_owner_on_another_machine_is_dead_when_its_counter_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def says(beat: int) -> None:
+        note = {"host": "elsewhere", "pid": 1, "beat": beat}
+        (tmp_path / "lease.json").write_text(json.dumps(note))
+
+    clock = 0.0
+    monkeypatch.setattr(lease.time, "monotonic", lambda: clock)
+    watch = Watch()
+    says(1)
+    assert watch.take_from_dead(tmp_path) is None
+    clock = 59.0
+    says(2)
+    assert watch.take_from_dead(tmp_path) is None
+    clock = 118.0
+    assert watch.take_from_dead(tmp_path) is None
+    assert read_note(tmp_path) is not None
+    clock = 120.0
+    taken = watch.take_from_dead(tmp_path)
+    assert taken is not None
+    taken.release()
+
+
+def test_a_lease_beats_and_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.01)
+    held = Lease.take(tmp_path)
+    assert held is not None
+    assert Lease.take(tmp_path) is None
+    held.beat()
+    held.progress(128, 0.5)
+    deadline = time.monotonic() + 5
+    while (note := read_note(tmp_path)) is None or note.beat < 3 or note.images == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert (note.images, note.loss) == (128, 0.5)
+    held.release()
+    assert read_note(tmp_path) is None
+    again = Lease.take(tmp_path)
+    assert again is not None
+    again.release()
+
+
+def test_plain_queries_find_what_optuna_does(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path, plan)
+    store.enqueue()
+    for status, values in (("done", [1.5]), ("failed", None), ("diverged", None)):
+        claim = store.claim()
+        assert claim is not None
+        store.end(claim, status, values=values, error=None if values else "why")  # type: ignore[arg-type]
+    found = store.states()
+    monkeypatch.setattr(backend, "RDBStorage", type(None))
+    assert store.states() == found
+    assert [state.status for state in found.values()] == ["done", "failed", "diverged", "waiting"]
+
+
+def test_what_other_tools_add_is_left_alone(tmp_path: Path, plan: Plan) -> None:
+    store = Store(tmp_path, plan)
+    store.enqueue()
+    stranger = optuna.load_study(study_name="tiny", storage=f"sqlite:///{tmp_path / 'optuna.db'}")
+    stranger.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING))
+    while (claim := store.claim()) is not None:
+        store.end(claim, "done", values=[1.0])
+    assert statuses(store) == ["done"] * 4
+    assert stranger.get_trials()[-1].state is optuna.trial.TrialState.WAITING
+
+
+def test_a_torn_line_at_the_end_of_a_journal_costs_nothing(tmp_path: Path, plan: Plan) -> None:
+    url = f"journal:{tmp_path / 'optuna.journal'}"
+    Store(tmp_path, plan, url).enqueue()
+    with (tmp_path / "optuna.journal").open("ab") as file:
+        file.write(b'{"op_code": 4, "worker_')
+    store = Store(tmp_path, plan, url)
+    store.enqueue()
+    claim = store.claim()
+    assert claim is not None
+    store.end(claim, "done", values=[1.0])
+    assert statuses(Store(tmp_path, plan, url)) == ["done", "waiting", "waiting", "waiting"]
+
+
+@pytest.fixture
+def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "mounts"
+    share = tmp_path / "my share"
+    share.mkdir()
+    escaped = str(share).replace(" ", "\\040")
+    path.write_text(f"overlay / overlay rw 0 0\nserver:/x {escaped} nfs4 rw 0 0\n")
+    monkeypatch.setattr(backend, "MOUNTS", path)
+    return share
+
+
+def test_sqlite_on_a_network_file_system_is_refused_with_what_works(mounts: Path, plan: Plan) -> None:
+    assert file_system(mounts / "a" / "b") == "nfs4"
+    assert file_system(mounts.parent) == "overlay"
+    with pytest.raises(
+        StudyError, match=r"SQLite on a network file system \(nfs4\).*paths\.storage=journal:.*postgresql"
+    ):
+        Store(mounts, plan)
+    assert statuses(Store(mounts, plan, f"journal:{mounts / 'optuna.journal'}")) == ["absent"] * 4
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("postgresql+psycopg://somebody:secret@127.0.0.1:1/optuna", "cannot be opened"),
+        ("mysql+nothing://somebody:secret@127.0.0.1:1/optuna", "cannot be opened"),
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_said_without_its_password(tmp_path: Path, url: str, sentence: str) -> None:
+    with pytest.raises(StudyError, match=sentence) as caught:
+        open_storage(url, tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_folder_of_runs_can_be_copied(tmp_path: Path, plan: Plan) -> None:
+    store = Store(tmp_path / "a", plan)
+    store.enqueue()
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert statuses(Store(tmp_path / "b", plan)) == ["waiting"] * 4

@@ -1,0 +1,239 @@
+"""Faults, injected for real: in the end everything is as if nothing had happened."""
+
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from lina_lab.runstore import STATUS
+from tests.system.conftest import Place, make_place
+
+pytestmark = pytest.mark.system
+Losses = dict[str, list[tuple[int, float]]]
+LONG = {"trainer": {"max_images": 1600, "val_every_images": 320}}
+"""A hundred steps, a checkpoint each twenty."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Losses:
+    place = make_place(tmp_path_factory.mktemp("undisturbed"), **LONG)
+    code, _, err = place.study()
+    assert (code, err) == (0, "")
+    return place.losses()
+
+
+def ends_as_if_nothing_had_happened(place: Place, undisturbed: Losses) -> str:
+    """The same command once more: each cell done, one run each, with the curves of an undisturbed study."""
+    code, out, err = place.study()
+    assert (code, err) == (0, "")
+    assert set(place.states().values()) == {"done"}
+    assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"] * 4
+    assert place.losses() == undisturbed
+    return out
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def killed_behind_the_second_checkpoint(place: Place) -> Path:
+    """Run the study, kill it when its first cell has two checkpoints; returns the newest."""
+    process = place.start("-m", "lina_lab.run", "study=tiny")
+    folder = place.folder / "runs/tiny"
+    wait_for(lambda: len(list(folder.glob("*/step-*.ckpt"))) >= 2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return max(folder.glob("*/step-*.ckpt"))
+
+
+def test_a_killed_cell_goes_on_from_its_checkpoint_in_the_same_run(tmp_path: Path, undisturbed: Losses) -> None:
+    place = make_place(tmp_path, **LONG)
+    killed_behind_the_second_checkpoint(place)
+    (run,) = place.attempts()
+    ends_as_if_nothing_had_happened(place, undisturbed)
+    assert run.info.run_id in {attempt.info.run_id for attempt in place.attempts()}
+    record = (tmp_path / "runs/tiny" / run.data.tags["lina.cell"] / "result.json").read_text()
+    assert '"resumed_at": null' not in record
+
+
+def test_a_truncated_checkpoint_is_passed_over(tmp_path: Path, undisturbed: Losses) -> None:
+    place = make_place(tmp_path, **LONG)
+    path = killed_behind_the_second_checkpoint(place)
+    path.write_bytes(path.read_bytes()[:-1000])
+    out = ends_as_if_nothing_had_happened(place, undisturbed)
+    assert f"{path.name} is damaged: its contents are not what was written" in out
+
+
+def test_a_disk_that_is_full_when_a_checkpoint_is_written(
+    tmp_path: Path, undisturbed: Losses, small_disk: Callable[[int], Path]
+) -> None:
+    """The cells' folders are on a disk that holds one checkpoint and part of the next."""
+    place = make_place(tmp_path, **LONG)
+    disk = small_disk(600)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/tiny").symlink_to(disk)
+    code, _, err = place.study()
+    assert code == 1
+    assert "no space left under" in err
+    assert err.count("\n") == 1
+    subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+    ends_as_if_nothing_had_happened(place, undisturbed)
+
+
+@pytest.mark.parametrize("name", ["optuna.db", "mlflow.db"])
+def test_a_store_that_another_process_locks(tmp_path: Path, undisturbed: Losses, name: str) -> None:
+    place = make_place(tmp_path, **LONG)
+    process = place.start("-m", "lina_lab.run", "study=tiny")
+    wait_for(lambda: list((tmp_path / "runs/tiny").glob("*/step-*.ckpt")))
+    database = sqlite3.connect(tmp_path / "runs" / name, timeout=60, isolation_level=None)
+    database.execute("BEGIN IMMEDIATE")
+    time.sleep(12)
+    database.execute("ROLLBACK")
+    database.close()
+    _, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (0, "")
+    ends_as_if_nothing_had_happened(place, undisturbed)
+
+
+class Server:
+    """An MLflow server that can be stopped and started again."""
+
+    def __init__(self, folder: Path, port: int = 5071) -> None:
+        self.folder, self.port, self.process = folder, port, None
+        self.uri = f"http://127.0.0.1:{port}"
+
+    def start(self) -> None:
+        store = f"sqlite:///{self.folder / 'server.db'}"
+        arguments = ["--backend-store-uri", store, "--artifacts-destination", str(self.folder / "artifacts")]
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1", *arguments],
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_for(self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            return requests.get(f"{self.uri}/health", timeout=2).ok
+        except requests.ConnectionError:
+            return False
+
+    def stop(self) -> None:
+        import os
+
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_a_tracking_server_that_is_away_for_a_minute(tmp_path: Path, undisturbed: Losses, server: Server) -> None:
+    place = make_place(tmp_path, **LONG)
+    place.tracking_uri = server.uri
+    process = place.start("-m", "lina_lab.run", "study=tiny", f"paths.tracking_uri={server.uri}")
+    wait_for(lambda: list((tmp_path / "runs/tiny").glob("*/step-*.ckpt")))
+    server.stop()
+    steps_then = len(list((tmp_path / "runs/tiny").glob("*/result.json")))
+    time.sleep(60)
+    # The cell that ran when the server went away has trained to its end.
+    assert len(list((tmp_path / "runs/tiny").glob("*/result.json"))) > steps_then
+    assert process.poll() is None
+    server.start()
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (0, ""), out
+    assert "waiting for the tracking store" in out
+    assert set(place.states().values()) == {"done"}
+    assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"] * 4
+    assert place.losses() == undisturbed
+
+
+ROUNDS = 20
+AT_ONCE = """
+import multiprocessing, sys
+from pathlib import Path
+import yaml
+from lina_lab.config import StudyConfig, PathsConfig, TrialConfig, from_dict, to_dict
+from lina_lab.study.grid import make_plan
+from lina_lab.study.store import Store
+from lina_lab.study.worker import make_tracker
+
+study, trial, folder = yaml.safe_load(sys.stdin.read())
+plan = make_plan(from_dict(StudyConfig, study), to_dict(from_dict(TrialConfig, trial)))
+
+def work(barrier, taken, runs):
+    barrier.wait()
+    store = Store(runs, plan)
+    store.enqueue()
+    with store.setup():
+        make_tracker(plan, PathsConfig(runs=str(runs)))
+    while (claim := store.claim()) is not None:
+        taken.put(claim.cell.identity)
+        store.end(claim, "done", values=[1.0])
+
+context = multiprocessing.get_context("fork")
+for number in range(int(sys.argv[1])):
+    runs = Path(folder) / str(number)
+    runs.mkdir()
+    barrier, taken = context.Barrier(2), context.Queue()
+    workers = [context.Process(target=work, args=(barrier, taken, runs)) for _ in range(2)]
+    for worker in workers: worker.start()
+    names = [taken.get(timeout=120) for _ in plan.cells]
+    for worker in workers: worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert taken.empty() and sorted(names) == sorted(cell.identity for cell in plan.cells), names
+    print(number, flush=True)
+"""
+
+
+def test_two_workers_that_start_at_the_same_instant_on_an_empty_store(tmp_path: Path) -> None:
+    import yaml
+    from mlflow import MlflowClient
+
+    from tests.conftest import STUDY, TINY
+
+    text = yaml.safe_dump([STUDY | {"name": "tiny"}, TINY, str(tmp_path)])
+    done = subprocess.run(
+        [sys.executable, "-c", AT_ONCE, str(ROUNDS)],
+        input=text,
+        text=True,
+        capture_output=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(number) for number in range(ROUNDS)]
+    for number in range(ROUNDS):
+        client = MlflowClient(f"sqlite:///{tmp_path / str(number) / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("tiny")
+        assert experiment is not None
+        assert len(client.search_runs([experiment.experiment_id])) == 1
+
+
+def test_files_of_a_study_can_be_moved(tmp_path: Path, undisturbed: Losses) -> None:
+    """A folder of runs that is copied elsewhere in the middle of a cell goes on there."""
+    place = make_place(tmp_path / "here", **LONG)
+    killed_behind_the_second_checkpoint(place)
+    moved = make_place(tmp_path / "there", **LONG)
+    shutil.copytree(place.folder / "runs", moved.folder / "runs")
+    ends_as_if_nothing_had_happened(moved, undisturbed)
