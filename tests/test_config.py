@@ -57,7 +57,14 @@ OTHER: dict[str, Any] = {
     "trainer.divergence_factor": 2.0,
     "trainer.divergence_steps": 7,
 }
-ONE_VALUED = {"model.latent_channels", "model.latent_size", "model.text_dim", "model.position", "data.name"}
+ONE_VALUED = {
+    "model.latent_channels",
+    "model.latent_size",
+    "model.text_dim",
+    "model.position",
+    "data.name",
+    "data.path",
+}
 """Fields that cannot change alone while digits are the only data."""
 
 

@@ -22,8 +22,11 @@ from lina_lab.config.model import LinaConfig
 class DataConfig:
     """What is learned from, and in what portions."""
 
-    name: Literal["digits"] = "digits"
-    """Data set: `digits` is scikit-learn's, 1,797 real images of 8 x 8 pixels in 10 classes."""
+    name: Literal["digits", "latents"] = "digits"
+    """Data set: `digits` is scikit-learn's, 1,797 real images of 8 x 8 pixels in 10 classes; `latents` are arrays that
+    were encoded before, in data.path."""
+    path: str | None = None
+    """For name=latents: a folder of train_latents.npy [n, C, H, W], train_labels.npy [n], and two such for val."""
     batch_size: PositiveInt = 128
     """Images an optimizer step, over all ranks."""
     val_images: PositiveInt = 360
@@ -115,6 +118,8 @@ class TrialConfig:
             raise contradiction(
                 f"sampling.steps={self.sampling.steps} is more than the {self.model.num_tokens} tokens of an image"
             )
+        if (self.data.path is None) != (self.data.name == "digits"):
+            raise contradiction("data.path is for data.name=latents, which needs it")
         if self.data.name == "digits" and (self.model.latent_channels, self.model.latent_size) != (1, (8, 8)):
             raise contradiction("data.name=digits needs model.latent_channels=1 and model.latent_size=[8,8]")
         if self.data.name == "digits" and not 10 <= self.data.val_images <= 1787:

@@ -24,6 +24,7 @@ FACTORS: dict[str, Callable[[TrialConfig], float]] = {
     ),
     "depth": lambda trial: trial.model.condition_depth + trial.model.depth,
     "depth of the flow head": lambda trial: trial.model.flow_depth,
+    "heads": lambda trial: trial.model.num_heads,
     "channels of a head": lambda trial: trial.model.dim // trial.model.num_heads,
     "image tokens": lambda trial: trial.model.num_tokens,
 }

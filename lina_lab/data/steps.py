@@ -1,0 +1,43 @@
+"""What the data modules share: a training stream that depends on the seed and the step alone."""
+
+import lightning as L
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from lina_lab.config import TrialConfig
+from lina_lab.data.stream import StepBatches
+
+
+class StepDataModule(L.LightningDataModule):
+    """Batches (latents float32 [B, C, H, W], label int64 [B]).
+
+    A Lightning epoch is the stretch between two validations, so that what is trained on depends on the seed and the
+    step alone; the last epoch ends with the budget.
+
+    Args:
+        config: the trial.
+        train_set: takes a tensor of indices and returns a batch.
+        images: images in it.
+        val_set: the held-out images.
+    """
+
+    def __init__(
+        self, config: TrialConfig, train_set: Dataset[tuple[Tensor, ...]], images: int, val_set: TensorDataset
+    ) -> None:
+        super().__init__()
+        self.config, self.train_set, self.images, self.val_set = config, train_set, images, val_set
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        steps = self.config.epoch_steps
+        batches = StepBatches(
+            images=self.images,
+            batch_size=self.config.data.batch_size,
+            steps=range(epoch * steps, min((epoch + 1) * steps, self.config.max_steps)),
+            seed=self.config.seed,
+        )
+        return DataLoader(self.train_set, sampler=batches, batch_size=None)
+
+    def val_dataloader(self) -> list[DataLoader[tuple[Tensor, ...]]]:
+        """The validation set twice: the module takes raw weights to the first and averaged ones to the second."""
+        return [DataLoader(self.val_set, batch_size=self.config.data.val_batch_size) for _ in range(2)]

@@ -1,0 +1,100 @@
+"""Arrays of latents as training data."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lina_lab.config import TrialConfig
+from lina_lab.data import DigitsDataModule, LatentsDataModule
+from lina_lab.data.digits import digits
+from lina_lab.training.trial import run_trial
+
+Tiny = Callable[..., TrialConfig]
+
+
+def write(folder: Path, **changes: Any) -> None:
+    """The digits' own split as arrays, with changes."""
+    images, labels = digits()
+    arrays = {
+        "train_latents": images[:200].numpy().astype(np.float16),
+        "train_labels": labels[:200].numpy().astype(np.int32),
+        "val_latents": images[200:300].numpy(),
+        "val_labels": labels[200:300].numpy(),
+    }
+    for name, array in {**arrays, **changes}.items():
+        if array is not None:
+            np.save(folder / f"{name}.npy", array)
+
+
+def config(tiny: Tiny, folder: Path, **changes: Any) -> TrialConfig:
+    data = {"name": "latents", "path": str(folder), "batch_size": 16, "val_images": 40, "val_batch_size": 20}
+    return tiny(data=data | changes)
+
+
+def test_batches_are_the_arrays_in_the_stream_s_order(tiny: Tiny, tmp_path: Path) -> None:
+    write(tmp_path)
+    module = LatentsDataModule(config(tiny, tmp_path))
+    loader = module.train_dataloader()
+    images, labels = digits()
+    for places, (latents, label) in zip(loader.sampler, loader, strict=True):
+        assert latents.dtype == torch.float32
+        assert torch.allclose(latents, images[places])  # type: ignore[index]
+        assert torch.equal(label, labels[places])  # type: ignore[index]
+    (raw, ema) = module.val_dataloader()
+    assert torch.equal(torch.cat([batch[0] for batch in raw]), images[200:240])
+    assert len(ema.dataset) == 40  # type: ignore[arg-type]
+    other = DigitsDataModule(tiny())
+    other.images = 200
+    orders = [list(m.train_dataloader().sampler) for m in (module, other)]
+    assert all(torch.equal(a, b) for a, b in zip(*orders, strict=True))
+
+
+def test_a_trial_learns_from_arrays(tiny: Tiny, tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "trial").mkdir()
+    result = run_trial(config(tiny, tmp_path), tmp_path / "trial")
+    assert (result.status, result.images_seen) == ("done", 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"train_latents": None}, "train_latents.npy is not an array that can be read"),
+        (
+            {"train_latents": np.zeros((200, 2, 8, 8), np.float32)},
+            r"holds float32\[200, 2, 8, 8\], and the labels and the",
+        ),
+        ({"train_latents": np.zeros((200, 1, 8, 8), np.int8)}, "need floats"),
+        ({"val_labels": np.zeros(99, np.int64)}, r"holds float32\[100, 1, 8, 8\].* need floats \[99, 1, 8, 8\]"),
+        ({"val_labels": np.full(100, 10)}, "holds classes 10 to 10, and model.num_classes=10"),
+        ({"val_labels": np.zeros(100)}, r"holds float64\[100\], not \[n\]"),
+        ({"train_labels": np.array([], np.int64)}, "holds nothing"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(tiny: Tiny, tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+    write(tmp_path, **changes)
+    with pytest.raises(ValueError, match=sentence):
+        LatentsDataModule(config(tiny, tmp_path))
+
+
+def test_too_few_images_to_hold_out_are_named(tiny: Tiny, tmp_path: Path) -> None:
+    write(tmp_path)
+    with pytest.raises(ValueError, match=r"holds 100 images for validation, and data\.val_images=200"):
+        LatentsDataModule(config(tiny, tmp_path, val_images=200))
+
+
+def test_a_file_that_carries_objects_is_not_unpickled(tiny: Tiny, tmp_path: Path) -> None:
+    write(tmp_path)
+    np.save(tmp_path / "train_labels.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"train_labels\.npy is not an array that can be read"):
+        LatentsDataModule(config(tiny, tmp_path))
+
+
+@pytest.mark.parametrize("change", [{"name": "latents"}, {"path": "somewhere"}])
+def test_a_path_is_for_latents(tiny: Tiny, change: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"data\.path is for data\.name=latents, which needs it"):
+        tiny(data=change)
