@@ -1,0 +1,99 @@
+"""MLflow's UI shows a study: a browser opens it and finds axes and metrics."""
+
+import json
+import subprocess
+import sys
+import time
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+
+from tests.system.conftest import Place
+
+pytestmark = pytest.mark.system
+PORT = 5073
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--window-size=1800,1100"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
+
+
+@pytest.fixture(scope="module")
+def ui(finished: tuple[Place, tuple[int, str, str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """MLflow's UI on the finished study, as `make ui` starts it."""
+    store = f"sqlite:///{finished[0].folder / 'runs/mlflow.db'}"
+    arguments = ["--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(PORT), "--workers", "1"]
+    log = (tmp_path_factory.mktemp("ui") / "log").open("wb")
+    server = subprocess.Popen([sys.executable, "-m", "mlflow", "ui", *arguments], stdout=log, stderr=log)
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            if requests.get(f"http://127.0.0.1:{PORT}/health", timeout=2).ok:
+                break
+        except requests.ConnectionError:
+            assert time.monotonic() < deadline
+            time.sleep(0.3)
+    yield f"http://127.0.0.1:{PORT}"
+    server.terminate()
+    server.wait()
+    log.close()
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
+    yield driver
+    driver.quit()
+
+
+def shows(browser: webdriver.Chrome, *texts: str) -> str:
+    """Wait until the page holds all the texts; returns the page's text."""
+    deadline = time.monotonic() + 60
+    while True:
+        page = browser.find_element(By.TAG_NAME, "body").text
+        missing = [text for text in texts if text not in page]
+        if not missing:
+            return page
+        assert time.monotonic() < deadline, f"{missing} not in: {page[-2500:]}"
+        time.sleep(0.3)
+
+
+def test_the_runs_table_and_the_comparison_of_four_cells_show_axes_and_metrics(
+    finished: tuple[Place, tuple[int, str, str]], ui: str, browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    place, _ = finished
+    runs = place.attempts()
+    assert len(runs) == 4
+    experiment = runs[0].info.experiment_id
+    # The assistant that opens by itself takes a quarter of the page.
+    browser.get(ui)
+    browser.execute_script(
+        "localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');"
+        "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');"
+    )
+    children = f"tags.`mlflow.parentRunId` = '{runs[0].data.tags['mlflow.parentRunId']}'"
+    query = {"searchFilter": children, "orderByKey": "metrics.`val/loss_ema`", "orderByAsc": "true"}
+    rest = {"startTime": "ALL", "lifecycleFilter": "Active", "modelVersionFilter": "All Runs", "datasetsFilter": "W10="}
+    parameters = urllib.parse.urlencode(query | rest | {"workflowType": "machine_learning"})
+    browser.get(f"{ui}/#/experiments/{experiment}/runs?{parameters}")
+    shows(browser, *(run.info.run_name for run in runs))
+    browser.save_screenshot(str(tmp_path / "runs.png"))
+    ids, experiments = (
+        urllib.parse.quote(json.dumps(value)) for value in ([run.info.run_id for run in runs], [experiment])
+    )
+    browser.get(f"{ui}/#/compare-runs?runs={ids}&experiments={experiments}")
+    page = shows(
+        browser, "Comparing 4 Runs", "model.attention.normalization", "model.dim", "val/loss_ema", "train/loss"
+    )
+    browser.save_screenshot(str(tmp_path / "compare.png"))
+    assert all(f"{run.data.metrics['val/loss_ema']:.3f}"[:5] in page for run in runs)
