@@ -45,9 +45,10 @@ lint: setup  ## ruff, mypy, import contracts
 ui: setup  ## open MLflow's UI on the run store
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --host $(HOST) --port $(PORT) --workers 1
 
-bench: setup  ## measure: attention (time, memory, picture), then seconds a cell outside Trainer.fit
+bench: setup  ## measure: attention (time, memory, picture), the study layer, seconds a cell outside Trainer.fit
 	$(BIN)/python -m lina_lab.bench
 	$(BIN)/python -m analysis.bench
+	$(BIN)/python -m lina_lab.study.bench
 	@folder=$$(mktemp -d) && trap "rm -rf $$folder" EXIT && $(BIN)/python -m lina_lab.run study=$(STUDY) \
 	  paths.runs=$$folder trainer.max_images=320 trainer.val_every_images=320 seed=0
 

@@ -38,6 +38,7 @@ Runs every cell of a study that is not done yet.
 
 A field that an axis of the study varies is fixed by giving it a value. size=NAME gives those of a preset:
 {sizes}.
+scale=NAME lays other sizes, data and resources over a study: {scales}.
 Hydra's own flags: --cfg job shows the configuration, --hydra-help lists the rest.
 
 Studies
@@ -78,13 +79,17 @@ def register_configs(chosen: str | None = None) -> None:
         store.store(group="study", name=path.stem, node=node, package="_global_")
         questions.append(f"  {path.stem}: {' '.join(node['study']['question'].split())}")
     fields = "\n".join(f"  {name} = {default}\n      {doc}" for name, default, doc in _documented_fields())
-    text = HELP.format(sizes=_listed(SIZES), studies="\n".join(questions), fields=fields).replace("$", "$$")
+    text = HELP.format(
+        sizes=_listed(SIZES), scales=_listed(scales()), studies="\n".join(questions), fields=fields
+    ).replace("$", "$$")
     store.store(
         group="hydra/help", name="lina_lab", node={"app_name": "lina_lab", "header": "", "footer": "", "template": text}
     )
     for name, preset in SIZES.items():
         store.store(group="size", name=name, node=preset, package="model")
-    defaults = ["_self_", {"study": None}, {"size": None}, {"override hydra/help": "lina_lab"}]
+    for name in scales():
+        store.store(group="scale", name=name, node=_read_scale(name, chosen), package="_global_")
+    defaults = ["_self_", {"study": None}, {"scale": None}, {"size": None}, {"override hydra/help": "lina_lab"}]
     quiet = [{f"override hydra/{name}_logging": "none"} for name in ("job", "hydra")]
     hydra = {"run": {"dir": "."}, "output_subdir": None}
     store.store(name="config", node={"defaults": defaults + quiet, **_defaults(), "hydra": hydra})
@@ -102,8 +107,24 @@ def _read_study(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not a study: it needs a section `study` with a `question` in words")
     if "seed" in node or "hydra" in node:
         raise ConfigError(f"{path}: seed and hydra are not for a study to set; its seeds stand in study.seeds")
+    node.pop("scale", None)
     node["study"].setdefault("name", path.stem)
     return typing.cast(dict[str, Any], node)
+
+
+def scales() -> list[str]:
+    """Names of what can be laid over any study."""
+    return [path.stem for path in sorted((studies_folder() / "scale").glob("*.yaml"))]
+
+
+def _read_scale(name: str, chosen: str | None) -> Any:
+    """What a scale changes, with the chosen study's own part; the study gets a name of its own by it."""
+    common = OmegaConf.load(studies_folder() / "scale" / f"{name}.yaml")
+    own: Any = {}
+    if chosen is not None and (studies_folder() / f"{chosen}.yaml").exists():
+        whole = OmegaConf.to_container(OmegaConf.load(studies_folder() / f"{chosen}.yaml"))
+        own = whole.get("scale", {}).get(name, {}) if isinstance(whole, dict) else {}
+    return OmegaConf.merge(common, {"study": {"name": f"{chosen}_{name}"}}, own)
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
@@ -119,6 +140,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
         overrides = OverridesParser.create().parse_overrides(overrides_of(arguments))
     except HydraException as error:
         raise ConfigError(_one_line(error)) from None
+    groups = {"scale": scales(), "size": SIZES}
     for override in overrides:
         if override.is_delete():
             raise ConfigError(f"~{override.key_or_group} would leave the field out; give it a value")
@@ -133,9 +155,11 @@ def check_overrides(arguments: Sequence[str]) -> None:
                 )
             if override.value() not in names:
                 raise ConfigError(f"there is no study {override.value()}; the studies are {_listed(names)}")
-        elif override.key_or_group == "size":
-            if override.value() not in SIZES:
-                raise ConfigError(f"there is no size {override.value()}; the sizes are {_listed(SIZES)}")
+        elif override.key_or_group in groups:
+            known = groups[override.key_or_group]
+            if override.value() not in known:
+                what = override.key_or_group
+                raise ConfigError(f"there is no {what} {override.value()}; the {what}s are {_listed(known)}")
         else:
             _check_field(override.key_or_group, override.value())
 
@@ -150,6 +174,8 @@ def pinned_fields(arguments: Sequence[str]) -> list[str]:
     pinned = []
     for override in OverridesParser.create().parse_overrides(overrides_of(arguments)):
         value = override.value()
+        if override.key_or_group == "scale":
+            continue
         if override.key_or_group == "size":
             pinned += [f"model.{name}" for name in SIZES[str(value)]]
             continue

@@ -8,6 +8,7 @@ import pytest
 from lina_lab import run
 from lina_lab.compose import ConfigError, register_configs, studies_folder
 from lina_lab.config import CommandConfig
+from lina_lab.study import plan as study_plan
 
 STUDIES = sorted(path.stem for path in (Path(__file__).parents[1] / "studies").glob("*.yaml"))
 
@@ -152,6 +153,30 @@ def test_every_study_composes(name: str) -> None:
     assert plan.study.held_equal
     assert paths.runs == "runs"
     assert len(plan.cells) > 1
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_has_the_paper_s_scale(name: str) -> None:
+    plan, *_ = run._compose([f"study={name}", "scale=paper", "action=plan"])
+    assert plan.study.name == f"{name}_paper"
+    assert {(cell.config.model.dim, cell.config.model.num_heads) for cell in plan.cells} == {
+        (768, 12),
+        (1024, 16),
+        (1536, 16),
+    }
+    assert plan.study.resources.devices == 32
+    assert {cell.config.max_steps for cell in plan.cells} == {200_000}
+    audit = [line.split(" (")[0] for line in study_plan.audit(plan)]
+    assert audit == ["heads", "channels of a head"]
+    text = study_plan.describe(plan, Path("nowhere"))
+    assert "device-hours" in text
+    assert "unknown" not in text
+
+
+def test_an_unknown_scale_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "there is no scale huge; the scales are paper" in refused(
+        capsys, "study=normalization_scaling", "scale=huge"
+    )
 
 
 def test_a_value_on_the_command_line_fixes_its_axis() -> None:

@@ -149,5 +149,7 @@ class CommandConfig:
     status: what has come of the cells; retry: queue failed and cancelled cells again; cancel: end cells."""
     workers: PositiveInt = 1
     """Processes that work on cells at once, for action=run."""
+    new_version: bool = False
+    """Take a changed configuration of a study that exists as a new version of it, NAME-v2 and so on."""
     cells: list[str] = field(default_factory=list)
     """Cells that retry and cancel are about: first characters of their identities; none: all that it can be."""

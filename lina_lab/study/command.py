@@ -14,7 +14,7 @@ from lina_lab.study.errors import StudyError, explained
 from lina_lab.study.grid import Cell, Plan
 from lina_lab.study.launch import check_devices, in_this_process
 from lina_lab.study.progress import display
-from lina_lab.study.store import CANCEL_FILE, Store
+from lina_lab.study.store import CANCEL_FILE, Store, newest_version
 from lina_lab.study.summary import Summary, summarise
 
 STATUS_SECONDS = 2.0
@@ -34,6 +34,9 @@ def run_and_report(plan: Plan, paths: PathsConfig, command: CommandConfig, argum
             check_devices(plan.study.resources.devices * command.workers, command.workers)
         except ValueError as error:
             return _complain(str(error), 2)
+        if command.new_version:
+            plan = _versioned(plan, paths)
+            arguments = [*arguments, f"study.name={plan.study.name}"]
         summary = _work(plan, paths, command, arguments)
     except StudyError as error:
         return _complain(str(error), 1)
@@ -52,6 +55,12 @@ def _work(plan: Plan, paths: PathsConfig, command: CommandConfig, arguments: Seq
     if command.workers > 1:
         return run_pool(plan, paths, command.workers, worker_command(arguments), display())
     return run_study(plan, paths, in_this_process, display(), joins=command.action == "work")
+
+
+def _versioned(plan: Plan, paths: PathsConfig) -> Plan:
+    runs = Path(paths.runs).resolve()
+    with explained(runs):
+        return newest_version(plan, runs, paths.storage)
 
 
 def _plan(plan: Plan, paths: PathsConfig, command: CommandConfig) -> int:

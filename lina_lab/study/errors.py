@@ -14,6 +14,10 @@ class StudyError(RuntimeError):
     """A study cannot go on; the message says why and what to do."""
 
 
+class ChangedError(StudyError):
+    """The study is there with another configuration."""
+
+
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 

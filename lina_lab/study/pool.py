@@ -161,7 +161,7 @@ def _terminable() -> Iterator[None]:
 
 def worker_command(arguments: Sequence[str]) -> list[str]:
     """The command line of a worker for the same study."""
-    kept = [a for a in arguments if not a.startswith(("action=", "workers="))]
+    kept = [a for a in arguments if not a.startswith(("action=", "workers=", "new_version="))]
     return [sys.executable, "-m", "lina_lab.run", *kept, "action=work"]
 
 

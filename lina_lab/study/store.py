@@ -7,7 +7,7 @@ a process that died, and a cell is never worked on twice at once.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lina_lab.study.backend import TrialRow, open_storage, trial_rows
-from lina_lab.study.errors import StudyError
+from lina_lab.study.errors import ChangedError, StudyError
 from lina_lab.study.grid import Cell, Plan, flatten
 from lina_lab.study.lease import Lease, Watch
 
@@ -65,7 +65,8 @@ class Store:
         url: Optuna's storage; None: a SQLite file in `runs`.
 
     Raises:
-        StudyError: the study is there with another configuration, or the storage cannot be opened.
+        ChangedError: the study is there with another configuration.
+        StudyError: the storage cannot be opened.
     """
 
     def __init__(self, runs: Path, plan: Plan, url: str | None = None) -> None:
@@ -120,10 +121,10 @@ class Store:
             if before.get(field) != now.get(field)
         ]
         if changes:
-            raise StudyError(
+            raise ChangedError(
                 f"the study {self.plan.study.name} was run with another configuration: {'; '.join(changes)}. Its cells "
-                "would not be comparable: give this one a name of its own (study.name=...) or another folder "
-                "(paths.runs=...)"
+                "would not be comparable: make this one a new version (new_version=true), or give it a name of its own "
+                "(study.name=...) or another folder (paths.runs=...)"
             )
 
     def _shared(self) -> dict[str, Any]:
@@ -302,3 +303,15 @@ def _state(trial: TrialRow) -> CellState | None:
         deaths=attributes.get(DEATHS, 0),
         values=trial.values,
     )
+
+
+def newest_version(plan: Plan, runs: Path, url: str | None) -> Plan:
+    """The plan under its study's name, or under the first of NAME-v2, NAME-v3, ... whose configuration it has."""
+    name, number = plan.study.name, 1
+    while True:
+        try:
+            Store(runs, plan, url)
+            return plan
+        except ChangedError:
+            number += 1
+            plan = replace(plan, study=replace(plan.study, name=f"{name}-v{number}"))

@@ -19,7 +19,7 @@ from lina_lab.runstore import CELL, KIND, STATUS, STUDY
 from lina_lab.study.errors import StudyError
 from lina_lab.study.grid import Plan, make_plan
 from lina_lab.study.progress import PlainDisplay
-from lina_lab.study.store import Store
+from lina_lab.study.store import Store, newest_version
 from lina_lab.study.worker import Summary, run_study
 from lina_lab.training.trial import TrialResult
 
@@ -238,10 +238,22 @@ def test_a_changed_budget_is_refused_with_the_difference(lab: Lab, tiny_study: A
     study, base = tiny_study()
     base["trainer"]["max_images"] = 128
     lab.plan = make_plan(study, base)
-    with pytest.raises(StudyError, match=r"trainer\.max_images was 64 and is 128.*study.name=") as caught:
+    with pytest.raises(
+        StudyError, match=r"trainer\.max_images was 64 and is 128.*new_version=true.*study\.name="
+    ) as caught:
         lab.run()
     assert "model.dim" not in str(caught.value)
     assert len(lab.trained) == 4
+
+
+def test_a_changed_configuration_is_a_new_version_on_request(lab: Lab, tiny_study: Any) -> None:
+    lab.run()
+    plans = []
+    for images in (128, 256, 128, 64):
+        study, base = tiny_study()
+        base["trainer"]["max_images"] = images
+        plans.append(newest_version(make_plan(study, base), lab.runs, None).study.name)
+    assert plans == ["tiny-v2", "tiny-v3", "tiny-v2", "tiny"]
 
 
 def test_cells_of_another_grid_are_not_run(lab: Lab, tiny_study: Any) -> None:
