@@ -31,7 +31,7 @@ def run_and_report(plan: Plan, paths: PathsConfig, command: CommandConfig, argum
         if command.action in actions:
             return actions[command.action](plan, paths, command)
         try:
-            check_devices(plan.study.resources.devices * command.workers, command.workers)
+            check_devices(plan.study.resources.devices, command.workers)
         except ValueError as error:
             return _complain(str(error), 2)
         if command.new_version:

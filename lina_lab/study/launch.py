@@ -1,5 +1,6 @@
 """Ways to start the process group that trains one cell. So far there is one: this process."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,18 +27,26 @@ def in_this_process() -> Launch:
     return run_trial
 
 
-def check_devices(wanted: int, workers: int) -> None:
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(i) for i in range(torch.cuda.device_count())] if named is None else [d for d in named.split(",") if d]
+
+
+def check_devices(devices: int, workers: int) -> None:
     """Refuse more devices than this machine has; without a GPU its processor is one, which workers share.
 
     Raises:
         ValueError: too many.
     """
-    import torch
-
-    there = torch.cuda.device_count()
-    if there and wanted > there:
-        raise ValueError(f"{workers} workers need {wanted} devices, and this machine has {there} GPUs")
-    if not there and wanted > workers:
+    there = len(gpus())
+    if devices > 1:
+        has = f"{there} GPUs" if there else "no GPU, and one processor"
         raise ValueError(
-            f"study.resources.devices={wanted // workers} is more than this machine has: no GPU, and one processor"
+            f"study.resources.devices={devices}: a cell is trained on one device so far, and this machine has {has}; "
+            "give study.resources.devices=1"
         )
+    if there and workers > there:
+        raise ValueError(f"workers={workers} is more than the {there} GPUs of this machine")

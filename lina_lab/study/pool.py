@@ -13,7 +13,8 @@ from typing import Any
 from lina_lab.config import PathsConfig
 from lina_lab.study.errors import StudyError, explained
 from lina_lab.study.grid import Cell, Plan
-from lina_lab.study.lease import read_note
+from lina_lab.study.launch import gpus
+from lina_lab.study.lease import Watch, read_note
 from lina_lab.study.progress import Display
 from lina_lab.study.store import CellState, Store
 from lina_lab.study.summary import Summary, summarise
@@ -50,7 +51,7 @@ def run_pool(plan: Plan, paths: PathsConfig, workers: int, command: Sequence[str
         display.started(len(open_cells), len(plan.cells))
     if not open_cells:
         return summarise(plan, states, [])
-    pool = _Pool(store.folder, min(workers, len(open_cells)), command)
+    pool = _Pool(store.folder, min(workers, len(open_cells)), command, gpus())
     try:
         with _terminable():
             pool.start()
@@ -79,6 +80,9 @@ def _watch(store: Store, pool: "_Pool", display: Display, states: Mapping[str, C
                 display.cell_started(cells[identity])
                 display.cell_ended(cells[identity], states[identity].status, _detail(states[identity], store))
         if not alive:
+            left = len(cells.keys() - told)
+            if left:
+                raise StudyError(f"{left} cells are open and no worker is left: see {store.folder}/worker-*.log")
             return
         time.sleep(LOOK_SECONDS)
 
@@ -92,8 +96,8 @@ def _detail(state: CellState, store: Store) -> str:
 class _Pool:
     """Worker processes, each with its own share of the processors and its own log."""
 
-    def __init__(self, folder: Path, workers: int, command: Sequence[str]) -> None:
-        self.folder, self.command = folder, command
+    def __init__(self, folder: Path, workers: int, command: Sequence[str], devices: Sequence[str]) -> None:
+        self.folder, self.command, self.devices = folder, command, devices
         self.workers: list[subprocess.Popen[bytes] | None] = [None] * workers
         self.deaths = 0
 
@@ -108,9 +112,8 @@ class _Pool:
     def _environment(self, place: int) -> dict[str, str]:
         count = len(self.workers)
         environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)), **os.environ}
-        devices = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
-        if devices:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices[place::count])
+        if self.devices:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices[place::count])
         return environment
 
     def look(self) -> bool:
@@ -171,6 +174,11 @@ def running_now(store: Store, states: Mapping[str, CellState]) -> list[tuple[Cel
     for cell in store.plan.cells:
         state = states.get(cell.identity)
         if state is None or state.status != "running":
+            continue
+        lease = Watch().take_from_dead(store.folder / cell.identity)
+        if lease is not None:
+            lease.release()
+            found.append((cell, "stale: the process that ran it died"))
             continue
         note = read_note(store.folder / cell.identity)
         total = cell.config.max_steps * cell.config.data.batch_size

@@ -74,6 +74,7 @@ class Store:
         self.folder = runs / plan.study.name
         self._watch = Watch()
         self._known: dict[str, CellState] = {}
+        self._passed: set[str] = set()
         self._cells = {cell.identity: cell for cell in plan.cells}
         self._order = list(self._cells)
         with self.setup():
@@ -157,7 +158,7 @@ class Store:
 
     def join(self) -> None:
         """Look at what there is to do, without queueing anything."""
-        self._known = self.states()
+        self._known, self._passed = self.states(), set()
 
     def longest_first(self) -> None:
         """Take the costliest cells first from now on: several workers are then done sooner."""
@@ -170,18 +171,18 @@ class Store:
         claimed = self._claim_known()
         if claimed is not None:
             return claimed
-        self._known = self.states()
+        self.join()
         return self._claim_known()
 
     def _claim_known(self) -> Claim | None:
         for identity in self._order:
             cell, known = self._cells[identity], self._known.get(identity)
-            if known is None or known.status not in ("waiting", "interrupted"):
+            if known is None or known.status not in ("waiting", "interrupted") or identity in self._passed:
                 continue
+            # Whatever comes of it: no use in trying this one again before the next look at the store.
+            self._passed.add(identity)
             lease = Lease.take(self.folder / identity)
             if lease is None:
-                # Somebody has just taken it: no use in trying it again before the next look at the store.
-                del self._known[identity]
                 continue
             trial_id = self._start(cell, known)
             if trial_id is not None:
@@ -189,7 +190,6 @@ class Store:
                 self._known[identity] = CellState(identity=identity, status="running", trial_id=trial_id)
                 return Claim(cell=cell, trial_id=trial_id, lease=lease)
             lease.release()
-            del self._known[identity]
         return None
 
     def _start(self, cell: Cell, known: CellState) -> int | None:
@@ -222,7 +222,7 @@ class Store:
             error = "the process that ran it died" + (f", {deaths} times in all" if often else "")
             self._storage_end(state.trial_id, "failed" if often else "interrupted", error=error, deaths=deaths)
             lease.release()
-            self._known = self.states()
+            self.join()
             if often and self._known[identity].trial_id == state.trial_id:
                 failed.append(self._known[identity])
         return failed

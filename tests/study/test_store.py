@@ -236,3 +236,16 @@ def test_a_folder_of_runs_can_be_copied(tmp_path: Path, plan: Plan) -> None:
     store.enqueue()
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     assert statuses(Store(tmp_path / "b", plan)) == ["waiting"] * 4
+
+
+def test_a_cell_that_somebody_is_just_taking_counts_as_open(tmp_path: Path, plan: Plan) -> None:
+    """Its lease is held, its trial does not run yet: this worker has nothing to claim, and no reason to leave."""
+    store = Store(tmp_path, plan)
+    store.enqueue()
+    held = [Lease.take(tmp_path / "tiny" / cell.identity) for cell in plan.cells]
+    assert store.claim() is None
+    assert store.someone_works()
+    for lease_ in held:
+        assert lease_ is not None
+        lease_.release()
+    assert store.claim() is not None
