@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from lina_lab.config import to_dict
 from lina_lab.study.backend import TrialRow, open_storage, trial_rows
 from lina_lab.study.errors import ChangedError, StudyError
 from lina_lab.study.grid import Cell, Plan, flatten
@@ -130,10 +131,11 @@ class Store:
 
     def _shared(self) -> dict[str, Any]:
         """What all cells of the study have in common."""
-        study = self.plan.study
+        study = to_dict(self.plan.study)
+        metrics = [objective["metric"] for objective in study["objectives"]]
         return {
             **self.plan.base,
-            "study": {"objectives": [objective.metric for objective in study.objectives], "size_axis": study.size_axis},
+            "study": {"objectives": metrics, "size_axis": study["size_axis"], "budget": study["budget"]},
         }
 
     def states(self) -> dict[str, CellState]:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from lina_lab.model.count import training_operations
 from lina_lab.study.grid import flatten, make_plan
 
 
@@ -68,3 +69,26 @@ def test_equal_cells_are_refused(tiny_study: Any) -> None:
 
 def test_flatten_names_leaves_by_their_path() -> None:
     assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
+
+
+def test_cells_are_left_out_by_rule(tiny_study: Any) -> None:
+    rule = {"model.attention.normalization": "subtraction", "model.dim": [16, 24]}
+    plan = make_plan(*tiny_study(exclude=[rule]))
+    assert [tuple(cell.axes.values()) for cell in plan.cells] == [("division", 8), ("division", 16), ("subtraction", 8)]
+
+
+def test_sizes_may_have_seeds_of_their_own(tiny_study: Any) -> None:
+    plan = make_plan(*tiny_study(seeds=[0, 1], seeds_at_size={"16": [1, 2, 3]}))
+    seeds = {8: set(), 16: set()}  # type: ignore[var-annotated]
+    for cell in plan.cells:
+        seeds[cell.config.model.dim].add(cell.config.seed)
+    assert seeds == {8: {0, 1}, 16: {1, 2, 3}}
+    assert len(plan.cells) == 2 * 5
+
+
+def test_a_budget_in_flops_gives_each_size_its_images(tiny_study: Any) -> None:
+    amount = 1e9
+    plan = make_plan(*tiny_study(budget={"unit": "flops", "amount": amount}))
+    spent = {2 * training_operations(c.config.model).total * c.config.trainer.max_images for c in plan.cells}
+    assert all(abs(flops / amount - 1) < 0.01 for flops in spent)
+    assert len({cell.config.trainer.max_images for cell in plan.cells}) > 1

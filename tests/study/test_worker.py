@@ -381,6 +381,15 @@ def test_a_record_of_another_configuration_is_not_taken_over_and_one_that_diverg
     assert lab.trained[4:] == [lab.plan.cells[1].identity]
 
 
+def test_a_changed_budget_of_the_study_is_refused(lab: Lab, tiny_study: Any) -> None:
+    lab.plan = make_plan(*tiny_study(budget={"unit": "tokens", "amount": 4096}))
+    assert {cell.config.trainer.max_images for cell in lab.plan.cells} == {64}
+    lab.run()
+    lab.plan = make_plan(*tiny_study(budget={"unit": "tokens", "amount": 8192}))
+    with pytest.raises(StudyError, match=r"study\.budget\.amount was 4096\.0 and is 8192\.0"):
+        lab.run()
+
+
 def test_a_study_has_one_run_however_often_it_goes_on(lab: Lab, tiny_study: Any) -> None:
     lab.run()
     lab.plan = make_plan(*tiny_study(seeds=[0, 1]))

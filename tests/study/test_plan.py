@@ -1,0 +1,90 @@
+"""What a study would take, and what moves together with size."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lina_lab.study.cost import memory_bytes, parameters, training_flops
+from lina_lab.study.grid import Plan, make_plan
+from lina_lab.study.plan import audit, cell_table, describe, seconds_per_flop
+from lina_lab.study.record import Record, write_record
+
+
+def planned(tiny_study: Any, changes: dict[str, Any] | None = None, **study: Any) -> Plan:
+    config, base = tiny_study(**study)
+    for field, value in (changes or {}).items():
+        section, _, name = field.partition(".")
+        base[section][name] = value
+    return make_plan(config, base)
+
+
+def test_the_table_has_a_row_for_each_cell_and_nothing_is_made(tiny_study: Any, tmp_path: Path) -> None:
+    plan = planned(tiny_study)
+    table = cell_table(plan, tmp_path / "runs")
+    assert list(table["cell"]) == [cell.identity for cell in plan.cells]
+    assert list(table["steps"]) == [4] * 4
+    assert list(table["parameters"]) == [parameters(cell.config.model) for cell in plan.cells]
+    assert table["hours"].isna().all()
+    assert "device-hours unknown" in describe(plan, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_time_is_stated_or_measured(tiny_study: Any, tmp_path: Path) -> None:
+    plan = planned(tiny_study, resources={"devices": 2, "flops_per_second": 1e9})
+    assert seconds_per_flop(plan, tmp_path) == 1 / 2e9
+    cell = plan.cells[0]
+    folder = tmp_path / "tiny" / cell.identity
+    folder.mkdir(parents=True)
+    result = {"images_per_second": 32.0}
+    record = Record(identity=cell.identity, axes={}, seed=0, status="done", mlflow_run="x", result=result)
+    write_record(folder, record)
+    assert seconds_per_flop(plan, tmp_path) == pytest.approx(2.0 / training_flops(cell.config))
+    hours = cell_table(plan, tmp_path)["hours"]
+    assert hours[0] == pytest.approx(2.0 / 3600)
+
+
+@pytest.mark.parametrize(
+    ("changes", "study", "flagged"),
+    [
+        ({}, {}, ["channels of a head"]),
+        ({}, {"axes": {"size": {"model.dim": [8, 16], "model.num_heads": [2, 4]}}}, ["heads"]),
+        (
+            {},
+            {"axes": {"size": {"model.dim": [8, 16], "data.batch_size": [16, 32]}}},
+            ["batch size", "optimizer steps", "images that the average reaches back", "channels of a head"],
+        ),
+        (
+            {"optimizer.warmup_images": 16},
+            {"budget": {"unit": "flops", "amount": 1e9}},
+            ["images seen", "optimizer steps", "share of the budget in warm-up", "channels of a head"],
+        ),
+        ({}, {"seeds_at_size": {"8": [0, 1]}}, ["channels of a head", "seeds"]),
+    ],
+)
+def test_the_audit_names_what_moves_with_size(
+    tiny_study: Any, changes: dict[str, Any], study: dict[str, Any], flagged: list[str]
+) -> None:
+    found = audit(planned(tiny_study, changes, **study))
+    assert [line.split(" (")[0] for line in found] == flagged
+
+
+def test_the_memory_estimate_is_of_the_right_order(tiny: Any, tmp_path: Path) -> None:
+    """Against what a training step allocates: within a factor of two."""
+    import torch
+
+    from lina_lab.bench import peak_bytes
+    from lina_lab.model import LINA
+
+    model = {"dim": 64, "num_heads": 4, "depth": 8, "condition_depth": 4, "flow_depth": 2, "noise_draws": 4}
+    config = tiny(model=model, data={"batch_size": 32, "val_images": 40, "val_batch_size": 20})
+    lina = LINA(config.model)
+    latents, label = torch.zeros(32, 1, 8, 8), torch.zeros(32, dtype=torch.long)
+
+    def step() -> None:
+        lina.zero_grad()
+        generator = torch.Generator().manual_seed(0)
+        lina.loss(latents, label=label, generator=generator).backward()
+
+    measured = peak_bytes(step, "cpu") + 16 * parameters(config.model)
+    assert 0.5 < memory_bytes(config) / measured < 2
