@@ -60,13 +60,17 @@ class StudyRuns:
     @property
     def variants(self) -> list[str]:
         """Names of the variants, in the order of the study's axes."""
-        axes = self.study.axes.values()
-        order = {as_text(value): i for axis in axes for values in axis.values() for i, value in enumerate(values)}
-        fields = variant_fields(self.study)
-        rows = self.cells.drop_duplicates("variant").sort_values(
-            fields, key=lambda column: column.map(lambda value: order.get(value, len(order)))
-        )
-        return list(rows["variant"])
+        rows = self.cells.drop_duplicates("variant")
+        places = {
+            name: [tuple(as_text(value) for value in point) for point in self.study.points(name)]
+            for name in self.variant_axes
+        }
+
+        def order(row: Any) -> list[int]:
+            points = {name: tuple(row[list(self.study.axes[name])]) for name in places}
+            return [places[name].index(p) if p in places[name] else len(places[name]) for name, p in points.items()]
+
+        return list(rows["variant"].iloc[sorted(range(len(rows)), key=lambda i: order(rows.iloc[i]))])
 
     @property
     def sizes(self) -> list[Any]:
@@ -160,7 +164,7 @@ def _keys(run: Run, study: StudyConfig) -> dict[str, Any]:
     axes, size = json.loads(run.data.tags[AXES]), next(iter(study.axes[study.size_axis]))
     return {
         "cell": run.data.tags[CELL],
-        "variant": ", ".join(as_text(axes[field]) for field in variant_fields(study)) or "all",
+        "variant": ", ".join(study.point_name(a, axes) for a in study.axes if a != study.size_axis) or "all",
         "size": axes[size],
         "seed": int(run.data.tags[SEED]),
     }

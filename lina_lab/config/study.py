@@ -1,5 +1,7 @@
 """The configuration of a study, and of where results go."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -55,6 +57,8 @@ class StudyConfig:
     """What the study is to find out."""
     axes: dict[str, dict[str, list[Any]]]
     """Axis name -> field -> its values; the fields of one axis move together, the axes are crossed."""
+    labels: dict[str, list[str]] = field(default_factory=dict)
+    """Axis name -> a short name for each of its values, where the values themselves are long."""
     size_axis: str
     """The axis along which models grow; the others make the variants that are compared."""
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
@@ -90,6 +94,11 @@ class StudyConfig:
             lengths = {len(values) for values in axis.values()}
             if lengths in (set(), {0}) or len(lengths) > 1:
                 raise contradiction(f"axes.{name}: its fields need lists of one length, of at least one value")
+        for name, labels in self.labels.items():
+            if name not in self.axes or len(labels) != len(self.points(name)) or len(set(labels)) < len(labels):
+                raise contradiction(
+                    f"labels.{name}: needs to be an axis, with a different label for each of its values"
+                )
         self._check_seeds()
         self._check_exclusions()
         return self
@@ -114,6 +123,22 @@ class StudyConfig:
         for rule in self.exclude:
             if not rule or set(rule) - set(fields):
                 raise contradiction(f"exclude: {rule} must name fields that the axes vary, which are {fields}")
+
+    def points(self, axis: str) -> list[tuple[Any, ...]]:
+        """The values of an axis, each one value for each of its fields."""
+        return list(zip(*self.axes[axis].values(), strict=True))
+
+    def point_name(self, axis: str, values: Mapping[str, Any]) -> str:
+        """What people call a value of an axis: its label, or the fields' values; words as they are, all else as JSON.
+
+        Args:
+            axis: the axis.
+            values: field -> value, for the axis' fields.
+        """
+        point = tuple(values[name] for name in self.axes[axis])
+        if axis in self.labels and point in self.points(axis):
+            return self.labels[axis][self.points(axis).index(point)]
+        return ", ".join(value if isinstance(value, str) else json.dumps(value) for value in point)
 
     @property
     def objective(self) -> str:

@@ -19,11 +19,8 @@ class Cell:
     axes: dict[str, Any]
     """Field -> value, for the fields that the study varies."""
     config: TrialConfig
-
-    @property
-    def label(self) -> str:
-        """A short name for people, such as `division none 32 seed 0`; nothing reads it back."""
-        return " ".join([*(str(value) for value in self.axes.values()), f"seed {self.config.seed}"])
+    label: str
+    """A short name for people, such as `division none 32 seed 0`; nothing reads it back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +63,8 @@ def make_plan(study: StudyConfig, base: Mapping[str, Any], pinned: Sequence[str]
         config = from_dict(TrialConfig, _with_values(base, {**values, "seed": seed}))
         if study.budget is not None:
             config = _with_budget(config, study.budget)
-        cell = Cell(identity=config.identity(), axes=values, config=config)
+        label = " ".join([*(study.point_name(axis, values) for axis in study.axes), f"seed {seed}"])
+        cell = Cell(identity=config.identity(), axes=values, config=config, label=label)
         if cell.identity in cells:
             raise ValueError(f"two cells of the study are equal: {cell.label}")
         cells[cell.identity] = cell

@@ -92,3 +92,12 @@ def test_a_budget_in_flops_gives_each_size_its_images(tiny_study: Any) -> None:
     spent = {2 * training_operations(c.config.model).total * c.config.trainer.max_images for c in plan.cells}
     assert all(abs(flops / amount - 1) < 0.01 for flops in spent)
     assert len({cell.config.trainer.max_images for cell in plan.cells}) > 1
+
+
+def test_labels_name_values_that_are_long(tiny_study: Any) -> None:
+    plain, softmax = {"conv": "none", "gate": "none"}, {"kind": "softmax", "conv": "none", "gate": "none"}
+    axes = {"attention": {"model.attention": [plain, softmax]}, "size": {"model.dim": [8, 16]}}
+    plan = make_plan(*tiny_study(axes=axes, labels={"attention": ["linear", "softmax"]}))
+    assert [cell.label for cell in plan.cells][1:3] == ["linear 16 seed 0", "softmax 8 seed 0"]
+    plan = make_plan(*tiny_study(axes=axes))
+    assert plan.cells[0].label == '{"conv": "none", "gate": "none"} 8 seed 0'
