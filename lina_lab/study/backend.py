@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
-from sqlalchemy import bindparam, event, text
+from sqlalchemy import Engine, bindparam, event, text
 
 from lina_lab.study.errors import StudyError
 
@@ -46,7 +46,25 @@ def open_storage(url: str | None, runs: Path) -> BaseStorage:
         raise StudyError(f"paths.storage={_masked(url)} cannot be opened: {reason}") from error
 
 
+def make_whole(path: Path, make: Callable[[str], Engine]) -> None:
+    """Make a SQLite file with its tables, unless it is there: a process that dies at it must leave no half of them.
+
+    Args:
+        path: the file.
+        make: makes the tables at a URL.
+    """
+    if path.exists():
+        return
+    draft = path.with_name(f"{path.name}.part")
+    # A log of a file that was lost would be taken for the new one's.
+    for left in (draft, *(path.with_name(path.name + ending) for ending in ("-wal", "-shm"))):
+        left.unlink(missing_ok=True)
+    make(f"sqlite:///{draft}").dispose()
+    draft.replace(path)
+
+
 def _sqlite(path: Path) -> RDBStorage:
+    make_whole(path, lambda url: RDBStorage(url).engine)
     storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": DATABASE_WAIT_SECONDS}})
 
     def connected(connection: Any, record: Any) -> None:

@@ -7,7 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from sqlalchemy import Engine
+
 from lina_lab.config import PathsConfig
+from lina_lab.runstore import quiet_logs
+from lina_lab.study.backend import make_whole
 from lina_lab.study.errors import StudyError, explained, explanation
 from lina_lab.study.grid import Plan
 from lina_lab.study.launch import Launch
@@ -82,10 +87,18 @@ def is_open(states: Any, identity: str) -> bool:
 
 
 def make_tracker(plan: Plan, paths: PathsConfig) -> Tracker:
-    """The study's side of MLflow."""
+    """The study's side of MLflow. Its own store is made here if it is not there: not by two at once (`Store.setup`)."""
+    if paths.tracking_uri is not None:
+        return Tracker(paths.tracking_uri, None, plan)
     runs = Path(paths.runs).resolve()
-    uri = paths.tracking_uri or f"sqlite:///{runs / 'mlflow.db'}"
-    return Tracker(uri, None if paths.tracking_uri else runs / "mlartifacts", plan)
+    make_whole(runs / "mlflow.db", lambda url: _mlflow_tables(url, runs / "mlartifacts"))
+    return Tracker(f"sqlite:///{runs / 'mlflow.db'}", runs / "mlartifacts", plan)
+
+
+def _mlflow_tables(url: str, artifacts: Path) -> Engine:
+    quiet_logs()
+    engine: Engine = SqlAlchemyStore(url, str(artifacts)).engine  # type: ignore[no-untyped-call]
+    return engine
 
 
 class _Worker:

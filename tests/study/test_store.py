@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import optuna
 import pytest
 
+from lina_lab.config import PathsConfig
 from lina_lab.study import backend, lease
 from lina_lab.study.backend import file_system, open_storage
 from lina_lab.study.errors import StudyError
 from lina_lab.study.grid import Plan, make_plan
 from lina_lab.study.lease import Lease, Watch, read_note
 from lina_lab.study.store import MAX_DEATHS, Store
+from lina_lab.study.worker import make_tracker
 
 
 @pytest.fixture
@@ -195,6 +198,24 @@ def test_a_torn_line_at_the_end_of_a_journal_costs_nothing(tmp_path: Path, plan:
     assert claim is not None
     store.end(claim, "done", values=[1.0])
     assert statuses(Store(tmp_path, plan, url)) == ["done", "waiting", "waiting", "waiting"]
+
+
+def test_a_process_that_dies_while_it_makes_a_store_leaves_no_half_of_one(tmp_path: Path, plan: Plan) -> None:
+    """MLflow, and Optuna, cannot go on with half of their tables; both files appear whole."""
+    for name in ("optuna.db", "mlflow.db"):
+        half = sqlite3.connect(tmp_path / f"{name}.part")
+        half.execute("CREATE TABLE spans (a)")
+        half.execute("CREATE TABLE studies (a)")
+        half.close()
+    store = Store(tmp_path, plan)
+    store.enqueue()
+    with store.setup():
+        make_tracker(plan, PathsConfig(runs=str(tmp_path)))
+    assert statuses(store) == ["waiting"] * 4
+    assert {path.name for path in tmp_path.glob("*.db*")} - {"optuna.db-wal", "optuna.db-shm"} == {
+        "optuna.db",
+        "mlflow.db",
+    }
 
 
 @pytest.fixture

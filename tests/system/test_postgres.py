@@ -20,7 +20,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a database server of its own. It does not run as root."""
     folder = Path(tmp_path_factory.mktemp("postgres"))
     programs = max(Path("/usr/lib/postgresql").glob("*/bin"))
-    data, user = folder / "data", []
+    data = folder / "data"
     for parent in (folder, *folder.parents):
         parent.chmod(parent.stat().st_mode | 0o055)
         if parent.parent == Path("/tmp"):
@@ -43,11 +43,13 @@ def test_workers_share_a_study_on_postgresql(tmp_path: Path, postgres: str) -> N
     code, out, err = place.study(f"paths.storage={postgres}", "workers=2")
     assert (code, err) == (0, ""), out
     assert "tiny: 4 done" in out
-    study = optuna.load_study(study_name="tiny", storage=postgres)
+    storage = optuna.storages.RDBStorage(postgres)
+    study = optuna.load_study(study_name="tiny", storage=storage)
     assert Counter(trial.user_attrs["cell"] for trial in study.get_trials()) == Counter(
         run.data.tags["lina.cell"] for run in place.attempts()
     )
     assert {trial.state for trial in study.get_trials()} == {optuna.trial.TrialState.COMPLETE}
+    storage.engine.dispose()
     assert not (tmp_path / "runs/optuna.db").exists()
     code, out, err = place.study(f"paths.storage={postgres}", "action=status")
     assert (code, err, out) == (0, "", "tiny: 4 done\n")
