@@ -68,6 +68,7 @@ def register_configs(chosen: str | None = None) -> None:
         ConfigError: the chosen study's file is not a study.
     """
     store, questions = ConfigStore.instance(), []
+    laid_over: dict[str, Any] = {}
     for path in sorted(studies_folder().glob("*.yaml")):
         try:
             node = _read_study(path)
@@ -76,6 +77,9 @@ def register_configs(chosen: str | None = None) -> None:
                 raise
             questions.append(f"  {path.stem}: cannot be run, {error}")
             continue
+        own = node.pop("scale", {})
+        if path.stem == chosen:
+            laid_over = own
         store.store(group="study", name=path.stem, node=node, package="_global_")
         questions.append(f"  {path.stem}: {' '.join(node['study']['question'].split())}")
     fields = "\n".join(f"  {name} = {default}\n      {doc}" for name, default, doc in _documented_fields())
@@ -88,7 +92,9 @@ def register_configs(chosen: str | None = None) -> None:
     for name, preset in SIZES.items():
         store.store(group="size", name=name, node=preset, package="model")
     for name in scales():
-        store.store(group="scale", name=name, node=_read_scale(name, chosen), package="_global_")
+        store.store(
+            group="scale", name=name, node=_read_scale(name, chosen, laid_over.get(name, {})), package="_global_"
+        )
     defaults = ["_self_", {"study": None}, {"scale": None}, {"size": None}, {"override hydra/help": "lina_lab"}]
     quiet = [{f"override hydra/{name}_logging": "none"} for name in ("job", "hydra")]
     hydra = {"run": {"dir": "."}, "output_subdir": None}
@@ -107,7 +113,9 @@ def _read_study(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not a study: it needs a section `study` with a `question` in words")
     if "seed" in node or "hydra" in node:
         raise ConfigError(f"{path}: seed and hydra are not for a study to set; its seeds stand in study.seeds")
-    node.pop("scale", None)
+    own = node.get("scale", {})
+    if not isinstance(own, dict) or not all(isinstance(part, dict) for part in own.values()):
+        raise ConfigError(f"{path}: scale maps the name of a scale, such as paper, to what it changes")
     node["study"].setdefault("name", path.stem)
     return typing.cast(dict[str, Any], node)
 
@@ -117,14 +125,14 @@ def scales() -> list[str]:
     return [path.stem for path in sorted((studies_folder() / "scale").glob("*.yaml"))]
 
 
-def _read_scale(name: str, chosen: str | None) -> Any:
-    """What a scale changes, with the chosen study's own part; the study gets a name of its own by it."""
-    common = OmegaConf.load(studies_folder() / "scale" / f"{name}.yaml")
-    own: Any = {}
-    if chosen is not None and (studies_folder() / f"{chosen}.yaml").exists():
-        whole = OmegaConf.to_container(OmegaConf.load(studies_folder() / f"{chosen}.yaml"))
-        own = whole.get("scale", {}).get(name, {}) if isinstance(whole, dict) else {}
-    return OmegaConf.merge(common, {"study": {"name": f"{chosen}_{name}"}}, own)
+def _read_scale(name: str, study: str | None, own: dict[str, Any]) -> Any:
+    """What a scale changes, with the study's own part; the study gets a name of its own by it."""
+    path = studies_folder() / "scale" / f"{name}.yaml"
+    try:
+        common = OmegaConf.load(path)
+        return OmegaConf.merge(common, {"study": {"name": f"{study}_{name}"}} if study else {}, own)
+    except (OSError, yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"{path} cannot be laid over a study: {_one_line(error)}") from None
 
 
 def check_overrides(arguments: Sequence[str]) -> None:

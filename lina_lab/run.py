@@ -6,6 +6,7 @@ Composes the configuration with Hydra, types it once, and hands it on.
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import hydra
@@ -35,7 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    # Optuna and MLflow take seconds to import: not before the configuration is right.
+    # Optuna and MLflow take seconds to import: not before the configuration is right, and not for a plan.
+    if command.action == "plan":
+        from lina_lab.study.plan import describe
+
+        print(describe(plan, Path(paths.runs)), end="")
+        return 0
     from lina_lab.study.command import run_and_report
 
     return run_and_report(plan, paths, command, arguments)

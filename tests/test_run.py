@@ -173,6 +173,18 @@ def test_every_study_has_the_paper_s_scale(name: str) -> None:
     assert "unknown" not in text
 
 
+@pytest.mark.parametrize("scale", ["3", "{paper: 3}"])
+def test_a_scale_that_is_none_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, scale: str) -> None:
+    (tmp_path / "studies").mkdir()
+    text = (Path(__file__).parents[1] / "studies/normalization_scaling.yaml").read_text()
+    (tmp_path / "studies/odd.yaml").write_text(f"{text}\nscale: {scale}\n")
+    assert "odd.yaml: scale maps the name of a scale" in refused(capsys, "study=odd")
+
+
+def test_a_scale_alone_is_no_study(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "name a study with study=NAME" in refused(capsys, "scale=paper")
+
+
 def test_an_unknown_scale_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no scale huge; the scales are paper" in refused(
         capsys, "study=normalization_scaling", "scale=huge"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -13,7 +14,6 @@ from lina_lab.config.checks import (
     PositiveFloat,
     PositiveInt,
     contradiction,
-    to_dict,
 )
 from lina_lab.config.model import LinaConfig
 
@@ -145,4 +145,4 @@ class TrialConfig:
 
     def identity(self) -> str:
         """First 12 hex digits of the SHA-256 of the configuration."""
-        return hashlib.sha256(json.dumps(to_dict(self), sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]

@@ -14,9 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from lina_lab.config import LinaConfig, from_dict
+from lina_lab.model.gates import BY_POSITION
 from lina_lab.presets import SIZES
 
-BY_POSITION = ("key_scale", "value_scale", "key_scale_gamma", "key_scale_tau")
 GATES = {
     frozenset({"key_scale"}): "key",
     frozenset({"value_scale"}): "value",

@@ -1,6 +1,6 @@
 """A model in a folder: `config.yaml` and `model.safetensors`."""
 
-import os
+import shutil
 from pathlib import Path
 
 import yaml
@@ -26,8 +26,10 @@ def save_model(model: LINA, folder: Path) -> None:
     config, weights = folder / (CONFIG + ".part"), folder / (WEIGHTS + ".part")
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, weights)
     config.write_text(yaml.safe_dump(to_dict(model.config), sort_keys=False))
-    os.replace(weights, folder / WEIGHTS)
-    os.replace(config, folder / CONFIG)
+    # safetensors writes for the owner alone; a model is for whoever may read the folder.
+    shutil.copymode(config, weights)
+    weights.replace(folder / WEIGHTS)
+    config.replace(folder / CONFIG)
 
 
 def load_model(folder: Path) -> LINA:
@@ -38,9 +40,8 @@ def load_model(folder: Path) -> LINA:
     """
     try:
         config = from_dict(LinaConfig, yaml.safe_load((folder / CONFIG).read_text()))
-        weights = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError, yaml.YAMLError) as error:
+        model = LINA(config)
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, SafetensorError, yaml.YAMLError, RuntimeError) as error:
         raise ValueError(f"{folder} does not hold a model: {error}") from error
-    model = LINA(config)
-    model.load_state_dict(weights)
     return model

@@ -34,6 +34,10 @@ GATES: Registry[Callable[[int, int, int], Gate]] = Registry("gate")
 """Makers of a gate for (dim, heads, tokens)."""
 
 
+BY_POSITION = ("key_scale", "value_scale", "key_scale_gamma", "key_scale_tau")
+"""Names of the parameters that hold a weight for each token."""
+
+
 class PositionGate(Gate):
     """`k <- g_k k`, `v <- g_v v` with learned weights for each head and position that do not depend on the data.
 

@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lina_lab.model.attention import Attention
+from lina_lab.model.gates import BY_POSITION
 from lina_lab.model.lina import LINA
 
 RENAMINGS = (
@@ -39,7 +40,6 @@ RENAMINGS = (
     (r"^flow_head\.modulation\.", "image_decoder.norm."),
     (r"^flow_head\.", "image_decoder."),
 )
-SCALES = ("key_scale", "value_scale", "key_scale_gamma", "key_scale_tau")
 
 
 def load_official(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
@@ -109,7 +109,7 @@ def _stack_queries(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _our_shape(name: str, value: Tensor) -> Tensor:
-    if name.endswith(("start_token", "mask_token", *SCALES)):
+    if name.endswith(("start_token", "mask_token", *BY_POSITION)):
         return value.squeeze(0) if value.shape[0] == 1 else value
     if name.endswith("gate_logits"):
         return rearrange(value, "1 h g 1 1 -> h g") if value.ndim == 5 else value
@@ -119,7 +119,7 @@ def _our_shape(name: str, value: Tensor) -> Tensor:
 
 
 def _their_shape(name: str, value: Tensor, patch: int) -> Tensor:
-    if name.endswith(("start_token", "mask_token", *SCALES)):
+    if name.endswith(("start_token", "mask_token", *BY_POSITION)):
         return value.unsqueeze(0)
     if name.endswith("gate_logits"):
         return rearrange(value, "h g -> 1 h g 1 1")

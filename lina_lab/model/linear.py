@@ -289,18 +289,17 @@ def _add(total: Tensor | None, grad: Callable[[], Tensor]) -> None:
 
 
 def _mapped(x: Tensor, feature_map: FeatureMap, shift: float) -> Tensor:
-    copy = x.contiguous()
-    if copy.data_ptr() == x.data_ptr():
-        copy = copy.clone()
+    copy = x.clone(memory_format=torch.contiguous_format)
     y = feature_map.value(copy) if feature_map.overwrite is None else feature_map.overwrite(copy)
     return y.add_(shift)
 
 
-def _times(x: Tensor, weight: Tensor | None, out: Tensor | None = None) -> Tensor:
-    """The product, in the precision of x."""
-    if weight is not None:
-        return torch.mul(x, weight, out=torch.empty_like(x) if out is None else out)
-    return x if out is None else out.copy_(x)
+def _times(x: Tensor, weight: Tensor | None, out: Tensor) -> None:
+    """Put the product into `out`, in its precision."""
+    if weight is None:
+        out.copy_(x)
+    else:
+        torch.mul(x, weight, out=out)
 
 
 def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lina_lab.config import LinaConfig
-
-BY_POSITION = ("key_scale", "value_scale", "key_scale_gamma", "key_scale_tau")
+from lina_lab.model.gates import BY_POSITION
 
 
 def resize(weights: Mapping[str, Tensor], source: LinaConfig, target: LinaConfig) -> dict[str, Tensor]:

@@ -3,22 +3,24 @@
 Cells that train nothing go through queue, tracking and records; then many are planned, and their states read.
 """
 
-import resource
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from pydantic.dataclasses import dataclass
+from rich.console import Console
 
 from lina_lab.config import CHECKS, PathsConfig, StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.config.checks import PositiveInt
 from lina_lab.dotlist import one_line, parse
-from lina_lab.study.grid import Plan, make_plan
+from lina_lab.study.grid import Cell, Plan, make_plan
+from lina_lab.study.progress import PlainDisplay
 from lina_lab.study.store import Store
+from lina_lab.study.worker import run_study
+from lina_lab.training.trial import TrialResult, peak_memory_mib
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -47,36 +49,25 @@ def plan_of(cells: int, name: str) -> Plan:
     return make_plan(from_dict(StudyConfig, study), to_dict(from_dict(TrialConfig, {"model": model})))
 
 
-class _Silent:
-    """A display that shows nothing and remembers how much memory the process has used."""
+class _Quiet(PlainDisplay):
+    """Shows nothing, and keeps the process' peak memory at each hundredth cell."""
 
     def __init__(self) -> None:
-        self.ended_cells, self.memory = 0, []  # type: ignore[var-annotated]
+        super().__init__(Console(quiet=True))
+        self.memory: list[float] = []
 
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_, **__: None
-
-    def cell_ended(self, *_: Any) -> None:
-        self.ended_cells += 1
-        if self.ended_cells % 100 == 0:
-            self.memory.append(_resident_mib())
-
-
-def _resident_mib() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+    def cell_ended(self, cell: Cell, status: str, detail: str) -> None:
+        if self.number % 100 == 0:
+            self.memory.append(peak_memory_mib())
 
 
 def measure_worker(cells: int, storage: str | None, runs: Path) -> str:
     """Time a cell and growth of memory, with a trainer that returns at once."""
-    from lina_lab.study.worker import run_study
-    from lina_lab.training.trial import TrialResult
-
     metrics = {"val/loss_ema": 0.5, "val/loss_raw": 0.6, "train/loss": 0.7}
     numbers = {"images_seen": 64, "steps": 4, "parameters": 10, "trainable_parameters": 8}
     zero = {"images_per_second": 100.0, "fit_seconds": 0.0, "peak_memory_mib": 1.0}
     result = TrialResult(status="done", metrics=metrics, **numbers, **zero)  # type: ignore[arg-type]
-    plan, display = plan_of(cells, f"bench_{time.time_ns()}"), _Silent()
+    plan, display = plan_of(cells, f"bench_{time.time_ns()}"), _Quiet()
     start = time.perf_counter()
     run_study(plan, PathsConfig(runs=str(runs), storage=storage), lambda: lambda *_, **__: result, display)
     each = (time.perf_counter() - start) / len(plan.cells)

@@ -14,7 +14,7 @@ from lina_lab.study.errors import StudyError, explained
 from lina_lab.study.grid import Cell, Plan
 from lina_lab.study.launch import check_devices, in_this_process
 from lina_lab.study.progress import display
-from lina_lab.study.store import CANCEL_FILE, Store, newest_version
+from lina_lab.study.store import Store, newest_version, open_cells
 from lina_lab.study.summary import Summary, summarise
 
 STATUS_SECONDS = 2.0
@@ -26,14 +26,15 @@ def run_and_report(plan: Plan, paths: PathsConfig, command: CommandConfig, argum
     Returns 0 if it is done and no cell has failed, 1 if cells failed or the environment does not let it go on, 2 if
     the machine has not what is asked for, 130 on Ctrl-C, 143 on SIGTERM.
     """
-    actions = {"plan": _plan, "status": _status, "retry": _retry, "cancel": _cancel}
+    actions = {"status": _status, "retry": _retry, "cancel": _cancel}
     try:
         if command.action in actions:
             return actions[command.action](plan, paths, command)
-        try:
-            check_devices(plan.study.resources.devices, command.workers)
-        except ValueError as error:
-            return _complain(str(error), 2)
+        if plan.study.resources.devices * command.workers > 1:
+            try:
+                check_devices(plan.study.resources.devices, command.workers)
+            except ValueError as error:
+                return _complain(str(error), 2)
         if command.new_version:
             plan = _versioned(plan, paths)
             arguments = [*arguments, f"study.name={plan.study.name}"]
@@ -61,13 +62,6 @@ def _versioned(plan: Plan, paths: PathsConfig) -> Plan:
     runs = Path(paths.runs).resolve()
     with explained(runs):
         return newest_version(plan, runs, paths.storage)
-
-
-def _plan(plan: Plan, paths: PathsConfig, command: CommandConfig) -> int:
-    from lina_lab.study.plan import describe
-
-    _console().print(describe(plan, Path(paths.runs)), end="")
-    return 0
 
 
 def _store(plan: Plan, paths: PathsConfig) -> Store:
@@ -105,16 +99,10 @@ def _describe_status(store: Store) -> tuple[str, bool]:
     ended = {cell.label: states[cell.identity] for cell in store.plan.cells if cell.identity in states}
     for status in ("failed", "diverged", "cancelled", "interrupted"):
         lines += [f"  {status}  {label}: {s.error}" for label, s in ended.items() if s.status == status]
-    open_cells = [
-        cell for cell in store.plan.cells if cell.identity not in states or _open(states[cell.identity].status)
-    ]
-    if open_cells:
-        lines.append(f"  left: {len(open_cells)} cells" + time_left(store.plan, store.runs, open_cells, len(running)))
+    left = open_cells(store.plan, states)
+    if left:
+        lines.append(f"  left: {len(left)} cells" + time_left(store.plan, store.runs, left, len(running)))
     return "\n".join(lines) + "\n", bool(running)
-
-
-def _open(status: str) -> bool:
-    return status in ("waiting", "running", "interrupted")
 
 
 def _retry(plan: Plan, paths: PathsConfig, command: CommandConfig) -> int:
@@ -134,11 +122,8 @@ def _cancel(plan: Plan, paths: PathsConfig, command: CommandConfig) -> int:
     store = _store(plan, paths)
     with explained(store.runs):
         states = store.states()
-        ended = [
-            cell for cell in _chosen(plan, command) if cell.identity in states and _open(states[cell.identity].status)
-        ]
-        for identity in store.cancel([cell.identity for cell in ended]):
-            (store.folder / identity / CANCEL_FILE).touch()
+        ended = [cell for cell in _chosen(plan, command) if cell.identity in states and states[cell.identity].open]
+        store.cancel([cell.identity for cell in ended])
     return _list("cancelled, or told to end", ended, "no such cell waits or runs")
 
 

@@ -11,10 +11,13 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from lina_lab.files import write_atomically
 
 LOCK_FILE, NOTE_FILE = "lease.lock", "lease.json"
 BEAT_SECONDS = 2.0
@@ -55,7 +58,8 @@ class Lease:
         return cls(folder, lock)
 
     def beat(self) -> None:
-        """Say from now on, every two seconds, that the cell is worked on."""
+        """Say now, and from now on every two seconds, that the cell is worked on."""
+        self._note(0)
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
 
@@ -65,27 +69,25 @@ class Lease:
 
     def release(self) -> None:
         """Let others at the cell."""
-        self._ended.set()
         if self._thread is not None:
+            self._ended.set()
             self._thread.join()
-        (self.folder / NOTE_FILE).unlink(missing_ok=True)
+            # Only its own note: that of an owner elsewhere, whose lock is not seen here, must stay.
+            (self.folder / NOTE_FILE).unlink(missing_ok=True)
         self._lock.release()
 
     def _beat(self) -> None:
-        host, count = socket.gethostname(), 0
-        while True:
-            images, loss = self._progress
-            note = Note(host=host, pid=os.getpid(), beat=count, images=images, loss=loss)
-            try:
-                draft = self.folder / f"{NOTE_FILE}.draft"
-                draft.write_text(json.dumps(asdict(note)))
-                draft.replace(self.folder / NOTE_FILE)
-            except OSError:
-                # A full disk is no reason to lose the cell: the lock holds without the note.
-                pass
+        count = 0
+        while not self._ended.wait(BEAT_SECONDS):
             count += 1
-            if self._ended.wait(BEAT_SECONDS):
-                return
+            self._note(count)
+
+    def _note(self, count: int) -> None:
+        images, loss = self._progress
+        note = Note(host=socket.gethostname(), pid=os.getpid(), beat=count, images=images, loss=loss)
+        # A full disk is no reason to lose the cell: the lock holds without the note.
+        with suppress(OSError):
+            write_atomically(self.folder / NOTE_FILE, json.dumps(asdict(note)))
 
 
 def read_note(folder: Path) -> Note | None:
@@ -110,8 +112,7 @@ class Watch:
         note = read_note(folder)
         if note is None or note.host == socket.gethostname() or self._stands_still(folder, note):
             return lease
-        # Not `release`, which would take the living owner's note away.
-        lease._lock.release()
+        lease.release()
         return None
 
     def _stands_still(self, folder: Path, note: Note) -> bool:

@@ -16,9 +16,8 @@ from lina_lab.study.grid import Cell, Plan
 from lina_lab.study.launch import gpus
 from lina_lab.study.lease import Watch, read_note
 from lina_lab.study.progress import Display
-from lina_lab.study.store import CellState, Store
+from lina_lab.study.store import CellState, Store, open_cells
 from lina_lab.study.summary import Summary, summarise
-from lina_lab.study.worker import is_open
 
 LOOK_SECONDS = 1.0
 STOP_SECONDS = 60.0
@@ -47,11 +46,11 @@ def run_pool(plan: Plan, paths: PathsConfig, workers: int, command: Sequence[str
         store = Store(runs, plan, paths.storage)
         store.enqueue()
         states = store.states()
-        open_cells = [cell for cell in plan.cells if is_open(states, cell.identity)]
-        display.started(len(open_cells), len(plan.cells))
-    if not open_cells:
+        left = len(open_cells(plan, states))
+        display.started(left, len(plan.cells))
+    if not left:
         return summarise(plan, states, [])
-    pool = _Pool(store.folder, min(workers, len(open_cells)), command, gpus())
+    pool = _Pool(store.folder, min(workers, left), command, gpus())
     try:
         with _terminable():
             pool.start()
@@ -68,17 +67,17 @@ def run_pool(plan: Plan, paths: PathsConfig, workers: int, command: Sequence[str
 def _watch(store: Store, pool: "_Pool", display: Display, states: Mapping[str, CellState]) -> None:
     """Tell how cells end until all workers have ended."""
     cells = {cell.identity: cell for cell in store.plan.cells}
-    told = {identity for identity in cells if not is_open(states, identity)}
+    told = cells.keys() - {cell.identity for cell in open_cells(store.plan, states)}
     while True:
         alive = pool.look()
         with explained(store.runs):
             states = store.states()
-        for identity in cells.keys() - told:
-            if not is_open(states, identity):
-                told.add(identity)
-                pool.deaths = 0
-                display.cell_started(cells[identity])
-                display.cell_ended(cells[identity], states[identity].status, _detail(states[identity], store))
+        still = {cell.identity for cell in open_cells(store.plan, states)}
+        for identity in cells.keys() - told - still:
+            told.add(identity)
+            pool.deaths = 0
+            display.cell_started(cells[identity])
+            display.cell_ended(cells[identity], states[identity].status, _detail(states[identity], store))
         if not alive:
             left = len(cells.keys() - told)
             if left:

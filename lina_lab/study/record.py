@@ -1,7 +1,6 @@
 """What is kept of a cell in its own folder: the first copy of its result, of which the stores hold others."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,17 @@ from typing import Any
 import yaml
 
 from lina_lab.config import to_dict
+from lina_lab.files import (
+    CHECKPOINTS,
+    CONFIG_FILE,
+    ERROR_FILE,
+    PICTURE_FILE,
+    RESULT_FILE,
+    RUN_FILE,
+    UNSENT_FILE,
+    write_atomically,
+)
 from lina_lab.study.grid import Cell
-
-CONFIG_FILE, RESULT_FILE, ERROR_FILE = "config.yaml", "result.json", "error.txt"
-RUN_FILE = "mlflow_run.txt"
-"""The run that the cell's metrics go to."""
-PICTURE_FILE = "samples.png"
-"""Made by the trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,7 @@ def begin_attempt(folder: Path, mlflow_run: str) -> None:
         (folder / name).unlink(missing_ok=True)
     noted = folder / RUN_FILE
     if not noted.exists() or noted.read_text().strip() != mlflow_run:
-        for path in (*folder.glob("step-*"), *folder.glob("unsent.jsonl")):
+        for path in (*folder.glob(CHECKPOINTS), *folder.glob(UNSENT_FILE)):
             path.unlink()
         write_atomically(noted, mlflow_run + "\n")
 
@@ -67,13 +70,3 @@ def read_record(folder: Path, identity: str) -> Record | None:
     except (FileNotFoundError, json.JSONDecodeError, TypeError):
         return None
     return record if record.identity == identity else None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, finds the old one or the new one whole."""
-    draft = path.with_name(path.name + ".draft")
-    with draft.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

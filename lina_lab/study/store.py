@@ -5,7 +5,7 @@ before the trial is taken until after it has ended: so a trial that runs while n
 a process that died, and a cell is never worked on twice at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,19 +17,16 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lina_lab.config import to_dict
+from lina_lab.files import CANCEL_FILE
 from lina_lab.study.backend import TrialRow, open_storage, trial_rows
 from lina_lab.study.errors import ChangedError, StudyError
 from lina_lab.study.grid import Cell, Plan, flatten
 from lina_lab.study.lease import Lease, Watch
 
 Status = Literal["waiting", "running", "done", "diverged", "failed", "interrupted", "cancelled"]
-OPEN: tuple[Status, ...] = ("waiting", "running", "interrupted")
-"""States that a worker may still change."""
 TRIED_AGAIN: tuple[Status, ...] = ("failed", "cancelled")
 """States that a new command starts again from."""
 CELL, STATUS, ERROR, DEATHS = "cell", "status", "error", "deaths"
-CANCEL_FILE = "cancel"
-"""In a cell's folder: whoever works on it is to stop."""
 MAX_DEATHS = 3
 """So often may the process of a cell die; then the cell has failed."""
 SETUP_WAIT_SECONDS = 300
@@ -46,6 +43,11 @@ class CellState:
     deaths: int = 0
     values: list[float] | None = None
     """The objectives of a cell that is done."""
+
+    @property
+    def open(self) -> bool:
+        """Whether a worker may still change it."""
+        return self.status in ("waiting", "running", "interrupted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,9 +188,14 @@ class Store:
             lease = Lease.take(self.folder / identity)
             if lease is None:
                 continue
-            trial_id = self._start(cell, known)
-            if trial_id is not None:
+            try:
+                # Before the trial runs: one that runs without a note is a dead process'.
                 lease.beat()
+                trial_id = self._start(cell, known)
+            except BaseException:
+                lease.release()
+                raise
+            if trial_id is not None:
                 self._known[identity] = CellState(identity=identity, status="running", trial_id=trial_id)
                 return Claim(cell=cell, trial_id=trial_id, lease=lease)
             lease.release()
@@ -212,6 +219,7 @@ class Store:
 
         Returns those that have failed.
         """
+        self.join()
         failed = []
         for identity, state in list(self._known.items()):
             if state.status != "running" or identity not in self._cells:
@@ -230,8 +238,8 @@ class Store:
         return failed
 
     def someone_works(self) -> bool:
-        """Whether a cell of the plan is still open, be it in other hands."""
-        return any(state.status in OPEN for identity, state in self._known.items() if identity in self._cells)
+        """Whether a cell that is queued has not come to an end, be it in other hands."""
+        return any(state.open for identity, state in self._known.items() if identity in self._cells)
 
     def end(self, claim: Claim, status: Status, *, values: list[float] | None = None, error: str | None = None) -> None:
         """Say how an attempt ended, and let others at the cell; `values` are the objectives of one that is done."""
@@ -262,25 +270,25 @@ class Store:
             # A worker of before, paused and back: whoever took the cell over has said how it ended.
             pass
 
-    def cancel(self, identities: list[str]) -> list[str]:
-        """Cancel cells that wait; returns those of the given ones that run, and are to be told."""
-        running = []
+    def cancel(self, identities: list[str]) -> None:
+        """Cancel cells that wait, and tell those who work on the others to stop."""
         states = self.states()
         for identity in identities:
-            lease = Lease.take(self.folder / identity)
+            state = states[identity]
+            lease = None if state.status == "running" else Lease.take(self.folder / identity)
             if lease is None:
-                running.append(identity)
+                (self.folder / identity / CANCEL_FILE).touch()
                 continue
-            if identity in states and states[identity].status in ("waiting", "interrupted"):
-                state = states[identity]
-                if state.status == "interrupted":
-                    cell = self._cells[identity]
-                    trial_id = self._storage.create_new_trial(self.study._study_id, _waiting(cell))
-                else:
-                    trial_id = state.trial_id
-                self._storage_end(trial_id, "cancelled", error="cancelled")
+            trial_id = state.trial_id
+            if state.status == "interrupted":
+                trial_id = self._storage.create_new_trial(self.study._study_id, _waiting(self._cells[identity]))
+            self._storage_end(trial_id, "cancelled", error="cancelled")
             lease.release()
-        return running
+
+
+def open_cells(plan: Plan, states: Mapping[str, CellState]) -> list[Cell]:
+    """The plan's cells that have not come to an end; one that the store does not know is new."""
+    return [cell for cell in plan.cells if cell.identity not in states or states[cell.identity].open]
 
 
 def _waiting(cell: Cell, deaths: int = 0) -> FrozenTrial:
@@ -296,7 +304,8 @@ def _state(trial: TrialRow) -> CellState | None:
     if trial.state in (TrialState.WAITING, TrialState.RUNNING):
         status: Status = "waiting" if trial.state is TrialState.WAITING else "running"
     else:
-        status = attributes[STATUS]
+        # Without a status it was ended by another tool.
+        status = attributes.get(STATUS, "done" if trial.state is TrialState.COMPLETE else "interrupted")
     return CellState(
         identity=attributes[CELL],
         status=status,

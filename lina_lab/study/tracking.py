@@ -21,7 +21,7 @@ from mlflow.utils.mlflow_tags import (
 
 from lina_lab.config import to_dict
 from lina_lab.runstore import AXES, AXIS, CELL, ERROR, KIND, NOTE, SEED, STATUS, STUDY, quiet_logs
-from lina_lab.study.errors import explanation
+from lina_lab.study.errors import StudyError, explanation
 from lina_lab.study.grid import Cell, Plan, flatten
 from lina_lab.study.store import Status
 
@@ -166,7 +166,8 @@ def patiently(action: Callable[[], T], tell: Callable[[str], None], runs: Path) 
         runs: folder of the runs.
 
     Raises:
-        MlflowException: the store stayed away, or refuses.
+        StudyError: the store stayed away.
+        MlflowException: it refuses.
     """
     start, told = monotonic(), False
     while True:
@@ -175,10 +176,16 @@ def patiently(action: Callable[[], T], tell: Callable[[str], None], runs: Path) 
         except MlflowException as error:
             sentence = explanation(error, runs)
             lasting = sentence is not None and "locked" not in sentence
-            if error.error_code not in AWAY or lasting or monotonic() - start > PATIENCE_SECONDS:
+            if error.error_code not in AWAY or lasting:
                 raise
+            reason = str(error).splitlines()[0][:200]
+            if monotonic() - start > PATIENCE_SECONDS:
+                raise StudyError(
+                    f"the tracking store did not answer for {PATIENCE_SECONDS / 60:.0f} minutes ({reason}): bring it "
+                    "back and run the same command again; what is trained is kept"
+                ) from error
             if not told:
-                tell(f"waiting for the tracking store: {str(error).splitlines()[0][:200]}")
+                tell(f"waiting for the tracking store: {reason}")
                 told = True
             sleep(PAUSE_SECONDS)
 

@@ -11,22 +11,15 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import Engine
 
 from lina_lab.config import PathsConfig
+from lina_lab.files import CANCEL_FILE, ERROR_FILE, PICTURE_FILE
 from lina_lab.runstore import quiet_logs
 from lina_lab.study.backend import make_whole
 from lina_lab.study.errors import StudyError, explained, explanation
 from lina_lab.study.grid import Plan
 from lina_lab.study.launch import Launch
 from lina_lab.study.progress import Display
-from lina_lab.study.record import (
-    ERROR_FILE,
-    PICTURE_FILE,
-    Record,
-    begin_attempt,
-    read_record,
-    write_config,
-    write_record,
-)
-from lina_lab.study.store import CANCEL_FILE, Claim, Status, Store
+from lina_lab.study.record import Record, begin_attempt, read_record, write_config, write_record
+from lina_lab.study.store import Claim, Status, Store, open_cells
 from lina_lab.study.summary import Summary, summarise, table
 from lina_lab.study.tracking import SUMMARY_SECONDS, Tracker, patiently
 
@@ -35,6 +28,8 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS = 1.0
 """Between two looks at a store that has nothing to do but what others are at."""
+REAP_SECONDS = 10.0
+"""At least so often, between two cells, a worker looks whether others have died."""
 NUMBERS = ("parameters", "trainable_parameters", "images_per_second", "fit_seconds", "peak_memory_mib")
 FINAL = ("done", "diverged")
 """States of a record that is a result."""
@@ -61,9 +56,9 @@ def run_study(
         store = Store(runs, plan, paths.storage)
         store.join() if joins else store.enqueue()
         states = store.states()
-        open_cells = [cell for cell in plan.cells if is_open(states, cell.identity)]
-        display.started(len(open_cells), len(plan.cells))
-        if not open_cells:
+        left = len(open_cells(plan, states))
+        display.started(left, len(plan.cells))
+        if not left:
             return summarise(plan, states, [])
         if joins:
             store.longest_first()
@@ -79,11 +74,6 @@ def run_study(
     display.ended()
     with explained(runs):
         return worker.close()
-
-
-def is_open(states: Any, identity: str) -> bool:
-    """Whether a cell has not come to an end."""
-    return identity not in states or states[identity].status in ("waiting", "running", "interrupted")
 
 
 def make_tracker(plan: Plan, paths: PathsConfig) -> Tracker:
@@ -107,12 +97,14 @@ class _Worker:
     def __init__(self, runs: Path, store: Store, tracker: Tracker, launch: Launch, display: Display) -> None:
         self.runs, self.store, self.tracker, self.launch, self.display = runs, store, tracker, launch, display
         self.overhead: list[float] = []
-        self._summarised = 0.0
+        self._summarised = self._reaped = 0.0
 
     def work_through(self) -> None:
         while True:
             clock = time.perf_counter()
             with explained(self.runs):
+                if time.monotonic() - self._reaped > REAP_SECONDS:
+                    self._bury()
                 claim = self.store.claim()
                 if claim is None:
                     self._bury()
@@ -125,7 +117,8 @@ class _Worker:
                 return
 
     def _bury(self) -> None:
-        """Say in MLflow too which cells have failed because their process died again and again."""
+        """Give up the cells of the dead; say in MLflow too which have failed because that was so again and again."""
+        self._reaped = time.monotonic()
         for state in self.store.reap():
             run_id = self._patiently(lambda state=state: self.tracker.run_of(state.identity))  # type: ignore[misc]
             if run_id is not None:
@@ -194,7 +187,8 @@ class _Worker:
             StudyError: the fault is the environment's, so that the next cell would meet it too.
             BaseException: `error` itself, where it is an interruption.
         """
-        stopped, environment = not isinstance(error, Exception), explanation(error, self.runs)
+        stopped = not isinstance(error, Exception)
+        environment = str(error) if isinstance(error, StudyError) else explanation(error, self.runs)
         status: Status = "interrupted" if stopped or environment else "failed"
         sentence = "stopped by hand" if stopped else environment or f"{type(error).__name__}: {error}"
         try:

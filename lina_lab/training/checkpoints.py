@@ -9,9 +9,10 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from lina_lab.training.logger import MetricStream
+from lina_lab.files import CHECKPOINTS, write_atomically
+from lina_lab.training.logger import MetricStream, Point
 
-PATTERN = "step-*.ckpt"
+PATTERN = f"{CHECKPOINTS}.ckpt"
 DIGEST = ".sha256"
 
 
@@ -31,17 +32,21 @@ class Checkpoints(Checkpoint):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.metrics: dict[str, float] = {}
-        self.waiting: list[tuple[str, float, int, int]] = []
+        self.waiting: list[Point] = []
         self._random: torch.Tensor | None = None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.metrics |= {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
         if isinstance(trainer.logger, MetricStream):
-            trainer.logger.flush()
             self.waiting = trainer.logger.waiting
         path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
         part = path.with_suffix(".part")
-        trainer.save_checkpoint(part)
+        try:
+            trainer.save_checkpoint(part)
+        except BaseException:
+            # Half a checkpoint is of no use, and takes the space that the disk may lack.
+            part.unlink(missing_ok=True)
+            raise
         if trainer.is_global_zero:
             _seal(part, path)
             for old in sorted(self.folder.glob(PATTERN))[: -self.KEEP]:
@@ -78,11 +83,8 @@ def _seal(part: Path, path: Path) -> None:
     """Give a finished file its name, once it and its digest are safely on disk."""
     with part.open("rb+") as file:
         os.fsync(file.fileno())
-    digest = _digest_file(path)
-    temporary = digest.with_suffix(".part")
-    temporary.write_text(_digest(part) + "\n")
-    os.replace(temporary, digest)
-    os.replace(part, path)
+    write_atomically(_digest_file(path), _digest(part) + "\n")
+    part.replace(path)
 
 
 def _digest(path: Path) -> str:

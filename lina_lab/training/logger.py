@@ -12,14 +12,14 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
+from lina_lab.files import UNSENT_FILE, write_atomically
+
 MAX_BATCH = 1000
 """MLflow takes at most 1,000 metrics a request."""
 EVERY_SECONDS = 5.0
 """What waits is sent at least so often."""
 PAUSE_SECONDS = 10.0
 """A store that does not answer is left alone for so long."""
-UNSENT_FILE = "unsent.jsonl"
-"""In a trial's folder: metrics that the store did not take before the trial ended."""
 
 Point = tuple[str, float, int, int]
 """Name, value, step, milliseconds since 1970."""
@@ -34,10 +34,10 @@ class MetricStream(Logger):
     Args:
         tracking_uri: the store.
         run_id: the run.
-        folder: where metrics go that could not be sent; None: nowhere, they are an error.
+        folder: the trial's; metrics that could not be sent when it ends are left there.
     """
 
-    def __init__(self, tracking_uri: str, run_id: str, folder: Path | None = None) -> None:
+    def __init__(self, tracking_uri: str, run_id: str, folder: Path) -> None:
         super().__init__()
         self.client, self.run_id, self.folder = MlflowClient(tracking_uri), run_id, folder
         self.waiting: list[Point] = []
@@ -92,7 +92,7 @@ class MetricStream(Logger):
     def finalize(self, status: str = "success") -> None:
         self._retry = 0.0
         self.flush()
-        if self.waiting and self.folder is not None:
+        if self.waiting:
             write_unsent(self.folder, self.waiting)
 
 
@@ -115,7 +115,7 @@ def behind(points: Iterable[Point], last: Mapping[str, int]) -> list[Point]:
 
 def write_unsent(folder: Path, points: list[Point]) -> None:
     """Keep points that the store did not take."""
-    (folder / UNSENT_FILE).write_text("".join(json.dumps(point) + "\n" for point in points))
+    write_atomically(folder / UNSENT_FILE, "".join(json.dumps(point) + "\n" for point in points))
 
 
 def deliver_unsent(client: MlflowClient, run_id: str, folder: Path) -> None:

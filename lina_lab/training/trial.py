@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback
 
 from lina_lab.config import TrialConfig
 from lina_lab.data import DATA
+from lina_lab.files import CANCEL_FILE, PICTURE_FILE
 from lina_lab.training.callbacks import (
     CancelCheck,
     CancelledError,
@@ -32,9 +33,6 @@ from lina_lab.training.callbacks import (
 from lina_lab.training.checkpoints import Checkpoints, newest
 from lina_lab.training.logger import MetricStream
 from lina_lab.training.module import LinaModule
-
-CANCEL_FILE = "cancel"
-"""In a trial's folder: it is to end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +83,7 @@ def run_trial(
     checkpoint, problems = newest(folder)
     module, watch, keeper = LinaModule(config), Stopwatch(), Checkpoints(folder)
     average = ExponentialAverage(config.ema)
-    pictures = SampleGrid(config.sampling, folder / "samples.png", average)
+    pictures = SampleGrid(config.sampling, folder / PICTURE_FILE, average)
     logger = None if tracking is None else MetricStream(*tracking, folder)
     callbacks: list[Callback] = [
         watch,
@@ -136,14 +134,15 @@ def run_trial(
         trainable_parameters=sum(p.numel() for p in module.model.parameters() if p.requires_grad),
         images_per_second=module.images_seen / max(watch.training - watch.validating, 1e-9),
         fit_seconds=seconds,
-        peak_memory_mib=_peak_memory_mib(),
+        peak_memory_mib=peak_memory_mib(),
         error=error,
         resumed_at=None if checkpoint is None else int(checkpoint.stem.split("-")[1]),
         problems=tuple(problems),
     )
 
 
-def _peak_memory_mib() -> float:
+def peak_memory_mib() -> float:
+    """Largest resident memory of this process so far."""
     # Linux counts in KiB, macOS in bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 

@@ -163,9 +163,13 @@ TWINS = {"division": naive_division, "subtraction": naive_subtraction}
 @pytest.mark.parametrize("normalization", TWINS)
 @pytest.mark.parametrize("shape", [(1, 37, 1), (3, 37, 1), (2, 3, 37, 1)], ids=["shared", "heads", "samples"])
 def test_weights_on_tokens_equal_their_naive_form(
-    normalization: str, shape: tuple[int, ...], generator: torch.Generator
+    normalization: str, shape: tuple[int, ...], generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Numerator, normaliser and values each have weights of their own, some negative: outputs and all gradients."""
+    """Numerator, normaliser and values each have weights of their own, some negative: outputs and all gradients.
+
+    Sample by sample in the backward pass.
+    """
+    monkeypatch.setattr("lina_lab.model.linear.CACHED", 1)
     inputs = draw(generator)
     weights = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(3)]
     if normalization == "division":

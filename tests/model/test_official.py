@@ -149,7 +149,11 @@ def test_what_cannot_be_converted_is_refused(
 
 def test_a_folder_without_a_whole_model_is_refused(tmp_path: Path) -> None:
     save_model(LINA(SQUARE), tmp_path / "model")
+    modes = {(tmp_path / "model" / name).stat().st_mode for name in ("config.yaml", "model.safetensors")}
+    assert len(modes) == 1
     (tmp_path / "model" / "model.safetensors").write_bytes(b"")
-    for folder in (tmp_path / "model", tmp_path / "none"):
+    save_model(LINA(replace(SQUARE, dim=16)), tmp_path / "other")
+    (tmp_path / "other" / "config.yaml").write_text((tmp_path / "model" / "config.yaml").read_text())
+    for folder in (tmp_path / "model", tmp_path / "other", tmp_path / "none"):
         with pytest.raises(ValueError, match="does not hold a model"):
             load_model(folder)

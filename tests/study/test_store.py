@@ -56,6 +56,7 @@ def died(store: Store) -> str:
     assert claim is not None
     claim.lease._ended.set()
     claim.lease._lock.release()
+    assert read_note(store.folder / claim.cell.identity) is not None
     return claim.cell.identity
 
 
@@ -270,3 +271,47 @@ def test_a_cell_that_somebody_is_just_taking_counts_as_open(tmp_path: Path, plan
         assert lease_ is not None
         lease_.release()
     assert store.claim() is not None
+
+
+def test_cancelling_leaves_the_owner_on_another_machine_its_note(tmp_path: Path, plan: Plan) -> None:
+    """Where locks are not seen across machines, only the note keeps a living owner from being taken for dead."""
+    store = Store(tmp_path, plan)
+    store.enqueue()
+    claim = store.claim()
+    assert claim is not None
+    claim.lease._lock.release()
+    folder = store.folder / claim.cell.identity
+    before = read_note(folder)
+    Store(tmp_path, plan).cancel([cell.identity for cell in plan.cells])
+    assert before is not None
+    assert read_note(folder) is not None
+    assert (folder / "cancel").exists()
+    assert statuses(store) == ["running", "cancelled", "cancelled", "cancelled"]
+
+
+def test_a_lease_is_given_back_when_the_store_fails(
+    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path, plan)
+    store.enqueue()
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_start", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            store.claim()
+    claim = Store(tmp_path, plan)
+    claim.join()
+    taken = claim.claim()
+    assert taken is not None
+    assert taken.cell == plan.cells[0]
+
+
+@pytest.mark.parametrize("state", ["COMPLETE", "FAIL"])
+def test_a_cell_that_another_tool_ended_is_read(tmp_path: Path, plan: Plan, state: str) -> None:
+    store = Store(tmp_path, plan)
+    store.enqueue()
+    other = optuna.load_study(study_name="tiny", storage=f"sqlite:///{tmp_path / 'optuna.db'}")
+    ended = optuna.trial.TrialState[state]
+    other._storage.set_trial_state_values(
+        other.get_trials()[0]._trial_id, ended, [1.0] if state == "COMPLETE" else None
+    )
+    assert statuses(store)[0] == ("done" if state == "COMPLETE" else "interrupted")

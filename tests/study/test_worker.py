@@ -12,6 +12,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from lina_lab.config import PathsConfig, TrialConfig, to_dict
@@ -20,7 +21,9 @@ from lina_lab.study.errors import StudyError
 from lina_lab.study.grid import Plan, make_plan
 from lina_lab.study.progress import PlainDisplay
 from lina_lab.study.store import Store, newest_version
-from lina_lab.study.worker import Summary, run_study
+from lina_lab.study.summary import Summary
+from lina_lab.study.tracking import Tracker
+from lina_lab.study.worker import run_study
 from lina_lab.training.trial import TrialResult
 
 RESULT = TrialResult(
@@ -282,7 +285,10 @@ def test_results_without_their_mlflow_run_are_trained_again(lab: Lab) -> None:
     lab.run()
     (lab.runs / "optuna.db").unlink()
     MlflowClient(f"sqlite:///{lab.runs / 'mlflow.db'}").delete_run(lab.record(1)["mlflow_run"])
+    progress = lab.runs / "tiny" / lab.plan.cells[1].identity / "step-00000004.ckpt"
+    progress.touch()
     lab.run()
+    assert not progress.exists()  # its curve would begin where the checkpoint is
     assert lab.trained[4:] == [lab.plan.cells[1].identity]
 
 
@@ -330,6 +336,47 @@ def test_a_cell_in_other_hands_is_left_to_them_and_taken_over_when_they_are_gone
     assert looks == 2
     assert lab.trained[3:] == [theirs.cell.identity]
     assert len(other.study.get_trials()) == 5
+
+
+def test_the_cell_of_a_dead_worker_is_not_left_to_the_last(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker looks for the dead between its cells too, not only when nothing waits."""
+    other = Store(lab.runs, lab.plan)
+    other.enqueue()
+    theirs = other.claim()
+    assert theirs is not None
+    theirs.lease.release()
+    monkeypatch.setattr("lina_lab.study.worker.REAP_SECONDS", 0.0)
+    assert lab.run().counts == {"done": 4}
+    assert lab.trained[0] == theirs.cell.identity
+
+
+def test_a_tracking_store_that_stays_away_stops_the_study_and_costs_no_training(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = False
+
+    def behaviour(config: TrialConfig) -> TrialResult:
+        nonlocal away
+        away = config == lab.plan.cells[1].config
+        return RESULT
+
+    end = Tracker.end
+
+    def ends(*arguments: Any, **keywords: Any) -> None:
+        if away:
+            raise MlflowException("API request failed")
+        end(*arguments, **keywords)
+
+    lab.behaviour = behaviour
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "end", ends)
+        patch.setattr("lina_lab.study.tracking.PATIENCE_SECONDS", 0.0)
+        with pytest.raises(StudyError, match=r"did not answer for 0 minutes \(.*what is trained is kept"):
+            lab.run()
+    assert lab.states() == ["done", "interrupted", "waiting", "waiting"]
+    away, lab.behaviour = False, lambda config: RESULT
+    assert lab.run().counts == {"done": 4}
+    assert len(lab.trained) == 4
 
 
 def test_a_worker_that_joins_queues_nothing_and_takes_the_costliest_first(lab: Lab) -> None:

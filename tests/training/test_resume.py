@@ -154,6 +154,7 @@ def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before(
         patch.setattr(Trainer, "save_checkpoint", full)
         with pytest.raises(OSError, match="No space left"):
             run(config, tmp_path / "trial")
+    assert not list((tmp_path / "trial").glob("*.part"))
     assert run(config, tmp_path / "trial").resumed_at == 3
 
 
@@ -216,11 +217,11 @@ def test_metrics_reach_the_store_when_it_is_back(
 
 
 def test_a_new_stream_does_not_ask_the_store_what_it_has(
-    tracked: Callable[[], tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+    tracked: Callable[[], tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MlflowClient, "get_metric_history", None)
     tracking = tracked()
-    stream = MetricStream(*tracking)
+    stream = MetricStream(*tracking, tmp_path)
     stream.log_metrics({"a": 1.0}, 0)
     stream.finalize()
     assert stream.problem is None

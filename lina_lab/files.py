@@ -1,0 +1,25 @@
+"""A cell's folder: the names of what lies in it, and how it is written. `study` and `training` share these."""
+
+import os
+from pathlib import Path
+
+CONFIG_FILE, RESULT_FILE, ERROR_FILE = "config.yaml", "result.json", "error.txt"
+RUN_FILE = "mlflow_run.txt"
+"""The run that the cell's metrics go to."""
+PICTURE_FILE = "samples.png"
+CHECKPOINTS = "step-*"
+"""Pattern of the checkpoints, their hashes and their drafts."""
+UNSENT_FILE = "unsent.jsonl"
+"""Metrics that the tracking store did not take before the trial ended."""
+CANCEL_FILE = "cancel"
+"""Whoever works on the cell is to stop."""
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a crash, finds the old one or the new one whole."""
+    draft = path.with_name(path.name + ".draft")
+    with draft.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
