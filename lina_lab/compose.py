@@ -264,7 +264,7 @@ def convert(data: dict[str, Any], pinned: Sequence[str]) -> tuple[Plan, PathsCon
 
 def _sections() -> list[str]:
     kinds = typing.get_type_hints(TrialConfig)
-    return [*SECTIONS, *(name for name, kind in kinds.items() if dataclasses.is_dataclass(kind))]
+    return [*SECTIONS, *(name for name, kind in {**COMMAND, **kinds}.items() if dataclasses.is_dataclass(kind))]
 
 
 def _defaults() -> dict[str, Any]:

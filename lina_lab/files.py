@@ -13,6 +13,12 @@ UNSENT_FILE = "unsent.jsonl"
 """Metrics that the tracking store did not take before the trial ended."""
 CANCEL_FILE = "cancel"
 """Whoever works on the cell is to stop."""
+GROUP_FILE, OUTCOME_FILE, PROGRESS_FILE = "group.json", "outcome.json", "progress.json"
+"""What a group of processes is to train with; what it came to; how far it is."""
+JOB_FILE = "job.json"
+"""The job of a cluster that trains the cell."""
+LOGS = "logs"
+"""Folder of what each process of a group printed, and how it ended."""
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -164,7 +164,7 @@ def test_every_study_has_the_paper_s_scale(name: str) -> None:
         (1024, 16),
         (1536, 16),
     }
-    assert plan.study.resources.devices == 32
+    assert plan.study.resources.world == 32
     assert {cell.config.max_steps for cell in plan.cells} == {200_000}
     audit = [line.split(" (")[0] for line in study_plan.audit(plan)]
     assert audit == ["heads", "channels of a head"]

@@ -13,7 +13,9 @@ from lina_lab.config.study import (
     ObjectiveConfig,
     PathsConfig,
     ResourcesConfig,
+    SlurmConfig,
     StudyConfig,
+    TorchrunConfig,
 )
 from lina_lab.config.trial import (
     DataConfig,
@@ -37,7 +39,9 @@ __all__ = [
     "PathsConfig",
     "ResourcesConfig",
     "SamplingConfig",
+    "SlurmConfig",
     "StudyConfig",
+    "TorchrunConfig",
     "TrainerConfig",
     "TrialConfig",
     "from_dict",

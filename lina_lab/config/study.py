@@ -41,10 +41,40 @@ class BudgetConfig:
 class ResourcesConfig:
     """What a cell runs on."""
 
+    nodes: PositiveInt = 1
+    """Machines."""
     devices: PositiveInt = 1
-    """Devices (GPUs; on a machine without any, the processor is one)."""
+    """Devices of each machine, a process for each: GPUs, or shares of the processor where there are none."""
+    accelerator: Literal["auto", "gpu", "cpu"] = "auto"
+    """gpu refuses a machine that has none; auto takes GPUs where there are any, and else the processor."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """How several devices train one model: each with a copy of it (ddp), or each with a part of it (fsdp)."""
+    accumulate: PositiveInt = 1
+    """Portions in which a device takes its part of the batch, one after another. The batch stays data.batch_size."""
+    timeout_seconds: PositiveFloat = 300.0
+    """How long one device waits for another before the group is taken for broken."""
+    max_restarts: NonNegativeInt = 3
+    """How often a cell whose group of processes died is started again, each time from its last checkpoint."""
     flops_per_second: PositiveFloat | None = None
     """Stated rate of a device in training, for `action=plan`; null: as measured on cells of the study that are done."""
+
+    @property
+    def world(self) -> int:
+        """Processes that train together."""
+        return self.nodes * self.devices
+
+    def check_batch(self, batch_size: int) -> None:
+        """Refuse a batch that cannot be shared out evenly.
+
+        Raises:
+            ValueError: which numbers do not fit.
+        """
+        shares = self.world * self.accumulate
+        if batch_size % shares:
+            raise ValueError(
+                f"data.batch_size={batch_size} cannot be shared out evenly: study.resources has nodes={self.nodes} x "
+                f"devices={self.devices} x accumulate={self.accumulate} = {shares} portions"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -166,6 +196,46 @@ class PathsConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
+class TorchrunConfig:
+    """For launcher=torchrun: how machines find each other. No part of any trial's identity."""
+
+    rendezvous: str | None = None
+    """HOST:PORT of the machine that leads; with several nodes every machine is given the same command."""
+    wait_seconds: PositiveFloat = 50.0
+    """How long machines wait for each other at the start."""
+    return_seconds: PositiveFloat = 600.0
+    """How long a machine that was lost may take to come back."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class SlurmConfig:
+    """For launcher=slurm: what a cell's job asks for. No part of any trial's identity."""
+
+    partition: str | None = None
+    """Partition; null: the cluster's default."""
+    account: str | None = None
+    """Account that is charged."""
+    qos: str | None = None
+    """Quality of service."""
+    constraint: str | None = None
+    """Features of the nodes."""
+    time_minutes: PositiveInt = 1440
+    """Time limit of a job. One that reaches it saves its state and is queued again."""
+    warning_seconds: PositiveInt = 120
+    """How long before its end a job is told: enough for a step and a checkpoint."""
+    requeues: NonNegativeInt = 1000
+    """How often a job may reach its time limit."""
+    cpus_per_task: PositiveInt | None = None
+    """Processors of a rank."""
+    mem_gib: PositiveInt | None = None
+    """Memory of a node."""
+    setup: str | None = "studies/slurm.sh"
+    """File of shell lines that make a job's environment (modules, variables), to be edited; null: none."""
+    sbatch: dict[str, Any] = field(default_factory=dict)
+    """Other options of sbatch by their long names, as in slurm.sbatch={exclude:node7}."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
 class CommandConfig:
     """What the command is to do. No part of any trial's identity."""
 
@@ -173,7 +243,13 @@ class CommandConfig:
     """run: every cell that is not done; plan: a table of the cells, nothing is created; work: join as one more worker;
     status: what has come of the cells; retry: queue failed and cancelled cells again; cancel: end cells."""
     workers: PositiveInt = 1
-    """Processes that work on cells at once, for action=run."""
+    """Processes that work on cells at once, for action=run; with launcher=slurm, jobs at once."""
+    launcher: Literal["local", "torchrun", "slurm"] = "local"
+    """What trains a cell: this process; a group of processes here or on several machines; a job of a cluster."""
+    torchrun: TorchrunConfig = TorchrunConfig()
+    """For launcher=torchrun."""
+    slurm: SlurmConfig = SlurmConfig()
+    """For launcher=slurm."""
     new_version: bool = False
     """Take a changed configuration of a study that exists as a new version of it, NAME-v2 and so on."""
     cells: list[str] = field(default_factory=list)

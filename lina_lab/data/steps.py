@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lina_lab.config import TrialConfig
-from lina_lab.data.stream import StepBatches
+from lina_lab.data.stream import HeldOutBatches, Place, StepBatches
 
 
 class StepDataModule(L.LightningDataModule):
@@ -28,16 +28,28 @@ class StepDataModule(L.LightningDataModule):
         self.config, self.train_set, self.images, self.val_set = config, train_set, images, val_set
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        epoch = self.trainer.current_epoch if self.trainer else 0
+        """This rank's micro-batches of the current epoch, from the first optimizer step that is still to be taken."""
+        epoch, taken = (self.trainer.current_epoch, self.trainer.global_step) if self.trainer else (0, 0)
         steps = self.config.epoch_steps
         batches = StepBatches(
             images=self.images,
             batch_size=self.config.data.batch_size,
             steps=range(epoch * steps, min((epoch + 1) * steps, self.config.max_steps)),
             seed=self.config.seed,
+            done=taken - epoch * steps,
+            place=self._place(),
         )
         return DataLoader(self.train_set, sampler=batches, batch_size=None)
 
     def val_dataloader(self) -> list[DataLoader[tuple[Tensor, ...]]]:
         """The validation set twice: the module takes raw weights to the first and averaged ones to the second."""
-        return [DataLoader(self.val_set, batch_size=self.config.data.val_batch_size) for _ in range(2)]
+        batches = HeldOutBatches(
+            images=len(self.val_set), batch_size=self.config.data.val_batch_size, place=self._place()
+        )
+        return [DataLoader(self.val_set, batch_sampler=batches) for _ in range(2)]
+
+    def _place(self) -> Place:
+        if self.trainer is None:
+            return Place()
+        trainer = self.trainer
+        return Place(rank=trainer.global_rank, world=trainer.world_size, turns=trainer.accumulate_grad_batches)

@@ -1,36 +1,79 @@
-"""The order of the training images: a function of the seed and the step, and of nothing else."""
+"""The order of the images: for training a function of the seed and the step, and of nothing else."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import Sampler
 
+from lina_lab.ranks import held_out, microbatch
 from lina_lab.seeds import derive
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Which of the ranks that train together this is."""
+
+    rank: int = 0
+    world: int = 1
+    turns: int = 1
+    """Micro-batches of an optimizer step, one after another (gradient accumulation)."""
+
+
 class StepBatches(Sampler[Tensor]):
-    """Indices of the images of given optimizer steps: int64 [batch_size] a step.
+    """Indices of a rank's images at given optimizer steps: int64 [batch_size / world / turns], `turns` times a step.
 
     The stream is one permutation of all images after another, each drawn from (seed, pass); batches run across their
     borders, so no image is seen twice before all were seen once.
+
+    Args:
+        images: images of the data set.
+        batch_size: images of a step, over all ranks.
+        steps: the steps.
+        seed: the trial's.
+        done: of them, steps that were taken before: they count in the length and are passed over.
+        place: whose images.
     """
 
-    def __init__(self, *, images: int, batch_size: int, steps: range, seed: int) -> None:
+    def __init__(
+        self, *, images: int, batch_size: int, steps: range, seed: int, done: int = 0, place: Place = Place()
+    ) -> None:
         self.images, self.batch_size, self.steps, self.seed = images, batch_size, steps, seed
+        self.done, self.place = done, place
 
     def __len__(self) -> int:
-        return len(self.steps)
+        return len(self.steps) * self.place.turns
 
     def __iter__(self) -> Iterator[Tensor]:
         passes: dict[int, Tensor] = {}
-        for step in self.steps:
+        for step in self.steps[self.done :]:
             places = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
             needed = range(int(places[0]) // self.images, int(places[-1]) // self.images + 1)
-            passes = {number: passes.get(number, self._permutation(number)) for number in needed}
+            passes = {number: passes[number] if number in passes else self._permutation(number) for number in needed}
             order = torch.cat(list(passes.values()))
-            yield order[places - needed.start * self.images]
+            batch = order[places - needed.start * self.images]
+            at = self.place
+            for turn in range(at.turns):
+                mine = microbatch(self.batch_size, rank=at.rank, world=at.world, turn=turn, turns=at.turns)
+                yield batch[mine.start : mine.stop]
 
     def _permutation(self, number: int) -> Tensor:
         generator = Generator().manual_seed(derive(self.seed, "pass", number))
         return torch.randperm(self.images, generator=generator)
+
+
+class HeldOutBatches(Sampler[list[int]]):
+    """A rank's places of each batch of the held-out images; see `ranks.held_out`."""
+
+    def __init__(self, *, images: int, batch_size: int, place: Place = Place()) -> None:
+        self.batches = [range(start, min(start + batch_size, images)) for start in range(0, images, batch_size)]
+        self.place = place
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            mine, _ = held_out(len(batch), rank=self.place.rank, world=self.place.world)
+            yield [batch[place] for place in mine]

@@ -24,6 +24,7 @@ from lina_lab.model.backbone import (
 from lina_lab.model.flow import LEVELS, FlowHead, integrate, logit_normal_levels
 from lina_lab.model.initialization import initialize
 from lina_lab.model.masking import draw_mask_ratio, num_masked, random_orders, step_schedule
+from lina_lab.seeds import derive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,57 @@ class LossDraws:
     def to(self, device: torch.device) -> "LossDraws":
         """The same draws on `device`."""
         return LossDraws(**{name: value.to(device) for name, value in vars(self).items()})
+
+    def part(self, images: range) -> "LossDraws":
+        """The draws of some of the images: places in the batch."""
+        places = slice(images.start, images.stop)
+        return LossDraws(
+            visible_ids=self.visible_ids[places],
+            masked_ids=self.masked_ids[places],
+            timestep=self.timestep[:, places],
+            noise=self.noise[:, places],
+            drop=self.drop[places],
+        )
+
+
+DRAWN_TOGETHER = 32
+"""Images of a batch that share a generator. A rank draws the groups that its images are in, and no others."""
+
+
+def draw_step(config: LinaConfig, *, seed: int, step: int, images: range) -> LossDraws:
+    """The draws of some images of an optimizer step's batch: the same ones whoever else draws for the others.
+
+    They depend on (seed, step, place in the batch) alone, so on no layout of ranks, and on no variant or size. The mask
+    ratio is one for the whole batch, as in the paper (`lina.md` section 3): the first draw of the first group.
+
+    Args:
+        config: gives the geometry, the number of noise draws and the share of hidden classes.
+        seed: the trial's.
+        step: optimizer step, from 0.
+        images: places in the batch of all ranks.
+    """
+    first = _group_generator(seed, step, 0)
+    ratio = draw_mask_ratio(first)
+    groups = range(images.start // DRAWN_TOGETHER, -(-images.stop // DRAWN_TOGETHER))
+    parts = []
+    for group in groups:
+        generator = first if group == 0 else _group_generator(seed, step, group)
+        start = group * DRAWN_TOGETHER
+        # The last group of a batch may be smaller; its draws must not depend on who asks, so it is drawn whole.
+        draws = draw_loss(config, DRAWN_TOGETHER, generator, mask_ratio=ratio)
+        parts.append(draws.part(range(max(images.start - start, 0), min(images.stop - start, DRAWN_TOGETHER))))
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _group_generator(seed: int, step: int, group: int) -> Generator:
+    return Generator().manual_seed(derive(seed, "step", step, group))
+
+
+def _joined(parts: Sequence[LossDraws]) -> LossDraws:
+    """Draws of images beside each other as one."""
+    along = {"timestep": 1, "noise": 1}
+    names = vars(parts[0])
+    return LossDraws(**{n: torch.cat([getattr(part, n) for part in parts], along.get(n, 0)) for n in names})
 
 
 def draw_loss(config: LinaConfig, batch: int, generator: Generator, *, mask_ratio: float | None = None) -> LossDraws:

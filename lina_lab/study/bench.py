@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from lina_lab.study.grid import Cell, Plan, make_plan
 from lina_lab.study.progress import PlainDisplay
 from lina_lab.study.store import Store
 from lina_lab.study.worker import run_study
-from lina_lab.training.trial import TrialResult, peak_memory_mib
+from lina_lab.training.result import TrialResult
+from lina_lab.training.trial import peak_memory_mib
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -69,7 +71,7 @@ def measure_worker(cells: int, storage: str | None, runs: Path) -> str:
     result = TrialResult(status="done", metrics=metrics, **numbers, **zero)  # type: ignore[arg-type]
     plan, display = plan_of(cells, f"bench_{time.time_ns()}"), _Quiet()
     start = time.perf_counter()
-    run_study(plan, PathsConfig(runs=str(runs), storage=storage), lambda: lambda *_, **__: result, display)
+    run_study(plan, PathsConfig(runs=str(runs), storage=storage), lambda: nullcontext(lambda *_, **__: result), display)
     each = (time.perf_counter() - start) / len(plan.cells)
     growth = display.memory[-1] - display.memory[0] if len(display.memory) > 1 else 0.0
     return f"whole layer, {len(plan.cells)} cells: {1e3 * each:.1f} ms a cell; memory grew by {growth:.1f} MiB"

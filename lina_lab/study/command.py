@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.live import Live
 
 from lina_lab.config import CommandConfig, PathsConfig
-from lina_lab.study.errors import StudyError, explained
+from lina_lab.study.errors import RefusedError, StudyError, explained
 from lina_lab.study.grid import Cell, Plan
-from lina_lab.study.launch import check_devices, in_this_process
+from lina_lab.study.launch import check_machine, command_print, launcher_for, leads
 from lina_lab.study.progress import display
 from lina_lab.study.store import Store, newest_version, open_cells
 from lina_lab.study.summary import Summary, summarise
+from lina_lab.study.terminable import terminable
 
 STATUS_SECONDS = 2.0
 
@@ -30,17 +31,15 @@ def run_and_report(plan: Plan, paths: PathsConfig, command: CommandConfig, argum
     try:
         if command.action in actions:
             return actions[command.action](plan, paths, command)
-        if plan.study.resources.devices * command.workers > 1:
-            try:
-                check_devices(plan.study.resources.devices, command.workers)
-            except ValueError as error:
-                return _complain(str(error), 2)
+        if not _leads(plan, command):
+            _follow(plan, paths, command)
+            return 0
         if command.new_version:
             plan = _versioned(plan, paths)
             arguments = [*arguments, f"study.name={plan.study.name}"]
         summary = _work(plan, paths, command, arguments)
     except StudyError as error:
-        return _complain(str(error), 1)
+        return _complain(str(error), 2 if isinstance(error, RefusedError) else 1)
     except KeyboardInterrupt:
         return _complain("stopped; the same command goes on from here", 130)
     except SystemExit:
@@ -49,13 +48,47 @@ def run_and_report(plan: Plan, paths: PathsConfig, command: CommandConfig, argum
     return 1 if summary.failures else 0
 
 
+def _leads(plan: Plan, command: CommandConfig) -> bool:
+    """Whether this machine has the study's stores; another one follows it.
+
+    Raises:
+        RefusedError: this machine, or the layout of the ranks, cannot do what is asked for.
+    """
+    try:
+        check_machine(plan.study.resources, command)
+        for batch_size in {cell.config.data.batch_size for cell in plan.cells}:
+            plan.study.resources.check_batch(batch_size)
+        return leads(plan, command)
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
+
+
+def _follow(plan: Plan, paths: PathsConfig, command: CommandConfig) -> None:
+    """Be one of the machines that another one leads, until the study has ended."""
+    from lina_lab.study.follow import follow
+    from lina_lab.study.hosts import split_address
+
+    runs = Path(paths.runs).resolve()
+    with terminable():
+        follow(
+            *split_address(command.torchrun.rendezvous),
+            runs / plan.study.name,
+            command_print(plan, runs),
+            display().line,
+            first_seconds=command.torchrun.wait_seconds,
+            return_seconds=command.torchrun.return_seconds,
+        )
+
+
 def _work(plan: Plan, paths: PathsConfig, command: CommandConfig, arguments: Sequence[str]) -> Summary:
     from lina_lab.study.pool import run_pool, worker_command
     from lina_lab.study.worker import run_study
 
     if command.workers > 1:
-        return run_pool(plan, paths, command.workers, worker_command(arguments), display())
-    return run_study(plan, paths, in_this_process, display(), joins=command.action == "work")
+        return run_pool(plan, paths, command, worker_command(arguments), display())
+    shown = display()
+    launcher = launcher_for(plan, command, Path(paths.runs).resolve(), shown.line)
+    return run_study(plan, paths, launcher, shown, joins=command.action == "work")
 
 
 def _versioned(plan: Plan, paths: PathsConfig) -> Plan:

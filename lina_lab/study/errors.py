@@ -18,6 +18,10 @@ class ChangedError(StudyError):
     """The study is there with another configuration."""
 
 
+class RefusedError(StudyError):
+    """What was asked for cannot be had here. Nothing was started."""
+
+
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -1,5 +1,6 @@
 """From a study's axes to its cells."""
 
+import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,10 @@ class Plan:
     base: dict[str, Any]
     """What all cells share: the trial's fields without axes and seed."""
     cells: tuple[Cell, ...]
+
+    def digest(self) -> str:
+        """A short hash of all cells."""
+        return hashlib.sha256(" ".join(cell.identity for cell in self.cells).encode()).hexdigest()[:12]
 
 
 def make_plan(study: StudyConfig, base: Mapping[str, Any], pinned: Sequence[str] = ()) -> Plan:

@@ -1,14 +1,24 @@
-"""Ways to start the process group that trains one cell. So far there is one: this process."""
+"""Ways to train one cell: in this process, by a group of processes, by a job of a cluster.
+
+Whoever launches never trains as a rank of a group, and a rank knows nothing of the study: it has a frozen configuration
+and the id of one MLflow run.
+"""
 
 import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from lina_lab.config import TrialConfig
+from lina_lab.config import CommandConfig, ResourcesConfig, TrialConfig
+from lina_lab.study.grid import Plan
 
 if TYPE_CHECKING:
-    from lina_lab.training.callbacks import Report
-    from lina_lab.training.trial import TrialResult
+    from lina_lab.study.group import Engine
+    from lina_lab.training.agreement import Report
+    from lina_lab.training.result import TrialResult
 
 Tracking = tuple[str, str]
 """MLflow's tracking URI and the id of the cell's run."""
@@ -20,33 +30,135 @@ class Launch(Protocol):
     def __call__(self, config: TrialConfig, folder: Path, *, tracking: Tracking, report: "Report") -> "TrialResult": ...
 
 
-def in_this_process() -> Launch:
+Launcher = Callable[[], AbstractContextManager[Launch]]
+"""Makes a way to train, for as long as cells are trained; nothing is started before it is called."""
+
+
+@contextmanager
+def in_this_process(resources: ResourcesConfig) -> Iterator[Launch]:
     """Train on this machine, here. Imports torch and Lightning, which takes seconds: once, before the first cell."""
     from lina_lab.training.trial import run_trial
 
-    return run_trial
+    yield partial(run_trial, resources=resources)
 
 
-def gpus() -> list[str]:
+@contextmanager
+def in_groups(plan: Plan, command: CommandConfig, runs: Path, tell: Callable[[str], None]) -> Iterator[Launch]:
+    """Train by groups of processes.
+
+    Args:
+        plan: the study.
+        command: says which engine starts them, and how.
+        runs: folder of all results.
+        tell: is told what happens around a cell.
+    """
+    from lina_lab.study.group import GroupLaunch
+
+    engine = _engine(plan, command, runs, tell)
+    try:
+        yield GroupLaunch(engine, plan.study.resources, tell)
+    finally:
+        engine.close()
+
+
+def _engine(plan: Plan, command: CommandConfig, runs: Path, tell: Callable[[str], None]) -> "Engine":
+    resources = plan.study.resources
+    if command.launcher == "slurm":
+        from lina_lab.study.slurm import Slurm
+
+        return Slurm(command.slurm, resources, plan.study.name, tell)
+    from lina_lab.study.torchrun import OneMachine, SeveralMachines
+
+    if resources.nodes == 1:
+        return OneMachine()
+    from lina_lab.study.hosts import Muster, split_address
+
+    address, port = split_address(command.torchrun.rendezvous)
+    muster = Muster(
+        address,
+        port,
+        runs / plan.study.name,
+        command_print(plan, runs),
+        tell,
+        first_seconds=command.torchrun.wait_seconds,
+        return_seconds=command.torchrun.return_seconds,
+    )
+    return SeveralMachines(muster, resources.nodes)
+
+
+def launcher_for(plan: Plan, command: CommandConfig, runs: Path, tell: Callable[[str], None]) -> Launcher:
+    """The way to train that a command names; the arguments are those of `in_groups`."""
+    if command.launcher == "local":
+        return partial(in_this_process, plan.study.resources)
+    return partial(in_groups, plan, command, runs, tell)
+
+
+def leads(plan: Plan, command: CommandConfig) -> bool:
+    """Whether this machine has the study's stores; one that does not follows the orders of the one that has.
+
+    Raises:
+        ValueError: the rendezvous is none.
+    """
+    if command.launcher != "torchrun" or plan.study.resources.nodes == 1:
+        return True
+    from lina_lab.study.hosts import is_mine, split_address
+
+    return is_mine(split_address(command.torchrun.rendezvous)[0])
+
+
+def command_print(plan: Plan, runs: Path) -> dict[str, str]:
+    """What must be the same on all machines of a study: the cells, the layout, the folder, the code."""
+    from lina_lab.config import to_dict
+    from lina_lab.training.versions import code_versions
+
+    return {
+        "study.name": plan.study.name,
+        "cells": f"{len(plan.cells)} ({plan.digest()})",
+        "paths.runs": str(runs),
+        **{f"study.resources.{name}": str(value) for name, value in to_dict(plan.study.resources).items()},
+        **code_versions(),
+    }
+
+
+@lru_cache
+def gpus() -> tuple[str, ...]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [str(i) for i in range(torch.cuda.device_count())] if named is None else [d for d in named.split(",") if d]
+    if named is None:
+        return tuple(str(i) for i in range(torch.cuda.device_count()))
+    return tuple(device for device in named.split(",") if device)
 
 
-def check_devices(devices: int, workers: int) -> None:
-    """Refuse more devices than this machine has; without a GPU its processor is one, which workers share.
+def check_machine(resources: ResourcesConfig, command: CommandConfig) -> None:
+    """Refuse more than this machine has; without a GPU its processors are what ranks and workers share.
 
     Raises:
-        ValueError: too many.
+        ValueError: what is missing, on which machine.
     """
-    there = len(gpus())
-    if devices > 1:
-        has = f"{there} GPUs" if there else "no GPU, and one processor"
+    if command.launcher == "slurm":
+        return
+    if command.launcher == "local" and resources.world > 1:
         raise ValueError(
-            f"study.resources.devices={devices}: a cell is trained on one device so far, and this machine has {has}; "
-            "give study.resources.devices=1"
+            f"study.resources has nodes={resources.nodes} x devices={resources.devices}: launcher=local trains in one "
+            "process; give launcher=torchrun or launcher=slurm"
         )
-    if there and workers > there:
-        raise ValueError(f"workers={workers} is more than the {there} GPUs of this machine")
+    if resources.nodes > 1 and command.workers > 1:
+        raise ValueError(f"workers={command.workers}: a study over several nodes has one worker, on the one that leads")
+    wanted, host = resources.devices * command.workers, socket.gethostname()
+    if wanted == 1 and resources.accelerator == "auto":
+        return
+    there = 0 if resources.accelerator == "cpu" else len(gpus())
+    if resources.accelerator == "gpu" and there == 0:
+        raise ValueError(f"study.resources.accelerator=gpu: {host} has no GPU that this process may use")
+    if there and wanted > there:
+        raise ValueError(
+            f"workers={command.workers} x study.resources.devices={resources.devices} is more than the {there} GPUs of "
+            f"{host}"
+        )
+    processors = os.cpu_count() or 1
+    if not there and resources.devices > processors:
+        raise ValueError(
+            f"study.resources.devices={resources.devices} is more than {host} has: no GPU, and {processors} processors"
+        )

@@ -46,7 +46,7 @@ def seconds_per_flop(plan: Plan, runs: Path) -> float | None:
     if measured:
         return float(statistics.median(measured))
     stated = plan.study.resources.flops_per_second
-    return None if stated is None else 1 / (stated * plan.study.resources.devices)
+    return None if stated is None else 1 / (stated * plan.study.resources.world)
 
 
 def time_left(plan: Plan, runs: Path, cells: Sequence[Cell], workers: int) -> str:
@@ -60,7 +60,7 @@ def time_left(plan: Plan, runs: Path, cells: Sequence[Cell], workers: int) -> st
 
 def cell_table(plan: Plan, runs: Path) -> pd.DataFrame:
     """A row for each cell: axes, seed, parameters, training FLOPs, memory a device, steps, hours."""
-    rate, devices = seconds_per_flop(plan, runs), plan.study.resources.devices
+    rate, devices = seconds_per_flop(plan, runs), plan.study.resources.world
     return pd.DataFrame([_row(cell, devices, rate) for cell in plan.cells])
 
 
@@ -90,7 +90,7 @@ def describe(plan: Plan, runs: Path) -> str:
         **{"GiB a device": [f"{value:.2g}" for value in merged["GiB a device"]]},
         hours=["unknown" if isnan(value) else f"{value:.3g}" for value in merged["hours"]],
     )
-    devices, hours = plan.study.resources.devices, cells["hours"].sum(skipna=False)
+    devices, hours = plan.study.resources.world, cells["hours"].sum(skipna=False)
     total = (
         f"{len(cells)} cells of {devices} device{'s' if devices > 1 else ''}, {cells['FLOPs'].sum():.3g} FLOPs in all, "
     )
@@ -113,7 +113,15 @@ def describe(plan: Plan, runs: Path) -> str:
 
 
 def _listed(seeds: "pd.Series[int]") -> str:
-    return " ".join(str(seed) for seed in seeds)
+    """Numbers in their order, three or more in a row as first-last."""
+    runs: list[list[int]] = []
+    for seed in map(int, seeds):
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    shown = ([f"{run[0]}-{run[-1]}"] if len(run) > 2 else map(str, run) for run in runs)
+    return " ".join(part for parts in shown for part in parts)
 
 
 def audit(plan: Plan) -> list[str]:

@@ -5,12 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from lina_lab.config import PathsConfig
+from lina_lab.config import CommandConfig, PathsConfig
 from lina_lab.study.errors import StudyError, explained
 from lina_lab.study.grid import Cell, Plan
 from lina_lab.study.launch import gpus
@@ -18,6 +16,7 @@ from lina_lab.study.lease import Watch, read_note
 from lina_lab.study.progress import Display
 from lina_lab.study.store import CellState, Store, open_cells
 from lina_lab.study.summary import Summary, summarise
+from lina_lab.study.terminable import terminable
 
 LOOK_SECONDS = 1.0
 STOP_SECONDS = 60.0
@@ -27,14 +26,16 @@ DEATHS_WITHOUT_A_CELL = 3
 EXITS_OF_THEIR_OWN = (0, 1, 2)
 
 
-def run_pool(plan: Plan, paths: PathsConfig, workers: int, command: Sequence[str], display: Display) -> Summary:
-    """Queue the plan's cells and have them worked on by `workers` processes.
+def run_pool(
+    plan: Plan, paths: PathsConfig, command: CommandConfig, arguments: Sequence[str], display: Display
+) -> Summary:
+    """Queue the plan's cells and have them worked on by several processes.
 
     Args:
         plan: the cells.
         paths: where results go.
-        workers: how many processes.
-        command: the command line of a worker.
+        command: how many workers there are to be, and what trains.
+        arguments: the command line of a worker.
         display: is told what happens.
 
     Raises:
@@ -50,9 +51,10 @@ def run_pool(plan: Plan, paths: PathsConfig, workers: int, command: Sequence[str
         display.started(left, len(plan.cells))
     if not left:
         return summarise(plan, states, [])
-    pool = _Pool(store.folder, min(workers, left), command, gpus())
+    devices = () if command.launcher == "slurm" else gpus()
+    pool = _Pool(store.folder, min(command.workers, left), arguments, devices)
     try:
-        with _terminable():
+        with terminable():
             pool.start()
             _watch(store, pool, display, states)
     except BaseException:
@@ -145,20 +147,6 @@ class _Pool:
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Make SIGTERM a SystemExit, so that the workers are told."""
-
-    def handler(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def worker_command(arguments: Sequence[str]) -> list[str]:

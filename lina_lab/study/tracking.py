@@ -139,7 +139,7 @@ class Tracker:
 
     def deliver(self, run_id: str, folder: Path) -> None:
         """Send the metrics that a cell left in its folder because the store was away."""
-        from lina_lab.training.logger import deliver_unsent
+        from lina_lab.training.points import deliver_unsent
 
         deliver_unsent(self.client, run_id, folder)
 

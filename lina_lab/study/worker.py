@@ -16,7 +16,7 @@ from lina_lab.runstore import quiet_logs
 from lina_lab.study.backend import make_whole
 from lina_lab.study.errors import StudyError, explained, explanation
 from lina_lab.study.grid import Plan
-from lina_lab.study.launch import Launch
+from lina_lab.study.launch import Launch, Launcher
 from lina_lab.study.progress import Display
 from lina_lab.study.record import Record, begin_attempt, read_record, write_config, write_record
 from lina_lab.study.store import Claim, Status, Store, open_cells
@@ -24,7 +24,7 @@ from lina_lab.study.summary import Summary, summarise, table
 from lina_lab.study.tracking import SUMMARY_SECONDS, Tracker, patiently
 
 if TYPE_CHECKING:
-    from lina_lab.training.trial import TrialResult
+    from lina_lab.training.result import TrialResult
 
 IDLE_SECONDS = 1.0
 """Between two looks at a store that has nothing to do but what others are at."""
@@ -36,7 +36,12 @@ FINAL = ("done", "diverged")
 
 
 def run_study(
-    plan: Plan, paths: PathsConfig, launcher: Callable[[], Launch], display: Display, *, joins: bool = False
+    plan: Plan,
+    paths: PathsConfig,
+    launcher: Launcher,
+    display: Display,
+    *,
+    joins: bool = False,
 ) -> Summary:
     """Work until no cell of the plan is open. A cell that fails is recorded, and the next one goes on.
 
@@ -64,13 +69,14 @@ def run_study(
             store.longest_first()
         with store.setup():
             tracker = patiently(lambda: make_tracker(plan, paths), display.line, runs)
-    worker = _Worker(runs, store, tracker, launcher(), display)
-    try:
-        worker.work_through()
-    except BaseException as error:
-        display.ended()
-        worker.close_after(error)
-        raise
+    with launcher() as launch:
+        worker = _Worker(runs, store, tracker, launch, display)
+        try:
+            worker.work_through()
+        except BaseException as error:
+            display.ended()
+            worker.close_after(error)
+            raise
     display.ended()
     with explained(runs):
         return worker.close()

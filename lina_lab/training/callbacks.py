@@ -1,8 +1,6 @@
 """What happens beside the training step."""
 
-import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,21 +14,6 @@ from torch import Generator, Tensor
 from lina_lab.config import EmaConfig, SamplingConfig
 from lina_lab.model import LINA
 from lina_lab.seeds import derive
-
-Report = Callable[[int, float], None]
-"""Called with images seen and the training loss."""
-
-
-class DivergedError(RuntimeError):
-    """The training loss is not finite, or has stayed far above its minimum."""
-
-    def __init__(self, step: int, reason: str) -> None:
-        super().__init__(f"{reason} at step {step}")
-        self.step = step
-
-
-class CancelledError(RuntimeError):
-    """Somebody asked for the trial to end."""
 
 
 class ExponentialAverage(EMAWeightAveraging):
@@ -59,40 +42,6 @@ class ExponentialAverage(EMAWeightAveraging):
             self._swap_models(pl_module)
 
 
-class DivergenceStop(Callback):
-    """Ends a trial whose training loss is not finite, or has been above a multiple of its minimum for some steps.
-
-    Args:
-        factor: the multiple.
-        steps: for how many steps in a row.
-
-    Raises:
-        DivergedError: behind the step at which that was so.
-    """
-
-    def __init__(self, factor: float, steps: int) -> None:
-        self.factor, self.steps = factor, steps
-        self.minimum, self.above = math.inf, 0
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        loss = float(outputs["loss"])
-        if not math.isfinite(loss):
-            raise DivergedError(trainer.global_step, f"the training loss is {loss}")
-        self.minimum = min(self.minimum, loss)
-        self.above = self.above + 1 if loss > self.factor * self.minimum else 0
-        if self.above >= self.steps:
-            reason = f"the training loss was above {self.factor:g} times its minimum of {self.minimum:.4g}"
-            raise DivergedError(trainer.global_step, f"{reason} for {self.steps} steps")
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"minimum": self.minimum, "above": self.above}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.minimum, self.above = state_dict["minimum"], state_dict["above"]
-
-
 class Stopwatch(Callback):
     """Seconds of training, with and without validation, over all the times that the trial was taken up."""
 
@@ -110,12 +59,13 @@ class Stopwatch(Callback):
         self.validating += time.perf_counter() - self._validating_since
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._lap()
+        self.lap()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._lap()
+        self.lap()
 
-    def _lap(self) -> None:
+    def lap(self) -> None:
+        """Count what has passed since the last lap."""
         now = time.perf_counter()
         self.training, self._since = self.training + now - self._since, now
 
@@ -126,33 +76,6 @@ class Stopwatch(Callback):
         self.training, self.validating = state_dict["training"], state_dict["validating"]
 
 
-class CancelCheck(Callback):
-    """Ends the trial when a file appears.
-
-    Raises:
-        CancelledError: behind the step in which it was seen; there is a look a second.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self.file, self._looked = file, 0.0
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if time.monotonic() - self._looked > 1:
-            self._looked = time.monotonic()
-            if self.file.exists():
-                raise CancelledError("cancelled")
-
-
-class ProgressReport(Callback):
-    """Tells whoever waits how far the trial is."""
-
-    def __init__(self, report: Report) -> None:
-        self.report = report
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.report(pl_module.images_seen, float(outputs["loss"]))
-
-
 class SampleGrid(Callback):
     """Draws a grid of generated images with the averaged weights when training has ended: a row for each class."""
 
@@ -161,20 +84,23 @@ class SampleGrid(Callback):
         self.problem: str | None = None
         """Why there is no picture: that is reported, and never ends a trial that trained well."""
 
-    # Lightning leaves `on_train_end` out where a checkpoint says that all is done.
+    # Lightning leaves `on_train_end` out where a checkpoint says that all is done. All ranks draw: sharded weights need
+    # all of them, and none is to wait for another in a collective meanwhile.
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         try:
-            self._draw(self.average.averaged())
+            latents = self._draw(self.average.averaged())
+            if trainer.is_global_zero:
+                save_grid(latents, self.config.images_per_class, self.path)
         except Exception as error:
             self.problem = f"no picture of samples: {type(error).__name__}: {error}"
 
-    def _draw(self, pl_module: Any) -> None:
+    def _draw(self, pl_module: Any) -> Tensor:
         model: LINA = pl_module.model
         classes, columns = model.config.num_classes or 1, self.config.images_per_class
         conditional = model.config.num_classes is not None
         label = torch.arange(classes, device=next(model.parameters()).device).repeat_interleave(columns)
         model.eval()
-        latents = model.generate(
+        return model.generate(
             label=label if conditional else None,
             batch=None if conditional else len(label),
             steps=self.config.steps,
@@ -183,7 +109,6 @@ class SampleGrid(Callback):
             min_guidance=self.config.min_guidance if conditional else 1.0,
             generator=Generator().manual_seed(derive("samples")),
         )
-        save_grid(latents, columns, self.path)
 
 
 def save_grid(latents: Tensor, columns: int, path: Path, scale: int = 6) -> None:

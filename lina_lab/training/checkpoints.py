@@ -10,14 +10,15 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from lina_lab.files import CHECKPOINTS, write_atomically
-from lina_lab.training.logger import MetricStream, Point
+from lina_lab.training.logger import MetricStream
+from lina_lab.training.points import Point
 
 PATTERN = f"{CHECKPOINTS}.ckpt"
 DIGEST = ".sha256"
 
 
 class Checkpoints(Checkpoint):
-    """Writes a checkpoint behind each validation and keeps the newest few.
+    """Writes a checkpoint behind each validation, and whenever asked, and keeps the newest few.
 
     Beside Lightning's state (weights, raw and averaged, optimizer, schedule, loops, callbacks) it holds the global
     random state, the metrics of the last validation, and those that a tracking server has not taken yet.
@@ -36,6 +37,10 @@ class Checkpoints(Checkpoint):
         self._random: torch.Tensor | None = None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Write the state of training. All ranks call it together; the first one writes."""
         self.metrics |= {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
         if isinstance(trainer.logger, MetricStream):
             self.waiting = trainer.logger.waiting
@@ -45,7 +50,8 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(part)
         except BaseException:
             # Half a checkpoint is of no use, and takes the space that the disk may lack.
-            part.unlink(missing_ok=True)
+            if trainer.is_global_zero:
+                part.unlink(missing_ok=True)
             raise
         if trainer.is_global_zero:
             _seal(part, path)

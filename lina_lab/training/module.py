@@ -5,11 +5,12 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from lina_lab.config import TrialConfig, to_dict
-from lina_lab.model import LINA, initialize
-from lina_lab.seeds import derive
+from lina_lab.model import LINA, draw_step, initialize
+from lina_lab.model.lina import LossDraws
+from lina_lab.ranks import held_out, microbatch
 from lina_lab.training.validation import frozen_draws
 
 VALIDATION_WEIGHTS = ("raw", "ema")
@@ -17,7 +18,11 @@ VALIDATION_WEIGHTS = ("raw", "ema")
 
 
 class LinaModule(L.LightningModule):
-    """Trains one LINA. Each step's draws depend on (seed, step, rank) alone: common to all variants and sizes."""
+    """Trains one LINA.
+
+    What is drawn for an image depends on (seed, step, its place in the batch of all ranks) alone: it is common to all
+    variants and sizes, and the same whatever number of ranks shares the batch.
+    """
 
     def __init__(self, config: TrialConfig) -> None:
         super().__init__()
@@ -25,28 +30,42 @@ class LinaModule(L.LightningModule):
         self.config = config
         self.model = LINA(config.model)
         initialize(self.model, config.seed)
-        self.frozen = frozen_draws(config)
+        self.frozen: list[tuple[LossDraws, int]] = []
+        """Draws of this rank's images of each validation batch, and how many of them count."""
 
     @property
     def images_seen(self) -> int:
         """Images that the weights were trained on so far."""
         return self.global_step * self.config.data.batch_size
 
+    def setup(self, stage: str) -> None:
+        self.frozen = []
+        for draws in frozen_draws(self.config):
+            places, counted = held_out(len(draws.drop), rank=self.global_rank, world=self.trainer.world_size)
+            self.frozen.append((draws.part(places), counted))
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         latents, label = batch
-        generator = Generator().manual_seed(derive(self.config.seed, "step", self.global_step, self.global_rank))
-        loss = self.model.loss(latents, label=self._condition(label), generator=generator)
-        self._log_over_images({"train/loss": loss.detach()})
-        return loss
+        turns = self.trainer.accumulate_grad_batches
+        mine = microbatch(
+            self.config.data.batch_size,
+            rank=self.global_rank,
+            world=self.trainer.world_size,
+            turn=batch_idx % turns,
+            turns=turns,
+        )
+        draws = draw_step(self.config.model, seed=self.config.seed, step=self.global_step, images=mine)
+        return self.model.loss_given(latents, draws, label=self._condition(label))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         latents, label = batch
-        loss = self.model.loss_given(latents, self.frozen[batch_idx], label=self._condition(label))
+        draws, counted = self.frozen[batch_idx]
+        loss = self.model.loss_given(latents, draws, label=self._condition(label))
         name = f"val/loss_{VALIDATION_WEIGHTS[dataloader_idx]}"
-        self.log(name, loss, batch_size=len(latents), add_dataloader_idx=False, sync_dist=True)
+        self.log(name, loss, batch_size=counted, add_dataloader_idx=False, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_over_images({})
+        self.log_over_images({}, self.images_seen)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         config, warmup = self.config.optimizer, self.config.optimizer.warmup_images / self.config.data.batch_size
@@ -55,12 +74,13 @@ class LinaModule(L.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(warmup, 1)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def log_over_images(self, metrics: dict[str, float], images: int) -> None:
+        """Log metrics that are the same on all ranks."""
+        # Lightning takes a metric of this name as the loggers' step: the trackers' x axis is images seen.
+        self.log_dict({**metrics, "step": torch.tensor(images, dtype=torch.float64)})
+
     def _condition(self, label: Tensor) -> Tensor | None:
         return None if self.config.model.num_classes is None else label
-
-    def _log_over_images(self, metrics: dict[str, Tensor]) -> None:
-        # Lightning takes a metric of this name as the loggers' step: the trackers' x axis is images seen.
-        self.log_dict({**metrics, "step": torch.tensor(self.images_seen, dtype=torch.float64)})
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

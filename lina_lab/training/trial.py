@@ -9,97 +9,94 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import lightning as L
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback
 
-from lina_lab.config import TrialConfig
+from lina_lab.config import ResourcesConfig, TrialConfig
 from lina_lab.data import DATA
-from lina_lab.files import CANCEL_FILE, PICTURE_FILE
-from lina_lab.training.callbacks import (
-    CancelCheck,
+from lina_lab.files import PICTURE_FILE
+from lina_lab.training.agreement import (
     CancelledError,
     DivergedError,
-    DivergenceStop,
-    ExponentialAverage,
-    ProgressReport,
+    Divergence,
+    PreemptedError,
     Report,
-    SampleGrid,
-    Stopwatch,
+    Requests,
+    StepEnd,
 )
+from lina_lab.training.callbacks import ExponentialAverage, SampleGrid, Stopwatch
 from lina_lab.training.checkpoints import Checkpoints, newest
 from lina_lab.training.logger import MetricStream
 from lina_lab.training.module import LinaModule
+from lina_lab.training.ranks import Handshake, StepClock, communication_seconds, strategy_for
+from lina_lab.training.result import Status, TrialResult
 
-
-@dataclass(frozen=True, kw_only=True)
-class TrialResult:
-    """What a trial came to."""
-
-    status: Literal["done", "diverged", "cancelled"]
-    images_seen: int
-    steps: int
-    """Optimizer steps."""
-    metrics: dict[str, float]
-    """Last value of each logged metric."""
-    parameters: int
-    trainable_parameters: int
-    images_per_second: float
-    """Training alone: validation and pictures are not in it."""
-    fit_seconds: float
-    """Wall time inside `Trainer.fit`, this time."""
-    peak_memory_mib: float
-    """Largest resident memory of the process so far."""
-    error: str | None = None
-    """Why it diverged or was cancelled."""
-    resumed_at: int | None = None
-    """Step at which it was taken up again; None: it started at the beginning."""
-    problems: tuple[str, ...] = ()
-    """What went wrong beside training."""
+ONE_PROCESS = ResourcesConfig()
 
 
 def run_trial(
-    config: TrialConfig, folder: Path, *, tracking: tuple[str, str] | None = None, report: Report | None = None
+    config: TrialConfig,
+    folder: Path,
+    *,
+    tracking: tuple[str, str] | None = None,
+    report: Report | None = None,
+    resources: ResourcesConfig = ONE_PROCESS,
+    requests: Requests | None = None,
+    environment: Any = None,
 ) -> TrialResult:
     """Train one model, and leave checkpoints and a grid of pictures in `folder`.
 
     Goes on from the newest whole checkpoint that it finds there. Two runs of one configuration on one machine give the
-    same losses, bit for bit, however often one of them was interrupted.
+    same losses, bit for bit, however often one of them was interrupted. Where several ranks train it, each calls this,
+    and each returns the same result; losses then differ from one rank's by rounding alone.
 
     Args:
         config: the trial.
-        folder: an existing folder of the trial's own.
+        folder: an existing folder of the trial's own, the same for all ranks.
         tracking: MLflow's tracking URI and the id of an existing run to send the metrics to; None: nowhere. What the
             store does not take is left in the folder, see `logger.deliver_unsent`.
-        report: called behind each step with images seen and the training loss.
+        report: called behind each step with images seen and the training loss, on the first rank.
+        resources: the layout of the ranks.
+        requests: what this process is asked for, while it trains.
+        environment: Lightning's view of the processes; None: this one is alone.
 
     Raises:
+        ValueError: ranks differ in code, packages, configuration or checkpoint, or the batch cannot be shared out.
         KeyboardInterrupt: on Ctrl-C, after Lightning has closed the loggers. (SIGTERM raises Lightning's
             SIGTERMException, a SystemExit.)
     """
+    resources.check_batch(config.data.batch_size)
     checkpoint, problems = newest(folder)
-    module, watch, keeper = LinaModule(config), Stopwatch(), Checkpoints(folder)
+    module, watch, clock, keeper = LinaModule(config), Stopwatch(), StepClock(), Checkpoints(folder)
     average = ExponentialAverage(config.ema)
     pictures = SampleGrid(config.sampling, folder / PICTURE_FILE, average)
     logger = None if tracking is None else MetricStream(*tracking, folder)
+
+    def save(trainer: L.Trainer) -> None:
+        watch.lap()
+        keeper.save(trainer)
+
+    divergence = Divergence(config.trainer.divergence_factor, config.trainer.divergence_steps)
     callbacks: list[Callback] = [
+        Handshake(config, checkpoint),
         watch,
         average,
-        DivergenceStop(config.trainer.divergence_factor, config.trainer.divergence_steps),
-        CancelCheck(folder / CANCEL_FILE),
+        StepEnd(folder, divergence, requests or Requests(), save, report),
         keeper,
     ]
     if config.sampling.images_per_class:
         callbacks.append(pictures)
-    if report is not None:
-        callbacks.append(ProgressReport(report))
     with _quiet_lightning():
         trainer = L.Trainer(
             accelerator="auto",
-            devices=1,
+            num_nodes=resources.nodes,
+            devices=resources.devices,
+            strategy=strategy_for(resources),
+            accumulate_grad_batches=resources.accumulate,
             precision=config.trainer.precision,
             max_epochs=config.epochs,
             reload_dataloaders_every_n_epochs=1,
@@ -107,12 +104,14 @@ def run_trial(
             log_every_n_steps=config.trainer.log_every_n_steps,
             logger=logger or False,
             callbacks=callbacks,
+            profiler=clock,
+            plugins=[environment or LightningEnvironment()],
             default_root_dir=folder,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        status: Literal["done", "diverged", "cancelled"] = "done"
+        status: Status = "done"
         error, start = None, time.perf_counter()
         with _interruptible(trainer):
             try:
@@ -122,6 +121,8 @@ def run_trial(
                 status, error = "diverged", str(diverged)
             except CancelledError as cancelled:
                 status, error = "cancelled", str(cancelled)
+            except PreemptedError as preempted:
+                status, error = "preempted", str(preempted)
     seconds = time.perf_counter() - start
     logged = {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
     problems += [problem for problem in (pictures.problem, logger and logger.problem) if problem]
@@ -135,6 +136,10 @@ def run_trial(
         images_per_second=module.images_seen / max(watch.training - watch.validating, 1e-9),
         fit_seconds=seconds,
         peak_memory_mib=peak_memory_mib(),
+        ranks=resources.world,
+        step_seconds=clock.step_seconds * resources.accumulate,
+        data_seconds=clock.data_seconds * resources.accumulate,
+        communication_seconds=communication_seconds(trainer),
         error=error,
         resumed_at=None if checkpoint is None else int(checkpoint.stem.split("-")[1]),
         problems=tuple(problems),
@@ -176,6 +181,11 @@ def _quiet_lightning() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            # Its loader skips by itself what was done (`StepBatches`).
+            warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
+            # What is logged so is the same on all ranks.
+            warnings.filterwarnings("ignore", ".*sync_dist=True.*")
+            warnings.filterwarnings("ignore", ".*`srun` command is available.*")
             warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
             warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
             yield

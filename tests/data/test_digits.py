@@ -57,6 +57,7 @@ def test_epochs_end_with_the_budget(tiny: Tiny) -> None:
     data = DigitsDataModule(tiny(trainer={"max_images": 80, "val_every_images": 48}))
     sizes = []
     for epoch in range(2):
-        data.trainer = type("Trainer", (), {"current_epoch": epoch})()
+        of_the_epoch = {"current_epoch": epoch, "global_step": 3 * epoch, "global_rank": 0, "world_size": 1}
+        data.trainer = type("Trainer", (), {**of_the_epoch, "accumulate_grad_batches": 1})()
         sizes.append([len(label) for _, label in data.train_dataloader()])
     assert sizes == [[16, 16, 16], [16, 16]]

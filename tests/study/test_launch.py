@@ -1,42 +1,72 @@
 """Which machine a study may run on."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lina_lab.config import CommandConfig, ResourcesConfig
 from lina_lab.study import launch
 from lina_lab.study.pool import _Pool
 
 
 @pytest.mark.parametrize(
-    ("gpus", "devices", "workers", "sentence"),
+    ("gpus", "resources", "command", "sentence"),
     [
-        ([], 2, 1, "study.resources.devices=2: a cell is trained on one device so far, and this machine has no GPU"),
-        (["0", "1"], 2, 1, "has 2 GPUs; give study.resources.devices=1"),
-        (["0", "1"], 1, 3, "workers=3 is more than the 2 GPUs of this machine"),
-        ([], 1, 3, None),
-        (["0", "1"], 1, 2, None),
+        ([], {"devices": 2}, {}, "launcher=local trains in one process; give launcher=torchrun or launcher=slurm"),
+        ([], {"nodes": 2}, {}, "study.resources has nodes=2 x devices=1: launcher=local trains in one process"),
+        ([], {"devices": 9}, {"launcher": "torchrun"}, "devices=9 is more than .* has: no GPU, and 8 processors"),
+        (
+            [],
+            {"accelerator": "gpu"},
+            {"launcher": "torchrun"},
+            "accelerator=gpu: .* has no GPU that this process",
+        ),
+        (["0", "1"], {"devices": 3}, {"launcher": "torchrun"}, "devices=3 is more than the 2 GPUs of "),
+        (["0", "1"], {}, {"workers": 3}, "workers=3 x study.resources.devices=1 is more than the 2 GPUs"),
+        (["0"], {"nodes": 2}, {"launcher": "torchrun", "workers": 2}, "a study over several nodes has one worker"),
+        ([], {}, {"workers": 3}, None),
+        (["0", "1"], {}, {"workers": 2}, None),
+        (["0", "1"], {"devices": 2}, {"launcher": "torchrun"}, None),
+        (["0", "1"], {"devices": 8, "accelerator": "cpu"}, {"launcher": "torchrun"}, None),
+        ([], {"devices": 8, "nodes": 4, "accelerator": "gpu"}, {"launcher": "slurm", "workers": 9}, None),
     ],
 )
-def test_more_devices_than_there_are_is_refused(
-    monkeypatch: pytest.MonkeyPatch, gpus: list[str], devices: int, workers: int, sentence: str | None
+def test_more_than_the_machine_has_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: list[str],
+    resources: dict[str, Any],
+    command: dict[str, Any],
+    sentence: str | None,
 ) -> None:
     monkeypatch.setattr(launch, "gpus", lambda: gpus)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    checked = (ResourcesConfig(**resources), CommandConfig(**command))
     if sentence is None:
-        launch.check_devices(devices, workers)
+        launch.check_machine(*checked)
         return
-    with pytest.raises(ValueError, match=sentence.replace(".", r"\.")):
-        launch.check_devices(devices, workers)
+    with pytest.raises(ValueError, match=sentence):
+        launch.check_machine(*checked)
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
+    ResourcesConfig(nodes=2, devices=2, accumulate=4).check_batch(32)
+    with pytest.raises(ValueError, match=r"batch_size=32 cannot be shared out evenly.* = 12 portions"):
+        ResourcesConfig(devices=3, accumulate=4).check_batch(32)
 
 
 def test_devices_are_those_that_the_process_may_see(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert launch.gpus() == ["0", "1", "2"]
+    launch.gpus.cache_clear()
+    assert launch.gpus() == ("0", "1", "2")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
-    assert launch.gpus() == ["GPU-a", "GPU-b"]
+    launch.gpus.cache_clear()
+    assert launch.gpus() == ("GPU-a", "GPU-b")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert launch.gpus() == []
+    launch.gpus.cache_clear()
+    assert launch.gpus() == ()
+    launch.gpus.cache_clear()
 
 
 def test_workers_share_the_devices_and_the_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

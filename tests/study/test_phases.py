@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ PHASES: dict[str, tuple[Any, str]] = {
 
 
 def run(plan: Plan, runs: Path) -> Summary:
-    return worker.run_study(plan, PathsConfig(runs=str(runs)), lambda: run_trial, display())
+    return worker.run_study(plan, PathsConfig(runs=str(runs)), lambda: nullcontext(run_trial), display())
 
 
 def metrics(plan: Plan, runs: Path) -> list[Any]:

@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from lina_lab.study.store import Store, newest_version
 from lina_lab.study.summary import Summary
 from lina_lab.study.tracking import Tracker
 from lina_lab.study.worker import run_study
-from lina_lab.training.trial import TrialResult
+from lina_lab.training.result import TrialResult
 
 RESULT = TrialResult(
     status="done",
@@ -58,7 +59,7 @@ class Lab:
             self.trained.append(config.identity())
             return self.behaviour(config)
 
-        return launch
+        return nullcontext(launch)
 
     def run(self, *, joins: bool = False) -> Summary:
         with (self.runs.parent / "lines.txt").open("a") as file:

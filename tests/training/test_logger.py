@@ -4,7 +4,8 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from lina_lab.training.logger import MAX_BATCH, MetricStream
+from lina_lab.training.logger import MetricStream
+from lina_lab.training.points import MAX_BATCH
 
 
 def test_more_than_a_request_takes_arrive_at_their_steps(tmp_path: Path) -> None:

@@ -1,0 +1,25 @@
+"""The code that decides the numbers. Imports none of it."""
+
+import hashlib
+import importlib.metadata
+import platform
+from functools import lru_cache
+from pathlib import Path
+
+PACKAGES = ("torch", "lightning", "numpy", "einops", "webdataset")
+
+
+@lru_cache
+def code_versions() -> dict[str, str]:
+    """Names and versions of what decides the numbers: this package's own sources by hash, Python, and libraries."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parents[1]
+    for source in sorted(package.rglob("*.py")):
+        digest.update(source.relative_to(package).as_posix().encode() + source.read_bytes())
+    found = {"lina_lab": digest.hexdigest()[:12], "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
