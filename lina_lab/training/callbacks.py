@@ -27,6 +27,11 @@ class ExponentialAverage(EMAWeightAveraging):
         # The buffers are constants (positions): to average them would only add rounding.
         super().__init__(use_buffers=False, decay=config.decay, update_every_n_steps=config.every_n_steps)
 
+    @property
+    def state_key(self) -> str:
+        """One for all subclasses: a checkpoint goes on under any strategy."""
+        return "ExponentialAverage"
+
     def averaged(self) -> L.LightningModule:
         """The module with the averaged weights."""
         assert self._average_model is not None

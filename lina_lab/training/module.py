@@ -11,8 +11,11 @@ from lina_lab.config import TrialConfig, to_dict
 from lina_lab.model import LINA, draw_step, initialize
 from lina_lab.model.lina import LossDraws
 from lina_lab.ranks import held_out, microbatch
+from lina_lab.training.optimizer_state import by_group, by_place
 from lina_lab.training.validation import frozen_draws
 
+LAYOUT = 2
+"""Of checkpoints: 2 has the optimizer's state by the parameters' places in the module."""
 VALIDATION_WEIGHTS = ("raw", "ema")
 """Which weights each of the two validation loaders is run with."""
 
@@ -69,15 +72,33 @@ class LinaModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         config, warmup = self.config.optimizer, self.config.optimizer.warmup_images / self.config.data.batch_size
-        groups = parameter_groups(self.model, config.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+        optimizer = torch.optim.AdamW(self._groups(), lr=config.lr, betas=config.betas, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(warmup, 1)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["layout"] = LAYOUT
+        if self.device_mesh is None:
+            checkpoint["optimizer_states"] = [by_place(s, self._groups(), self) for s in checkpoint["optimizer_states"]]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take what is in a checkpoint apart for this module.
+
+        Raises:
+            ValueError: another version wrote it.
+        """
+        if checkpoint.get("layout") != LAYOUT:
+            raise ValueError("the checkpoint was written by another version of lina_lab: move the cell's folder away")
+        if self.device_mesh is None:
+            checkpoint["optimizer_states"] = [by_group(s, self._groups(), self) for s in checkpoint["optimizer_states"]]
 
     def log_over_images(self, metrics: dict[str, float], images: int) -> None:
         """Log metrics that are the same on all ranks."""
         # Lightning takes a metric of this name as the loggers' step: the trackers' x axis is images seen.
         self.log_dict({**metrics, "step": torch.tensor(images, dtype=torch.float64)})
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return parameter_groups(self.model, self.config.optimizer.weight_decay)
 
     def _condition(self, label: Tensor) -> Tensor | None:
         return None if self.config.model.num_classes is None else label

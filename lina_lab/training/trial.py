@@ -71,8 +71,8 @@ def run_trial(
     """
     resources.check_batch(config.data.batch_size)
     checkpoint, problems = newest(folder)
-    module, watch, clock, keeper = LinaModule(config), Stopwatch(), StepClock(), Checkpoints(folder)
-    average = ExponentialAverage(config.ema)
+    watch, clock, keeper = Stopwatch(), StepClock(), Checkpoints(folder)
+    module, average = _module_and_average(config, resources)
     pictures = SampleGrid(config.sampling, folder / PICTURE_FILE, average)
     logger = None if tracking is None else MetricStream(*tracking, folder)
 
@@ -144,6 +144,14 @@ def run_trial(
         resumed_at=None if checkpoint is None else int(checkpoint.stem.split("-")[1]),
         problems=tuple(problems),
     )
+
+
+def _module_and_average(config: TrialConfig, resources: ResourcesConfig) -> tuple[LinaModule, ExponentialAverage]:
+    if resources.strategy == "ddp":
+        return LinaModule(config), ExponentialAverage(config.ema)
+    from lina_lab.training.sharding import ShardedAverage, ShardedModule
+
+    return ShardedModule(config), ShardedAverage(config.ema)
 
 
 def peak_memory_mib() -> float:

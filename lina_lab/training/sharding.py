@@ -1,0 +1,79 @@
+"""Weights in parts on all ranks: PyTorch's `fully_shard` (FSDP2) under Lightning's ModelParallelStrategy."""
+
+from typing import Any, cast
+
+import lightning as L
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
+
+from lina_lab.config import EmaConfig
+from lina_lab.model import LINA
+from lina_lab.training.callbacks import ExponentialAverage
+from lina_lab.training.module import LinaModule
+
+ENTRIES = ("loss_given", "generate")
+"""Methods that a model's weights are gathered for, beside `forward`."""
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def shard(model: LINA, mesh: DeviceMesh) -> None:
+    """Split a model's weights over the ranks: each block on its own, so that one at a time is whole."""
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList):
+            for block in module:
+                fully_shard(block, mesh=mesh)
+    # Not left whole behind a forward pass: what is saved, averaged and swapped are the parts.
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    for name in ENTRIES:
+        register_fsdp_forward_method(model, name)
+
+
+def data_mesh(module: L.LightningModule) -> DeviceMesh:
+    """The ranks that share the weights."""
+    assert module.device_mesh is not None
+    return module.device_mesh["data_parallel"]
+
+
+class ShardedModule(LinaModule):
+    """A LINA whose weights lie in parts on all ranks."""
+
+    def configure_model(self) -> None:
+        shard(self.model, data_mesh(self))
+
+
+class ShardedAverage(ExponentialAverage):
+    """The moving average of weights that lie in parts: split alike, so each rank averages its own."""
+
+    def __init__(self, config: EmaConfig) -> None:
+        super().__init__(config)
+        self.decay = config.decay
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, ShardedModule)
+        twin = LinaModule(pl_module.config).to(trainer.strategy.root_device)
+        self._average_model = AveragedModel(twin, avg_fn=get_ema_avg_fn(self.decay), use_buffers=False)  # type: ignore[no-untyped-call]
+        shard(self._twin.model, data_mesh(pl_module))
+
+    @property
+    def _twin(self) -> LinaModule:
+        assert self._average_model is not None
+        return cast(LinaModule, self._average_model.module)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """The same entries as without parts, whole, on the first rank."""
+        assert self._average_model is not None
+        checkpoint["current_model_state"] = checkpoint["state_dict"]
+        checkpoint["state_dict"] = get_model_state_dict(self._twin, options=WHOLE)
+        checkpoint["averaging_state"] = {"n_averaged": self._average_model.n_averaged}
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take the average from the model, where the strategy has put it, and the model's own weights from beside."""
+        assert self._average_model is not None
+        self._swap_models(pl_module)
+        self._average_model.n_averaged.copy_(checkpoint["averaging_state"]["n_averaged"])
+        set_model_state_dict(
+            pl_module, checkpoint["current_model_state"], options=StateDictOptions(full_state_dict=True)
+        )

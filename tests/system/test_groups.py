@@ -1,0 +1,188 @@
+"""Several processes that train one cell: the same result from any layout, and after anything that befalls them."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lina_lab.config import ResourcesConfig, TrialConfig, to_dict
+from lina_lab.study.group import GroupLaunch
+from lina_lab.study.torchrun import OneMachine
+from lina_lab.training.checkpoints import newest
+from lina_lab.training.group import GroupError
+from lina_lab.training.result import TrialResult
+from lina_lab.training.trial import run_trial
+
+pytestmark = pytest.mark.system
+Tiny = Callable[..., TrialConfig]
+LOSSES = ("train/loss", "val/loss_raw", "val/loss_ema")
+
+
+def steady(tiny: Tiny, **changes: Any) -> TrialConfig:
+    """A trial in which rounding stays what it is; under division the smallest widths amplify it."""
+    attention = {"attention": {"normalization": "subtraction"}}
+    sections = {"model": attention, "data": {"val_images": 50}, "trainer": {"max_images": 160, "val_every_images": 80}}
+    return tiny(**{**sections, **changes})
+
+
+def train(config: TrialConfig, folder: Path, told: list[str] | None = None, **resources: Any) -> TrialResult:
+    """Train by a group on this machine."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
+    layout = ResourcesConfig(timeout_seconds=60, **resources)
+    launch = GroupLaunch(OneMachine(), layout, ([] if told is None else told).append)
+    return launch(config, folder, tracking=None, report=lambda images, loss: None)  # type: ignore[arg-type]
+
+
+def alone(config: TrialConfig, folder: Path) -> TrialResult:
+    folder.mkdir()
+    return run_trial(config, folder)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    path, problems = newest(folder)
+    assert path is not None
+    assert problems == []
+    return torch.load(path, weights_only=True)["current_model_state"]  # type: ignore[no-any-return]
+
+
+def assert_same(one: TrialResult, other: TrialResult) -> None:
+    assert (one.status, one.steps, one.images_seen) == (other.status, other.steps, other.images_seen)
+    for name in LOSSES:
+        assert one.metrics[name] == pytest.approx(other.metrics[name], abs=1e-5), name
+
+
+@pytest.mark.parametrize(
+    "resources",
+    [{"devices": 2}, {"devices": 2, "accumulate": 4}, {"devices": 2, "strategy": "fsdp"}],
+    ids=lambda resources: "-".join(map(str, resources.values())),
+)
+def test_any_layout_gives_the_losses_of_one_process(tiny: Tiny, tmp_path: Path, resources: dict[str, Any]) -> None:
+    """The 50 images of validation make batches of 20, 20 and 10; every image counts once."""
+    one = alone(steady(tiny), tmp_path / "one")
+    several = train(steady(tiny), tmp_path / "several", **resources)
+    assert_same(one, several)
+    assert several.ranks == 2
+    assert several.problems == ()
+    first, other = weights(tmp_path / "one"), weights(tmp_path / "several")
+    assert first.keys() == other.keys()
+    assert all(torch.allclose(first[name], other[name], atol=1e-5) for name in first)
+    assert (tmp_path / "several/samples.png").exists()
+
+
+def test_a_checkpoint_goes_on_with_any_number_of_ranks(tiny: Tiny, tmp_path: Path) -> None:
+    """By 2 ranks, by 4 with sharded weights, more than the last batch of validation has images, and by 1."""
+    config = steady(tiny, data={"val_images": 42})
+    whole = alone(config, tmp_path / "whole")
+    halves = [replace(config, trainer=replace(config.trainer, max_images=images)) for images in (80, 128)]
+    folder = tmp_path / "parts"
+    first = train(halves[0], folder, devices=2)
+    assert (first.steps, first.resumed_at) == (5, None)
+    second = train(halves[1], folder, devices=4, strategy="fsdp", accelerator="cpu")
+    assert (second.steps, second.resumed_at) == (8, 5)
+    assert (folder / "group.json").exists()
+    last = run_trial(config, folder)
+    assert last.resumed_at == 8
+    assert_same(last, whole)
+
+
+def acts_on(folder: Path, images: int, action: Callable[[dict[str, Any]], None]) -> threading.Thread:
+    """Does something, once, when the group in a folder has seen so many images; told what rank 1 says of itself."""
+
+    def watch() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+            progress = folder / "progress.json"
+            if progress.exists() and json.loads(progress.read_text())["images"] >= images:
+                action(json.loads((folder / "logs/rank-1.json").read_text()))
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+LONG = {"trainer": {"max_images": 9600, "val_every_images": 3200}}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrialConfig, TrialResult, dict[str, torch.Tensor]]:
+    from lina_lab.config import from_dict
+    from tests.conftest import TINY
+
+    config = steady(lambda **sections: from_dict(TrialConfig, _merged(TINY, sections)), **LONG)
+    folder = tmp_path_factory.mktemp("undisturbed") / "cell"
+    return config, train(config, folder, devices=2), weights(folder)
+
+
+def _merged(base: dict[str, Any], sections: dict[str, Any]) -> dict[str, Any]:
+    return {**base, **{name: {**base.get(name, {}), **fields} for name, fields in sections.items()}}
+
+
+@pytest.mark.parametrize("how", ["kill", "leave"])
+def test_a_group_that_loses_a_rank_or_is_asked_to_leave_goes_on_to_the_same_end(
+    undisturbed: tuple[TrialConfig, TrialResult, dict[str, torch.Tensor]], tmp_path: Path, how: str
+) -> None:
+    """One rank is killed, or told; the group starts again. Asked to leave it loses no step."""
+    config, whole, expected = undisturbed
+    number = signal.SIGKILL if how == "kill" else signal.SIGUSR2
+    acts_on(tmp_path, 4000, lambda note: os.kill(note["pid"], number))
+    told: list[str] = []
+    result = train(config, tmp_path, told, devices=2)
+    assert {name: result.metrics[name] for name in LOSSES} == {name: whole.metrics[name] for name in LOSSES}
+    found = weights(tmp_path)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert result.problems == tuple(told)
+    assert result.resumed_at is not None
+    host = os.uname().nodename
+    if how == "kill":
+        assert told == [f"the group was started again: rank 1 on {host} was killed by SIGKILL"]
+        assert result.resumed_at == 200
+    else:
+        assert len(told) == 1
+        assert told[0].startswith("the group was started again: asked to make room at step ")
+        assert result.resumed_at > 250
+
+
+def test_a_group_is_cancelled_and_diverges_on_all_ranks_at_once(tiny: Tiny, tmp_path: Path) -> None:
+    diverged = train(steady(tiny, optimizer={"lr": 1e30}), tmp_path / "one", devices=2)
+    assert diverged.status == "diverged"
+    assert diverged.steps < 10
+    folder = tmp_path / "two"
+    acts_on(folder, 32, lambda note: (folder / "cancel").touch())
+    cancelled = train(steady(tiny, **LONG), folder, devices=2)
+    assert cancelled.status == "cancelled"
+    states = [json.loads((folder / f"logs/rank-{rank}.json").read_text())["state"] for rank in (0, 1)]
+    assert states == ["ended", "ended"]
+
+
+def test_an_error_of_a_rank_is_told_and_not_tried_again(tiny: Tiny, tmp_path: Path) -> None:
+    told: list[str] = []
+    config = tiny(data={"name": "latents", "path": str(tmp_path / "nowhere")})
+    with pytest.raises(GroupError, match=r"rank [01] on .*: ValueError: .*train_latents.npy is not an array") as caught:
+        train(config, tmp_path / "cell", told, devices=2)
+    assert told == []
+    assert "Traceback" in "".join(caught.value.__notes__)
+    for rank in (0, 1):
+        assert "attempt" in (tmp_path / f"cell/logs/rank-{rank}.log").read_text()
+
+
+def test_a_group_that_dies_each_time_is_given_up(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\nif os.environ.get('RANK') == '1': os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    told: list[str] = []
+    with pytest.raises(GroupError, match=r"rank 1 on .* was killed by SIGKILL"):
+        train(steady(tiny), tmp_path / "cell", told, devices=2, max_restarts=1)
+    assert len(told) == 1
