@@ -81,17 +81,17 @@ def test_any_layout_gives_the_losses_of_one_process(tiny: Tiny, tmp_path: Path, 
 
 def test_a_checkpoint_goes_on_with_any_number_of_ranks(tiny: Tiny, tmp_path: Path) -> None:
     """By 2 ranks, by 4 with sharded weights, more than the last batch of validation has images, and by 1."""
-    config = steady(tiny, data={"val_images": 42})
+    config = steady(tiny, data={"val_images": 42}, trainer={"max_images": 240, "val_every_images": 80})
     whole = alone(config, tmp_path / "whole")
-    halves = [replace(config, trainer=replace(config.trainer, max_images=images)) for images in (80, 128)]
+    parts = [replace(config, trainer=replace(config.trainer, max_images=images)) for images in (80, 160)]
     folder = tmp_path / "parts"
-    first = train(halves[0], folder, devices=2)
+    first = train(parts[0], folder, devices=2)
     assert (first.steps, first.resumed_at) == (5, None)
-    second = train(halves[1], folder, devices=4, strategy="fsdp", accelerator="cpu")
-    assert (second.steps, second.resumed_at) == (8, 5)
+    second = train(parts[1], folder, devices=4, strategy="fsdp", accelerator="cpu")
+    assert (second.steps, second.resumed_at) == (10, 5)
     assert (folder / "group.json").exists()
     last = run_trial(config, folder)
-    assert last.resumed_at == 8
+    assert last.resumed_at == 10
     assert_same(last, whole)
 
 
