@@ -5,6 +5,7 @@ before the trial is taken until after it has ended: so a trial that runs while n
 a process that died, and a cell is never worked on twice at once.
 """
 
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lina_lab.config import to_dict
-from lina_lab.files import CANCEL_FILE
+from lina_lab.files import CANCEL_FILE, write_atomically
 from lina_lab.study.backend import TrialRow, open_storage, trial_rows
 from lina_lab.study.errors import ChangedError, StudyError
 from lina_lab.study.grid import Cell, Plan, flatten
@@ -30,6 +31,8 @@ CELL, STATUS, ERROR, DEATHS = "cell", "status", "error", "deaths"
 MAX_DEATHS = 3
 """So often may the process of a cell die; then the cell has failed."""
 SETUP_WAIT_SECONDS = 300
+FOLDER_FILE = "folder.id"
+"""What a storage elsewhere knows the study's folder by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,8 @@ class Store:
                 load_if_exists=True,
             )
             self._check_same_study()
+            if url is not None:
+                self._check_same_folder()
         self._storage = self.study._storage
 
     @contextmanager
@@ -129,6 +134,21 @@ class Store:
                 f"the study {self.plan.study.name} was run with another configuration: {'; '.join(changes)}. Its cells "
                 "would not be comparable: make this one a new version (new_version=true), or give it a name of its own "
                 "(study.name=...) or another folder (paths.runs=...)"
+            )
+
+    def _check_same_folder(self) -> None:
+        """Refuse to work elsewhere than the others: leases, checkpoints and results lie in the folder of runs."""
+        path, known = self.folder / FOLDER_FILE, self.study.user_attrs.get("folder")
+        here = path.read_text().strip() if path.exists() else None
+        if known is None:
+            here = here or uuid.uuid4().hex
+            write_atomically(path, here + "\n")
+            self.study.set_user_attr("folder", here)
+        elif here != known:
+            raise StudyError(
+                f"{self.folder} is not the folder that the study {self.plan.study.name} runs in: all machines that "
+                "work on it must see one folder (paths.runs), on a file system that they share; to begin anew, give "
+                "the study a name of its own (study.name=...) or another storage"
             )
 
     def _shared(self) -> dict[str, Any]:

@@ -139,8 +139,16 @@ class StepEnd(Callback):
         if step.cancel:
             raise CancelledError("cancelled")
         if step.leave and pl_module.global_step < pl_module.config.max_steps:
+            self._log_now(trainer, pl_module, step)
             self.save(trainer)
             raise PreemptedError(f"asked to make room at step {step.number}")
+
+    @staticmethod
+    def _log_now(trainer: L.Trainer, pl_module: Any, step: Step) -> None:
+        """Log a step's loss that Lightning would log later, and not at all if training ends here."""
+        if trainer.logger is not None and step.number % trainer.log_every_n_steps == 0:
+            images = pl_module.images_seen - pl_module.config.data.batch_size
+            trainer.logger.log_metrics({TRAIN_LOSS: step.loss}, step=images)
 
     def _agree(self, trainer: L.Trainer) -> Step:
         cancel = trainer.is_global_zero and self._cancelled()

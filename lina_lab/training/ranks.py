@@ -110,11 +110,18 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def communication_seconds(trainer: L.Trainer) -> float | None:
-    """Mean time of a step that gradients' reduction takes beyond the backward pass that it overlaps; None: unknown."""
-    model = trainer.strategy.model
-    if not isinstance(model, torch.nn.parallel.DistributedDataParallel):
-        return None
-    measured = model._get_ddp_logging_data()  # type: ignore[no-untyped-call]
-    alone = measured.get("avg_backward_comm_time", 0) - measured.get("avg_backward_compute_comm_overlap_time", 0)
-    return max(0.0, float(alone) / 1e9)
+class CommunicationClock(Callback):
+    """Keeps what PyTorch's DDP measures of itself, on the first ten steps and on each hundredth one."""
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+        """Mean time of a step that the gradients' reduction takes beyond the backward pass; None: not measured."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        model = trainer.strategy.model
+        if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+            measured = model._get_ddp_logging_data()  # type: ignore[no-untyped-call]
+            spent, hidden = (
+                float(measured.get(f"avg_backward_{name}_time", 0)) / 1e9 for name in ("comm", "compute_comm_overlap")
+            )
+            self.seconds = max(0.0, spent - hidden)

@@ -32,7 +32,7 @@ from lina_lab.training.callbacks import ExponentialAverage, SampleGrid, Stopwatc
 from lina_lab.training.checkpoints import Checkpoints, newest
 from lina_lab.training.logger import MetricStream
 from lina_lab.training.module import LinaModule
-from lina_lab.training.ranks import Handshake, StepClock, communication_seconds, strategy_for
+from lina_lab.training.ranks import CommunicationClock, Handshake, StepClock, strategy_for
 from lina_lab.training.result import Status, TrialResult
 
 ONE_PROCESS = ResourcesConfig()
@@ -71,7 +71,7 @@ def run_trial(
     """
     resources.check_batch(config.data.batch_size)
     checkpoint, problems = newest(folder)
-    watch, clock, keeper = Stopwatch(), StepClock(), Checkpoints(folder)
+    watch, clock, wire, keeper = Stopwatch(), StepClock(), CommunicationClock(), Checkpoints(folder)
     module, average = _module_and_average(config, resources)
     pictures = SampleGrid(config.sampling, folder / PICTURE_FILE, average)
     logger = None if tracking is None else MetricStream(*tracking, folder)
@@ -84,6 +84,7 @@ def run_trial(
     callbacks: list[Callback] = [
         Handshake(config, checkpoint),
         watch,
+        wire,
         average,
         StepEnd(folder, divergence, requests or Requests(), save, report),
         keeper,
@@ -139,7 +140,7 @@ def run_trial(
         ranks=resources.world,
         step_seconds=clock.step_seconds * resources.accumulate,
         data_seconds=clock.data_seconds * resources.accumulate,
-        communication_seconds=communication_seconds(trainer),
+        communication_seconds=wire.seconds,
         error=error,
         resumed_at=None if checkpoint is None else int(checkpoint.stem.split("-")[1]),
         problems=tuple(problems),

@@ -101,6 +101,13 @@ class Place:
         }
 
 
+def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def make_place(folder: Path, **sections: Any) -> Place:
     (folder / "studies").mkdir(parents=True)
     (folder / "studies/tiny.yaml").write_text(yaml.safe_dump(FILE | sections))

@@ -1,6 +1,5 @@
 """Faults, injected for real: in the end everything is as if nothing had happened."""
 
-import os
 import shutil
 import signal
 import sqlite3
@@ -11,13 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import requests
 import yaml
 from mlflow import MlflowClient
 
 from lina_lab.runstore import STATUS
 from tests.conftest import STUDY, TINY
-from tests.system.conftest import Place, make_place
+from tests.system.conftest import Place, make_place, wait_for
+from tests.system.servers import Server
 
 pytestmark = pytest.mark.system
 Losses = dict[str, list[tuple[int, float]]]
@@ -44,13 +43,6 @@ def ends_as_if_nothing_had_happened(place: Place, undisturbed: Losses) -> str:
     assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"] * 2
     assert place.losses() == undisturbed
     return out
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def killed_behind_the_second_checkpoint(place: Place) -> Path:
@@ -110,39 +102,6 @@ def test_a_store_that_another_process_locks(tmp_path: Path, undisturbed: Losses,
     _, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
     ends_as_if_nothing_had_happened(place, undisturbed)
-
-
-class Server:
-    """An MLflow server that can be stopped and started again."""
-
-    def __init__(self, folder: Path, port: int = 5071) -> None:
-        self.folder, self.port, self.process = folder, port, None
-        self.uri = f"http://127.0.0.1:{port}"
-
-    def start(self) -> None:
-        store = f"sqlite:///{self.folder / 'server.db'}"
-        arguments = ["--backend-store-uri", store, "--artifacts-destination", str(self.folder / "artifacts")]
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1", *arguments],
-                cwd=self.folder,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        wait_for(self._answers)
-
-    def _answers(self) -> bool:
-        try:
-            return requests.get(f"{self.uri}/health", timeout=2).ok
-        except requests.ConnectionError:
-            return False
-
-    def stop(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
 
 
 @pytest.fixture

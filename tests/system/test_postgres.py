@@ -1,7 +1,5 @@
 """PostgreSQL as the queue."""
 
-import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +8,7 @@ import optuna
 import pytest
 
 from tests.system.conftest import make_place
+from tests.system.servers import database
 
 pytestmark = pytest.mark.system
 PORT = 54331
@@ -17,24 +16,8 @@ PORT = 54331
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a database server of its own. It does not run as root."""
-    folder = Path(tmp_path_factory.mktemp("postgres"))
-    programs = max(Path("/usr/lib/postgresql").glob("*/bin"))
-    data = folder / "data"
-    for parent in (folder, *folder.parents):
-        parent.chmod(parent.stat().st_mode | 0o055)
-        if parent.parent == Path("/tmp"):
-            break
-    shutil.chown(folder, "postgres")
-    user = ["runuser", "-u", "postgres", "--"]
-    subprocess.run([*user, programs / "initdb", "-D", data, "-A", "trust"], check=True, capture_output=True, cwd="/")
-    options = f"-p {PORT} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
-    control = [*user, programs / "pg_ctl", "-D", data, "-w"]
-    subprocess.run([*control, "-l", folder / "log", "-o", options, "start"], check=True, capture_output=True, cwd="/")
-    address = ["-h", "127.0.0.1", "-p", str(PORT)]
-    subprocess.run([*user, programs / "createdb", *address, "optuna"], check=True, capture_output=True, cwd="/")
-    yield f"postgresql+psycopg://postgres@127.0.0.1:{PORT}/optuna"
-    subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")
+    with database(tmp_path_factory.mktemp("postgres"), PORT) as url:
+        yield url
 
 
 def test_workers_share_a_study_on_postgresql(tmp_path: Path, postgres: str) -> None:

@@ -1,0 +1,279 @@
+"""Two machines at one study: one model over both, and whatever befalls a machine or the link between them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from lina_lab.runstore import STATUS
+from tests.conftest import STUDY, TINY
+from tests.system.conftest import ROOT, Place, make_place
+from tests.system.network import Network, network
+from tests.system.servers import Server, database
+
+pytestmark = pytest.mark.system
+Losses = dict[str, list[tuple[int, float]]]
+RENDEZVOUS = 29500
+TWO_CELLS = {
+    "study": STUDY | {"axes": {"size": {"model.dim": [8, 16]}}},
+    "model": TINY["model"] | {"attention": {"normalization": "subtraction"}},
+    "trainer": {"max_images": 3200, "val_every_images": 640},
+}
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Network]:
+    with network("lh", "10.78.1", 2) as net:
+        yield net
+
+
+@pytest.fixture
+def net(machines: Network) -> Iterator[Network]:
+    yield machines
+    machines.as_new()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Losses:
+    """By one process."""
+    place = make_place(tmp_path_factory.mktemp("undisturbed"), **TWO_CELLS)
+    code, _, err = place.study()
+    assert (code, err) == (0, "")
+    return place.losses()
+
+
+def command(net: Network, *overrides: str) -> list[str]:
+    where = f"torchrun.rendezvous={net.address(1)}:{RENDEZVOUS}"
+    study = ["study=tiny", "launcher=torchrun", "study.resources.nodes=2", where]
+    return [sys.executable, "-m", "lina_lab.run", *study, *overrides]
+
+
+def ended(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out, err
+
+
+def assert_as_if_undisturbed(place: Place, undisturbed: Losses, cells: int = 1) -> None:
+    """Each cell done, in one run, with one process' curve and no step twice."""
+    assert set(place.states().values()) == {"done"}
+    assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"] * cells
+    losses = place.losses()
+    assert len(losses) == cells
+    assert losses.keys() <= undisturbed.keys()
+    for cell in losses:
+        curve = undisturbed[cell]
+        assert [images for images, _ in losses[cell]] == [images for images, _ in curve]
+        assert [loss for _, loss in losses[cell]] == pytest.approx([loss for _, loss in curve], abs=1e-5)
+
+
+def when_at_work(place: Place, images: int, action: Callable[[Path], None]) -> threading.Thread:
+    """Does something to the first cell's group once it has seen so many images."""
+
+    def watch() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+            for progress in (place.folder / "runs/tiny").glob("*/progress.json"):
+                with suppress(FileNotFoundError):
+                    if json.loads(progress.read_text())["images"] >= images:
+                        action(progress.parent)
+                        return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("fault", ["none", "rank", "host", "link", "slow"])
+def test_two_machines_train_as_one(tmp_path: Path, net: Network, undisturbed: Losses, fault: str) -> None:
+    """A rank is killed; all of the second machine is, and comes back; the link is cut for 25 s, or slow."""
+    place = make_place(tmp_path, **TWO_CELLS)
+    cells = [] if fault == "none" else ["model.dim=16"]
+    one, two = (net.start(net.host(i), command(net, *cells), tmp_path) for i in (1, 2))
+    again: list[subprocess.Popen[str]] = []
+
+    def strike(folder: Path) -> None:
+        if fault == "rank":
+            os.kill(json.loads((folder / "logs/rank-1.json").read_text())["pid"], signal.SIGKILL)
+        elif fault == "host":
+            net.kill(net.host(2))
+            again.append(net.start(net.host(2), command(net, *cells), tmp_path))
+        elif fault == "link":
+            net.link(2, "down")
+            time.sleep(25)
+            net.link(2, "up")
+        elif fault == "slow":
+            net.slow(2, 20)
+
+    striking = when_at_work(place, 1000, strike)
+    code, out, err = ended(one)
+    striking.join()
+    assert (code, err) == (0, ""), out
+    follower = again[0] if again else two
+    code, told, err = ended(follower, 30)
+    assert (code, err) == (0, ""), told
+    assert told.splitlines() == [f"following {net.address(1)}:{RENDEZVOUS}", "the study has ended"]
+    assert_as_if_undisturbed(place, undisturbed, cells=1 if cells else 2)
+    restarts = [line for line in out.splitlines() if line.startswith("the group was started again")]
+    sentences = {
+        "none": None,
+        "slow": None,
+        "rank": "rank 1 on lh2 was killed by SIGKILL",
+        "host": "rank 1 on lh2 was lost",
+        "link": "lh2 has not been heard of for 20 s",
+    }
+    sentence = sentences[fault]
+    assert len(restarts) == (sentence is not None), out
+    if sentence is not None:
+        assert sentence in restarts[0]
+    for folder in (tmp_path / "runs/tiny").glob("*/logs"):
+        hosts = {json.loads((folder / f"rank-{rank}.json").read_text())["host"] for rank in (0, 1)}
+        assert hosts == {"lh1", "lh2"}
+
+
+def test_a_leader_that_is_killed_and_started_again_finds_its_follower(
+    tmp_path: Path, net: Network, undisturbed: Losses
+) -> None:
+    place = make_place(tmp_path, **TWO_CELLS)
+    one, two = (net.start(net.host(i), command(net, "model.dim=16"), tmp_path) for i in (1, 2))
+    striking = when_at_work(place, 1000, lambda folder: net.kill(net.host(1)))
+    striking.join()
+    one.wait(timeout=30)
+    code, out, err = ended(net.start(net.host(1), command(net, "model.dim=16"), tmp_path))
+    assert (code, err) == (0, ""), out
+    assert ended(two, 30)[0] == 0
+    assert_as_if_undisturbed(place, undisturbed)
+
+
+def test_ctrl_c_at_the_leader_saves_the_state_and_sends_the_follower_home(
+    tmp_path: Path, net: Network, undisturbed: Losses
+) -> None:
+    place = make_place(tmp_path, **TWO_CELLS)
+    one, two = (net.start(net.host(i), command(net, "model.dim=16"), tmp_path) for i in (1, 2))
+    striking = when_at_work(place, 1000, lambda folder: one.send_signal(signal.SIGINT))
+    striking.join()
+    code, _, err = ended(one, 60)
+    assert (code, err) == (130, "error: stopped; the same command goes on from here\n")
+    assert ended(two, 30)[0] == 0
+    saved = max((tmp_path / "runs/tiny").glob("*/step-*.ckpt")).stem
+    assert int(saved.removeprefix("step-")) > 1000 / 16
+    code, out, err = place.study("model.dim=16")
+    assert (code, err) == (0, ""), out
+    assert_as_if_undisturbed(place, undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "sentence"),
+    [
+        (None, (), "has not reached 10.78.1.1:29500 for 6 s: see that the same command runs there"),
+        ((), None, "1 of 2 machines are there after 6 s (those heard of: none): run the same command on each"),
+        ((), ("seed=1",), "lh2 was not given what lh1 was: cells is 2 ("),
+        ((), ("study.resources.devices=2",), "study.resources.devices is 2 there and 1 here"),
+        ((), ("study.resources.nodes=4",), "study.resources.nodes is 4 there and 2 here"),
+        ((), ("paths.runs=elsewhere",), "lh2 does not see the folder of runs that lh1 writes to"),
+        ((), ("study.resources.accelerator=gpu",), "study.resources.accelerator=gpu: lh2 has no GPU"),
+        (("torchrun.rendezvous=localhost:29500",), None, "is 127.0.0.1 on lh1, which no other machine reaches"),
+        (("torchrun.rendezvous=nowhere:29500",), None, "lh1 cannot resolve nowhere"),
+    ],
+)
+def test_what_the_machines_were_told_is_refused_with_the_host_and_the_cause(
+    tmp_path: Path, net: Network, first: tuple[str, ...] | None, second: tuple[str, ...] | None, sentence: str
+) -> None:
+    make_place(tmp_path, **TWO_CELLS)
+    patience = "torchrun.wait_seconds=6"
+    processes = [
+        net.start(net.host(i), command(net, patience, *overrides), tmp_path)
+        for i, overrides in ((1, first), (2, second))
+        if overrides is not None
+    ]
+    start = time.monotonic()
+    said = [ended(process, 60) for process in processes]
+    assert time.monotonic() - start < 40
+    assert all(code in (1, 2) for code, _, _ in said), said
+    assert any(sentence in err for _, _, err in said), said
+
+
+def test_a_port_that_is_taken_and_another_version_of_the_code_are_refused(tmp_path: Path, net: Network) -> None:
+    make_place(tmp_path, **TWO_CELLS)
+    patience = "torchrun.wait_seconds=6"
+    listen = f"import socket,time; s=socket.create_server(('{net.address(1)}', {RENDEZVOUS})); time.sleep(60)"
+    taken = net.start(net.host(1), [sys.executable, "-c", listen], tmp_path)
+    time.sleep(1)
+    code, _, err = ended(net.start(net.host(1), command(net, patience), tmp_path))
+    assert code == 1
+    assert f"lh1 cannot listen at {net.address(1)}:{RENDEZVOUS} (Address already in use)" in err
+    taken.kill()
+    taken.wait()
+    shutil.copytree(ROOT / "lina_lab", tmp_path / "copy/lina_lab")
+    with (tmp_path / "copy/lina_lab/model/lina.py").open("a") as file:
+        file.write("# another version\n")
+    one = net.start(net.host(1), command(net, patience), tmp_path)
+    two = net.start(net.host(2), command(net, patience), tmp_path, {"PYTHONPATH": str(tmp_path / "copy")})
+    assert "lh2 was not given what lh1 was: lina_lab is " in ended(two)[2]
+    assert "(lh2 was not given what lh1 was: lina_lab is " in ended(one)[2]
+
+
+def test_workers_on_two_machines_share_a_study(tmp_path: Path, net: Network) -> None:
+    """PostgreSQL and an MLflow server on a third one; every cell once."""
+    place = make_place(tmp_path, trainer={"max_images": 160, "val_every_images": 80})
+    there, prefix = f"{net.subnet}.254", ["ip", "netns", "exec", net.switch]
+    (tmp_path / "database").mkdir()
+    server = Server(tmp_path, address=there, prefix=prefix)
+    server.start()
+    place.tracking_uri = server.uri
+    try:
+        with database(tmp_path / "database", 54333, there, prefix) as url:
+            arguments = [
+                "study=tiny",
+                "study.seeds=[0,1,2]",
+                f"paths.storage={url}",
+                f"paths.tracking_uri={server.uri}",
+            ]
+            workers = [
+                net.start(net.host(i), [sys.executable, "-m", "lina_lab.run", *arguments], tmp_path) for i in (1, 2)
+            ]
+            said = [ended(worker) for worker in workers]
+            assert [(code, err) for code, _, err in said] == [(0, "")] * 2, said
+            shares = [sum(": done" in line for line in out.splitlines()) for _, out, _ in said]
+            assert sum(shares) == 12
+            assert min(shares) > 0
+            listing = (
+                "import optuna, json, sys\n"
+                "for t in optuna.load_study(study_name='tiny', storage=sys.argv[1]).get_trials():\n"
+                "    print(json.dumps([t.user_attrs['cell'], t.state.name]))\n"
+            )
+            listed = subprocess.run(
+                [*prefix, sys.executable, "-c", listing, url], check=True, capture_output=True, text=True
+            )
+            trials = [json.loads(line) for line in listed.stdout.splitlines()]
+            runs_script = (
+                "from mlflow import MlflowClient; import json, sys\n"
+                "c = MlflowClient(sys.argv[1]); e = c.get_experiment_by_name('tiny')\n"
+                "runs = c.search_runs([e.experiment_id], \"tags.`lina.kind` = 'cell'\")\n"
+                "print(json.dumps([[r.data.tags['lina.cell'], r.data.tags['lina.status']] for r in runs]))\n"
+            )
+            asked = subprocess.run(
+                [*prefix, sys.executable, "-c", runs_script, server.uri], check=True, capture_output=True, text=True
+            )
+            runs = json.loads(asked.stdout)
+            elsewhere = net.start(
+                net.host(2), [sys.executable, "-m", "lina_lab.run", *arguments, "paths.runs=other"], tmp_path
+            )
+            code, _, err = ended(elsewhere)
+    finally:
+        server.stop()
+    assert [state for _, state in trials] == ["COMPLETE"] * 12
+    assert Counter(cell for cell, _ in trials) == Counter(cell for cell, _ in runs)
+    assert {status for _, status in runs} == {"done"}
+    assert code == 1
+    assert "other/tiny is not the folder that the study tiny runs in" in err
