@@ -112,7 +112,7 @@ class GroupLaunch:
         if result is None:
             raise first_error(folder, order, ended.exits, ended.sentence)
         if result.status == "preempted":
-            raise GroupError(str(result.error), again=True)
+            raise GroupError(f"{result.error}" + ("" if ended.well else f" ({ended.sentence})"), again=True)
         return result
 
 

@@ -34,17 +34,18 @@ REFUSALS = 5
 
 
 def job(folder: str) -> None:
-    """What each task of a job does: train as one rank; if it was asked to make room, have the job queued again."""
+    """What each task of a job does: train as one rank; if it was asked to make room, have the job queued again.
+
+    Not if it was terminated: SLURM queues again what it preempts itself, and what a person cancels is to end.
+    """
     from lina_lab.training import rank
 
     # Where a rank's own log begins, submitit's ends.
-    rank.main(Path(folder))
-    outcome = read_outcome(Path(folder), Order.read(Path(folder)))
-    if outcome is None or outcome.status != "preempted":
+    result, requests = rank.main(Path(folder))
+    if result.status != "preempted" or requests.terminated:
         return
     if os.environ["SLURM_PROCID"] == "0":
         (Path(folder) / OUTCOME_FILE).unlink()
-        # SLURM may have done so itself, and then refuses.
         subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False, timeout=COMMAND_SECONDS)
     # To be queued again ends this process; ending by itself would end the job for good.
     time.sleep(REQUEUE_SECONDS)
@@ -167,8 +168,6 @@ class _Job:
         # A controller that is restarted knows nothing for a moment; a job that it says has ended has.
         self._refusals += state is None
         if state is None and self._refusals < REFUSALS:
-            return None
-        if read_outcome(self.folder, self.order) is not None:
             return None
         (self.folder / JOB_FILE).unlink(missing_ok=True)
         return Ended(sentence=f"job {self.number} ended as {state or 'unknown to SLURM'}")

@@ -45,6 +45,8 @@ class Requests:
     """Each asks it to leave."""
     leave: bool = False
     """Save the state and end: the trial goes on elsewhere, or later."""
+    terminated: bool = False
+    """The request was SIGTERM: whoever sent it will see to what comes after."""
 
     def listen(self) -> None:
         """Take the signals from now on, whoever took them before. A handler does no more than set a flag: the ranks of
@@ -53,7 +55,7 @@ class Requests:
             signal.signal(number, self._take)
 
     def _take(self, number: int, frame: Any) -> None:
-        self.leave = True
+        self.leave, self.terminated = True, self.terminated or number == signal.SIGTERM
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class StepEnd(Callback):
     @staticmethod
     def _log_now(trainer: L.Trainer, pl_module: Any, step: Step) -> None:
         """Log a step's loss that Lightning would log later, and not at all if training ends here."""
-        if trainer.logger is not None and step.number % trainer.log_every_n_steps == 0:
+        if trainer.logger is not None and step.number % pl_module.config.trainer.log_every_n_steps == 0:
             images = pl_module.images_seen - pl_module.config.data.batch_size
             trainer.logger.log_metrics({TRAIN_LOSS: step.loss}, step=images)
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from filelock import FileLock, Timeout
@@ -19,6 +20,10 @@ from filelock import FileLock, Timeout
 from lina_lab.config import TrialConfig, from_dict
 from lina_lab.files import CONFIG_FILE, LOGS
 from lina_lab.training.group import Order, RankNote, write_outcome, write_progress
+
+if TYPE_CHECKING:
+    from lina_lab.training.agreement import Requests
+    from lina_lab.training.result import TrialResult
 
 RANK_VARIABLE = {"torchrun": "RANK", "slurm": "SLURM_PROCID"}
 WATCH_SECONDS = 0.5
@@ -28,8 +33,8 @@ LOCK_SECONDS = 60.0
 ORPHANED = 75
 
 
-def main(folder: Path) -> int:
-    """Train as one rank; the exit code."""
+def main(folder: Path) -> "tuple[TrialResult, Requests]":
+    """Train as one rank; what came of it, and what this process was asked for meanwhile."""
     order = Order.read(folder)
     rank = int(os.environ[RANK_VARIABLE[order.engine]])
     _log_to(folder / LOGS / f"rank-{rank}.log", order)
@@ -37,20 +42,21 @@ def main(folder: Path) -> int:
     if order.engine == "torchrun":
         end_with_parent()
     try:
-        _train(folder, order, rank)
+        ended = _train(folder, order, rank)
     except BaseException as error:
         RankNote.make(order, rank, error).write(folder)
         raise
     RankNote.make(order, rank, ended=True).write(folder)
-    return 0
+    return ended
 
 
-def _train(folder: Path, order: Order, rank: int) -> None:
+def _train(folder: Path, order: Order, rank: int) -> "tuple[TrialResult, Requests]":
     from lina_lab.training.agreement import Requests
     from lina_lab.training.trial import run_trial
 
     config = from_dict(TrialConfig, yaml.safe_load((folder / CONFIG_FILE).read_text()))
-    requests = Requests(signals=(signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2))
+    # Not SIGUSR1, which NCCL may take for itself.
+    requests = Requests(signals=(signal.SIGTERM, signal.SIGUSR2))
     lock = _only_group(folder) if rank == 0 else None
     result = run_trial(
         config,
@@ -65,6 +71,7 @@ def _train(folder: Path, order: Order, rank: int) -> None:
         write_outcome(folder, order, result)
     if lock is not None:
         lock.release()
+    return result, requests
 
 
 class _Progress:
@@ -136,4 +143,4 @@ def network_variables(address: str, environment: Mapping[str, str]) -> dict[str,
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    main(Path(sys.argv[1]))

@@ -1,0 +1,114 @@
+"""Cells as jobs of a SLURM cluster, and what befalls jobs and nodes."""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from lina_lab.runstore import STATUS
+from tests.conftest import STUDY, TINY
+from tests.system.cluster import Cluster, cluster
+from tests.system.conftest import Place, make_place
+from tests.system.network import network
+
+pytestmark = pytest.mark.system
+FOUR_CELLS = {
+    "study": STUDY | {"axes": {"size": {"model.dim": [8, 12, 16, 20]}}},
+    "model": TINY["model"] | {"attention": {"normalization": "subtraction"}},
+    "trainer": {"max_images": 4800, "val_every_images": 1600},
+}
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with network("sn", "10.78.2", 2) as net, cluster(net, tmp_path_factory.mktemp("slurm")) as made:
+        yield made
+
+
+def start(slurm: Cluster, place: Place, *overrides: str) -> subprocess.Popen[str]:
+    (place.folder / "studies/slurm.sh").write_text("export OMP_NUM_THREADS=1 MADE_BY_THE_TEMPLATE=1\n")
+    arguments = ["study=tiny", "launcher=slurm", "study.resources.nodes=2", "slurm.mem_gib=2", "slurm.partition=main"]
+    command = [sys.executable, "-m", "lina_lab.run", *arguments, "slurm.warning_seconds=20", *overrides]
+    return slurm.net.start(slurm.net.switch, command, place.folder, slurm.environment)
+
+
+class Striker:
+    """Does something to the job of each cell once it trains."""
+
+    def __init__(self, place: Place, actions: dict[str, Callable[[Path, str], object]]) -> None:
+        self.folder, self.actions = place.folder / "runs/tiny", actions
+        self.struck: set[str] = set()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def _watch(self) -> None:
+        deadline = time.monotonic() + 300
+        while self.actions.keys() - self.struck and time.monotonic() < deadline:
+            time.sleep(0.1)
+            for progress in self.folder.glob("*/progress.json"):
+                with suppress(FileNotFoundError, ValueError):
+                    self._strike(progress)
+
+    def _strike(self, progress: Path) -> None:
+        cell = progress.parent
+        width = re.search(r"dim: (\d+)", (cell / "config.yaml").read_text())
+        assert width is not None
+        seen = json.loads(progress.read_text())["images"]
+        if width[1] in self.actions and width[1] not in self.struck and seen > 1000:
+            job = json.loads((cell / "job.json").read_text())["job"]
+            self.struck.add(width[1])
+            self.actions[width[1]](cell, job)
+
+
+def test_four_cells_of_two_nodes_whatever_befalls_their_jobs(tmp_path: Path, slurm: Cluster) -> None:
+    """One job is cancelled by hand, one preempted, one loses a node, one is left alone."""
+    place, reference = make_place(tmp_path / "slurm", **FOUR_CELLS), make_place(tmp_path / "here", **FOUR_CELLS)
+    code, _, err = reference.study()
+    assert (code, err) == (0, "")
+
+    def lose_a_node(cell: Path, job: str) -> None:
+        slurm.net.kill(slurm.net.host(2))
+        slurm.net.link(2, "down")
+        time.sleep(15)
+        slurm.net.link(2, "up")
+        slurm.start_node(2)
+
+    striker = Striker(
+        place,
+        {
+            "12": lambda cell, job: slurm.run("scancel", job),
+            "16": lambda cell, job: slurm.run("scancel", "--signal=USR2", job),
+            "20": lose_a_node,
+        },
+    )
+    out, err = start(slurm, place).communicate(timeout=560)
+    assert err == "", out
+    assert "tiny: 4 done" in out
+    assert striker.struck == {"12", "16", "20"}
+    assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"] * 4
+    losses, expected = place.losses(), reference.losses()
+    assert losses.keys() == expected.keys()
+    for cell, curve in expected.items():
+        assert [images for images, _ in losses[cell]] == [images for images, _ in curve]
+        assert [loss for _, loss in losses[cell]] == pytest.approx([loss for _, loss in curve], abs=1e-5)
+    assert "MADE_BY_THE_TEMPLATE" in next(place.folder.glob("runs/tiny/*/logs/slurm/*_submission.sh")).read_text()
+    records = {p.parent: json.loads(p.read_text()) for p in place.folder.glob("runs/tiny/*/result.json")}
+    problems = {record["axes"]["model.dim"]: record["result"]["problems"] for record in records.values()}
+    assert problems[8] == []
+    assert any("ended as CANCELLED" in problem for problem in problems[12])
+    # Put back into the queue, by itself or by SLURM, it is the same attempt.
+    assert problems[16] == []
+    resumed = {record["axes"]["model.dim"]: record["result"]["resumed_at"] for record in records.values()}
+    assert resumed[8] is None
+    # Asked to make room it saved its state in the middle of an epoch; the others went on from the last validation.
+    assert resumed[16] > 1000 / 16
+    assert resumed[16] % 100
+    hosts = {json.loads(p.read_text())["host"] for p in place.folder.glob("runs/tiny/*/logs/rank-*.json")}
+    assert hosts == {"sn1", "sn2"}
