@@ -45,8 +45,9 @@ lint: setup  ## ruff, mypy, import contracts
 ui: setup  ## open MLflow's UI on the run store
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --host $(HOST) --port $(PORT) --workers 1
 
-bench: setup  ## measure: attention (time, memory, picture), the study layer, seconds a cell outside Trainer.fit
+bench: setup  ## measure: attention (time, memory, pictures), several ranks, the study layer, a cell outside Trainer.fit
 	$(BIN)/python -m lina_lab.bench
+	$(BIN)/python -m lina_lab.study.ranks_bench
 	$(BIN)/python -m analysis.bench
 	$(BIN)/python -m lina_lab.study.bench
 	@folder=$$(mktemp -d) && trap "rm -rf $$folder" EXIT && $(BIN)/python -m lina_lab.run study=$(STUDY) \

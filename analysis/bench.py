@@ -1,4 +1,4 @@
-"""Pictures of `python -m lina_lab.bench`: `python -m analysis.bench [folder=reports/bench]`."""
+"""Pictures of `lina_lab.bench` and `lina_lab.study.ranks_bench`: `python -m analysis.bench [folder=reports/bench]`."""
 
 import sys
 from collections.abc import Sequence
@@ -64,6 +64,37 @@ def tokens_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def ranks_figure(table: pd.DataFrame) -> Figure:
+    """Images a second of several ranks, each run a point, and where the time of a step goes."""
+    runs = table[table["how"] == "seam"]
+    medians = runs.groupby("ranks")[["images_per_second", "step_ms", "data_ms", "communication_ms"]].median()
+    figure, (speed, split) = plt.subplots(1, 2, figsize=(6.4, 2.9))
+    first = medians.index[0]
+    speed.plot(runs["ranks"], runs["images_per_second"], "o", color="0.6", markersize=4, label="runs")
+    speed.plot(medians.index, medians["images_per_second"], label="median", **line_style(0))
+    speed.plot(
+        medians.index, medians["images_per_second"][first] * medians.index / first, "k:", label="if nothing were lost"
+    )
+    for ranks, row in medians.iterrows():
+        share = row["images_per_second"] * first / (medians["images_per_second"][first] * float(str(ranks)))
+        where = (float(str(ranks)), row["images_per_second"])
+        speed.annotate(f"{share:.0%}", where, xytext=(4, -12), textcoords="offset points")
+    speed.set(xlabel="ranks", ylabel="images a second", xticks=list(medians.index), ylim=(0, None))
+    speed.legend()
+    parts = {
+        "compute": medians["step_ms"] - medians["data_ms"] - medians["communication_ms"],
+        "communication": medians["communication_ms"],
+        "data": medians["data_ms"],
+    }
+    bottom, places = np.zeros(len(medians)), [str(ranks) for ranks in medians.index]
+    for (name, values), shade, hatch in zip(parts.items(), ("0.75", "0.45", "0.1"), ("", "//", ""), strict=True):
+        split.bar(places, values, bottom=bottom, color=shade, hatch=hatch, label=name, width=0.6)
+        bottom += values.to_numpy()
+    split.set(xlabel="ranks", ylabel="time of a step, ms")
+    split.legend()
+    return figure
+
+
 def _mark(axes: Axes, point: tuple[float, float] | None) -> None:
     if point is None:
         return
@@ -75,12 +106,16 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; 0, or 2 with one sentence where there is nothing to draw."""
     try:
         folder = Path(parse(BenchPlotsConfig, arguments).folder)
-        tables = sorted(folder.glob("tokens-*.csv"))
-        if not tables:
-            raise ValueError(f"{folder} has no tokens-*.csv: run `python -m lina_lab.bench` first")
+        figures = {path: tokens_figure for path in sorted(folder.glob("tokens-*.csv"))}
+        figures |= {path: ranks_figure for path in folder.glob("ranks.csv")}
+        if not figures:
+            raise ValueError(
+                f"{folder} has no tokens-*.csv and no ranks.csv: run `python -m lina_lab.bench` or "
+                "`python -m lina_lab.study.ranks_bench` first"
+            )
         with plt.style.context(STYLE):
-            for path in tables:
-                figure = tokens_figure(pd.read_csv(path))
+            for path, draw in figures.items():
+                figure = draw(pd.read_csv(path))
                 for ending in (".png", ".pdf"):
                     figure.savefig(path.with_suffix(ending))
                     print(path.with_suffix(ending))

@@ -41,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from lina_lab.study.plan import describe
 
         print(describe(plan, Path(paths.runs)), end="")
+        if command.launcher != "local":
+            from lina_lab.study.launch import launch_text
+
+            print(launch_text(plan, paths, command))
         return 0
     from lina_lab.study.command import run_and_report
 

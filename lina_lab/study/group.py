@@ -70,7 +70,7 @@ class GroupLaunch:
         self.engine, self.resources, self.tell = engine, resources, tell
 
     def __call__(
-        self, config: TrialConfig, folder: Path, *, tracking: Tracking, report: Callable[[int, float], None]
+        self, config: TrialConfig, folder: Path, *, tracking: Tracking | None, report: Callable[[int, float], None]
     ) -> TrialResult:
         self.resources.check_batch(config.data.batch_size)
         troubles: list[str] = []
@@ -86,7 +86,7 @@ class GroupLaunch:
                     continue
                 return _with_problems(result, troubles)
 
-    def _attempt(self, folder: Path, tracking: Tracking, report: Callable[[int, float], None]) -> TrialResult:
+    def _attempt(self, folder: Path, tracking: Tracking | None, report: Callable[[int, float], None]) -> TrialResult:
         found = self.engine.resume(folder)
         if found is None:
             order = Order(

@@ -5,6 +5,7 @@ and the id of one MLflow run.
 """
 
 import os
+import shlex
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,7 +13,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from lina_lab.config import CommandConfig, ResourcesConfig, TrialConfig
+from lina_lab.config import CommandConfig, PathsConfig, ResourcesConfig, TrialConfig
+from lina_lab.files import LOGS
 from lina_lab.study.grid import Plan
 
 if TYPE_CHECKING:
@@ -91,6 +93,31 @@ def launcher_for(plan: Plan, command: CommandConfig, runs: Path, tell: Callable[
     if command.launcher == "local":
         return partial(in_this_process, plan.study.resources)
     return partial(in_groups, plan, command, runs, tell)
+
+
+def launch_text(plan: Plan, paths: PathsConfig, command: CommandConfig) -> str:
+    """For people: what would be started for the first cell, to the command line."""
+    resources, runs = plan.study.resources, Path(paths.runs).resolve()
+    folder = runs / plan.study.name / plan.cells[0].identity
+    if command.launcher == "slurm":
+        from lina_lab.study.slurm import submission_text
+
+        name, logs = f"{plan.study.name}-{folder.name}", str(folder / LOGS / "slurm")
+        return "\nFor each cell a job is submitted; for the first one:\n\n" + submission_text(
+            command.slurm, resources, name, logs
+        )
+    from lina_lab.study.torchrun import LOOPBACK, agent_command
+
+    started = f"For each cell {resources.world} processes ({resources.strategy}); for the first one started by"
+    lines = ["", started]
+    for node in range(resources.nodes):
+        master = LOOPBACK if resources.nodes == 1 else str(command.torchrun.rendezvous).rpartition(":")[0]
+        lines.append(f"  machine {node}: {shlex.join(agent_command(folder, node, master, 'PORT'))}")
+    lines.append(
+        f"each of which is torchrun --nnodes={resources.nodes} --nproc-per-node={resources.devices} --max-restarts=0 "
+        f"-m lina_lab.training.rank {folder}"
+    )
+    return "\n".join(lines)
 
 
 def leads(plan: Plan, command: CommandConfig) -> bool:

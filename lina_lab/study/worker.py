@@ -30,7 +30,10 @@ IDLE_SECONDS = 1.0
 """Between two looks at a store that has nothing to do but what others are at."""
 REAP_SECONDS = 10.0
 """At least so often, between two cells, a worker looks whether others have died."""
-NUMBERS = ("parameters", "trainable_parameters", "images_per_second", "fit_seconds", "peak_memory_mib")
+NUMBERS = (
+    *("parameters", "trainable_parameters", "images_per_second", "fit_seconds", "peak_memory_mib"),
+    *("ranks", "step_seconds", "data_seconds", "communication_seconds"),
+)
 FINAL = ("done", "diverged")
 """States of a record that is a result."""
 
@@ -167,7 +170,7 @@ class _Worker:
             lambda: self.tracker.end(
                 record.mlflow_run,
                 status,
-                metrics={name: result[name] for name in NUMBERS},
+                metrics={name: result[name] for name in NUMBERS if result[name] is not None},
                 images_seen=result["images_seen"],
                 error=result["error"],
                 artifacts=tuple(file for file in files if file.exists()),

@@ -62,6 +62,34 @@ class Handshake(Callback):
             raise ValueError(sentence)
 
 
+class Replicas(Callback):
+    """Compares the weights of ranks that each have a copy of them, behind each epoch, before they are saved.
+
+    Raises:
+        RuntimeError: on all ranks, when one has come to other weights, bit for bit, than the first: its hardware, or
+            its library of communication, is not to be trusted.
+    """
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not isinstance(trainer.strategy, DDPStrategy):
+            return
+        views: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(views, (socket.gethostname(), bits(pl_module)))
+        for rank, (host, sums) in enumerate(views):
+            if sums != views[0][1]:
+                raise RuntimeError(
+                    f"rank {rank} on {host} has other weights than rank 0 behind {trainer.global_step} steps"
+                )
+
+
+def bits(module: torch.nn.Module) -> int:
+    """A sum of the weights' bits: weights that differ in one bit differ in it."""
+    whole = torch.zeros((), dtype=torch.int64)
+    for parameter in module.parameters():
+        whole += parameter.detach().contiguous().view(torch.uint8).sum(dtype=torch.int64).cpu() + parameter.numel()
+    return int(whole)
+
+
 def disagreement(views: Sequence[tuple[str, dict[str, str]]]) -> str | None:
     """In what a host differs from the first one, in a sentence; None if none does."""
     first_host, first = views[0]

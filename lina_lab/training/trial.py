@@ -32,7 +32,7 @@ from lina_lab.training.callbacks import ExponentialAverage, SampleGrid, Stopwatc
 from lina_lab.training.checkpoints import Checkpoints, newest
 from lina_lab.training.logger import MetricStream
 from lina_lab.training.module import LinaModule
-from lina_lab.training.ranks import CommunicationClock, Handshake, StepClock, strategy_for
+from lina_lab.training.ranks import CommunicationClock, Handshake, Replicas, StepClock, strategy_for
 from lina_lab.training.result import Status, TrialResult
 
 ONE_PROCESS = ResourcesConfig()
@@ -85,6 +85,7 @@ def run_trial(
         Handshake(config, checkpoint),
         watch,
         wire,
+        Replicas(),
         average,
         StepEnd(folder, divergence, requests or Requests(), save, report),
         keeper,

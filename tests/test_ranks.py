@@ -1,0 +1,32 @@
+"""How work is divided among ranks."""
+
+import pytest
+
+from lina_lab.ranks import held_out, microbatch, share
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7, 20])
+@pytest.mark.parametrize("count", [0, 1, 10, 17])
+def test_shares_lie_beside_each_other_are_even_and_lose_nothing(count: int, parts: int) -> None:
+    shares = [share(count, part, parts) for part in range(parts)]
+    assert [place for one in shares for place in one] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize(("world", "turns"), [(1, 1), (2, 1), (1, 4), (4, 2), (8, 3)])
+def test_all_ranks_and_turns_have_the_whole_batch(world: int, turns: int) -> None:
+    places = [
+        place
+        for rank in range(world)
+        for turn in range(turns)
+        for place in microbatch(24, rank=rank, world=world, turn=turn, turns=turns)
+    ]
+    assert places == list(range(24))
+
+
+@pytest.mark.parametrize("world", [1, 3, 8])
+def test_every_image_that_is_evaluated_counts_once_and_every_rank_has_one(world: int) -> None:
+    for batch in (1, 5, 8, 20):
+        parts = [held_out(batch, rank=rank, world=world) for rank in range(world)]
+        assert all(len(places) >= 1 for places, _ in parts)
+        assert [p for places, counted in parts for p in list(places)[:counted]] == list(range(batch))

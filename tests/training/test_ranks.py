@@ -1,0 +1,206 @@
+"""What ranks of a group agree on, measure and refuse."""
+
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch import nn
+
+from lina_lab.config import ResourcesConfig, TrialConfig
+from lina_lab.data.stream import HeldOutBatches, Place, StepBatches
+from lina_lab.model import LINA, draw_step
+from lina_lab.model.lina import DRAWN_TOGETHER
+from lina_lab.training.agreement import DivergedError, Divergence, Requests, Step
+from lina_lab.training.module import LinaModule
+from lina_lab.training.optimizer_state import by_group, by_place
+from lina_lab.training.ranks import FETCH, TRAIN, StepClock, bits, disagreement, strategy_for
+from lina_lab.training.trial import run_trial
+
+Tiny = Callable[..., TrialConfig]
+
+
+@pytest.mark.parametrize("batch", [16, DRAWN_TOGETHER, 80])
+@pytest.mark.parametrize("parts", [1, 2, 5, 16])
+def test_an_image_s_draws_do_not_depend_on_who_draws_for_the_others(tiny: Tiny, batch: int, parts: int) -> None:
+    model = tiny().model
+    whole = draw_step(model, seed=3, step=7, images=range(batch))
+    edges = [batch * i // parts for i in range(parts + 1)]
+    pieces = [draw_step(model, seed=3, step=7, images=range(start, stop)) for start, stop in pairwise(edges)]
+    for name, dimension in (("visible_ids", 0), ("masked_ids", 0), ("timestep", 1), ("noise", 1), ("drop", 0)):
+        joined = torch.cat([getattr(piece, name) for piece in pieces], dimension)
+        assert torch.equal(joined, getattr(whole, name)), name
+    assert len(whole.drop) == batch
+    other = draw_step(model, seed=3, step=8, images=range(batch))
+    assert other.noise.shape != whole.noise.shape or not torch.equal(other.noise, whole.noise)
+
+
+def test_groups_of_images_that_are_drawn_together_draw_different_things(tiny: Tiny) -> None:
+    draws = draw_step(tiny().model, seed=0, step=0, images=range(2 * DRAWN_TOGETHER))
+    halves = draws.noise.split(DRAWN_TOGETHER, dim=1)
+    assert not torch.equal(*halves)
+
+
+@pytest.mark.parametrize(("world", "turns"), [(2, 1), (1, 4), (4, 2)])
+def test_ranks_see_the_images_of_one_process_step_by_step(world: int, turns: int) -> None:
+    arguments: dict[str, Any] = {"images": 10, "batch_size": 16, "steps": range(2, 5), "seed": 1}
+    whole = list(StepBatches(**arguments))
+    parts = [list(StepBatches(**arguments, place=Place(rank=r, world=world, turns=turns))) for r in range(world)]
+    for step, expected in enumerate(whole):
+        found = [ids for rank in range(world) for ids in parts[rank][step * turns : (step + 1) * turns]]
+        assert torch.equal(torch.cat(found), expected)
+
+
+def test_steps_that_were_taken_are_passed_over_and_count() -> None:
+    arguments: dict[str, Any] = {
+        "images": 10,
+        "batch_size": 4,
+        "steps": range(3, 8),
+        "seed": 1,
+        "place": Place(turns=2),
+    }
+    whole, rest = StepBatches(**arguments), StepBatches(**arguments, done=3)
+    assert len(rest) == len(whole) == 10
+    assert [ids.tolist() for ids in rest] == [ids.tolist() for ids in whole][6:]
+
+
+def test_held_out_images_are_shared_out(tiny: Tiny) -> None:
+    parts = [list(HeldOutBatches(images=25, batch_size=10, place=Place(rank=r, world=3))) for r in range(3)]
+    assert all(len(part) == 3 for part in parts)
+    joined = [[i for part in parts for i in part[batch]] for batch in range(2)]
+    assert joined == [list(range(10)), list(range(10, 20))]
+
+
+def test_the_sum_of_portions_is_the_step(tiny: Tiny, tmp_path: Path) -> None:
+    """Gradient accumulation in one process: the same losses but for rounding."""
+    config = tiny(model={"attention": {"normalization": "subtraction"}})
+    for name in ("whole", "portions"):
+        (tmp_path / name).mkdir()
+    losses: dict[str, list[tuple[int, float]]] = {"whole": [], "portions": []}
+    for name, accumulate in (("whole", 1), ("portions", 4)):
+        result = run_trial(
+            config,
+            tmp_path / name,
+            resources=ResourcesConfig(accumulate=accumulate),
+            report=lambda images, loss, name=name: losses[name].append((images, loss)),  # type: ignore[misc]
+        )
+        assert result.steps == 4
+    assert [images for images, _ in losses["portions"]] == [images for images, _ in losses["whole"]]
+    assert [x for _, x in losses["portions"]] == pytest.approx([x for _, x in losses["whole"]], abs=1e-5)
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"batch_size=16 cannot be shared out evenly"):
+        run_trial(tiny(), tmp_path, resources=ResourcesConfig(accumulate=3))
+
+
+def test_asked_to_leave_a_trial_saves_its_state_and_goes_on_from_that_step(tiny: Tiny, tmp_path: Path) -> None:
+    """In the middle of an epoch, with portions; the end is that of an undisturbed trial, bit for bit."""
+    config, layout = tiny(trainer={"max_images": 160, "val_every_images": 80}), ResourcesConfig(accumulate=2)
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = run_trial(config, tmp_path / "whole", resources=layout)
+    requests, seen = Requests(), []
+
+    def report(images: int, loss: float) -> None:
+        seen.append((images, loss))
+        requests.leave = images == 96
+
+    first = run_trial(config, tmp_path / "parts", resources=layout, report=report, requests=requests)
+    assert (first.status, first.steps, first.error) == ("preempted", 7, "asked to make room at step 7")
+    second = run_trial(config, tmp_path / "parts", resources=layout, report=report)
+    assert (second.status, second.resumed_at) == ("done", 7)
+    assert [images for images, _ in seen] == list(range(16, 161, 16))
+    assert second.metrics == whole.metrics
+    states = [
+        torch.load(tmp_path / name / "step-00000010.ckpt", weights_only=True)["current_model_state"]
+        for name in ("whole", "parts")
+    ]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_asked_to_leave_at_the_last_step_it_ends_instead(tiny: Tiny, tmp_path: Path) -> None:
+    requests = Requests()
+
+    def report(images: int, loss: float) -> None:
+        requests.leave = images == 48
+
+    assert run_trial(tiny(), tmp_path, report=report, requests=requests).status == "done"
+
+
+def step(loss: float, number: int = 1) -> Step:
+    return Step(number, loss, cancel=False, leave=False)
+
+
+def test_divergence_is_a_rule_of_the_losses_alone() -> None:
+    rule = Divergence(2.0, 3)
+    for loss in (1.0, 3.0, 3.0, 1.5, 3.0, 3.0):
+        rule.look(step(loss))
+    with pytest.raises(DivergedError, match=r"above 2 times its minimum of 1 for 3 steps at step 9"):
+        rule.look(step(2.5, 9))
+    with pytest.raises(DivergedError, match=r"the training loss is inf at step 4"):
+        Divergence(2.0, 3).look(step(float("inf"), 4))
+
+
+def test_hosts_that_differ_are_named() -> None:
+    one = ("a", {"torch": "1", "checkpoint": "none"})
+    assert disagreement([one, one]) is None
+    assert disagreement([one, ("b", {"torch": "2", "checkpoint": "none"})]) == "b differs from a: torch 2 against 1"
+    assert disagreement([one, one, ("c", {"torch": "1"})]) == "c differs from a: checkpoint absent against none"
+
+
+def test_one_bit_is_seen() -> None:
+    layer = nn.Linear(3, 3)
+    before = bits(layer)
+    assert bits(layer) == before
+    with torch.no_grad():
+        layer.weight[0, 0] = torch.nextafter(layer.weight[0, 0], torch.tensor(10.0))
+    assert bits(layer) != before
+
+
+def test_the_clock_leaves_out_what_sets_things_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, now = StepClock(), [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    for number in range(6):
+        for action, seconds in ((FETCH, 1.0), (TRAIN, 100.0 if number < 3 else 4.0), ("another", 50.0)):
+            clock.start(action)
+            now[0] += seconds
+            clock.stop(action)
+    assert (clock.data_seconds, clock.step_seconds) == (1.0, 5.0)
+
+
+def test_strategies_are_lightning_s() -> None:
+    assert strategy_for(ResourcesConfig()) == "auto"
+    assert isinstance(strategy_for(ResourcesConfig(nodes=2)), DDPStrategy)
+    assert isinstance(strategy_for(ResourcesConfig(devices=2, strategy="fsdp")), ModelParallelStrategy)
+
+
+def test_the_optimizer_s_state_is_by_place_in_the_module_and_comes_back(tiny: Tiny) -> None:
+    module = LinaModule(tiny())
+    built: Any = module.configure_optimizers()
+    optimizer = built["optimizer"]
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.full_like(parameter, float(parameter.numel()))
+    optimizer.step()
+    state = optimizer.state_dict()
+    saved = by_place(state, optimizer.param_groups, module)
+    places = dict(enumerate(module.parameters()))
+    assert saved["state"].keys() == {place for place, p in places.items() if p.requires_grad}
+    assert all(value["exp_avg"].shape == places[place].shape for place, value in saved["state"].items())
+    back = by_group(saved, optimizer.param_groups, module)
+    assert [group["params"] for group in back["param_groups"]] == [g["params"] for g in state["param_groups"]]
+    assert back["state"].keys() == state["state"].keys()
+    for number, value in state["state"].items():
+        assert torch.equal(back["state"][number]["exp_avg"], value["exp_avg"])
+
+
+def test_a_checkpoint_of_another_layout_is_refused(tiny: Tiny) -> None:
+    module = LinaModule(tiny())
+    with pytest.raises(ValueError, match="written by another version of lina_lab"):
+        module.on_load_checkpoint({"optimizer_states": []})
+    assert isinstance(module.model, LINA)
