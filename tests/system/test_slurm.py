@@ -112,3 +112,27 @@ def test_four_cells_of_two_nodes_whatever_befalls_their_jobs(tmp_path: Path, slu
     assert resumed[16] % 100
     hosts = {json.loads(p.read_text())["host"] for p in place.folder.glob("runs/tiny/*/logs/rank-*.json")}
     assert hosts == {"sn1", "sn2"}
+
+
+def test_a_job_outlives_the_process_that_submitted_it_and_is_found_again(tmp_path: Path, slurm: Cluster) -> None:
+    place = make_place(tmp_path, **FOUR_CELLS)
+    first = start(slurm, place, "model.dim=16")
+    striker = Striker(place, {"16": lambda cell, job: first.kill()})
+    striker.thread.join(timeout=120)
+    first.communicate(timeout=30)
+    assert first.returncode == -9
+    out, err = start(slurm, place, "model.dim=16").communicate(timeout=120)
+    assert err == "", out
+    assert "goes on with job" in out
+    assert "tiny: 1 done" in out
+    assert len(list(place.folder.glob("runs/tiny/*/logs/slurm/*_submission.sh"))) == 1
+    assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"]
+
+
+def test_what_slurm_does_not_take_is_said_before_anything_runs(tmp_path: Path, slurm: Cluster) -> None:
+    place = make_place(tmp_path, **FOUR_CELLS)
+    process = start(slurm, place, "slurm.partition=nowhere")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "error: SLURM did not take the job: " in err
+    assert "invalid partition specified: nowhere" in err.splitlines()[-1]

@@ -1,0 +1,194 @@
+"""What is told of a group that fails, and when it is started again."""
+
+import errno
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lina_lab.config import ResourcesConfig, TrialConfig
+from lina_lab.study.errors import explanation
+from lina_lab.study.group import Ended, GroupLaunch, Running
+from lina_lab.training.group import (
+    Engine,
+    Exit,
+    Fault,
+    GroupError,
+    Order,
+    RankNote,
+    first_error,
+    read_outcome,
+    read_progress,
+    write_outcome,
+    write_progress,
+)
+from lina_lab.training.result import TrialResult
+from tests.study.test_worker import RESULT
+
+Tiny = Callable[..., TrialConfig]
+ORDER = Order(attempt="a", engine="torchrun", tracking=("uri", "run"), resources=ResourcesConfig(devices=2))
+LOST = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:60093: Connection reset by peer")
+
+
+def note(folder: Path, rank: int, error: BaseException | None = None, *, at: float = 0.0, **changes: Any) -> None:
+    made = replace(RankNote.make(ORDER, rank, error), time=at, host=f"host{rank}", **changes)
+    made.write(folder)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    ORDER.write(tmp_path)
+    return tmp_path
+
+
+def test_an_order_comes_back_and_clears_what_was_said_before(folder: Path) -> None:
+    assert Order.read(folder) == ORDER
+    note(folder, 0)
+    write_progress(folder, 3, 0.5)
+    write_outcome(folder, ORDER, RESULT)
+    assert read_outcome(folder, ORDER) == RESULT
+    assert read_progress(folder) == (3, 0.5)
+    other = replace(ORDER, attempt="b", tracking=None)
+    assert read_outcome(folder, other) is None
+    other.write(folder)
+    assert Order.read(folder) == other
+    assert read_outcome(folder, ORDER) is None
+    assert read_progress(folder) is None
+    assert list((folder / "logs").iterdir()) == []
+
+
+def test_the_first_error_that_is_a_rank_s_own_is_told(folder: Path) -> None:
+    """Rank 2 failed first, of losing rank 0; rank 0's own error is the cause, and rank 1's came later."""
+    note(folder, 2, LOST, at=1.0)
+    note(folder, 0, ValueError("the cause"), at=2.0)
+    note(folder, 1, ValueError("another"), at=3.0)
+    error = first_error(folder, ORDER, [Exit(rank=2, code=1, host="host2")], "otherwise")
+    assert (str(error), error.again) == ("rank 0 on host0: ValueError: the cause", False)
+
+
+def test_a_process_that_was_killed_is_told_before_those_that_lost_it(folder: Path) -> None:
+    note(folder, 0, LOST, at=1.0)
+    note(folder, 1)
+    exits = [Exit(rank=0, code=1, host="host0"), Exit(rank=1, code=-9, host="host1")]
+    error = first_error(folder, ORDER, exits, "otherwise")
+    assert (str(error), error.again) == ("rank 1 on host1 was killed by SIGKILL", True)
+
+
+def test_a_rank_that_said_nothing_more_was_lost(folder: Path) -> None:
+    note(folder, 0, LOST, at=1.0)
+    note(folder, 1)
+    error = first_error(folder, ORDER, [], "host1 is silent")
+    assert (str(error), error.again) == ("rank 1 on host1 was lost (host1 is silent)", True)
+
+
+def test_without_any_word_what_was_seen_from_outside_is_told(folder: Path) -> None:
+    error = first_error(folder, ORDER, [], "the agent ended")
+    assert (str(error), error.again) == ("the agent ended", True)
+    note(folder, 0, LOST)
+    assert str(first_error(folder, ORDER, [], "x")).startswith("rank 0 on host0: RuntimeError: [gloo/")
+    note(folder, 1, ValueError("of another attempt"), attempt="b")
+    assert first_error(folder, ORDER, [], "x").again
+
+
+def test_a_full_disk_on_a_rank_is_the_environment_s_fault(folder: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", str(folder / "step.part"))
+    error = RuntimeError("could not save")
+    error.__cause__ = full
+    note(folder, 0, error)
+    told = first_error(folder, ORDER, [], "otherwise")
+    sentence = explanation(told, folder)
+    assert sentence is not None
+    assert "no space left under" in sentence
+
+
+@pytest.mark.parametrize(
+    ("error", "consequence"),
+    [
+        (LOST, True),
+        (RuntimeError("NCCL error in: ..."), True),
+        (RuntimeError("Application timeout caused pair closure"), True),
+        (RuntimeError("shapes do not fit"), False),
+        (ValueError("Connection"), False),
+        (type("DistNetworkError", (RuntimeError,), {})("no route"), True),
+    ],
+)
+def test_losing_another_rank_is_a_consequence(error: Exception, consequence: bool) -> None:
+    assert Fault.of(error).consequence is consequence
+
+
+@dataclass
+class FakeEngine:
+    """Does in each attempt what it is told: leaves a result, or ends without one."""
+
+    acts: list[TrialResult | Exception | None]
+    name: Engine = "torchrun"
+    attempts: list[str] = field(default_factory=list)
+    stopped: int = 0
+
+    def start(self, folder: Path, order: Order) -> Running:
+        self.attempts.append(order.attempt)
+        engine, act = self, self.acts.pop(0)
+
+        class Now:
+            def look(self) -> Ended | None:
+                if isinstance(act, Exception):
+                    raise act
+                if act is not None:
+                    write_outcome(folder, order, act)
+                return Ended(well=act is not None)
+
+            def stop(self) -> None:
+                engine.stopped += 1
+
+        return Now()
+
+    def resume(self, folder: Path) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def launch(engine: FakeEngine, folder: Path, config: TrialConfig, told: list[str], restarts: int = 2) -> TrialResult:
+    made = GroupLaunch(engine, ResourcesConfig(max_restarts=restarts), told.append)
+    return made(config, folder, tracking=("uri", "run"), report=lambda images, loss: None)
+
+
+def test_a_group_that_ends_without_a_result_is_started_again(tiny: Tiny, tmp_path: Path) -> None:
+    preempted = replace(RESULT, status="preempted", error="asked to make room at step 3")
+    engine, told = FakeEngine([None, preempted, RESULT]), list[str]()
+    result = launch(engine, tmp_path, tiny(), told)
+    assert len(set(engine.attempts)) == 3
+    assert result == replace(RESULT, problems=tuple(told))
+    assert told == [
+        "the group was started again: the processes ended without a result",
+        "the group was started again: asked to make room at step 3",
+    ]
+
+
+def test_it_is_given_up_after_so_many_times(tiny: Tiny, tmp_path: Path) -> None:
+    engine = FakeEngine([None] * 5)
+    with pytest.raises(GroupError, match="the processes ended without a result"):
+        launch(engine, tmp_path, tiny(), [])
+    assert len(engine.attempts) == 3
+
+
+def test_whoever_is_interrupted_stops_the_group(tiny: Tiny, tmp_path: Path) -> None:
+    engine = FakeEngine([KeyboardInterrupt()])  # type: ignore[list-item]
+    engine.acts = [RuntimeError("planted")]
+    with pytest.raises(RuntimeError, match="planted"):
+        launch(engine, tmp_path, tiny(), [])
+    assert engine.stopped == 1
+
+
+def test_a_batch_that_cannot_be_shared_out_starts_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    engine = FakeEngine([])
+    made = GroupLaunch(engine, ResourcesConfig(devices=3), [].append)
+    with pytest.raises(ValueError, match="cannot be shared out evenly"):
+        made(tiny(), tmp_path, tracking=None, report=lambda images, loss: None)
+    assert engine.attempts == []
+    assert not (tmp_path / "group.json").exists()
+    assert json.dumps(engine.acts) == "[]"

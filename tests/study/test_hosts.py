@@ -1,0 +1,110 @@
+"""What a machine that leads hears, answers and refuses; the exchange itself is in tests/system."""
+
+import socket
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import requests
+
+from lina_lab.study import hosts
+from lina_lab.study.errors import StudyError
+from lina_lab.study.follow import follow
+from lina_lab.study.hosts import Muster, Orders, Report, is_mine, split_address
+from lina_lab.study.torchrun import free_port
+
+HERE = "127.0.0.1"
+COMMAND = {"study.name": "tiny", "torch": "1"}
+
+
+@pytest.fixture
+def muster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Muster]:
+    monkeypatch.setattr(hosts, "FAREWELL_SECONDS", 0.0)
+    made = Muster(HERE, free_port(HERE), tmp_path, COMMAND, lambda line: None, first_seconds=0.3, return_seconds=0.6)
+    yield made
+    made.close()
+
+
+def says(muster: Muster, host: str = "b", **changes: object) -> Report:
+    return replace(Report(host=host, command=COMMAND, word=muster.word), **changes)  # type: ignore[arg-type]
+
+
+def test_machines_are_gathered_ordered_heard_and_sent_home(muster: Muster, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"1 of 2 machines are there after 0 s \(those heard of: none\)"):
+        muster.gather(1)
+    assert muster.hear(says(muster)) == Orders(do="wait")
+    assert muster.hear(says(muster, "c")) == Orders(do="wait")
+    assert muster.gather(1) == ["b"]
+    muster.order(tmp_path, "first", ["b"], 5)
+    assert muster.hear(says(muster)) == Orders(do="run", folder=str(tmp_path), attempt="first", node=1, port=5)
+    assert muster.hear(says(muster, "c")) == Orders(do="wait")
+    assert muster.ended(["b"]) == {}
+    ended = {"exits": [{"rank": 1, "code": -9, "host": "b"}], "sentence": "it died", "well": False}
+    muster.hear(says(muster, attempt="before", ended=ended))
+    assert muster.ended(["b"]) == {}
+    muster.hear(says(muster, attempt="first", ended=ended))
+    assert muster.ended(["b"])["b"].exits[0].code == -9
+    muster.stand_down()
+    assert muster.hear(says(muster)).do == "wait"
+    assert muster.lost(["b"]) == []
+
+
+def test_one_that_was_told_something_else_is_refused(muster: Muster) -> None:
+    here = socket.gethostname()
+    answer = muster.hear(says(muster, command={"study.name": "tiny", "torch": "2"}))
+    assert answer == Orders(do="leave", sentence=f"b was not given what {here} was: torch is 2 there and 1 here")
+    answer = muster.hear(says(muster, word="guessed"))
+    assert answer.sentence.startswith(f"b does not see the folder of runs that {here} writes to")
+    with pytest.raises(StudyError, match="b does not see the folder of runs"):
+        muster.gather(1)
+    assert muster.hear(says(muster)).do == "wait"
+    assert muster.gather(1) == ["b"]
+
+
+def test_one_that_falls_silent_is_lost(muster: Muster, monkeypatch: pytest.MonkeyPatch) -> None:
+    muster.hear(says(muster))
+    monkeypatch.setattr(Muster, "LOST_SECONDS", -1.0)
+    assert muster.lost(["b"]) == ["b"]
+
+
+def test_a_port_that_is_taken_is_refused(muster: Muster, tmp_path: Path) -> None:
+    port = muster._server.server_address[1]
+    with pytest.raises(StudyError, match=f"cannot listen at {HERE}:{port}"):
+        Muster(HERE, int(port), tmp_path, COMMAND, lambda line: None, first_seconds=1, return_seconds=1)
+
+
+def test_what_is_no_report_is_not_taken_for_one(muster: Muster) -> None:
+    url = f"http://{HERE}:{muster._server.server_address[1]}/"
+    for body in ("{}", "no json", '{"host": 1}'):
+        with pytest.raises(requests.RequestException):
+            requests.post(url, data=body, timeout=5).raise_for_status()
+    assert requests.post(url, json=asdict(says(muster)), timeout=5).json()["do"] == "wait"
+
+
+def test_a_follower_gives_up_a_leader_that_it_does_not_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Muster, "LOST_SECONDS", 0.0)
+    port = free_port(HERE)
+    with pytest.raises(StudyError, match=f"has not reached {HERE}:{port} for 0 s"):
+        follow(HERE, port, tmp_path, COMMAND, lambda line: None, first_seconds=0.1, return_seconds=0.1)
+
+
+@pytest.mark.parametrize(
+    ("rendezvous", "sentence"),
+    [
+        (None, "several nodes need torchrun.rendezvous=HOST:PORT"),
+        ("host", "torchrun.rendezvous=host is not HOST:PORT"),
+        ("host:port", "torchrun.rendezvous=host:port is not HOST:PORT"),
+        ("localhost:1", "is 127.0.0.1 on .*, which no other machine reaches"),
+        ("no.such.host.invalid:1", "cannot resolve no.such.host.invalid"),
+    ],
+)
+def test_a_rendezvous_that_is_none_is_refused(rendezvous: str | None, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        split_address(rendezvous)
+
+
+def test_a_machine_knows_its_own_addresses() -> None:
+    assert split_address("10.1.2.3:29500") == ("10.1.2.3", 29500)
+    assert is_mine(HERE)
+    assert not is_mine("192.0.2.1")

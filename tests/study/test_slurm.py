@@ -1,0 +1,110 @@
+"""What a job asks for, and what is made of SLURM's answers; a cluster is in tests/system."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lina_lab.config import ResourcesConfig, SlurmConfig
+from lina_lab.study.errors import StudyError
+from lina_lab.study.slurm import Slurm, at_work, executor_for, job_parameters, job_state, submission_text
+from lina_lab.training.group import Order, write_outcome
+from tests.study.test_worker import RESULT
+
+FOUR_NODES = ResourcesConfig(nodes=4, devices=8, accelerator="gpu")
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of commands that is all there is on the path."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def says(folder: Path, name: str, answer: str, code: int = 0) -> None:
+    (folder / name).write_text(f"#!/bin/sh\nprintf '%s\\n' '{answer}'\nexit {code}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_the_controller_is_asked_and_then_the_accounting(commands: Path) -> None:
+    assert job_state("7") is None
+    says(commands, "sacct", "CANCELLED by 0")
+    assert job_state("7") == "CANCELLED"
+    says(commands, "scontrol", "slurm_load_jobs error: Invalid job id specified", 1)
+    assert job_state("7") == "CANCELLED"
+    says(commands, "scontrol", "JobId=7 JobName=x JobState=RUNNING Reason=None")
+    assert job_state("7") == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("state", "working"),
+    [
+        ("PENDING", True),
+        ("RUNNING", True),
+        ("REQUEUED", True),
+        ("COMPLETED", False),
+        ("NODE_FAIL", False),
+        (None, False),
+    ],
+)
+def test_states(state: str | None, working: bool) -> None:
+    assert at_work(state) is working
+
+
+def test_a_job_has_the_cell_s_layout_and_the_user_s_lines(tmp_path: Path) -> None:
+    setup = tmp_path / "setup.sh"
+    setup.write_text("module load cuda\n")
+    config = SlurmConfig(
+        partition="gpu", account="me", mem_gib=64, setup=str(setup), sbatch={"exclude": "node7"}, time_minutes=30
+    )
+    lines = submission_text(config, FOUR_NODES, "study-cell", "/logs").splitlines()
+    wanted = ["nodes=4", "ntasks-per-node=8", "gpus-per-node=8", "partition=gpu", "account=me", "mem=64G", "time=30"]
+    wanted += ["exclude=node7", "requeue", "signal=USR2@120", "job-name=study-cell"]
+    assert {f"#SBATCH --{line}" for line in wanted} <= set(lines)
+    assert "module load cuda" in lines
+    assert "gpus_per_node" not in job_parameters(config, ResourcesConfig(nodes=2), "x")
+
+
+def test_what_a_job_lacks_is_said(tmp_path: Path, commands: Path) -> None:
+    with pytest.raises(StudyError, match=r"slurm.setup=.*/none.sh cannot be read: No such file"):
+        job_parameters(SlurmConfig(setup=str(tmp_path / "none.sh")), FOUR_NODES, "x")
+    with pytest.raises(StudyError, match="there is no srun on this machine"):
+        executor_for(SlurmConfig(setup=None), FOUR_NODES, tmp_path, "x")
+    says(commands, "srun", "")
+    says(commands, "sbatch", "sbatch: error: invalid partition specified: nowhere", 1)
+    engine = Slurm(SlurmConfig(setup=None), FOUR_NODES, "tiny", [].append)
+    order = Order(attempt="a", engine="slurm", tracking=None, resources=FOUR_NODES)
+    order.write(tmp_path)
+    with pytest.raises(StudyError, match="SLURM did not take the job"):
+        engine.start(tmp_path, order)
+
+
+def test_a_job_that_is_at_work_is_followed_and_one_that_is_not_is_forgotten(tmp_path: Path, commands: Path) -> None:
+    told: list[str] = []
+    engine = Slurm(SlurmConfig(setup=None), FOUR_NODES, "tiny", told.append)
+    assert engine.resume(tmp_path) is None
+    order = Order(attempt="a", engine="slurm", tracking=None, resources=FOUR_NODES)
+    order.write(tmp_path)
+    record = tmp_path / "job.json"
+    record.write_text(json.dumps({"job": "7", "attempt": "a"}))
+    says(commands, "scontrol", "JobState=PENDING")
+    found = engine.resume(tmp_path)
+    assert found is not None
+    assert found[1] == order
+    assert found[0].look() is None
+    assert told == [f"{tmp_path.name}: goes on with job 7"]
+    says(commands, "scontrol", "JobState=FAILED")
+    assert engine.resume(tmp_path) is None
+    assert not record.exists()
+    record.write_text(json.dumps({"job": "7", "attempt": "a"}))
+    write_outcome(tmp_path, order, RESULT)
+    found = engine.resume(tmp_path)
+    assert found is not None
+    ended = found[0].look()
+    assert ended is not None
+    assert ended.well
+    assert not record.exists()
+    record.write_text(json.dumps({"job": "7", "attempt": "before"}))
+    assert engine.resume(tmp_path) is None

@@ -1,0 +1,93 @@
+"""A study whose cells are trained by groups of processes of one machine, and what befalls the process that leads."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lina_lab.runstore import STATUS
+from tests.conftest import STUDY, TINY
+from tests.system.conftest import Place, make_place, wait_for
+
+pytestmark = pytest.mark.system
+Losses = dict[str, list[tuple[int, float]]]
+GROUPS = ("launcher=torchrun", "study.resources.devices=2")
+ONE_CELL = {
+    "study": STUDY | {"axes": {"size": {"model.dim": [16]}}},
+    "model": TINY["model"] | {"attention": {"normalization": "subtraction"}},
+    "trainer": {"max_images": 6400, "val_every_images": 1600},
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Losses:
+    place = make_place(tmp_path_factory.mktemp("undisturbed"), **ONE_CELL)
+    code, out, err = place.study(*GROUPS)
+    assert (code, err) == (0, ""), out
+    return place.losses()
+
+
+def ranks_of(place: Place) -> list[psutil.Process]:
+    notes = (place.folder / "runs/tiny").glob("*/logs/rank-*.json")
+    return [psutil.Process(json.loads(note.read_text())["pid"]) for note in notes]
+
+
+def images(place: Place) -> int:
+    for path in (place.folder / "runs/tiny").glob("*/progress.json"):
+        try:
+            return int(json.loads(path.read_text())["images"])
+        except FileNotFoundError:
+            continue
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
+    ids=["ctrl-c", "sigterm", "kill"],
+)
+def test_no_rank_outlives_the_process_that_leads_and_the_same_command_goes_on(
+    tmp_path: Path, undisturbed: Losses, how: signal.Signals, code: int
+) -> None:
+    """Asked to stop, a group saves its state first; killed, it is back at the last validation."""
+    place = make_place(tmp_path, **ONE_CELL)
+    process = place.start("-m", "lina_lab.run", "study=tiny", *GROUPS)
+    wait_for(lambda: images(place) > 2000)
+    ranks = ranks_of(place)
+    assert len(ranks) == 2
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    deadline = time.monotonic() + 3
+    while any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    saved = max((tmp_path / "runs/tiny").glob("*/step-*.ckpt")).stem
+    assert (int(saved.removeprefix("step-")) == 100) == (how is signal.SIGKILL)
+    again, out, err = place.study(*GROUPS)
+    assert (again, err) == (0, ""), out
+    assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"]
+    assert place.losses() == undisturbed
+
+
+def test_a_machine_without_a_gpu_says_so(tmp_path: Path) -> None:
+    place = make_place(tmp_path, **ONE_CELL)
+    code, out, err = place.study(*GROUPS, "study.resources.accelerator=gpu")
+    assert (code, out) == (2, "")
+    assert "study.resources.accelerator=gpu: " in err
+    assert err.endswith("has no GPU that this process may use\n")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_would_be_launched_is_shown(tmp_path: Path) -> None:
+    place = make_place(tmp_path, **ONE_CELL)
+    code, out, err = place.study(*GROUPS, "action=plan")
+    assert (code, err) == (0, "")
+    assert "torchrun --nnodes=1 --nproc-per-node=2 --max-restarts=0 -m lina_lab.training.rank" in out
+    code, out, err = place.study("launcher=slurm", "study.resources.nodes=2", "slurm.setup=null", "action=plan")
+    assert (code, err) == (0, "")
+    assert "#SBATCH --nodes=2" in out
+    assert not (tmp_path / "runs").exists()
