@@ -70,15 +70,18 @@ def block_standard_error(differences: npt.NDArray[np.float64], blocks: int = BLO
     return float(means.std(ddof=1) / np.sqrt(blocks))
 
 
-def paired_differences(runs: StudyRuns) -> pd.DataFrame:
+def paired_differences(runs: StudyRuns, tail: float = 0.5) -> pd.DataFrame:
     """The paired difference of each comparison at each size, seed by seed.
+
+    Args:
+        runs: the study.
+        tail: share of the budget, the last part of it, that the training loss is averaged over.
 
     Returns:
         Columns `axis`, `treatment`, `control`, `size`, `seed`, `metric`, `difference`, `block_se`, `points`. For the
-        training loss the mean over the second half of the budget, with a block standard error; for each validation
+        training loss the mean over the last part of the budget, with a block standard error; for each validation
         loss the last value, which has none: draws and images are the same on both sides.
     """
-    half = runs.history["images"].max() / 2
     grouped = runs.history.groupby(["variant", "size", "seed", "metric"], sort=True)
     series: dict[Any, pd.Series[float]] = {
         keys: group.set_index("images")["value"].sort_index() for keys, group in grouped
@@ -91,9 +94,8 @@ def paired_differences(runs: StudyRuns) -> pd.DataFrame:
                 continue
             paired = (treatment - control).dropna()
             if metric == TRAIN_LOSS:
-                paired = paired[paired.index >= half]
-                enough = len(paired) >= 2 * BLOCKS
-                error = block_standard_error(paired.to_numpy(float)) if enough else np.nan
+                paired = paired[paired.index > (1 - tail) * paired.index.max()]
+                error = _block_error(paired.to_numpy(float), windows=runs.window > 1)
             else:
                 paired, error = paired.iloc[-1:], np.nan
             rows.append(
@@ -110,6 +112,14 @@ def paired_differences(runs: StudyRuns) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows, columns=[*COMPARED, "seed", "difference", "block_se", "points"])
+
+
+def _block_error(differences: npt.NDArray[np.float64], *, windows: bool) -> float:
+    """The block standard error; NaN with too few values. Points that are means of windows are blocks themselves."""
+    if windows:
+        few = len(differences) < 4
+        return float("nan") if few else float(differences.std(ddof=1) / np.sqrt(len(differences)))
+    return block_standard_error(differences) if len(differences) >= 2 * BLOCKS else float("nan")
 
 
 def over_seeds(differences: pd.DataFrame) -> pd.DataFrame:

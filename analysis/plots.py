@@ -1,12 +1,15 @@
 """Every figure and table of a study: `python analysis/plots.py study=NAME [runs=FOLDER] [out=FOLDER]`.
 
+`source=published` in place of a study draws those of the authors' own training runs.
+
 Reads the run store only. The numbers behind each picture are written beside it.
 """
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from textwrap import fill
+from typing import Any, Literal
 
 import matplotlib as mpl
 
@@ -22,8 +25,10 @@ from pydantic.dataclasses import dataclass
 from yaml import YAMLError
 
 from analysis.compare import comparisons, over_seeds, paired_differences, with_size
+from analysis.published_runs import read_published
 from analysis.runs import StoreError, StudyRuns, read_study
 from analysis.tables import difference_table, report, summary_table, write_table
+from analysis.views import TAIL, View, iso_image, iso_step
 from lina_lab.config import CHECKS
 from lina_lab.dotlist import one_line, parse
 from lina_lab.runstore import TRAIN_LOSS
@@ -39,14 +44,20 @@ SMOOTHING = 40
 class PlotsConfig:
     """What the command takes."""
 
-    study: str
-    """The study."""
+    study: str | None = None
+    """The study; for source=runs."""
+    source: Literal["runs", "published"] = "runs"
+    """runs: a study in the run store; published: the authors' own training runs (`analysis/published`)."""
     runs: str = "runs"
     """Folder of the runs."""
     tracking_uri: str | None = None
     """MLflow's store; null: `mlflow.db` in the folder of runs."""
     out: str = "reports"
     """Folder of the reports; each study has one of its own in it."""
+
+    def __post_init__(self) -> None:
+        if (self.study is None) == (self.source == "runs"):
+            raise ValueError("name a study with study=NAME, or give source=published, which is one")
 
 
 def scaling_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
@@ -70,7 +81,10 @@ def curves_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
     sizes = runs.sizes
     figure, panels = plt.subplots(1, len(sizes), figsize=(2.9 * len(sizes), 3.2), sharey=True, squeeze=False)
     smooth = _windows(runs.history[runs.history["metric"] == TRAIN_LOSS])
+    validated = runs.study.objective != TRAIN_LOSS
     validation = runs.history[runs.history["metric"] == runs.study.objective]
+    if not validated:
+        validation = validation.iloc[:0]
     for axes, size in zip(panels[0], sizes, strict=True):
         for place, variant in enumerate(runs.variants):
             style = line_style(place)
@@ -82,8 +96,9 @@ def curves_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
             axes.plot(means.index, means, label=variant, **style)
         axes.set(title=f"{runs.study.size_axis} {size}", xlabel="images seen")
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    panels[0][0].set_ylabel(f"thin: {_name(TRAIN_LOSS)}\nmarked: {_name(runs.study.objective)}")
-    panels[0][-1].legend()
+    marked = f"\nmarked: {_name(runs.study.objective)}" if validated else ""
+    panels[0][0].set_ylabel(f"thin: {_name(TRAIN_LOSS)}{marked}" if marked else _name(TRAIN_LOSS))
+    panels[0][-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure, pd.concat([smooth, validation[smooth.columns]], ignore_index=True)
 
 
@@ -92,7 +107,7 @@ def differences_figure(runs: StudyRuns, differences: pd.DataFrame) -> tuple[Figu
 
     Open: each seed, with its block standard error where there is one. Full: their mean, with its 95% interval.
     """
-    metrics = [TRAIN_LOSS, runs.study.objective]
+    metrics = list(dict.fromkeys([TRAIN_LOSS, runs.study.objective]))
     shown = differences[differences["metric"].isin(metrics)]
     means = over_seeds(shown)
     axes_names = list(dict.fromkeys(c.axis for c in comparisons(runs)))
@@ -110,7 +125,7 @@ def _difference_panel(
     sizes = {size: place for place, size in enumerate(runs.sizes)}
     mine = [c for c in comparisons(runs) if c.axis == axis]
     for place, comparison in enumerate(mine):
-        style, shift = line_style(place), 0.16 * (place - (len(mine) - 1) / 2)
+        style, shift = line_style(place), min(0.16, 0.8 / len(mine)) * (place - (len(mine) - 1) / 2)
         points, mean = (
             table[
                 (table["metric"] == metric)
@@ -140,10 +155,23 @@ def _difference_panel(
     axes.axhline(0, color="0.5", linewidth=0.6)
     axes.set_xticks(list(sizes.values()), [str(size) for size in sizes])
     axes.set(xlabel=runs.study.size_axis, ylabel=f"Δ {_name(metric)}", title=axis)
-    # Room above the highest bar for the names.
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.3 * (high - low))
-    axes.legend(loc="upper right")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), fontsize="x-small")
+
+
+def views_figure(runs: StudyRuns, views: Sequence[View]) -> tuple[Figure, pd.DataFrame]:
+    """Training loss against parameters in each view, which says what else moved with size."""
+    figure, panels = plt.subplots(1, len(views), figsize=(3.6 * len(views), 3.4), sharey=True, squeeze=False)
+    for axes, view in zip(panels[0], views, strict=True):
+        for place, variant in enumerate(runs.variants):
+            mine = view.points[view.points["variant"] == variant].groupby("size", as_index=False)
+            means = mine[["parameters", "loss"]].mean()
+            axes.plot(means["parameters"], means["loss"], label=variant, **line_style(place))
+        axes.set(xscale="log", xlabel="trainable parameters")
+        axes.set_title(fill(view.title, 44), fontsize="small")
+    panels[0][0].set_ylabel(_name(TRAIN_LOSS))
+    panels[0][-1].legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.02, 0.5))
+    numbers = pd.concat([view.points.drop(columns="blocks").assign(view=view.name) for view in views])
+    return figure, numbers
 
 
 def _windows(history: pd.DataFrame) -> pd.DataFrame:
@@ -157,10 +185,12 @@ def _windows(history: pd.DataFrame) -> pd.DataFrame:
 def line_style(place: int) -> dict[str, Any]:
     """Colour, marker and dashes of the line at a place: told apart in print and by the colour-blind."""
     colors = mpl.rcParams["axes.prop_cycle"].by_key()["color"]
+    # The second time through the colours, markers and dashes are others.
+    turn = place + place // len(colors)
     return {
         "color": colors[place % len(colors)],
-        "marker": MARKERS[place % len(MARKERS)],
-        "linestyle": DASHES[place % len(DASHES)],
+        "marker": MARKERS[turn % len(MARKERS)],
+        "linestyle": DASHES[turn % len(DASHES)],
     }
 
 
@@ -180,14 +210,20 @@ def write_report(config: PlotsConfig) -> list[Path]:
         StoreError: see `analysis.runs.read_study`.
         OSError: the folder cannot be written.
     """
-    runs = read_study(config.study, Path(config.runs), config.tracking_uri)
-    folder = Path(config.out) / config.study
+    if config.study is None:
+        runs, tail = read_published(), TAIL
+    else:
+        runs, tail = read_study(config.study, Path(config.runs), config.tracking_uri), 0.5
+    folder = Path(config.out) / runs.study.name
     folder.mkdir(parents=True, exist_ok=True)
-    differences = paired_differences(runs)
+    differences = paired_differences(runs, tail)
     means = over_seeds(differences)
     files = []
     with plt.style.context(STYLE):
-        figures = {"scaling": scaling_figure(runs), "curves": curves_figure(runs)}
+        views = [iso_step(runs), iso_image(runs)]
+        # Where more than size differs, sizes are shown in each view, and not as scaling.
+        by_size = scaling_figure(runs) if views[0].about_scaling else views_figure(runs, views)
+        figures = {"scaling" if views[0].about_scaling else "views": by_size, "curves": curves_figure(runs)}
         if comparisons(runs):
             figures["differences"] = differences_figure(runs, differences)
         for name, (figure, numbers) in figures.items():
@@ -200,7 +236,7 @@ def write_report(config: PlotsConfig) -> list[Path]:
     summary = summary_table(runs)
     files += write_table(summary, folder / "table")
     files += write_table(difference_table(means), folder / "difference_table")
-    text = report(runs, summary, means, with_size(differences, runs.sizes))
+    text = report(runs, summary, means, with_size(differences, runs.sizes), views)
     (folder / "report.md").write_text(text)
     return [*files, folder / "report.md"]
 

@@ -51,6 +51,8 @@ class StudyRuns:
     """A row for each other attempt: `cell`, `label`, `status`, `reason`."""
     source: pd.DataFrame
     """A row for each git commit that the cells were made with: `commit`, `dirty`, `cells`."""
+    window: int = 1
+    """Steps that each point of the training loss is the mean of."""
 
     @property
     def variant_axes(self) -> list[str]:
@@ -71,6 +73,11 @@ class StudyRuns:
             return [places[name].index(p) if p in places[name] else len(places[name]) for name, p in points.items()]
 
         return list(rows["variant"].iloc[sorted(range(len(rows)), key=lambda i: order(rows.iloc[i]))])
+
+    @property
+    def losses(self) -> list[str]:
+        """The losses that there are."""
+        return [name for name in LOSSES if name in self.cells]
 
     @property
     def sizes(self) -> list[Any]:
@@ -171,12 +178,19 @@ def _keys(run: Run, study: StudyConfig) -> dict[str, Any]:
 
 
 def _cell_row(run: Run, study: StudyConfig) -> dict[str, Any]:
-    metrics = run.data.metrics
+    metrics, params = run.data.metrics, run.data.params
+    batch_size = int(params["data.batch_size"])
+    steps = -(-int(params["trainer.max_images"]) // batch_size)
     return {
         **_keys(run, study),
         **{field: as_text(value) for field, value in json.loads(run.data.tags[AXES]).items()},
         "parameters": int(metrics[PARAMETERS]),
         **{name: metrics[name] for name in LOSSES},
+        "images_seen": steps * batch_size,
+        "batch_size": batch_size,
+        "steps": steps,
+        "lr": float(params["optimizer.lr"]),
+        "warmup_images": int(params["optimizer.warmup_images"]),
         "images_per_second": metrics[IMAGES_PER_SECOND],
         "fit_seconds": metrics["fit_seconds"],
         "peak_memory_mib": metrics["peak_memory_mib"],

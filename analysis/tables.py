@@ -1,11 +1,14 @@
 """Tables of a study, each as CSV, Markdown and LaTeX, and the report that puts them in words."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis.runs import StudyRuns
+from analysis.views import NAMES, View, audit
+from lina_lab.runstore import TRAIN_LOSS
 
 FORMATS = {
     "parameters": "{:,.0f}",
@@ -14,6 +17,12 @@ FORMATS = {
     "seeds": "{}",
 }
 DIGITS = 4
+SHORT = {
+    "val/loss_ema": ("val loss, EMA", "EMA"),
+    "val/loss_raw": ("val loss, raw", "raw"),
+    TRAIN_LOSS: ("training loss", "training"),
+}
+"""Metric -> what a table calls it, and its deviation."""
 LOWER_HIGHER, FALLS_RISES = ("lower", "higher"), ("it falls", "it rises")
 PAIRING = (
     "Paired by seed: both sides saw the same images, masks and noise. Intervals: Student's t over the seeds. The block "
@@ -24,17 +33,13 @@ PAIRING = (
 def summary_table(runs: StudyRuns) -> pd.DataFrame:
     """A row for each variant and size: parameters, seeds, mean and deviation over seeds of each last loss, speed."""
     grouped = runs.cells.groupby(["variant", "size"], sort=False)
-    table = pd.DataFrame(
-        {
-            "parameters": grouped["parameters"].first(),
-            "seeds": grouped["seed"].nunique(),
-            "val loss, EMA": grouped["val/loss_ema"].mean(),
-            "sd EMA": grouped["val/loss_ema"].std(ddof=1),
-            "val loss, raw": grouped["val/loss_raw"].mean(),
-            "sd raw": grouped["val/loss_raw"].std(ddof=1),
-            "images/s": grouped["images_per_second"].median(),
-        }
-    ).reset_index()
+    columns = {"parameters": grouped["parameters"].first(), "seeds": grouped["seed"].nunique()}
+    for name in ("val/loss_ema", "val/loss_raw") if len(runs.losses) > 1 else (TRAIN_LOSS,):
+        shown, short = SHORT[name]
+        columns |= {shown: grouped[name].mean(), f"sd {short}": grouped[name].std(ddof=1)}
+    if "images_per_second" in runs.cells:
+        columns["images/s"] = grouped["images_per_second"].median()
+    table = pd.DataFrame(columns).reset_index()
     place = {name: i for names in (runs.variants, runs.sizes) for i, name in enumerate(names)}
     return table.sort_values(["size", "variant"], key=lambda column: column.map(place)).reset_index(drop=True)
 
@@ -90,7 +95,9 @@ def markdown(table: pd.DataFrame) -> str:
     return rounded(table).to_markdown(index=False, disable_numparse=True, colalign=align)
 
 
-def report(runs: StudyRuns, summary: pd.DataFrame, differences: pd.DataFrame, growth: pd.DataFrame) -> str:
+def report(
+    runs: StudyRuns, summary: pd.DataFrame, differences: pd.DataFrame, growth: pd.DataFrame, views: Sequence[View]
+) -> str:
     """The study in Markdown: question, what was held equal, tables, what was left out, which code made it.
 
     Args:
@@ -98,13 +105,16 @@ def report(runs: StudyRuns, summary: pd.DataFrame, differences: pd.DataFrame, gr
         summary: of `summary_table`.
         differences: of `analysis.compare.over_seeds`.
         growth: of `analysis.compare.with_size`.
+        views: of `analysis.views`.
     """
     study = runs.study
     lines = [f"# {study.name}", "", study.question.strip(), "", "## Held equal", ""]
     lines += [f"- {item}" for item in study.held_equal]
+    lines += ["", "## Design audit", "", *audit_sentences(runs, views)]
     lines += ["", "## Losses", "", "Mean and standard deviation over seeds; smaller is better.", ""]
     lines += [markdown(summary)]
-    lines += ["", f"![{study.objective} against parameters](scaling.png)", "", "![training curves](curves.png)", ""]
+    picture = "scaling" if views[0].about_scaling else "views"
+    lines += ["", f"![{study.objective} against parameters]({picture}.png)", "", "![training curves](curves.png)", ""]
     lines += ["## Variant against variant", ""]
     if differences.empty:
         lines += ["Nothing to compare: no two variants that are done differ by one axis."]
@@ -121,6 +131,16 @@ def report(runs: StudyRuns, summary: pd.DataFrame, differences: pd.DataFrame, gr
         for row in records(runs.source)
     ]
     return "\n".join(lines) + "\n"
+
+
+def audit_sentences(runs: StudyRuns, views: Sequence[View]) -> list[str]:
+    """What moved together with size, and what each view may therefore be said to show."""
+    found = audit(runs)
+    if not found:
+        return ["Nothing that was looked at moved together with size: " + ", ".join(NAMES.values()) + "."]
+    lines = [f"- {name} moved together with size: {values}" for name, values in found.items()]
+    lines += [f"- {view.title}" for view in views]
+    return lines
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -150,6 +170,8 @@ def growth_sentences(growth: pd.DataFrame, metric: str) -> list[str]:
 def _verdict(row: dict[str, Any], words: tuple[str, str]) -> str:
     amount = f"{row['difference']:+.4f}"
     if row["seeds"] < 2:
-        return f"{amount}; one seed, so no interval."
+        error = row.get("block_se", float("nan"))
+        within = f" (block standard error {error:.4f})" if pd.notna(error) else ""
+        return f"{amount}{within}; one seed, so no interval: what another seed would give is unknown."
     verdict = words[int(row["difference"] > 0)] if row["resolved"] else "not resolved"
     return f"{amount} (95% interval {row['low']:+.4f} to {row['high']:+.4f}, {row['seeds']} seeds): {verdict}."

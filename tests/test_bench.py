@@ -100,7 +100,11 @@ def test_crossing_is_where_the_lines_meet() -> None:
         (bench.main, ["dtypes=[float8]"], "dtypes"),
         (bench.main, ["device=tpu"], "device='tpu'"),
         (bench.main, ["thread=2"], "thread is not a field"),
-        (pictures.main, ["folder=/nonexistent"], "run `python -m lina_lab.bench` first"),
+        (
+            pictures.main,
+            ["folder=/nonexistent"],
+            "has no tokens-*.csv and no ranks.csv: run `python -m lina_lab.bench`",
+        ),
     ],
 )
 def test_wrong_arguments_are_one_sentence(

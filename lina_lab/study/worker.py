@@ -30,10 +30,15 @@ IDLE_SECONDS = 1.0
 """Between two looks at a store that has nothing to do but what others are at."""
 REAP_SECONDS = 10.0
 """At least so often, between two cells, a worker looks whether others have died."""
-NUMBERS = (
-    *("parameters", "trainable_parameters", "images_per_second", "fit_seconds", "peak_memory_mib"),
-    *("ranks", "step_seconds", "data_seconds", "communication_seconds"),
-)
+NUMBERS = {
+    **{
+        name: name
+        for name in ("parameters", "trainable_parameters", "images_per_second", "fit_seconds", "peak_memory_mib")
+    },
+    # MLflow lists metrics by name: behind the losses.
+    **{f"wall/{name}": name for name in ("ranks", "step_seconds", "data_seconds", "communication_seconds")},
+}
+"""Metric of a cell's run -> the field of its result that it is."""
 FINAL = ("done", "diverged")
 """States of a record that is a result."""
 
@@ -170,7 +175,7 @@ class _Worker:
             lambda: self.tracker.end(
                 record.mlflow_run,
                 status,
-                metrics={name: result[name] for name in NUMBERS if result[name] is not None},
+                metrics={name: result[of] for name, of in NUMBERS.items() if result[of] is not None},
                 images_seen=result["images_seen"],
                 error=result["error"],
                 artifacts=tuple(file for file in files if file.exists()),

@@ -16,6 +16,7 @@ from analysis import runs as runs_module
 from analysis.compare import over_seeds, paired_differences, with_size
 from analysis.runs import StudyRuns
 from analysis.tables import report, rounded, summary_table, write_table
+from analysis.views import iso_step
 from lina_lab.runstore import quiet_logs
 from tests.analysis.test_compare import subtraction_is_worse
 
@@ -59,7 +60,8 @@ def test_report_gives_verdicts_and_what_was_left_out(planted: Planted) -> None:
     runs = planted(subtraction_is_worse)
     runs.excluded.loc[0] = ["abc", "division none 16 seed 3", "failed", "RuntimeError: planted"]
     differences = paired_differences(runs)
-    text = report(runs, summary_table(runs), over_seeds(differences), with_size(differences, runs.sizes))
+    growth = with_size(differences, runs.sizes)
+    text = report(runs, summary_table(runs), over_seeds(differences), growth, [iso_step(runs)])
     assert "Is the truth found?" in text
     assert "- images seen" in text
     assert "size 16: subtraction, none against division, none, val/loss_ema +0.03" in text
@@ -78,8 +80,9 @@ def test_report_gives_verdicts_and_what_was_left_out(planted: Planted) -> None:
 def test_report_of_one_seed_says_that_there_is_no_interval(planted: Planted) -> None:
     runs = planted(subtraction_is_worse, seeds=1)
     differences = paired_differences(runs)
-    text = report(runs, summary_table(runs), over_seeds(differences), with_size(differences, runs.sizes))
-    assert "one seed, so no interval." in text
+    growth = with_size(differences, runs.sizes)
+    text = report(runs, summary_table(runs), over_seeds(differences), growth, [iso_step(runs)])
+    assert "one seed, so no interval: what another seed would give is unknown." in text
     assert "): lower" not in text
     assert "nan" not in text
 

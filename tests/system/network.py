@@ -75,6 +75,10 @@ class Network:
             self.link(number, "up")
             undo = ["tc", "qdisc", "delete", "dev", "eth0", "root"]
             subprocess.run(["ip", "netns", "exec", self.host(number), *undo], check=False, capture_output=True)
+        for _, process in self.started:
+            process.wait(timeout=30)
+            for stream in filter(None, (process.stdout, process.stderr)):
+                stream.close()
         self.started.clear()
 
     def kill(self, host: str) -> None:

@@ -65,8 +65,8 @@ def test_no_rank_outlives_the_process_that_leads_and_the_same_command_goes_on(
     while any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    saved = max((tmp_path / "runs/tiny").glob("*/step-*.ckpt")).stem
-    assert (int(saved.removeprefix("step-")) == 100) == (how is signal.SIGKILL)
+    saved = int(max((tmp_path / "runs/tiny").glob("*/step-*.ckpt")).stem.removeprefix("step-"))
+    assert saved % 100 == 0 if how is signal.SIGKILL else saved > 2000 / 16
     again, out, err = place.study(*GROUPS)
     assert (again, err) == (0, ""), out
     assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"]

@@ -1,0 +1,120 @@
+"""The authors' runs as a study: `analysis/published`, in the tables that our own runs make (`runs.py`).
+
+They are one seed a cell, training loss of one rank in windows of 5,000 iterations, and no validation. Sizes were given
+equal iterations and unequal batches: which view of them one takes matters (`views.py`).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.runs import KEYS, StudyRuns
+from lina_lab.config import ObjectiveConfig, StudyConfig
+from lina_lab.runstore import TRAIN_LOSS
+
+FOLDER = Path(__file__).with_name("published")
+CURVES, METRICS = "published_training_curves.csv", "published_metrics.csv"
+NAME = "published"
+ITERATIONS = 200_000
+"""What the paper compares at."""
+WINDOW = 5_000
+FIELDS = {
+    "normalization": "model.attention.normalization",
+    "conv": "model.attention.conv",
+    "gate": "model.attention.gate",
+}
+MILLION = 1e6
+SOURCE = "techmonsterwang/LINA (Apache-2.0), logs/train/*_run_4node_0_*"
+
+
+def read_published() -> StudyRuns:
+    """The published training runs at their 200,000 iterations."""
+    curves = pd.read_csv(FOLDER / CURVES, comment="#")
+    curves = curves[curves["iteration"] <= ITERATIONS]
+    curves = curves.assign(
+        variant=curves["normalization"] + ", " + curves["conv"] + ", " + curves["gate"],
+        cell=curves["official_name"] + "_" + curves["width"].astype(str),
+        size=curves["width"],
+        seed=0,
+        images=curves["iteration"] * curves["images_per_step"],
+        metric=TRAIN_LOSS,
+        value=curves["loss"],
+    )
+    diverged = curves[curves["loss"].isna()]
+    history = curves[~curves["cell"].isin(diverged["cell"])].reset_index(drop=True)
+    return StudyRuns(
+        study=_study(curves),
+        cells=_cells(history),
+        history=history[[*KEYS, "metric", "images", "value"]],
+        excluded=_excluded(diverged),
+        source=pd.DataFrame([{"commit": SOURCE, "dirty": "unknown", "cells": history["cell"].nunique()}]),
+        window=WINDOW,
+    )
+
+
+def _study(curves: pd.DataFrame) -> StudyConfig:
+    return StudyConfig(
+        name=NAME,
+        question="What do the authors' own training runs show of normalisation, convolution, gates and width?",
+        axes={
+            **{name: {field: list(dict.fromkeys(curves[name]))} for name, field in FIELDS.items() if name != "gate"},
+            "gate": {FIELDS["gate"]: ["none", *(g for g in dict.fromkeys(curves["gate"]) if g != "none")]},
+            "size": {"model.dim": sorted(int(width) for width in curves["width"].unique())},
+        },
+        size_axis="size",
+        seeds=[0],
+        held_equal=[
+            "learning rate, warm-up and weight decay",
+            "iterations (not images: the batch falls with width)",
+            "seed, data order, masks, noise levels and noise, for runs of one width",
+        ],
+        objectives=[ObjectiveConfig(metric=TRAIN_LOSS)],
+    )
+
+
+def _cells(history: pd.DataFrame) -> pd.DataFrame:
+    """A row for each run: the mean loss over the last quarter of its iterations, and what it was made with."""
+    last = history[history["iteration"] > 0.75 * ITERATIONS]
+    cells = last.groupby(KEYS, sort=False).agg(
+        **{name: (name, "first") for name in FIELDS},
+        batch_size=("images_per_step", "first"),
+        steps=("iteration", lambda _: ITERATIONS),
+        loss=("value", "mean"),
+    )
+    cells = cells.rename(columns={**FIELDS, "loss": TRAIN_LOSS}).reset_index()
+    known = parameters()
+    cells["parameters"] = [known[(row["size"], row[FIELDS["conv"]] != "none")] for row in cells.to_dict("records")]
+    cells["model.dim"] = cells["size"].astype(str)
+    cells["images_seen"] = cells["batch_size"] * cells["steps"]
+    return cells.sort_values(KEYS[1:]).reset_index(drop=True)
+
+
+def parameters() -> dict[tuple[int, bool], float]:
+    """(width, with convolution) -> parameters as counted from the official model classes.
+
+    They were counted without convolution and gate, and with both; a gate alone adds less than 0.1%.
+    """
+    metrics = published_metrics()
+    counted = metrics[metrics["metric"] == "parameters"]
+    return {
+        (int(row["width"]), row["conv"] != "none"): MILLION * float(row["value"]) for row in counted.to_dict("records")
+    }
+
+
+def published_metrics() -> pd.DataFrame:
+    """Every published figure: `metric`, `value`, `unit`, `model`, axes, `iteration`, `guidance_scale`, `source`."""
+    return pd.read_csv(FOLDER / METRICS, comment="#", keep_default_na=False, na_values=[""])
+
+
+def _excluded(diverged: pd.DataFrame) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = [
+        {
+            "cell": cell,
+            "label": f"{group['variant'].iloc[0]} {group['size'].iloc[0]}",
+            "status": "diverged",
+            "reason": f"not finite in the window that ends at iteration {group['iteration'].min():,}, and left running",
+        }
+        for cell, group in diverged.groupby("cell", sort=False)
+    ]
+    return pd.DataFrame(rows, columns=["cell", "label", "status", "reason"])

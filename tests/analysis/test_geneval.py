@@ -1,0 +1,128 @@
+"""GenEval's files: whole, partial, damaged; scores, intervals and comparisons."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.geneval import IMAGES, TASKS, ResultsError, compare, main, read_results, scores
+
+Change = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+
+
+def images(rate: float = 0.7, seed: int = 0) -> list[dict[str, Any]]:
+    """A whole file's lines; images of a prompt are right or wrong together more often than not."""
+    generator, rows = np.random.default_rng(seed), []
+    for task, prompts in TASKS.items():
+        for prompt in range(prompts):
+            ease = generator.beta(2 * rate, 2 * (1 - rate))
+            for image in range(IMAGES):
+                rows.append(
+                    {
+                        "filename": f"out/{task}{prompt:05}/samples/{image:05}.png",
+                        "tag": task,
+                        "prompt": f"a photo of {task} {prompt}",
+                        "correct": bool(generator.random() < ease),
+                        "reason": "",
+                    }
+                )
+    return rows
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_the_score_is_the_mean_of_the_tasks_and_its_interval_is_clustered_by_prompt(tmp_path: Path) -> None:
+    results = read_results(written(tmp_path / "results.jsonl", images()))
+    assert len(results.images) == 2212
+    table = scores(results).set_index("task")
+    assert list(table.index) == [*TASKS, "overall"]
+    assert list(table["prompts"][:-1]) == list(TASKS.values())
+    by_hand = results.images.groupby("tag")["correct"].mean()
+    assert table.loc["overall", "score"] == pytest.approx(by_hand.mean())
+    naive = np.sqrt((by_hand * (1 - by_hand) / results.images.groupby("tag").size()).sum()) / len(TASKS)
+    assert table.loc["overall", "se"] > 1.2 * naive
+    # Prompts drawn again many times give the same error.
+    prompts = results.images.groupby(["tag", "prompt"])["correct"].mean().reset_index()
+    generator = np.random.default_rng(0)
+    groups = [group["correct"].to_numpy() for _, group in prompts.groupby("tag")]
+    means = [np.mean([generator.choice(g, len(g)).mean() for g in groups]) for _ in range(2000)]
+    assert table.loc["overall", "se"] == pytest.approx(np.std(means), rel=0.1)
+
+
+def test_two_files_are_compared_prompt_by_prompt(tmp_path: Path) -> None:
+    """The second is right wherever the first is, and now and then besides: paired, that is seen at once."""
+    first = images()
+    second = [row | {"correct": row["correct"] or i % 50 == 0} for i, row in enumerate(first)]
+    files = [read_results(written(tmp_path / f"{i}.jsonl", rows)) for i, rows in enumerate((first, second))]
+    overall = compare(*files).set_index("task").loc["overall"]
+    apart = [scores(file).set_index("task").loc["overall", "se"] for file in files]
+    assert overall["score"] > 0
+    assert overall["low"] > 0
+    assert overall["se"] < 0.3 * max(apart)
+    assert compare(files[0], files[0])["score"].abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda rows: rows[:-1], "color_attr has 1 prompts without 4 images each; 2,211 of 2,212 images"),
+        (lambda rows: rows[4:], "single_object has 79 of 80 prompts; 2,208 of 2,212 images"),
+        (lambda rows: [r for r in rows if r["tag"] != "counting"], "counting has 0 of 80 prompts"),
+    ],
+)
+def test_a_file_that_is_not_whole_is_refused_or_marked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Change, sentence: str
+) -> None:
+    path = written(tmp_path / "results.jsonl", change(images()))
+    assert main([str(path)]) == 2
+    assert sentence in capsys.readouterr().err
+    assert main([str(path), "--partial"]) == 0
+    assert f"PARTIAL, not comparable: {sentence}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda text: text[:-20], "line 2212 is not JSON"),
+        (lambda text: "[]\n" + text, "line 1 is not an object"),
+        (lambda text: text.replace('"correct": true', '"correct": "yes"', 1), "correct='yes' is not a bool"),
+        (
+            lambda text: text.replace('"tag": "colors"', '"tag": "colours"', 1),
+            "tag='colours' is not one of single",
+        ),
+        (lambda text: text + text.splitlines()[0] + "\n", "1 images stand twice"),
+        (lambda text: "", "holds no image"),
+    ],
+)
+def test_damage_is_named_and_partial_does_not_help(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[str], str], sentence: str
+) -> None:
+    path = written(tmp_path / "results.jsonl", images())
+    path.write_text(damage(path.read_text()))
+    assert main([str(path), "--partial"]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_files_without_common_prompts_and_missing_files_are_refused(tmp_path: Path) -> None:
+    one = read_results(written(tmp_path / "one.jsonl", images()))
+    other = [row | {"prompt": row["prompt"] + "!"} for row in images()]
+    with pytest.raises(ResultsError, match="have no prompt in common"):
+        compare(one, read_results(written(tmp_path / "two.jsonl", other)))
+    with pytest.raises(ResultsError, match="cannot be read"):
+        read_results(tmp_path / "none.jsonl")
+
+
+def test_two_files_are_put_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [str(written(tmp_path / f"{rate}.jsonl", images(rate))) for rate in (0.5, 0.9)]
+    assert main(paths) == 0
+    out = capsys.readouterr().out
+    assert f"{paths[1]} against {paths[0]}: +0." in out
+    assert ": higher." in out

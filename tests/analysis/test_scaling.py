@@ -1,0 +1,182 @@
+"""Laws on planted surfaces, what is refused, and intervals that cover what they say."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.intervals import Redraw, held_out_error, interval, slopes, speed_up
+from analysis.laws import Law, log_line, power, surface
+from analysis.scaling import fit
+
+SIZES = np.geomspace(1e6, 1e9, 6)
+IMAGES = np.geomspace(1e7, 1e9, 5)
+POOLED = power(share="offset and exponents")
+
+
+def planted(
+    variant: str = "a", *, offset: float = 0.0, a: float = 30.0, alpha: float = 0.31, sizes: Any = SIZES
+) -> pd.DataFrame:
+    return pd.DataFrame({"variant": variant, "parameters": sizes, "loss": offset + a * np.asarray(sizes) ** -alpha})
+
+
+def planted_surface() -> pd.DataFrame:
+    grid = [(n, d) for n in SIZES for d in IMAGES]
+    rows = [{"parameters": n, "images": d, "loss": 0.8 + 30 * n**-0.31 + 90 * d**-0.42} for n, d in grid]
+    return pd.DataFrame(rows).assign(variant="a")
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e6])
+@pytest.mark.parametrize(("law", "offset"), [(power(), 0.8), (power(offset=False), 0.0)], ids=["offset", "plain"])
+def test_a_planted_power_is_found(law: Law, offset: float, scale: float) -> None:
+    """Whatever the unit of the size."""
+    points = planted(offset=offset)
+    found = fit(points.assign(parameters=points["parameters"] * scale), law)
+    assert (found.status, found.reason) == ("ok", "")
+    assert found.exponents["a"][0] == pytest.approx(0.31, abs=1e-4)
+    assert found.coefficients["a"][0] == pytest.approx(30 * scale**0.31, rel=1e-4)
+    assert found.offset == pytest.approx(offset, abs=1e-6)
+    assert found.gradient < 1e-6
+    assert max(map(abs, found.residuals)) < 1e-6
+    assert found.predict("a", parameters=1e8 * scale) == pytest.approx(offset + 30 * 1e8**-0.31, rel=1e-5)
+    assert held_out_error(points, law) < 1e-6
+
+
+def test_a_planted_surface_is_found() -> None:
+    found = fit(planted_surface(), surface())
+    assert found.status == "ok"
+    assert found.exponents["a"] == pytest.approx((0.31, 0.42), abs=1e-4)
+    assert found.coefficients["a"] == pytest.approx((30, 90), rel=1e-3)
+    assert found.offset == pytest.approx(0.8, abs=1e-5)
+
+
+def test_planted_variants_that_share_are_found() -> None:
+    amounts = {"a": 30.0, "b": 33.0, "c": 25.0}
+    few = pd.concat([planted(v, offset=0.8, a=a, sizes=SIZES[:3]) for v, a in amounts.items()])
+    found = fit(few, POOLED)
+    assert found.status == "ok"
+    for variant, amount in amounts.items():
+        assert found.exponents[variant][0] == pytest.approx(0.31, abs=1e-4)
+        assert found.coefficients[variant][0] == pytest.approx(amount, rel=1e-3)
+    losses = (few[few["variant"] == v]["loss"].iloc[0] for v in ("a", "b"))
+    assert speed_up(found, *losses) == pytest.approx((33 / 30) ** (1 / 0.31), rel=1e-3)
+    own = pd.concat([planted("a", offset=0.8, alpha=0.3), planted("b", offset=0.8, alpha=0.35)])
+    found = fit(own, power(share="offset"))
+    assert found.exponents["a"][0] == pytest.approx(0.30, abs=1e-4)
+    assert found.exponents["b"][0] == pytest.approx(0.35, abs=1e-4)
+
+
+def test_a_planted_line_is_found() -> None:
+    points = pd.DataFrame({"variant": "a", "parameters": SIZES, "loss": 3 - 0.1 * np.log(SIZES)})
+    found = fit(points, log_line())
+    assert found.status == "ok"
+    assert (found.offset, found.coefficients["a"][0]) == (pytest.approx(3, abs=1e-6), pytest.approx(-0.1, abs=1e-7))
+    assert found.predict("a", parameters=1e7) == pytest.approx(3 - 0.1 * math.log(1e7))
+
+
+def test_one_point_far_off_changes_little() -> None:
+    points = planted(offset=0.8, sizes=np.geomspace(1e6, 1e9, 12))
+    points.loc[5, "loss"] *= 1.2
+    assert fit(points, power()).exponents["a"][0] == pytest.approx(0.31, abs=0.01)
+
+
+def test_the_right_form_has_the_smaller_aicc() -> None:
+    generator = np.random.default_rng(0)
+    noise = np.exp(1e-3 * generator.standard_normal(12))
+    points = planted(offset=0.8, sizes=np.geomspace(1e6, 1e9, 12))
+    points = points.assign(loss=points["loss"] * noise)
+    assert fit(points, power()).aicc < fit(points, power(offset=False)).aicc
+
+
+@pytest.mark.parametrize(
+    ("points", "law", "status", "reason"),
+    [
+        (planted(offset=0.8, sizes=SIZES[:3]), power(), "not identifiable", "3 values of parameters do not identify"),
+        (planted(sizes=SIZES[:2]), power(offset=False), "not identifiable", "2 values of parameters"),
+        (planted(offset=0.8, sizes=SIZES[:2]), POOLED, "not identifiable", "2 values of parameters"),
+        (planted(), power(), "at an edge", "the offset ends at zero"),
+        (
+            planted(a=1.0, alpha=3.5, sizes=np.geomspace(1, 30, 6)),
+            power(offset=False),
+            "at an edge",
+            "the border of its range",
+        ),
+        (planted(a=1.0, alpha=-0.2), power(offset=False), "at an edge", "the border of its range"),
+        (planted_surface().query("images < 2e7"), surface(), "not identifiable", "values of images do not identify"),
+    ],
+)
+def test_what_the_points_do_not_show_is_refused(points: pd.DataFrame, law: Law, status: str, reason: str) -> None:
+    found = fit(points, law)
+    assert found.status == status
+    assert reason in found.reason
+
+
+def test_three_sizes_have_slopes_and_no_interval() -> None:
+    points = planted(offset=0.8, sizes=SIZES[:3]).assign(seed=0)
+    refused = interval(points, power(), lambda found: found.exponents["a"][0])
+    assert math.isnan(refused.low)
+    assert refused.reason.startswith("not identifiable: 3 values of parameters")
+    table = slopes(planted(sizes=SIZES[:3]))
+    assert list(table["slope"]) == pytest.approx([-0.31, -0.31])
+
+
+def test_points_that_cannot_be_fitted_are_counted() -> None:
+    points = planted()
+    points.loc[1, "loss"] = np.nan
+    points.loc[2, "loss"] = -1.0
+    found = fit(points, power(offset=False))
+    assert found.used == 4
+    assert found.dropped == (
+        "1 points that are not finite (runs that diverged or did not end)",
+        "1 points that are not positive",
+    )
+    with pytest.raises(ValueError, match=r"no point is left to fit: 6 points that are not finite"):
+        fit(points.assign(loss=np.nan), power())
+    with pytest.raises(ValueError, match="no column images"):
+        fit(points, surface())
+    with pytest.raises(ValueError, match="is for one variant, and there are 2: a, b"):
+        fit(pd.concat([planted("a"), planted("b")]), power())
+
+
+def test_variants_stay_paired_when_seeds_are_drawn_again() -> None:
+    """The same seeds for both, so that their difference stays what it is."""
+    rows = [
+        {"variant": v, "parameters": n, "seed": s, "loss": 1.0 + 0.1 * s + (v == "b")}
+        for v in "ab"
+        for n in (1.0, 2.0)
+        for s in range(4)
+    ]
+    points = pd.DataFrame(rows)
+    again = points.assign(loss=Redraw(points).losses(np.random.default_rng(0)))
+    wide = again.assign(place=again.groupby(["variant", "parameters"]).cumcount()).pivot(
+        index=["parameters", "place"], columns="variant", values="loss"
+    )
+    assert np.allclose(wide["b"] - wide["a"], 1.0)
+    assert not np.allclose(again["loss"], points["loss"])
+    with pytest.raises(ValueError, match="do not have the same seeds: they are not paired"):
+        Redraw(points.iloc[1:])
+
+
+def test_blocks_are_drawn_within_runs() -> None:
+    points = planted(offset=0.8).assign(seed=0, blocks=[np.array([-1e-3, 0.0, 1e-3])] * len(SIZES))
+    found = interval(points, power(), lambda f: f.exponents["a"][0], draws=50)
+    assert found.reason == ""
+    assert found.low < 0.31 < found.high
+    assert found.high - found.low < 0.05
+
+
+@pytest.mark.system
+def test_nine_in_ten_intervals_cover_the_planted_exponent() -> None:
+    """200 studies of six sizes and four seeds."""
+    generator, hits, bca = np.random.default_rng(1), 0, 0
+    studies = 200
+    for number in range(studies):
+        rows = planted().loc[np.repeat(range(len(SIZES)), 4)].assign(seed=np.tile(range(4), len(SIZES)))
+        noisy = rows.assign(loss=rows["loss"] * np.exp(0.01 * generator.standard_normal(len(rows))))
+        found = interval(noisy, power(offset=False), lambda f: f.exponents["a"][0], draws=100, seed=number)
+        hits += found.low <= 0.31 <= found.high
+        bca += found.bca_low <= 0.31 <= found.bca_high
+    assert 0.85 <= hits / studies <= 0.95
+    assert 0.85 <= bca / studies <= 0.95
