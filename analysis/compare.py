@@ -22,7 +22,7 @@ BLOCKS = 20
 CONFIDENCE = 0.95
 COMPARED = ["axis", "treatment", "control", "size", "metric"]
 """Columns that say which difference a row is about."""
-MEAN = ["difference", "seed_se", "low", "high", "seeds", "resolved"]
+MEAN = ["difference", "seed_se", "low", "high", "p", "seeds", "resolved"]
 """Columns of a mean over seeds."""
 
 
@@ -128,13 +128,23 @@ def over_seeds(differences: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns `axis`, `treatment`, `control`, `size`, `metric`, `difference`, `block_se` (of the mean, from the
         blocks within the runs), `seed_se` (from the spread over seeds), `low`, `high` (95% interval: Student's t over
-        the seeds), `seeds`, and `resolved`: whether the interval leaves zero out. With one seed there is no interval.
+        the seeds), `p` (of no difference, by the same t), `seeds`, `resolved`: whether the interval leaves zero out,
+        and `holm`: p adjusted over all comparisons and sizes of the metric. With one seed there is no interval.
     """
     rows = []
     for values, group in differences.groupby(COMPARED, sort=False):
         block_error = np.sqrt((group["block_se"] ** 2).sum(min_count=1)) / len(group)
         rows.append(dict(zip(COMPARED, values, strict=True)) | _mean(group["difference"]) | {"block_se": block_error})
-    return pd.DataFrame(rows, columns=[*COMPARED, *MEAN, "block_se"])
+    table = pd.DataFrame(rows, columns=[*COMPARED, *MEAN, "block_se"])
+    return table.assign(holm=table.groupby("metric")["p"].transform(holm))
+
+
+def holm(p_values: "pd.Series[float]") -> "pd.Series[float]":
+    """Adjusted p-values of a family of tests (Holm 1979); NaN stays, and is no member of the family."""
+    tested = p_values.dropna().sort_values()
+    factors = np.arange(len(tested), 0, -1)
+    adjusted = np.minimum(1.0, np.maximum.accumulate(tested.to_numpy(float) * factors))
+    return pd.Series(adjusted, index=tested.index).reindex(p_values.index)
 
 
 def with_size(differences: pd.DataFrame, sizes: Sequence[Any]) -> pd.DataFrame:
@@ -148,7 +158,7 @@ def with_size(differences: pd.DataFrame, sizes: Sequence[Any]) -> pd.DataFrame:
 
     Returns:
         Columns `axis`, `treatment`, `control`, `metric`, `smallest`, `largest`, and those of `over_seeds` but
-        `block_se`; empty with one size.
+        `block_se` and `holm`; empty with one size.
     """
     keys = [key for key in COMPARED if key != "size"]
     rows = []
@@ -173,6 +183,7 @@ def _mean(values: "pd.Series[float]") -> dict[str, Any]:
         "seed_se": error,
         "low": mean - reach,
         "high": mean + reach,
+        "p": 2 * stats.t.sf(abs(mean) / error, seeds - 1) if seeds > 1 and error > 0 else np.nan,
         "seeds": seeds,
         "resolved": bool(abs(mean) > reach),
     }

@@ -25,9 +25,21 @@ from pydantic.dataclasses import dataclass
 from yaml import YAMLError
 
 from analysis.compare import comparisons, over_seeds, paired_differences, with_size
+from analysis.errors import StoreError
+from analysis.fits import StudyFits, fit_sentences, fit_study, fit_table
+from analysis.page import Section, write_page
 from analysis.published_runs import read_published
-from analysis.runs import StoreError, StudyRuns, read_study
-from analysis.tables import difference_table, report, summary_table, write_table
+from analysis.runs import StudyRuns, read_study
+from analysis.tables import (
+    audit_sentences,
+    difference_table,
+    growth_sentences,
+    records,
+    report,
+    sentences,
+    summary_table,
+    write_table,
+)
 from analysis.views import TAIL, View, iso_image, iso_step
 from lina_lab.config import CHECKS
 from lina_lab.dotlist import one_line, parse
@@ -36,6 +48,8 @@ from lina_lab.runstore import TRAIN_LOSS
 STYLE = Path(__file__).with_name("figures.mplstyle")
 MARKERS = "osD^vP*X"
 DASHES = ("-", "--", "-.", ":")
+NO_FIT = "More than size differs between the sizes: no law of size is fitted to them."
+NOTHING = "Nothing to compare: no two variants that are done differ by one axis."
 SMOOTHING = 40
 """Windows that a training curve is averaged in."""
 
@@ -233,12 +247,39 @@ def write_report(config: PlotsConfig) -> list[Path]:
             plt.close(figure)
             numbers.to_csv(folder / f"{name}.csv", index=False)
             files.append(folder / f"{name}.csv")
-    summary = summary_table(runs)
-    files += write_table(summary, folder / "table")
-    files += write_table(difference_table(means), folder / "difference_table")
-    text = report(runs, summary, means, with_size(differences, runs.sizes), views)
-    (folder / "report.md").write_text(text)
-    return [*files, folder / "report.md"]
+    summary, growth, fits = summary_table(runs), with_size(differences, runs.sizes), fit_study(runs)
+    for name, table in (("table", summary), ("difference_table", difference_table(means)), ("fits", fit_table(fits))):
+        files += write_table(table, folder / name)
+    said = fit_sentences(fits) if views[0].about_scaling else [NO_FIT]
+    (folder / "report.md").write_text(report(runs, summary, means, growth, views, said, fit_table(fits)))
+    page = write_page(folder / "index.html", runs, _sections(runs, summary, means, growth, views, said, fits, folder))
+    return [*files, folder / "report.md", page]
+
+
+def _sections(
+    runs: StudyRuns,
+    summary: pd.DataFrame,
+    means: pd.DataFrame,
+    growth: pd.DataFrame,
+    views: Sequence[View],
+    said: Sequence[str],
+    fits: StudyFits,
+    folder: Path,
+) -> list[Section]:
+    """The parts of the page, in a reader's order."""
+    objective = runs.study.objective
+    verdicts = [*sentences(means, objective), *growth_sentences(growth, objective)] if len(means) else [NOTHING]
+    by_size = folder / ("scaling.png" if views[0].about_scaling else "views.png")
+    left_out = [f"{r['label']} ({r['cell']}): {r['status']}, {r['reason']}" for r in records(runs.excluded)]
+    compared = [folder / "differences.png"] if len(means) else []
+    return [
+        Section(title="Design audit", lines=audit_sentences(runs, views)),
+        Section(title="Verdicts", lines=verdicts, pictures=compared),
+        Section(title="Losses", tables=[summary], pictures=[by_size, folder / "curves.png"]),
+        Section(title="Fits", lines=said, tables=[fit_table(fits), fits.slopes]),
+        Section(title="Differences", tables=[difference_table(means)] if len(means) else []),
+        Section(title="Left out", lines=left_out or ["Nothing."]),
+    ]
 
 
 def main(arguments: Sequence[str]) -> int:

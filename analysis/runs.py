@@ -12,6 +12,8 @@ from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import DatabaseError
 
+from analysis.errors import StoreError
+from analysis.history import read_histories
 from lina_lab.config import StudyConfig, from_dict
 from lina_lab.runstore import (
     AXES,
@@ -32,10 +34,6 @@ SQLITE = "sqlite:///"
 LOSSES = (TRAIN_LOSS, "val/loss_raw", "val/loss_ema")
 KEYS = ["cell", "variant", "size", "seed"]
 """Columns that say which cell a row is about; `variant` names the values of all axes but the size's."""
-
-
-class StoreError(RuntimeError):
-    """The run store does not hold what is asked for; the message says what was found and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +105,14 @@ def read_study(name: str, runs: Path, tracking_uri: str | None = None) -> StudyR
     if (tracking_uri is None or tracking_uri.startswith(SQLITE)) and not database.is_file():
         raise StoreError(f"there is no run store {database}: run the study first, python -m lina_lab.run study={name}")
     quiet_logs()
+    uri = tracking_uri or f"{SQLITE}{database}"
     try:
-        return _read(MlflowClient(tracking_uri or f"{SQLITE}{database}"), name)
+        return _read(MlflowClient(uri), uri, name)
     except (MlflowException, DatabaseError) as error:
         raise StoreError(f"the run store cannot be read: {' '.join(str(error).split())}") from error
 
 
-def _read(client: MlflowClient, name: str) -> StudyRuns:
+def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         known = sorted(other.name for other in client.search_experiments() if other.name != "Default")
@@ -132,7 +131,9 @@ def _read(client: MlflowClient, name: str) -> StudyRuns:
         counts = excluded["status"].value_counts().to_dict()
         raise StoreError(f"the study {name} has no cell that is done, but {counts or 'none at all'}")
     cells = pd.DataFrame([_cell_row(run, study) for run in done])
-    history = pd.DataFrame([row for run in done for row in _history_rows(client, run, study)])
+    keys = pd.DataFrame([{"run": run.info.run_id, **_keys(run, study)} for run in done])
+    points = read_histories(uri, list(keys["run"]), LOSSES)
+    history = points.merge(keys, on="run")[[*KEYS, "metric", "images", "value"]]
     if not pd.api.types.is_numeric_dtype(cells["size"]):
         for table in (cells, history):
             table["size"] = table["size"].map(as_text)
@@ -195,13 +196,6 @@ def _cell_row(run: Run, study: StudyConfig) -> dict[str, Any]:
         "fit_seconds": metrics["fit_seconds"],
         "peak_memory_mib": metrics["peak_memory_mib"],
     }
-
-
-def _history_rows(client: MlflowClient, run: Run, study: StudyConfig) -> Iterator[dict[str, Any]]:
-    keys = _keys(run, study)
-    for name in LOSSES:
-        for point in client.get_metric_history(run.info.run_id, name):
-            yield {**keys, "metric": name, "images": point.step, "value": point.value}
 
 
 def _source(runs: Sequence[Run]) -> pd.DataFrame:

@@ -55,6 +55,7 @@ def difference_table(differences: pd.DataFrame) -> pd.DataFrame:
             "block SE": differences["block_se"],
             "95% low": differences["low"],
             "95% high": differences["high"],
+            "p (Holm)": differences["holm"],
             "seeds": differences["seeds"],
             "resolved": differences["resolved"].map({True: "yes", False: "no"}),
         }
@@ -96,7 +97,13 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def report(
-    runs: StudyRuns, summary: pd.DataFrame, differences: pd.DataFrame, growth: pd.DataFrame, views: Sequence[View]
+    runs: StudyRuns,
+    summary: pd.DataFrame,
+    differences: pd.DataFrame,
+    growth: pd.DataFrame,
+    views: Sequence[View],
+    fits: Sequence[str],
+    fit_numbers: pd.DataFrame,
 ) -> str:
     """The study in Markdown: question, what was held equal, tables, what was left out, which code made it.
 
@@ -106,6 +113,8 @@ def report(
         differences: of `analysis.compare.over_seeds`.
         growth: of `analysis.compare.with_size`.
         views: of `analysis.views`.
+        fits: what is said of the fits.
+        fit_numbers: of `analysis.fits.fit_table`.
     """
     study = runs.study
     lines = [f"# {study.name}", "", study.question.strip(), "", "## Held equal", ""]
@@ -122,6 +131,7 @@ def report(
         lines += [PAIRING, "", *sentences(differences, study.objective), ""]
         lines += ["From the smallest size to the largest:", "", *growth_sentences(growth, study.objective), ""]
         lines += [markdown(difference_table(differences)), "", "![paired differences](differences.png)"]
+    lines += ["", "## Fits", "", *fits, "", markdown(fit_numbers)]
     lines += ["", "## Left out", ""]
     lines += [f"- {row['label']} ({row['cell']}): {row['status']}, {row['reason']}" for row in records(runs.excluded)]
     lines += [] if len(runs.excluded) else ["Nothing."]
@@ -174,4 +184,6 @@ def _verdict(row: dict[str, Any], words: tuple[str, str]) -> str:
         within = f" (block standard error {error:.4f})" if pd.notna(error) else ""
         return f"{amount}{within}; one seed, so no interval: what another seed would give is unknown."
     verdict = words[int(row["difference"] > 0)] if row["resolved"] else "not resolved"
+    if row["resolved"] and pd.notna(row.get("holm")) and row["holm"] > 0.05:
+        verdict += f", alone; among all that is compared here, not (Holm-adjusted p {row['holm']:.2f})"
     return f"{amount} (95% interval {row['low']:+.4f} to {row['high']:+.4f}, {row['seeds']} seeds): {verdict}."

@@ -61,7 +61,9 @@ def test_report_gives_verdicts_and_what_was_left_out(planted: Planted) -> None:
     runs.excluded.loc[0] = ["abc", "division none 16 seed 3", "failed", "RuntimeError: planted"]
     differences = paired_differences(runs)
     growth = with_size(differences, runs.sizes)
-    text = report(runs, summary_table(runs), over_seeds(differences), growth, [iso_step(runs)])
+    text = report(
+        runs, summary_table(runs), over_seeds(differences), growth, [iso_step(runs)], ["- said"], pd.DataFrame()
+    )
     assert "Is the truth found?" in text
     assert "- images seen" in text
     assert "size 16: subtraction, none against division, none, val/loss_ema +0.03" in text
@@ -81,7 +83,9 @@ def test_report_of_one_seed_says_that_there_is_no_interval(planted: Planted) -> 
     runs = planted(subtraction_is_worse, seeds=1)
     differences = paired_differences(runs)
     growth = with_size(differences, runs.sizes)
-    text = report(runs, summary_table(runs), over_seeds(differences), growth, [iso_step(runs)])
+    text = report(
+        runs, summary_table(runs), over_seeds(differences), growth, [iso_step(runs)], ["- said"], pd.DataFrame()
+    )
     assert "one seed, so no interval: what another seed would give is unknown." in text
     assert "): lower" not in text
     assert "nan" not in text

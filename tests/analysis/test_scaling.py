@@ -175,7 +175,7 @@ def test_nine_in_ten_intervals_cover_the_planted_exponent() -> None:
     for number in range(studies):
         rows = planted().loc[np.repeat(range(len(SIZES)), 4)].assign(seed=np.tile(range(4), len(SIZES)))
         noisy = rows.assign(loss=rows["loss"] * np.exp(0.01 * generator.standard_normal(len(rows))))
-        found = interval(noisy, power(offset=False), lambda f: f.exponents["a"][0], draws=100, seed=number)
+        found = interval(noisy, power(offset=False), lambda f: f.exponents["a"][0], draws=60, seed=number)
         hits += found.low <= 0.31 <= found.high
         bca += found.bca_low <= 0.31 <= found.bca_high
     assert 0.85 <= hits / studies <= 0.95

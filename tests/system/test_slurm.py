@@ -18,7 +18,8 @@ from tests.system.cluster import Cluster, cluster
 from tests.system.conftest import Place, make_place
 from tests.system.network import network
 
-pytestmark = pytest.mark.system
+# One worker for all of them: they share what there is once on a machine.
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("slurm")]
 FOUR_CELLS = {
     "study": STUDY | {"axes": {"size": {"model.dim": [8, 12, 16, 20]}}},
     "model": TINY["model"] | {"attention": {"normalization": "subtraction"}},
@@ -136,3 +137,18 @@ def test_what_slurm_does_not_take_is_said_before_anything_runs(tmp_path: Path, s
     assert process.returncode == 1
     assert "error: SLURM did not take the job: " in err
     assert "invalid partition specified: nowhere" in err.splitlines()[-1]
+
+
+def test_several_jobs_at_once(tmp_path: Path, slurm: Cluster) -> None:
+    """`workers=2`: two jobs of one node each run side by side, and all cells are done once."""
+    place = make_place(tmp_path, **FOUR_CELLS | {"trainer": {"max_images": 1600, "val_every_images": 1600}})
+    process = start(slurm, place, "study.resources.nodes=1", "workers=2")
+    most = 0
+    while process.poll() is None:
+        most = max(most, slurm.run("squeue", "-h", "-t", "RUNNING", "-o", "%i").count("\n"))
+        time.sleep(0.5)
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, ""), out
+    assert "tiny: 4 done" in out
+    assert most == 2
+    assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"] * 4

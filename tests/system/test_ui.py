@@ -15,7 +15,8 @@ from selenium.webdriver.common.by import By
 
 from tests.system.conftest import Place
 
-pytestmark = pytest.mark.system
+# One worker for all of them: they share what there is once on a machine.
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("ui")]
 PORT = 5073
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--window-size=1800,1100"),
@@ -97,3 +98,16 @@ def test_the_runs_table_and_the_comparison_of_four_cells_show_axes_and_metrics(
     )
     browser.save_screenshot(str(tmp_path / "compare.png"))
     assert all(f"{run.data.metrics['val/loss_ema']:.3f}"[:5] in page for run in runs)
+
+
+def test_the_report_page_renders_without_a_complaint(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    from analysis.plots import main
+
+    assert main(["source=published", f"out={tmp_path}"]) == 0
+    browser.get((tmp_path / "published/index.html").as_uri())
+    shows(browser, "Design audit", "Verdicts", "not scaling (batch size, images seen moved with size)", "Provenance")
+    pictures = browser.find_elements(By.TAG_NAME, "img")
+    assert len(pictures) == 3
+    assert all(int(str(picture.get_property("naturalWidth"))) > 500 for picture in pictures)
+    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+    browser.save_screenshot(str(tmp_path / "page.png"))

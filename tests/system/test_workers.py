@@ -4,6 +4,7 @@ import random
 import signal
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -19,7 +20,13 @@ SIXTY = {"study": STUDY | {"seeds": list(range(15))}, **SHORT, "sampling": {"ima
 
 def workers_of(pool: psutil.Process) -> list[psutil.Process]:
     """Worker processes, without those that work for them."""
-    return [child for child in pool.children() if "action=work" in child.cmdline()]
+    found = []
+    for child in pool.children():
+        # One may end between two looks at it.
+        with suppress(psutil.NoSuchProcess):
+            if "action=work" in child.cmdline():
+                found.append(child)
+    return found
 
 
 @pytest.fixture(scope="module")
