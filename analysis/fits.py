@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.intervals import Interval, held_out_error, interval, slopes, speed_up
+from analysis.intervals import Interval, held_out_error, interval, refit, slopes, speed_up
 from analysis.laws import Fit, Law, log_line, power
 from analysis.runs import StudyRuns
 from analysis.scaling import fit
@@ -54,13 +54,12 @@ def fit_study(runs: StudyRuns, draws: int = DRAWS) -> StudyFits:
     pooled = fit(points, POOLED) if len(runs.variants) > 1 else None
     exponent, faster = None, {}
     if pooled is not None and pooled.status == "ok":
-        paired = _paired(points)
-        exponent = interval(
-            paired, POOLED, lambda found: found.exponents[runs.variants[0]][0], level=LEVEL, draws=draws
-        )
+        first, largest = runs.variants[0], float(points["parameters"].max())
+        refits = refit(_paired(points), POOLED, draws=draws)
+        exponent = interval(refits, lambda found: found.exponents[first][0], LEVEL)
         for variant in runs.variants[1:]:
-            number = _speed_up_of(runs.variants[0], variant, float(points["parameters"].max()))
-            faster[variant] = (number(pooled), interval(paired, POOLED, number, level=LEVEL, draws=draws))
+            number = _speed_up_of(first, variant, largest)
+            faster[variant] = (number(pooled), interval(refits, number, LEVEL))
     return StudyFits(
         alone=alone, held_out=held_out, pooled=pooled, exponent=exponent, speed_ups=faster, slopes=slopes(points)
     )

@@ -5,7 +5,7 @@ first, then blocks of neighbouring steps within each run, since neighbours are n
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.random import Generator
 from scipy import stats
 
 from analysis.laws import Fit, Law
-from analysis.scaling import Array, fit, fit_prepared, prepared
+from analysis.scaling import Array, Points, fit, fit_prepared, prepared
 
 DRAWS = 400
 FAILED_SHARE = 0.2
@@ -84,41 +84,59 @@ class Redraw:
         return float(generator.choice(blocks, len(blocks)).mean() - blocks.mean()) if len(blocks) > 1 else 0.0
 
 
-def interval(
-    points: pd.DataFrame,
-    law: Law,
-    number: Callable[[Fit], float],
-    *,
-    level: float = 0.9,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> Interval:
-    """The interval of a number that is taken from a fit.
+@dataclass(frozen=True, kw_only=True)
+class Refits:
+    """A fit, and those that tell how far it can be trusted; None for each that came to nothing."""
+
+    whole: Fit
+    drawn: tuple[Fit | None, ...]
+    """With seeds and blocks drawn again."""
+    without: tuple[Fit | None, ...]
+    """Without each (size, seed) in turn."""
+
+
+def refit(points: pd.DataFrame, law: Law, *, draws: int = DRAWS, seed: int = 0) -> Refits:
+    """Fit a law, and again and again to what might have been seen.
 
     Args:
         points: see `Redraw`; all of them can be fitted.
         law: the form.
-        number: such as `lambda fit: fit.exponents["a"][0]`.
-        level: of confidence.
-        draws: how often seeds and blocks are drawn again.
+        draws: how often seeds and blocks are drawn again; a fit that is refused is not repeated.
         seed: of the draws.
     """
     whole = fit(points, law)
     if whole.status != "ok":
-        return _none(level, 0, 0.0, f"{whole.status}: {whole.reason}")
+        return Refits(whole=whole, drawn=(), without=())
     generator, redraw, data = np.random.default_rng(seed), Redraw(points), prepared(points, law)
-    values = []
-    for _ in range(draws):
-        losses = redraw.losses(generator)
-        again = fit_prepared(replace(data, loss=losses), law, whole) if (losses > 0).all() else None
-        values.append(number(again) if again is not None and again.status == "ok" else float("nan"))
-    kept = np.array(values)[np.isfinite(values)]
+
+    def again(data: Points) -> Fit | None:
+        found = fit_prepared(data, law, whole) if (data.loss > 0).all() else None
+        return found if found is not None and found.status == "ok" else None
+
+    drawn = tuple(again(replace(data, loss=redraw.losses(generator))) for _ in range(draws))
+    keys = [name for name in ("parameters", "images", "seed") if name in points]
+    rest = [points.drop(group.index) for _, group in points.groupby(keys, sort=False)]
+    return Refits(whole=whole, drawn=drawn, without=tuple(again(prepared(part, law)) for part in rest if len(part)))
+
+
+def interval(refits: Refits, number: Callable[[Fit], float], level: float = 0.9) -> Interval:
+    """The interval of a number that is taken from a fit.
+
+    Args:
+        refits: of `refit`.
+        number: such as `lambda fit: fit.exponents["a"][0]`.
+        level: of confidence.
+    """
+    whole, draws = refits.whole, len(refits.drawn)
+    if whole.status != "ok":
+        return _none(level, 0, 0.0, f"{whole.status}: {whole.reason}")
+    kept, without = _numbers(refits.drawn, number), _numbers(refits.without, number)
     failed = 1 - len(kept) / draws
     if failed > FAILED_SHARE:
         return _none(level, draws, failed, f"{failed:.0%} of the refits came to nothing")
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     low, high = np.quantile(kept, tails)
-    bca_low, bca_high = np.quantile(kept, _bca(kept, number(whole), _leave_one_out(points, law, number, whole), tails))
+    bca_low, bca_high = np.quantile(kept, _bca(kept, number(whole), without, tails))
     return Interval(
         low=float(low),
         high=float(high),
@@ -130,24 +148,16 @@ def interval(
     )
 
 
+def _numbers(fits: Sequence[Fit | None], number: Callable[[Fit], float]) -> Array:
+    values = np.array([number(found) for found in fits if found is not None], dtype=float)
+    return np.asarray(values[np.isfinite(values)])
+
+
 def _none(level: float, draws: int, failed: float, reason: str) -> Interval:
     nan = float("nan")
     return Interval(
         low=nan, high=nan, bca_low=nan, bca_high=nan, level=level, draws=draws, failed=failed, reason=reason
     )
-
-
-def _leave_one_out(points: pd.DataFrame, law: Law, number: Callable[[Fit], float], whole: Fit) -> Array:
-    """The number without each (size, seed) in turn."""
-    keys = [name for name in ("parameters", "images", "seed") if name in points]
-    values = []
-    for _, group in points.groupby(keys, sort=False):
-        without = points.drop(group.index)
-        if len(without):
-            again = fit_prepared(prepared(without, law), law, whole)
-            values.append(number(again) if again.status == "ok" else float("nan"))
-    found = np.array(values, dtype=float)
-    return np.asarray(found[np.isfinite(found)])
 
 
 def _bca(values: Array, middle: float, without: Array, tails: Array) -> Array:
