@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.intervals import Interval, held_out_error, interval, refit, slopes, speed_up
-from analysis.laws import Fit, Law, log_line, power
+from analysis.laws import Fit, log_line, power
 from analysis.runs import StudyRuns
 from analysis.scaling import fit
 
-POOLED = power(share="offset and exponents")
+POOLED = (power(share="offset and exponents"), power(offset=False, share="offset and exponents"))
+"""The second is for losses that do not flatten: it is taken where the first is refused."""
 ALONE = (power(), power(offset=False), log_line())
 LEVEL, DRAWS = 0.9, 200
 
@@ -22,8 +23,8 @@ class StudyFits:
     alone: tuple[Fit, ...]
     held_out: tuple[float, ...]
     """Relative error of each of them at the largest size, unseen; NaN where it cannot be said."""
-    pooled: Fit | None
-    """All variants with one offset and one exponent; None with one variant."""
+    pooled: tuple[Fit, ...]
+    """All variants with one offset and one exponent, and, if that is refused, with one exponent; empty with one variant."""
     exponent: Interval | None
     """Of the pooled exponent."""
     speed_ups: dict[str, tuple[float, Interval]]
@@ -51,18 +52,26 @@ def fit_study(runs: StudyRuns, draws: int = DRAWS) -> StudyFits:
     cases = [(law, points[points["variant"] == variant]) for variant in runs.variants for law in ALONE]
     alone = tuple(fit(mine, law) for law, mine in cases)
     held_out = tuple(held_out_error(mine, law) for law, mine in cases)
-    pooled = fit(points, POOLED) if len(runs.variants) > 1 else None
+    pooled: tuple[Fit, ...] = ()
     exponent, faster = None, {}
-    if pooled is not None and pooled.status == "ok":
-        first, largest = runs.variants[0], float(points["parameters"].max())
-        refits = refit(_paired(points), POOLED, draws=draws)
-        exponent = interval(refits, lambda found: found.exponents[first][0], LEVEL)
-        for variant in runs.variants[1:]:
-            number = _speed_up_of(first, variant, largest)
-            faster[variant] = (number(pooled), interval(refits, number, LEVEL))
+    for law in POOLED if len(runs.variants) > 1 else ():
+        pooled = (*pooled, fit(points, law))
+        if pooled[-1].status == "ok":
+            exponent, faster = _intervals(points, pooled[-1], runs.variants, draws)
+            break
     return StudyFits(
         alone=alone, held_out=held_out, pooled=pooled, exponent=exponent, speed_ups=faster, slopes=slopes(points)
     )
+
+
+def _intervals(
+    points: pd.DataFrame, pooled: Fit, variants: list[str], draws: int
+) -> tuple[Interval, dict[str, tuple[float, Interval]]]:
+    """The interval of the exponent, and each variant's worth against the first with its own."""
+    refits, first, largest = refit(_paired(points), pooled.law, draws=draws), variants[0], points["parameters"].max()
+    numbers = {variant: _speed_up_of(first, variant, float(largest)) for variant in variants[1:]}
+    faster = {variant: (number(pooled), interval(refits, number, LEVEL)) for variant, number in numbers.items()}
+    return interval(refits, lambda found: found.exponents[first][0], LEVEL), faster
 
 
 def _paired(points: pd.DataFrame) -> pd.DataFrame:
@@ -82,8 +91,7 @@ def _speed_up_of(first: str, variant: str, size: float) -> Callable[[Fit], float
 def fit_table(fits: StudyFits) -> pd.DataFrame:
     """A row for each fit: numbers of those that may be used, and the reason of the others."""
     every = [*zip(fits.alone, fits.held_out, strict=True)]
-    if fits.pooled is not None:
-        every.append((fits.pooled, float("nan")))
+    every += [(found, float("nan")) for found in fits.pooled]
     return pd.DataFrame([_row(found, error) for found, error in every])
 
 
@@ -103,18 +111,21 @@ def _row(found: Fit, held_out: float) -> dict[str, object]:
     }
 
 
-def fit_sentences(fits: StudyFits, law: Law = POOLED) -> list[str]:
-    """What may be said of the pooled law, and what may not."""
-    if fits.pooled is None:
+def fit_sentences(fits: StudyFits) -> list[str]:
+    """What may be said of the pooled laws, and what may not."""
+    if not fits.pooled:
         return ["- one variant: nothing is pooled."]
-    if fits.pooled.status != "ok":
-        return [f"- {law.name}: {fits.pooled.status}; {fits.pooled.reason}."]
+    lines = [f"- {found.law.name}: {found.status}; {found.reason}." for found in fits.pooled if found.status != "ok"]
+    found = fits.pooled[-1]
+    if found.status != "ok":
+        return lines
     assert fits.exponent is not None
-    alpha = next(iter(fits.pooled.exponents.values()))[0]
-    lines = [f"- {law.name}, all variants: alpha {alpha:.3f}, {_words(fits.exponent)}; E {fits.pooled.offset:.4f}."]
+    alpha = next(iter(found.exponents.values()))[0]
+    offset = f"; E {found.offset:.4f}" if found.law.offset else ""
+    lines.append(f"- {found.law.name}, all variants: alpha {alpha:.3f}, {_words(fits.exponent)}{offset}.")
     for variant, (factor, ends) in fits.speed_ups.items():
-        resolved = ends.low > 1 or ends.high < 1
-        verdict = "" if ends.reason else ("" if resolved else ": not resolved")
+        unresolved = not ends.reason and ends.low <= 1 <= ends.high
+        verdict = ": not resolved" if unresolved else ""
         lines.append(f"- {variant} is worth {factor:.2f} times the parameters, {_words(ends)}{verdict}.")
     return lines
 

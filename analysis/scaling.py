@@ -125,7 +125,7 @@ def _not_identifiable(points: pd.DataFrame, law: Law, names: Sequence[str]) -> s
     elif len(law.inputs) > 1:
         needed = 3
     else:
-        needed = SIZES_FOR_OFFSET if law.offset else 3
+        needed = SIZES_FOR_OFFSET if law.offset and not law.line else 3
     if fewest < needed:
         return (
             f"{fewest} values of {size} do not identify {law.name}, which needs {needed}; look at the slopes between "

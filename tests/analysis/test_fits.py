@@ -45,9 +45,9 @@ def of_a_law(planted: Planted, noise: float = 1e-4) -> StudyRuns:
 
 def test_a_planted_law_is_found_by_the_pooled_fit_and_refused_to_each_variant_alone(planted: Planted) -> None:
     fits = fit_study(of_a_law(planted), draws=60)
-    assert fits.pooled is not None
-    assert fits.pooled.status == "ok"
-    assert fits.pooled.exponents["division, none"][0] == pytest.approx(0.3, abs=0.02)
+    (pooled,) = fits.pooled
+    assert pooled.status == "ok"
+    assert pooled.exponents["division, none"][0] == pytest.approx(0.3, abs=0.02)
     assert fits.exponent is not None
     assert fits.exponent.low < 0.3 < fits.exponent.high
     factor, ends = fits.speed_ups["division, depthwise"]
@@ -62,11 +62,21 @@ def test_a_planted_law_is_found_by_the_pooled_fit_and_refused_to_each_variant_al
 
 def test_two_sizes_give_slopes_and_a_refusal(planted: Planted) -> None:
     fits = fit_study(planted(subtraction_is_worse))
-    assert fits.pooled is not None
-    assert fits.pooled.status == "not identifiable"
+    assert [found.status for found in fits.pooled] == ["not identifiable"] * 2
     assert len(fits.slopes) == 4
-    (said,) = fit_sentences(fits)
-    assert "2 values of parameters do not identify" in said
+    assert all("2 values of parameters do not identify" in line for line in fit_sentences(fits))
+
+
+def test_losses_that_do_not_flatten_are_pooled_without_an_offset(planted: Planted) -> None:
+    made = of_a_law(planted)
+    objective = made.study.objective
+    steep = made.cells.assign(**{objective: made.cells[objective] - 0.55})
+    fits = fit_study(replace(made, cells=steep), draws=40)
+    assert [found.status for found in fits.pooled] == ["at an edge", "ok"]
+    said = fit_sentences(fits)
+    assert "the offset ends at zero" in said[0]
+    assert said[1].startswith("- A parameters^-alpha, shared offset and exponents, all variants: alpha 0.")
+    assert "; E " not in said[1]
 
 
 def test_holm_by_hand() -> None:

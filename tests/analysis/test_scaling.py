@@ -70,6 +70,7 @@ def test_planted_variants_that_share_are_found() -> None:
 
 def test_a_planted_line_is_found() -> None:
     points = pd.DataFrame({"variant": "a", "parameters": SIZES, "loss": 3 - 0.1 * np.log(SIZES)})
+    assert fit(points[:3], log_line()).status == "ok"
     found = fit(points, log_line())
     assert found.status == "ok"
     assert (found.offset, found.coefficients["a"][0]) == (pytest.approx(3, abs=1e-6), pytest.approx(-0.1, abs=1e-7))
