@@ -24,7 +24,7 @@ class StudyFits:
     held_out: tuple[float, ...]
     """Relative error of each of them at the largest size, unseen; NaN where it cannot be said."""
     pooled: tuple[Fit, ...]
-    """All variants with one offset and one exponent, and, if that is refused, with one exponent; empty with one variant."""
+    """All variants with one offset and one exponent; if that is refused, with one exponent. Empty with one variant."""
     exponent: Interval | None
     """Of the pooled exponent."""
     speed_ups: dict[str, tuple[float, Interval]]
@@ -53,7 +53,8 @@ def fit_study(runs: StudyRuns, draws: int = DRAWS) -> StudyFits:
     alone = tuple(fit(mine, law) for law, mine in cases)
     held_out = tuple(held_out_error(mine, law) for law, mine in cases)
     pooled: tuple[Fit, ...] = ()
-    exponent, faster = None, {}
+    exponent: Interval | None = None
+    faster: dict[str, tuple[float, Interval]] = {}
     for law in POOLED if len(runs.variants) > 1 else ():
         pooled = (*pooled, fit(points, law))
         if pooled[-1].status == "ok":
