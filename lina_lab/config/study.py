@@ -53,6 +53,9 @@ class ResourcesConfig:
     """Portions in which a device takes its part of the batch, one after another. The batch stays data.batch_size."""
     timeout_seconds: PositiveFloat = 300.0
     """How long one device waits for another before the group is taken for broken."""
+    max_minutes: PositiveFloat | None = None
+    """Training time of a cell, over all the times that it is taken up; one that takes longer saves its state and is
+    cancelled. null: no limit."""
     max_restarts: NonNegativeInt = 3
     """How often a cell whose group of processes died is started again, each time from its last checkpoint."""
     flops_per_second: PositiveFloat | None = None

@@ -68,6 +68,7 @@ class Step:
     """Mean over the batch of all ranks."""
     cancel: bool
     leave: bool
+    late: bool = False
 
 
 class Divergence:
@@ -95,13 +96,14 @@ class Divergence:
 class StepEnd(Callback):
     """Agrees on each step among the ranks, logs its loss, and ends the trial on all of them at once.
 
-    What one rank alone knows (the file that cancels, a signal, its part of the loss) is summed over the ranks in one
-    reduction of three numbers. Nobody acts on less, so no rank waits in a collective for one that has ended.
+    What one rank alone knows (the file that cancels, a signal, the time, its part of the loss) is summed over the ranks
+    in one reduction of four numbers. Nobody acts on less, so no rank waits in a collective for one that has ended.
 
     Args:
         folder: the trial's; the file that cancels appears there.
         divergence: the rule.
         requests: what this process was asked for.
+        late: whether the trial has trained for longer than it may, as the first rank sees it.
         save: saves the state; called on all ranks before they leave.
         report: called with images seen and the loss.
 
@@ -114,11 +116,12 @@ class StepEnd(Callback):
         folder: Path,
         divergence: Divergence,
         requests: Requests,
+        late: Callable[[], bool],
         save: Callable[[L.Trainer], None],
         report: Report | None,
     ) -> None:
         self.file, self.divergence, self.requests, self.save = folder / CANCEL_FILE, divergence, requests, save
-        self.report = report
+        self.late, self.report = late, report
         self._part = 0.0
         self._looked = -math.inf
 
@@ -140,9 +143,11 @@ class StepEnd(Callback):
         self.divergence.look(step)
         if step.cancel:
             raise CancelledError("cancelled")
-        if step.leave and pl_module.global_step < pl_module.config.max_steps:
+        if (step.leave or step.late) and pl_module.global_step < pl_module.config.max_steps:
             self._log_now(trainer, pl_module, step)
             self.save(trainer)
+            if step.late:
+                raise CancelledError(f"over its limit of training time at step {step.number}; its state is saved")
             raise PreemptedError(f"asked to make room at step {step.number}")
 
     @staticmethod
@@ -154,14 +159,15 @@ class StepEnd(Callback):
 
     def _agree(self, trainer: L.Trainer) -> Step:
         cancel = trainer.is_global_zero and self._cancelled()
+        late = trainer.is_global_zero and self.late()
         part = torch.as_tensor(self._part).float().reshape(1)
         if trainer.world_size == 1:
-            return Step(trainer.global_step, float(part), cancel, self.requests.leave)
-        flags = torch.tensor([cancel, self.requests.leave], dtype=part.dtype).to(part.device)
+            return Step(trainer.global_step, float(part), cancel, self.requests.leave, late)
+        flags = torch.tensor([cancel, self.requests.leave, late], dtype=part.dtype).to(part.device)
         view = torch.cat([part / trainer.world_size, flags])
         torch.distributed.all_reduce(view)
-        loss, cancelled, leave = view.tolist()
-        return Step(trainer.global_step, loss, cancelled > 0, leave > 0)
+        loss, *asked = view.tolist()
+        return Step(trainer.global_step, loss, *(number > 0 for number in asked))
 
     def _cancelled(self) -> bool:
         if time.monotonic() - self._looked < LOOK_SECONDS:

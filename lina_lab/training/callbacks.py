@@ -69,6 +69,11 @@ class Stopwatch(Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self.lap()
 
+    @property
+    def so_far(self) -> float:
+        """Seconds of training until now, without validation."""
+        return self.training + time.perf_counter() - self._since - self.validating
+
     def lap(self) -> None:
         """Count what has passed since the last lap."""
         now = time.perf_counter()

@@ -1,6 +1,7 @@
 """One trial: a frozen configuration in, a typed result out."""
 
 import logging
+import math
 import resource
 import signal
 import sys
@@ -80,6 +81,7 @@ def run_trial(
         watch.lap()
         keeper.save(trainer)
 
+    limit = math.inf if resources.max_minutes is None else 60 * resources.max_minutes
     divergence = Divergence(config.trainer.divergence_factor, config.trainer.divergence_steps)
     callbacks: list[Callback] = [
         Handshake(config, checkpoint),
@@ -87,7 +89,7 @@ def run_trial(
         wire,
         Replicas(),
         average,
-        StepEnd(folder, divergence, requests or Requests(), save, report),
+        StepEnd(folder, divergence, requests or Requests(), lambda: watch.so_far > limit, save, report),
         keeper,
     ]
     if config.sampling.images_per_class:

@@ -162,8 +162,12 @@ def test_a_group_is_cancelled_and_diverges_on_all_ranks_at_once(tiny: Tiny, tmp_
     acts_on(folder, 32, lambda note: (folder / "cancel").touch())
     cancelled = train(steady(tiny, **LONG), folder, devices=2)
     assert cancelled.status == "cancelled"
-    states = [json.loads((folder / f"logs/rank-{rank}.json").read_text())["state"] for rank in (0, 1)]
-    assert states == ["ended", "ended"]
+    late = train(steady(tiny, **LONG), tmp_path / "three", devices=2, max_minutes=0.01)
+    assert late.status == "cancelled"
+    assert str(late.error).startswith("over its limit of training time at step ")
+    for folder in (tmp_path / "two", tmp_path / "three"):
+        states = [json.loads((folder / f"logs/rank-{rank}.json").read_text())["state"] for rank in (0, 1)]
+        assert states == ["ended", "ended"]
 
 
 def test_an_error_of_a_rank_is_told_and_not_tried_again(tiny: Tiny, tmp_path: Path) -> None:

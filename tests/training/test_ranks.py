@@ -132,6 +132,18 @@ def test_asked_to_leave_at_the_last_step_it_ends_instead(tiny: Tiny, tmp_path: P
     assert run_trial(tiny(), tmp_path, report=report, requests=requests).status == "done"
 
 
+def test_over_its_limit_of_time_a_trial_saves_its_state_and_is_cancelled(tiny: Tiny, tmp_path: Path) -> None:
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = run_trial(tiny(), tmp_path / "whole")
+    late = run_trial(tiny(), tmp_path / "parts", resources=ResourcesConfig(max_minutes=1e-9))
+    sentence = "over its limit of training time at step 1; its state is saved"
+    assert (late.status, late.steps, late.error) == ("cancelled", 1, sentence)
+    more = run_trial(tiny(), tmp_path / "parts", resources=ResourcesConfig(max_minutes=10))
+    assert (more.status, more.resumed_at) == ("done", 1)
+    assert more.metrics == whole.metrics
+
+
 def step(loss: float, number: int = 1) -> Step:
     return Step(number, loss, cancel=False, leave=False)
 
