@@ -4,6 +4,7 @@ Whoever launches never trains as a rank of a group, and a rank knows nothing of 
 and the id of one MLflow run.
 """
 
+import json
 import os
 import shlex
 import socket
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lina_lab.config import CommandConfig, PathsConfig, ResourcesConfig, TrialConfig
-from lina_lab.files import LOGS
+from lina_lab.files import JOB_FILE, LOGS
+from lina_lab.study.errors import StudyError
 from lina_lab.study.grid import Plan
 
 if TYPE_CHECKING:
@@ -41,7 +43,26 @@ def in_this_process(resources: ResourcesConfig) -> Iterator[Launch]:
     """Train on this machine, here. Imports torch and Lightning, which takes seconds: once, before the first cell."""
     from lina_lab.training.trial import run_trial
 
-    yield partial(run_trial, resources=resources)
+    def launch(config: TrialConfig, folder: Path, *, tracking: Tracking, report: "Report") -> "TrialResult":
+        refuse_job(folder)
+        return run_trial(config, folder, tracking=tracking, report=report, resources=resources)
+
+    yield launch
+
+
+def refuse_job(folder: Path) -> None:
+    """Leave a cell alone that a job of a cluster may be training.
+
+    Raises:
+        StudyError: which job.
+    """
+    path = folder / JOB_FILE
+    if path.exists():
+        number = json.loads(path.read_text())["job"]
+        raise StudyError(
+            f"the cell {folder.name} was given to job {number} of a cluster: go on with launcher=slurm, or scancel "
+            f"{number} and remove {path}"
+        )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from lina_lab.files import LOGS
 from lina_lab.study.group import Ended, Running
 from lina_lab.study.hosts import Muster
+from lina_lab.study.launch import refuse_job
 from lina_lab.training.group import Engine as EngineName
 from lina_lab.training.group import Exit, Order
 
@@ -86,6 +87,7 @@ class OneMachine:
     name: EngineName = "torchrun"
 
     def start(self, folder: Path, order: Order) -> Running:
+        refuse_job(folder)
         return _Alone(Agent(folder, 0, LOOPBACK, free_port(LOOPBACK), order.attempt))
 
     def resume(self, folder: Path) -> None:
@@ -115,6 +117,7 @@ class SeveralMachines:
         self.muster, self.nodes = muster, nodes
 
     def start(self, folder: Path, order: Order) -> Running:
+        refuse_job(folder)
         hosts = self.muster.gather(self.nodes - 1)
         port = free_port(self.muster.address)
         self.muster.order(folder, order.attempt, hosts, port)

@@ -1,13 +1,17 @@
 """Which machine a study may run on."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lina_lab.config import CommandConfig, ResourcesConfig
+from lina_lab.config import CommandConfig, ResourcesConfig, TrialConfig
 from lina_lab.study import launch
+from lina_lab.study.errors import StudyError
 from lina_lab.study.pool import _Pool
+from lina_lab.study.torchrun import OneMachine
+from lina_lab.training.group import Order
 
 
 @pytest.mark.parametrize(
@@ -47,6 +51,16 @@ def test_more_than_the_machine_has_is_refused(
         return
     with pytest.raises(ValueError, match=sentence):
         launch.check_machine(*checked)
+
+
+def test_a_cell_that_a_job_has_is_left_alone(tmp_path: Path, tiny: Callable[..., TrialConfig]) -> None:
+    (tmp_path / "job.json").write_text('{"job": "17", "attempt": "a"}')
+    sentence = f"the cell {tmp_path.name} was given to job 17 of a cluster: go on with launcher=slurm, or scancel 17"
+    with launch.in_this_process(ResourcesConfig()) as train, pytest.raises(StudyError, match=sentence):
+        train(tiny(), tmp_path, tracking=("sqlite://", "run"), report=lambda images, loss: None)
+    order = Order(attempt="a", engine="torchrun", tracking=None, resources=ResourcesConfig())
+    with pytest.raises(StudyError, match=sentence):
+        OneMachine().start(tmp_path, order)
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
