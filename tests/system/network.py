@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
 NEEDED = ("ip", "unshare", "tc")
 
@@ -100,7 +102,15 @@ def _ip(*arguments: str) -> None:
 def network(prefix: str, subnet: str, count: int) -> Iterator[Network]:
     """Such machines, for as long as they are needed."""
     skip_where_there_can_be_none()
-    net = Network(prefix, subnet, count)
+    # Names are once on a machine, whoever else tests there.
+    lock = FileLock(Path(tempfile.gettempdir()) / f"lina_lab-network-{prefix}.lock", timeout=1200)
+    with lock, _made(Network(prefix, subnet, count)) as net:
+        yield net
+
+
+@contextmanager
+def _made(net: Network) -> Iterator[Network]:
+    subnet, count = net.subnet, net.count
     names = [net.switch, *(net.host(i) for i in range(1, count + 1))]
     _remove(names)
     hosts = "".join(f"{net.address(i)} {net.host(i)}\n" for i in range(1, count + 1))

@@ -184,6 +184,7 @@ def test_ctrl_c_at_the_leader_saves_the_state_and_sends_the_follower_home(
         ((), ("study.resources.accelerator=gpu",), "study.resources.accelerator=gpu: lh2 has no GPU"),
         (("torchrun.rendezvous=localhost:29500",), None, "is 127.0.0.1 on lh1, which no other machine reaches"),
     ],
+    ids=["no leader", "no follower", "seed", "nodes", "folder", "gpu", "loopback"],
 )
 def test_what_the_machines_were_told_is_refused_with_the_host_and_the_cause(
     tmp_path: Path, net: Network, first: tuple[str, ...] | None, second: tuple[str, ...] | None, sentence: str

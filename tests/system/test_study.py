@@ -98,7 +98,9 @@ def test_figures_and_tables_are_drawn_from_the_store(finished: Finished, how: li
             "differences": (".png", ".pdf", ".csv"),
             "table": (".csv", ".md", ".tex"),
             "difference_table": (".csv", ".md", ".tex"),
+            "fits": (".csv", ".md", ".tex"),
             "report": (".md",),
+            "index": (".html",),
         }.items()
         for ending in endings
     }
