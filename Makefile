@@ -31,7 +31,7 @@ study: setup  ## run a study (STUDY=normalization_scaling) and draw its figures
 	@echo "compare: make ui, then http://$(HOST):$(PORT)"
 
 test: setup  ## run the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: setup  ## run the tests that start no processes of their own
 	$(BIN)/python -m pytest -n 2 -m "not system"

@@ -21,8 +21,7 @@ from tests.system.conftest import ROOT, Place, make_place
 from tests.system.network import Network, network
 from tests.system.servers import Server, database
 
-# One worker for all of them: they share what there is once on a machine.
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("hosts")]
+pytestmark = pytest.mark.system
 Losses = dict[str, list[tuple[int, float]]]
 RENDEZVOUS = 29500
 TWO_CELLS = {

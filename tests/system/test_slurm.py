@@ -18,8 +18,7 @@ from tests.system.cluster import Cluster, cluster
 from tests.system.conftest import Place, make_place
 from tests.system.network import network
 
-# One worker for all of them: they share what there is once on a machine.
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.system
 FOUR_CELLS = {
     "study": STUDY | {"axes": {"size": {"model.dim": [8, 12, 16, 20]}}},
     "model": TINY["model"] | {"attention": {"normalization": "subtraction"}},

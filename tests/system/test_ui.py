@@ -15,8 +15,7 @@ from selenium.webdriver.common.by import By
 
 from tests.system.conftest import Place
 
-# One worker for all of them: they share what there is once on a machine.
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("ui")]
+pytestmark = pytest.mark.system
 PORT = 5073
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--window-size=1800,1100"),
