@@ -110,8 +110,8 @@ def curves_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
             axes.plot(means.index, means, label=variant, **style)
         axes.set(title=f"{runs.study.size_axis} {size}", xlabel="images seen")
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    marked = f"\nmarked: {_name(runs.study.objective)}" if validated else ""
-    panels[0][0].set_ylabel(f"thin: {_name(TRAIN_LOSS)}{marked}" if marked else _name(TRAIN_LOSS))
+    both = f"thin: {_name(TRAIN_LOSS)}\nmarked: {_name(runs.study.objective)}"
+    panels[0][0].set_ylabel(both if validated else _name(TRAIN_LOSS))
     panels[0][-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure, pd.concat([smooth, validation[smooth.columns]], ignore_index=True)
 
@@ -247,11 +247,15 @@ def write_report(config: PlotsConfig) -> list[Path]:
             plt.close(figure)
             numbers.to_csv(folder / f"{name}.csv", index=False)
             files.append(folder / f"{name}.csv")
-    summary, growth, fits = summary_table(runs), with_size(differences, runs.sizes), fit_study(runs)
-    for name, table in (("table", summary), ("difference_table", difference_table(means)), ("fits", fit_table(fits))):
+    summary, growth = summary_table(runs), with_size(differences, runs.sizes)
+    tables = {"table": summary, "difference_table": difference_table(means)}
+    fits = fit_study(runs) if views[0].about_scaling else None
+    if fits is not None:
+        tables["fits"] = fit_table(fits)
+    for name, table in tables.items():
         files += write_table(table, folder / name)
-    said = fit_sentences(fits) if views[0].about_scaling else [NO_FIT]
-    (folder / "report.md").write_text(report(runs, summary, means, growth, views, said, fit_table(fits)))
+    said = [NO_FIT] if fits is None else fit_sentences(fits)
+    (folder / "report.md").write_text(report(runs, summary, means, growth, views, said, tables.get("fits")))
     page = write_page(folder / "index.html", runs, _sections(runs, summary, means, growth, views, said, fits, folder))
     return [*files, folder / "report.md", page]
 
@@ -263,7 +267,7 @@ def _sections(
     growth: pd.DataFrame,
     views: Sequence[View],
     said: Sequence[str],
-    fits: StudyFits,
+    fits: StudyFits | None,
     folder: Path,
 ) -> list[Section]:
     """The parts of the page, in a reader's order."""
@@ -276,7 +280,7 @@ def _sections(
         Section(title="Design audit", lines=audit_sentences(runs, views)),
         Section(title="Verdicts", lines=verdicts, pictures=compared),
         Section(title="Losses", tables=[summary], pictures=[by_size, folder / "curves.png"]),
-        Section(title="Fits", lines=said, tables=[fit_table(fits), fits.slopes]),
+        Section(title="Fits", lines=said, tables=[] if fits is None else [fit_table(fits), fits.slopes]),
         Section(title="Differences", tables=[difference_table(means)] if len(means) else []),
         Section(title="Left out", lines=left_out or ["Nothing."]),
     ]

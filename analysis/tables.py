@@ -103,7 +103,7 @@ def report(
     growth: pd.DataFrame,
     views: Sequence[View],
     fits: Sequence[str],
-    fit_numbers: pd.DataFrame,
+    fit_numbers: pd.DataFrame | None,
 ) -> str:
     """The study in Markdown: question, what was held equal, tables, what was left out, which code made it.
 
@@ -114,7 +114,7 @@ def report(
         growth: of `analysis.compare.with_size`.
         views: of `analysis.views`.
         fits: what is said of the fits.
-        fit_numbers: of `analysis.fits.fit_table`.
+        fit_numbers: of `analysis.fits.fit_table`; None where nothing is fitted.
     """
     study = runs.study
     lines = [f"# {study.name}", "", study.question.strip(), "", "## Held equal", ""]
@@ -131,7 +131,8 @@ def report(
         lines += [PAIRING, "", *sentences(differences, study.objective), ""]
         lines += ["From the smallest size to the largest:", "", *growth_sentences(growth, study.objective), ""]
         lines += [markdown(difference_table(differences)), "", "![paired differences](differences.png)"]
-    lines += ["", "## Fits", "", *fits, "", markdown(fit_numbers)]
+    lines += ["", "## Fits", "", *fits]
+    lines += [] if fit_numbers is None else ["", markdown(fit_numbers)]
     lines += ["", "## Left out", ""]
     lines += [f"- {row['label']} ({row['cell']}): {row['status']}, {row['reason']}" for row in records(runs.excluded)]
     lines += [] if len(runs.excluded) else ["Nothing."]

@@ -42,9 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(describe(plan, Path(paths.runs)), end="")
         if command.launcher != "local":
+            from lina_lab.study.errors import StudyError
             from lina_lab.study.launch import launch_text
 
-            print(launch_text(plan, paths, command))
+            try:
+                print(launch_text(plan, paths, command))
+            except StudyError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 2
         return 0
     from lina_lab.study.command import run_and_report
 

@@ -230,3 +230,18 @@ def test_a_preset_fixes_the_size() -> None:
 def test_a_section_on_the_command_line_fixes_its_fields() -> None:
     plan, *_ = run._compose(["study=normalization_scaling", "model={dim:24}", "model.attention={conv:none}"])
     assert {(cell.config.model.dim, cell.config.model.attention.conv) for cell in plan.cells} == {(24, "none")}
+
+
+def test_a_plan_of_jobs_without_their_environment_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = ["study=kv_gate", "launcher=slurm", f"slurm.setup={tmp_path}/none.sh", "action=plan"]
+    assert run.main(arguments) == 2
+    assert (
+        capsys.readouterr().err == f"error: slurm.setup={tmp_path}/none.sh cannot be read: No such file or directory\n"
+    )
+
+
+def test_a_plan_over_several_machines_needs_no_rendezvous_yet(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["study=kv_gate", "launcher=torchrun", "study.resources.nodes=2", "action=plan"]) == 0
+    assert " 1 HOST PORT" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from rich.live import Live
 from lina_lab.config import CommandConfig, PathsConfig
 from lina_lab.study.errors import RefusedError, StudyError, explained
 from lina_lab.study.grid import Cell, Plan
-from lina_lab.study.launch import check_machine, command_print, launcher_for, leads
+from lina_lab.study.launch import check_machine, launcher_for, leads, meeting
 from lina_lab.study.progress import display
 from lina_lab.study.store import Store, newest_version, open_cells
 from lina_lab.study.summary import Summary, summarise
@@ -66,18 +66,9 @@ def _leads(plan: Plan, command: CommandConfig) -> bool:
 def _follow(plan: Plan, paths: PathsConfig, command: CommandConfig) -> None:
     """Be one of the machines that another one leads, until the study has ended."""
     from lina_lab.study.follow import follow
-    from lina_lab.study.hosts import split_address
 
-    runs = Path(paths.runs).resolve()
     with terminable():
-        follow(
-            *split_address(command.torchrun.rendezvous),
-            runs / plan.study.name,
-            command_print(plan, runs),
-            display().line,
-            first_seconds=command.torchrun.wait_seconds,
-            return_seconds=command.torchrun.return_seconds,
-        )
+        follow(meeting(plan, command, Path(paths.runs).resolve()), display().line)
 
 
 def _work(plan: Plan, paths: PathsConfig, command: CommandConfig, arguments: Sequence[str]) -> Summary:

@@ -9,6 +9,8 @@ from mlflow.exceptions import MlflowException
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DatabaseError
 
+from lina_lab.training.group import causes
+
 
 class StudyError(RuntimeError):
     """A study cannot go on; the message says why and what to do."""
@@ -43,7 +45,7 @@ def explained(runs: Path) -> Iterator[None]:
 
 def explanation(error: BaseException, runs: Path) -> str | None:
     """The sentence for an error that is the environment's fault, not the cell's; None for any other."""
-    chain = list(_causes(error))
+    chain = list(causes(error))
     text = " ".join(str(link) for link in chain)
     full = any(isinstance(link, OSError) and link.errno in NO_SPACE for link in chain)
     if full or "database or disk is full" in text or "No space left on device" in text:
@@ -70,9 +72,3 @@ def _on_the_way(path: Path, runs: Path) -> bool:
     """Whether a path is in the folder of runs, or leads to it: other files are a cell's own affair."""
     path = path.resolve()
     return path.is_relative_to(runs) or runs.is_relative_to(path)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

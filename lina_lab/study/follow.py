@@ -3,42 +3,34 @@
 import json
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import requests
 
 from lina_lab.study.errors import StudyError
-from lina_lab.study.hosts import ANSWER_SECONDS, POLL_SECONDS, WORD_FILE, Muster, Orders, Report
+from lina_lab.study.hosts import ANSWER_SECONDS, POLL_SECONDS, WORD_FILE, Meeting, Muster, Orders, Report
 from lina_lab.study.torchrun import Agent
 
 
-def follow(
-    address: str,
-    port: int,
-    folder: Path,
-    command: Mapping[str, str],
-    tell: Callable[[str], None],
-    *,
-    first_seconds: float,
-    return_seconds: float,
-) -> None:
-    """Follow the orders of the machine at an address until it says that the study has ended.
+def follow(meeting: Meeting, tell: Callable[[str], None]) -> None:
+    """Follow the orders of the machine that a meeting is at, until it says that the study has ended.
 
     Raises:
         StudyError: it cannot be reached, or does not want this machine.
     """
-    follower = _Follower(address, port, folder, command)
-    heard, patience = time.monotonic(), first_seconds
+    follower, where = _Follower(meeting), f"{meeting.address}:{meeting.port}"
+    heard, patience = time.monotonic(), meeting.first_seconds
+    told = False
     try:
         while True:
             answer = follower.ask()
             now = time.monotonic()
             if answer is not None:
-                if patience != return_seconds:
-                    tell(f"following {address}:{port}")
-                heard, patience = now, return_seconds
+                if not told:
+                    tell(f"following {where}")
+                heard, patience, told = now, meeting.return_seconds, True
                 if answer.do == "leave":
                     raise StudyError(answer.sentence)
                 if answer.do == "end":
@@ -49,7 +41,7 @@ def follow(
                 follower.stop()
                 if now - heard > patience:
                     raise StudyError(
-                        f"{socket.gethostname()} has not reached {address}:{port} for {patience:.0f} s: see that the "
+                        f"{socket.gethostname()} has not reached {where} for {patience:.0f} s: see that the "
                         "same command runs there, and that torchrun.rendezvous is an address of that machine"
                     )
             time.sleep(POLL_SECONDS)
@@ -58,9 +50,8 @@ def follow(
 
 
 class _Follower:
-    def __init__(self, address: str, port: int, folder: Path, command: Mapping[str, str]) -> None:
-        self.address, self.url, self.folder = address, f"http://{address}:{port}/", folder
-        self.command = dict(command)
+    def __init__(self, meeting: Meeting) -> None:
+        self.meeting = meeting
         self.agent: Agent | None = None
 
     def ask(self) -> Orders | None:
@@ -68,21 +59,22 @@ class _Follower:
         ended = None if self.agent is None else self.agent.look()
         report = Report(
             host=socket.gethostname(),
-            command=self.command,
+            command=dict(self.meeting.command),
             word=self._word(),
             attempt=None if self.agent is None else self.agent.attempt,
             ended=None if ended is None else asdict(ended),
         )
         try:
-            answer = requests.post(self.url, json=asdict(report), timeout=ANSWER_SECONDS)
+            url = f"http://{self.meeting.address}:{self.meeting.port}/"
+            answer = requests.post(url, json=asdict(report), timeout=ANSWER_SECONDS)
             return Orders(**answer.json())
         except (requests.RequestException, TypeError):
             return None
 
     def _word(self) -> str:
         try:
-            return str(json.loads((self.folder / WORD_FILE).read_text())["word"])
-        except FileNotFoundError:
+            return str(json.loads((self.meeting.folder / WORD_FILE).read_text())["word"])
+        except OSError:
             return ""
 
     def act(self, orders: Orders) -> None:
@@ -91,7 +83,7 @@ class _Follower:
             self.stop()
         elif self.agent is None or self.agent.attempt != orders.attempt:
             self.stop()
-            self.agent = Agent(Path(orders.folder), orders.node, self.address, orders.port, orders.attempt)
+            self.agent = Agent(Path(orders.folder), orders.node, self.meeting.address, orders.port, orders.attempt)
 
     def stop(self) -> None:
         """End this machine's part at once: what it waits for is gone."""

@@ -95,6 +95,23 @@ def is_mine(address: str) -> bool:
     return True
 
 
+@dataclass(frozen=True, kw_only=True)
+class Meeting:
+    """Where and when machines meet, and what for; the same on all of them."""
+
+    address: str
+    """Of the machine that leads, as the others know it."""
+    port: int
+    folder: Path
+    """The study's, on a file system that all of them see."""
+    command: Mapping[str, str]
+    """See `Report`."""
+    first_seconds: float
+    """How long they wait for each other at the start."""
+    return_seconds: float
+    """How long one that was lost may take to come back."""
+
+
 @dataclass
 class _Host:
     report: Report
@@ -116,11 +133,8 @@ class Muster:
     """The leader's side.
 
     Args:
-        address: this machine's, as the others know it.
-        port: where it answers.
-        folder: the study's; the word goes there.
-        command: see `Report`.
-        tell: is told who comes and goes.
+        meeting: at an address of this machine.
+        tell: is told who is waited for.
 
     Raises:
         StudyError: the port is taken.
@@ -129,30 +143,21 @@ class Muster:
     LOST_SECONDS = 20.0
     """Not heard of for so long, a machine is lost."""
 
-    def __init__(
-        self,
-        address: str,
-        port: int,
-        folder: Path,
-        command: Mapping[str, str],
-        tell: Callable[[str], None],
-        *,
-        first_seconds: float,
-        return_seconds: float,
-    ) -> None:
-        self.address, self.command, self.tell = address, dict(command), tell
-        self.patience, self.return_seconds = first_seconds, return_seconds
+    def __init__(self, meeting: Meeting, tell: Callable[[str], None]) -> None:
+        self.address, self.command, self.tell = meeting.address, meeting.command, tell
+        self.patience, self.return_seconds = meeting.first_seconds, meeting.return_seconds
         self.word = secrets.token_hex(16)
         self._state, self._lock = _State(), threading.Lock()
         try:
-            self._server = ThreadingHTTPServer((address, port), self._handler())
+            self._server = ThreadingHTTPServer((meeting.address, meeting.port), self._handler())
         except OSError as error:
+            where = f"{meeting.address}:{meeting.port}"
             raise StudyError(
-                f"{socket.gethostname()} cannot listen at {address}:{port} ({error.strerror}): another study may lead "
-                "from there; give torchrun.rendezvous another port"
+                f"{socket.gethostname()} cannot listen at {where} ({error.strerror}): another study may lead from "
+                "there; give torchrun.rendezvous another port"
             ) from error
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / WORD_FILE, json.dumps({"word": self.word}))
+        meeting.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(meeting.folder / WORD_FILE, json.dumps({"word": self.word}))
         threading.Thread(target=self._server.serve_forever, name="hosts", daemon=True).start()
 
     def _handler(muster: "Muster") -> type[BaseHTTPRequestHandler]:  # noqa: N805
@@ -160,7 +165,11 @@ class Muster:
             timeout = ANSWER_SECONDS
 
             def do_POST(self) -> None:
-                report = Report(**json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                try:
+                    report = Report(**json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                except (ValueError, TypeError):
+                    self.send_error(400, "not a report of a machine")
+                    return
                 answer = json.dumps(asdict(muster.hear(report))).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(answer)))
@@ -259,10 +268,10 @@ class Muster:
         with self._lock:
             self._state.orders = {}
 
-    def close(self, sentence: str = "the study has ended") -> None:
+    def close(self) -> None:
         """Send the machines away, and answer no more."""
         with self._lock:
-            self._state.farewell = Orders(do="end", sentence=sentence)
+            self._state.farewell = Orders(do="end", sentence="the study has ended")
             now = time.monotonic()
             present = {name for name, host in self._state.hosts.items() if now - host.seen < 3 * POLL_SECONDS}
         deadline = time.monotonic() + FAREWELL_SECONDS

@@ -21,6 +21,7 @@ from lina_lab.study.grid import Plan
 
 if TYPE_CHECKING:
     from lina_lab.study.group import Engine
+    from lina_lab.study.hosts import Meeting
     from lina_lab.training.agreement import Report
     from lina_lab.training.result import TrialResult
 
@@ -94,19 +95,28 @@ def _engine(plan: Plan, command: CommandConfig, runs: Path, tell: Callable[[str]
 
     if resources.nodes == 1:
         return OneMachine()
-    from lina_lab.study.hosts import Muster, split_address
+    from lina_lab.study.hosts import Muster
+
+    return SeveralMachines(Muster(meeting(plan, command, runs), tell), resources.nodes)
+
+
+def meeting(plan: Plan, command: CommandConfig, runs: Path) -> "Meeting":
+    """Where the machines of a study over several nodes meet.
+
+    Raises:
+        ValueError: the rendezvous is none.
+    """
+    from lina_lab.study.hosts import Meeting, split_address
 
     address, port = split_address(command.torchrun.rendezvous)
-    muster = Muster(
-        address,
-        port,
-        runs / plan.study.name,
-        command_print(plan, runs),
-        tell,
+    return Meeting(
+        address=address,
+        port=port,
+        folder=runs / plan.study.name,
+        command=command_print(plan, runs),
         first_seconds=command.torchrun.wait_seconds,
         return_seconds=command.torchrun.return_seconds,
     )
-    return SeveralMachines(muster, resources.nodes)
 
 
 def launcher_for(plan: Plan, command: CommandConfig, runs: Path, tell: Callable[[str], None]) -> Launcher:
@@ -132,7 +142,7 @@ def launch_text(plan: Plan, paths: PathsConfig, command: CommandConfig) -> str:
     started = f"For each cell {resources.world} processes ({resources.strategy}); for the first one started by"
     lines = ["", started]
     for node in range(resources.nodes):
-        master = LOOPBACK if resources.nodes == 1 else str(command.torchrun.rendezvous).rpartition(":")[0]
+        master = LOOPBACK if resources.nodes == 1 else (command.torchrun.rendezvous or "HOST:PORT").rpartition(":")[0]
         lines.append(f"  machine {node}: {shlex.join(agent_command(folder, node, master, 'PORT'))}")
     lines.append(
         f"each of which is torchrun --nnodes={resources.nodes} --nproc-per-node={resources.devices} --max-restarts=0 "

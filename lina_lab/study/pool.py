@@ -52,7 +52,7 @@ def run_pool(
     if not left:
         return summarise(plan, states, [])
     devices = () if command.launcher == "slurm" else gpus()
-    pool = _Pool(store.folder, min(command.workers, left), arguments, devices)
+    pool = _Pool(store.folder, min(command.workers, left), arguments, devices, plan.study.resources.devices)
     try:
         with terminable():
             pool.start()
@@ -97,8 +97,10 @@ def _detail(state: CellState, store: Store) -> str:
 class _Pool:
     """Worker processes, each with its own share of the processors and its own log."""
 
-    def __init__(self, folder: Path, workers: int, command: Sequence[str], devices: Sequence[str]) -> None:
-        self.folder, self.command, self.devices = folder, command, devices
+    def __init__(
+        self, folder: Path, workers: int, command: Sequence[str], devices: Sequence[str], ranks: int = 1
+    ) -> None:
+        self.folder, self.command, self.devices, self.ranks = folder, command, devices, ranks
         self.workers: list[subprocess.Popen[bytes] | None] = [None] * workers
         self.deaths = 0
 
@@ -112,7 +114,7 @@ class _Pool:
 
     def _environment(self, place: int) -> dict[str, str]:
         count = len(self.workers)
-        environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)), **os.environ}
+        environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // (count * self.ranks))), **os.environ}
         if self.devices:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices[place::count])
         return environment

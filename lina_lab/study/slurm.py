@@ -175,7 +175,10 @@ class _Job:
     def stop(self) -> None:
         subprocess.run(["scancel", self.number], check=False, timeout=COMMAND_SECONDS)
         deadline = time.monotonic() + STOP_SECONDS
-        while at_work(job_state(self.number)) and time.monotonic() < deadline:
+        while at_work(job_state(self.number)):
+            if time.monotonic() > deadline:
+                # Its number stays where the next command finds it.
+                return
             time.sleep(LOOK_SECONDS)
         (self.folder / JOB_FILE).unlink(missing_ok=True)
 

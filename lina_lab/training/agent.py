@@ -25,7 +25,7 @@ def main(folder: Path, node: int, master: str, port: int) -> int:
     order = Order.read(folder)
     end_with_parent()
     os.environ.update(network_variables(_own_address(master), os.environ))
-    # A group of gloo and NCCL alike: threads of all processes of a machine share its processors.
+    # The ranks of a machine share its processors.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // order.resources.devices)))
     exits, error = _run(folder, node, master, port, order)
     note = {"attempt": order.attempt, "exits": [asdict(end) for end in exits], "error": error}

@@ -68,7 +68,7 @@ class Fault:
     @classmethod
     def of(cls, error: BaseException) -> "Fault":
         """The plain data of an error."""
-        chain = list(_causes(error))
+        chain = list(causes(error))
         system = next((link for link in chain if isinstance(link, OSError) and link.errno is not None), None)
         lost = any(type(link).__name__.startswith("Dist") for link in chain)
         return cls(
@@ -225,7 +225,8 @@ def _read(path: Path) -> Mapping[str, Any] | None:
     return data
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it came of."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

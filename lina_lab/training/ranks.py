@@ -1,5 +1,6 @@
 """What it takes for several processes to train one model: a strategy, a check that all are alike, and a clock."""
 
+import hashlib
 import socket
 import time
 from collections.abc import Sequence
@@ -74,20 +75,20 @@ class Replicas(Callback):
         if not isinstance(trainer.strategy, DDPStrategy):
             return
         views: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(views, (socket.gethostname(), bits(pl_module)))
-        for rank, (host, sums) in enumerate(views):
-            if sums != views[0][1]:
+        torch.distributed.all_gather_object(views, (socket.gethostname(), digest(pl_module)))
+        for rank, (host, found) in enumerate(views):
+            if found != views[0][1]:
                 raise RuntimeError(
                     f"rank {rank} on {host} has other weights than rank 0 behind {trainer.global_step} steps"
                 )
 
 
-def bits(module: torch.nn.Module) -> int:
-    """A sum of the weights' bits: weights that differ in one bit differ in it."""
-    whole = torch.zeros((), dtype=torch.int64)
+def digest(module: torch.nn.Module) -> str:
+    """SHA-256 of the weights' bits."""
+    found = hashlib.sha256()
     for parameter in module.parameters():
-        whole += parameter.detach().contiguous().view(torch.uint8).sum(dtype=torch.int64).cpu() + parameter.numel()
-    return int(whole)
+        found.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def disagreement(views: Sequence[tuple[str, dict[str, str]]]) -> str | None:

@@ -96,7 +96,7 @@ def run_trial(
         callbacks.append(pictures)
     with _quiet_lightning():
         trainer = L.Trainer(
-            accelerator="auto",
+            accelerator=resources.accelerator,
             num_nodes=resources.nodes,
             devices=resources.devices,
             strategy=strategy_for(resources),

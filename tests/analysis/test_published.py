@@ -68,6 +68,7 @@ def test_figures_and_report_need_no_training(tmp_path: Path, capsys: pytest.Capt
         assert (folder / f"{name}.png").stat().st_size > 10_000
         assert not pd.read_csv(folder / f"{name}.csv").empty
     assert not (folder / "scaling.png").exists()
+    assert not (folder / "fits.csv").exists()
     text = (folder / "report.md").read_text()
     assert "iso-step: sizes side by side, not scaling (batch size, images seen moved with size)" in text
     assert "one seed, so no interval: what another seed would give is unknown." in text

@@ -90,3 +90,5 @@ def test_workers_share_the_devices_and_the_processors(tmp_path: Path, monkeypatc
     environments = [pool._environment(place) for place in range(3)]
     assert [one["CUDA_VISIBLE_DEVICES"] for one in environments] == ["0,3", "1,4", "2,5"]
     assert [one["OMP_NUM_THREADS"] for one in environments] == ["2", "2", "2"]
+    groups = _Pool(tmp_path, 2, ["true"], [], ranks=2)
+    assert groups._environment(0)["OMP_NUM_THREADS"] == "2"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lina_lab.config import ResourcesConfig, SlurmConfig
+from lina_lab.study import slurm
 from lina_lab.study.errors import StudyError
 from lina_lab.study.slurm import Slurm, at_work, executor_for, job_parameters, job_state, submission_text
 from lina_lab.training.group import Order, write_outcome
@@ -79,6 +80,26 @@ def test_what_a_job_lacks_is_said(tmp_path: Path, commands: Path) -> None:
     order.write(tmp_path)
     with pytest.raises(StudyError, match="SLURM did not take the job"):
         engine.start(tmp_path, order)
+
+
+def test_a_job_that_does_not_end_stays_known(tmp_path: Path, commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped by hand while SLURM is slow: the next command must not submit a second job beside it."""
+    monkeypatch.setattr(slurm, "STOP_SECONDS", 0.0)
+    monkeypatch.setattr(slurm, "LOOK_SECONDS", 0.01)
+    says(commands, "scancel", "")
+    order = Order(attempt="a", engine="slurm", tracking=None, resources=FOUR_NODES)
+    order.write(tmp_path)
+    record = tmp_path / "job.json"
+    record.write_text(json.dumps({"job": "7", "attempt": "a"}))
+    says(commands, "scontrol", "JobState=RUNNING")
+    engine = Slurm(SlurmConfig(setup=None), FOUR_NODES, "tiny", [].append)
+    found = engine.resume(tmp_path)
+    assert found is not None
+    found[0].stop()
+    assert record.exists()
+    says(commands, "scontrol", "JobState=CANCELLED")
+    found[0].stop()
+    assert not record.exists()
 
 
 def test_a_job_that_is_at_work_is_followed_and_one_that_is_not_is_forgotten(tmp_path: Path, commands: Path) -> None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from lina_lab.model.lina import DRAWN_TOGETHER
 from lina_lab.training.agreement import DivergedError, Divergence, Requests, Step
 from lina_lab.training.module import LinaModule
 from lina_lab.training.optimizer_state import by_group, by_place
-from lina_lab.training.ranks import FETCH, TRAIN, StepClock, bits, disagreement, strategy_for
+from lina_lab.training.ranks import FETCH, TRAIN, Replicas, StepClock, digest, disagreement, strategy_for
 from lina_lab.training.trial import run_trial
 
 Tiny = Callable[..., TrialConfig]
@@ -165,13 +166,23 @@ def test_hosts_that_differ_are_named() -> None:
     assert disagreement([one, one, ("c", {"torch": "1"})]) == "c differs from a: checkpoint absent against none"
 
 
-def test_one_bit_is_seen() -> None:
-    layer = nn.Linear(3, 3)
-    before = bits(layer)
-    assert bits(layer) == before
+def test_ranks_whose_weights_part_by_one_bit_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, other = nn.Linear(3, 3), nn.Linear(3, 3)
+    other.load_state_dict(layer.state_dict())
+    trainer: Any = SimpleNamespace(strategy=DDPStrategy(), world_size=2, global_step=7)
+
+    def gather(views: list[Any], mine: Any) -> None:
+        views[:] = [mine, ("fh2", digest(other))]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    Replicas().on_train_epoch_end(trainer, layer)  # type: ignore[arg-type]
     with torch.no_grad():
-        layer.weight[0, 0] = torch.nextafter(layer.weight[0, 0], torch.tensor(10.0))
-    assert bits(layer) != before
+        # Two that a sum would not tell apart.
+        other.weight[0, 0], other.weight[0, 1] = layer.weight[0, 1], layer.weight[0, 0]
+    with pytest.raises(RuntimeError, match="rank 1 on fh2 has other weights than rank 0 behind 7 steps"):
+        Replicas().on_train_epoch_end(trainer, layer)  # type: ignore[arg-type]
+    trainer.strategy = "auto"
+    Replicas().on_train_epoch_end(trainer, layer)  # type: ignore[arg-type]
 
 
 def test_the_clock_leaves_out_what_sets_things_up(monkeypatch: pytest.MonkeyPatch) -> None:

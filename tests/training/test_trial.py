@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import get_ema_avg_fn
 
-from lina_lab.config import TrialConfig, to_dict
+from lina_lab.config import ResourcesConfig, TrialConfig, to_dict
 from lina_lab.model import LINA
 from lina_lab.model.masking import num_masked, stratified_mask_ratios
 from lina_lab.training.checkpoints import newest
@@ -319,3 +319,19 @@ def test_the_checkpoint_says_what_it_is_of(tiny: Tiny, tmp_path: Path) -> None:
     run_trial(tiny(), tmp_path)
     checkpoint = last_checkpoint(tmp_path)
     assert checkpoint["hyper_parameters"] == to_dict(tiny())
+
+
+@pytest.mark.parametrize("accelerator", ["auto", "cpu", "gpu"])
+def test_the_accelerator_is_the_one_that_is_asked_for(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accelerator: Any
+) -> None:
+    given: dict[str, Any] = {}
+
+    def spy(**arguments: Any) -> None:
+        given.update(arguments)
+        raise InterruptedError
+
+    monkeypatch.setattr("lina_lab.training.trial.L.Trainer", spy)
+    with pytest.raises(InterruptedError):
+        run_trial(tiny(), tmp_path, resources=ResourcesConfig(accelerator=accelerator))
+    assert given["accelerator"] == accelerator
