@@ -315,3 +315,14 @@ def test_a_cell_that_another_tool_ended_is_read(tmp_path: Path, plan: Plan, stat
         other.get_trials()[0]._trial_id, ended, [1.0] if state == "COMPLETE" else None
     )
     assert statuses(store)[0] == ("done" if state == "COMPLETE" else "interrupted")
+
+
+def test_a_storage_elsewhere_knows_its_study_s_folder(tmp_path: Path, plan: Plan) -> None:
+    """Two machines with a database in common and folders of their own would each take the other's cells for dead."""
+    url = f"journal:{tmp_path / 'queue.journal'}"
+    Store(tmp_path / "here", plan, url).enqueue()
+    Store(tmp_path / "here", plan, url)
+    with pytest.raises(StudyError, match=r"there/tiny is not the folder that the study tiny runs in: all machines"):
+        Store(tmp_path / "there", plan, url)
+    shutil.copytree(tmp_path / "here", tmp_path / "moved")
+    Store(tmp_path / "moved", plan, url)
