@@ -91,7 +91,10 @@ def scaling_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
 
 
 def curves_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
-    """Training loss in windows (thin, each seed) and validation loss of the averaged weights (mean of the seeds)."""
+    """Training loss in windows (thin, each seed) and the objective (mean of the seeds).
+
+    Where there is no validation the training loss, mean of the seeds, is the one that is marked.
+    """
     sizes = runs.sizes
     figure, panels = plt.subplots(1, len(sizes), figsize=(2.9 * len(sizes), 3.2), sharey=True, squeeze=False)
     smooth = _windows(runs.history[runs.history["metric"] == TRAIN_LOSS])
@@ -103,11 +106,11 @@ def curves_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
         for place, variant in enumerate(runs.variants):
             style = line_style(place)
             mine = smooth[(smooth["variant"] == variant) & (smooth["size"] == size)]
-            for _, seed in mine.groupby("seed"):
+            for _, seed in mine.groupby("seed") if validated else ():
                 axes.plot(seed["images"], seed["value"], color=style["color"], linewidth=0.5, alpha=0.6)
             checks = validation[(validation["variant"] == variant) & (validation["size"] == size)]
-            means = checks.groupby("images")["value"].mean()
-            axes.plot(means.index, means, label=variant, **style)
+            means = (checks if validated else mine).groupby("images")["value"].mean()
+            axes.plot(means.index, means, label=variant, markevery=1 if validated else 8, **style)
         axes.set(title=f"{runs.study.size_axis} {size}", xlabel="images seen")
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     both = f"thin: {_name(TRAIN_LOSS)}\nmarked: {_name(runs.study.objective)}"
@@ -130,6 +133,11 @@ def differences_figure(runs: StudyRuns, differences: pd.DataFrame) -> tuple[Figu
     for row, metric in zip(panels, metrics, strict=True):
         for panel, axis in zip(row, axes_names, strict=True):
             _difference_panel(panel, runs, shown, means, metric, axis)
+    for panel in panels[-1]:
+        panel.set_xlabel(runs.study.size_axis)
+        # Of the whole column, below it: names are long.
+        names = panel.get_legend_handles_labels()
+        panel.legend(*names, loc="upper center", bbox_to_anchor=(0.5, -0.25), fontsize="x-small")
     return figure, shown
 
 
@@ -168,8 +176,7 @@ def _difference_panel(
         )
     axes.axhline(0, color="0.5", linewidth=0.6)
     axes.set_xticks(list(sizes.values()), [str(size) for size in sizes])
-    axes.set(xlabel=runs.study.size_axis, ylabel=f"Δ {_name(metric)}", title=axis)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), fontsize="x-small")
+    axes.set(ylabel=f"Δ {_name(metric)}", title=axis)
 
 
 def views_figure(runs: StudyRuns, views: Sequence[View]) -> tuple[Figure, pd.DataFrame]:

@@ -179,11 +179,12 @@ def growth_sentences(growth: pd.DataFrame, metric: str) -> list[str]:
 
 
 def _verdict(row: dict[str, Any], words: tuple[str, str]) -> str:
-    amount = f"{row['difference']:+.4f}"
+    error = row.get("block_se", float("nan"))
     if row["seeds"] < 2:
-        error = row.get("block_se", float("nan"))
-        within = f" (block standard error {error:.4f})" if pd.notna(error) else ""
-        return f"{amount}{within}; one seed, so no interval: what another seed would give is unknown."
+        within = f" (block standard error {error:.1g})" if pd.notna(error) else ""
+        unknown = "one seed, so no interval: what another seed would give is unknown."
+        return f"{row['difference']:+.5f}{within}; {unknown}"
+    amount = f"{row['difference']:+.4f}"
     verdict = words[int(row["difference"] > 0)] if row["resolved"] else "not resolved"
     if row["resolved"] and pd.notna(row.get("holm")) and row["holm"] > 0.05:
         verdict += f", alone; among all that is compared here, not (Holm-adjusted p {row['holm']:.2f})"
