@@ -25,15 +25,15 @@ class Checkpoints(Checkpoint):
 
     Args:
         folder: where to.
+        stream: what metrics wait in; those that a checkpoint holds are given back to it.
     """
 
     KEEP = 2
     """One more than one, so that a damaged one does not cost everything."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, stream: MetricStream | None) -> None:
+        self.folder, self.stream = folder, stream
         self.metrics: dict[str, float] = {}
-        self.waiting: list[Point] = []
         self._random: torch.Tensor | None = None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -42,8 +42,6 @@ class Checkpoints(Checkpoint):
     def save(self, trainer: L.Trainer) -> None:
         """Write the state of training. All ranks call it together; the first one writes."""
         self.metrics |= {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
-        if isinstance(trainer.logger, MetricStream):
-            self.waiting = trainer.logger.waiting
         path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
         part = path.with_suffix(".part")
         try:
@@ -63,15 +61,16 @@ class Checkpoints(Checkpoint):
         if self._random is not None:
             torch.set_rng_state(self._random)
             self._random = None
-        if isinstance(trainer.logger, MetricStream):
-            trainer.logger.resume(self.waiting)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"metrics": self.metrics, "waiting": self.waiting, "random": torch.get_rng_state()}
+        waiting: list[Point] = [] if self.stream is None else list(self.stream.waiting)
+        return {"metrics": self.metrics, "waiting": waiting, "random": torch.get_rng_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.metrics, self._random = state_dict["metrics"], state_dict["random"]
-        self.waiting = [(str(name), value, step, now) for name, value, step, now in state_dict["waiting"]]
+        if self.stream is not None:
+            # Here, for a checkpoint of the last step leads to no other hook.
+            self.stream.resume((str(name), value, step, now) for name, value, step, now in state_dict["waiting"])
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:

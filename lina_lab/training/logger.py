@@ -19,7 +19,7 @@ PAUSE_SECONDS = 10.0
 
 
 class MetricStream(Logger):
-    """Logs to a run that exists already. Whoever made the run ends it.
+    """Logs to a run that exists already, and may hold a part of the curve. Whoever made the run ends it.
 
     Training never waits for the store: what it does not take now is kept, offered again, written into each checkpoint
     and, when the trial ends, into a file.
@@ -35,7 +35,6 @@ class MetricStream(Logger):
         self.client, self.run_id, self.folder = MlflowClient(tracking_uri), run_id, folder
         self.waiting: list[Point] = []
         self.problem: str | None = None
-        self._resumed = False
         self._last: dict[str, int] = {}
         self._sent, self._retry = time.monotonic(), 0.0
 
@@ -60,8 +59,8 @@ class MetricStream(Logger):
 
     @rank_zero_only
     def resume(self, waiting: Iterable[Point]) -> None:
-        """Go on with an interrupted run: offer what waited then, and nothing that the store has already."""
-        self.waiting, self._resumed = [*waiting, *self.waiting], True
+        """Offer what waited when training was interrupted."""
+        self.waiting = [*waiting, *self.waiting]
 
     @rank_zero_only
     def flush(self) -> None:
@@ -69,10 +68,9 @@ class MetricStream(Logger):
         if time.monotonic() < self._retry:
             return
         try:
-            if self._resumed:
-                # Steps that are done again, behind a checkpoint, may have been logged before the interruption.
-                self._last = last_steps(self.client, self.run_id, self.waiting, self._last)
-                self.waiting = behind(self.waiting, self._last)
+            # Steps that are done again, behind a checkpoint, may have been logged before an interruption.
+            self._last = last_steps(self.client, self.run_id, self.waiting, self._last)
+            self.waiting = behind(self.waiting, self._last)
             while self.waiting:
                 send(self.client, self.run_id, self.waiting[:MAX_BATCH])
                 del self.waiting[:MAX_BATCH]

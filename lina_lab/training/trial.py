@@ -72,10 +72,10 @@ def run_trial(
     """
     resources.check_batch(config.data.batch_size)
     checkpoint, problems = newest(folder)
-    watch, clock, wire, keeper = Stopwatch(), StepClock(), CommunicationClock(), Checkpoints(folder)
+    logger = None if tracking is None else MetricStream(*tracking, folder)
+    watch, clock, wire, keeper = Stopwatch(), StepClock(), CommunicationClock(), Checkpoints(folder, logger)
     module, average = _module_and_average(config, resources)
     pictures = SampleGrid(config.sampling, folder / PICTURE_FILE, average)
-    logger = None if tracking is None else MetricStream(*tracking, folder)
 
     def save(trainer: L.Trainer) -> None:
         watch.lap()

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from pathlib import Path
 
 import psutil
@@ -10,7 +9,7 @@ import pytest
 
 from lina_lab.runstore import STATUS
 from tests.conftest import STUDY, TINY
-from tests.system.conftest import Place, make_place, wait_for
+from tests.system.conftest import Place, alive, make_place, wait_for
 
 pytestmark = pytest.mark.system
 Losses = dict[str, list[tuple[int, float]]]
@@ -61,10 +60,7 @@ def test_no_rank_outlives_the_process_that_leads_and_the_same_command_goes_on(
     process.send_signal(how)
     process.communicate(timeout=60)
     assert process.returncode == code
-    deadline = time.monotonic() + 3
-    while any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: not any(alive(rank) for rank in ranks), seconds=10)
     saved = int(max((tmp_path / "runs/tiny").glob("*/step-*.ckpt")).stem.removeprefix("step-"))
     assert saved % 100 == 0 if how is signal.SIGKILL else saved > 2000 / 16
     again, out, err = place.study(*GROUPS)

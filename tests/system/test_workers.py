@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.conftest import STUDY
-from tests.system.conftest import make_place
+from tests.system.conftest import alive, make_place
 
 pytestmark = pytest.mark.system
 SHORT = {"trainer": {"max_images": 160, "val_every_images": 80}}
@@ -77,7 +77,7 @@ def test_a_pool_that_is_stopped_stops_its_workers_and_goes_on(tmp_path: Path, ho
     _, err = process.communicate(timeout=90)
     assert process.returncode == code
     assert err.endswith("the same command goes on from here\n")
-    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+    assert not any(alive(child) for child in children)
     assert set(place.states().values()) <= {"interrupted", "waiting", "done"}
     assert "interrupted" in place.states().values()
     code, _, err = place.study("workers=2")

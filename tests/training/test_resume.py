@@ -217,14 +217,17 @@ def test_metrics_reach_the_store_when_it_is_back(
         assert curve(tracking, name) == curve(undisturbed, name)
 
 
-def test_a_new_stream_does_not_ask_the_store_what_it_has(
-    tracked: Callable[[], tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_trial_that_is_killed_behind_its_last_checkpoint_loses_no_metric(
+    tiny: Tiny, tmp_path: Path, tracked: Callable[[], tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MlflowClient, "get_metric_history", None)
-    tracking = tracked()
-    stream = MetricStream(*tracking, tmp_path)
-    stream.log_metrics({"a": 1.0}, 0)
-    stream.finalize()
-    assert stream.problem is None
-    monkeypatch.undo()
-    assert curve(tracking, "a") == [(0, 1.0)]
+    """Nothing is left to train, and what waits in the checkpoint reaches the store."""
+    config, tracking, undisturbed = tiny(trainer=LONG), tracked(), tracked()
+    run(config, tmp_path / "other", tracking=undisturbed)
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricStream, "flush", lambda self: None)
+        run(config, tmp_path / "trial", tracking=tracking)
+    (tmp_path / "trial" / "unsent.jsonl").unlink()  # a killed process writes none
+    assert curve(tracking, "train/loss") == []
+    run(config, tmp_path / "trial", tracking=tracking)
+    for name in ("train/loss", "val/loss_ema"):
+        assert curve(tracking, name) == curve(undisturbed, name)
