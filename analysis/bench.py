@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from pydantic.dataclasses import dataclass
 
-from analysis.plots import STYLE, line_style
+from analysis.figures import STYLE, line_style
 from lina_lab.config import CHECKS
 from lina_lab.dotlist import one_line, parse
 

@@ -7,14 +7,15 @@ same numbers. The difference of their losses is therefore far less noisy than ei
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from analysis.runs import StudyRuns, as_text, variant_fields
+from analysis.cells import as_text
+from analysis.runs import StudyRuns, variant_fields
 from lina_lab.runstore import TRAIN_LOSS
 
 BLOCKS = 20
@@ -82,22 +83,21 @@ def paired_differences(runs: StudyRuns, tail: float = 0.5) -> pd.DataFrame:
         training loss the mean over the last part of the budget, with a block standard error; for each validation
         loss the last value, which has none: draws and images are the same on both sides.
     """
-    grouped = runs.history.groupby(["variant", "size", "seed", "metric"], sort=True)
-    series: dict[Any, pd.Series[float]] = {
-        keys: group.set_index("images")["value"].sort_index() for keys, group in grouped
-    }
+    index = ["metric", "size", "seed", "images"]
+    wide = runs.history.set_index([*index, "variant"])["value"].unstack("variant")
     rows = []
     for comparison in comparisons(runs):
-        for (variant, size, seed, metric), treatment in series.items():
-            control = series.get((comparison.control, size, seed, metric))
-            if variant != comparison.treatment or control is None:
-                continue
-            paired = (treatment - control).dropna()
+        if not {comparison.treatment, comparison.control} <= set(wide.columns):
+            continue
+        paired = (wide[comparison.treatment] - wide[comparison.control]).dropna()
+        for keys, series in paired.groupby(level=["metric", "size", "seed"], sort=True):
+            metric, size, seed = cast(tuple[Any, Any, Any], keys)
+            images, values = series.index.get_level_values("images").to_numpy(), series.to_numpy(float)
             if metric == TRAIN_LOSS:
-                paired = paired[paired.index > (1 - tail) * paired.index.max()]
-                error = _block_error(paired.to_numpy(float), windows=runs.window > 1)
+                values = values[images > (1 - tail) * images.max()]
+                error = _block_error(values, windows=runs.window > 1)
             else:
-                paired, error = paired.iloc[-1:], np.nan
+                values, error = values[-1:], np.nan
             rows.append(
                 {
                     "axis": comparison.axis,
@@ -105,10 +105,10 @@ def paired_differences(runs: StudyRuns, tail: float = 0.5) -> pd.DataFrame:
                     "control": comparison.control,
                     "size": size,
                     "seed": seed,
-                    "metric": metric,
-                    "difference": paired.mean(),
+                    "metric": str(metric),
+                    "difference": values.mean(),
                     "block_se": error,
-                    "points": len(paired),
+                    "points": len(values),
                 }
             )
     return pd.DataFrame(rows, columns=[*COMPARED, "seed", "difference", "block_se", "points"])

@@ -1,44 +1,115 @@
-"""What a study's cells say of a law: each variant alone, and all of them pooled, with refusals in words."""
+"""What a study's cells say of a law: each variant alone, all pooled, checkpoints, compute. With refusals in words."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.intervals import Interval, held_out_error, interval, refit, slopes, speed_up
-from analysis.laws import Fit, log_line, power
+from analysis.compute import Compute, compute
+from analysis.intervals import Interval, Refits, grouped, held_out_error, interval, refit, slopes, speed_up
+from analysis.laws import Fit, Law, log_line, power, surface
 from analysis.runs import StudyRuns
 from analysis.scaling import fit
 
 POOLED = (power(share="offset and exponents"), power(offset=False, share="offset and exponents"))
 """The second is for losses that do not flatten: it is taken where the first is refused."""
+OWN = (power(share="offset"), power(offset=False, share="offset"))
+SURFACES = (surface(share="offset"), surface(offset=False, share="offset"))
 ALONE = (power(), power(offset=False), log_line())
-LEVEL, DRAWS = 0.9, 200
+LEVEL, DRAWS, SURFACE_DRAWS = 0.9, 200, 100
+MOST_CHECKPOINTS = 12
+"""Of a run; with more, so many of them are fitted, evenly spaced in the logarithm of images."""
+FLAT = "the offset ends at zero"
+
+Number = tuple[float, Interval]
+"""A number from a fit, and where it lies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """A law that variants share a part of: what was fitted, and its refits."""
+
+    tried: tuple[Fit, ...]
+    """The laws that were tried, the one that holds last; empty with one variant where it is for several."""
+    refits: Refits | None
+    points: pd.DataFrame
+    """What was fitted."""
+
+    @property
+    def found(self) -> Fit | None:
+        """The fit that holds; None if none does."""
+        return self.tried[-1] if self.tried and self.tried[-1].status == "ok" else None
+
+    def number(self, of: Callable[[Fit], float]) -> Number:
+        """A number of the fit that holds, with its interval."""
+        assert self.found is not None
+        assert self.refits is not None
+        return of(self.found), interval(self.refits, of, LEVEL)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFits:
-    """All fits of a study's objective against parameters."""
+    """All fits of a study's objective. N: parameters; D: images seen; C: FLOPs of training."""
 
     alone: tuple[Fit, ...]
+    """In N, each variant by itself."""
     held_out: tuple[float, ...]
     """Relative error of each of them at the largest size, unseen; NaN where it cannot be said."""
-    pooled: tuple[Fit, ...]
-    """All variants with one offset and one exponent; if that is refused, with one exponent. Empty with one variant."""
-    exponent: Interval | None
-    """Of the pooled exponent."""
-    speed_ups: dict[str, tuple[float, Interval]]
-    """Variant -> how many times its size the first variant needs for its loss (at the largest size), with interval."""
+    pooled: Shared
+    """In N: one exponent (and E) for all variants."""
+    exponent: Number | None
+    """Of `pooled`."""
+    body_exponent: float
+    """The same without embeddings among the parameters; NaN where there is none."""
+    speed_ups: dict[str, Number]
+    """Variant -> how many times its size the first variant needs for its loss, at the largest size."""
+    own: Shared
+    """In N: one E, an exponent for each variant."""
+    differences: dict[str, Number]
+    """Variant -> its exponent in `own` less the first variant's."""
+    surface: Shared
+    """In N and D, of checkpoints: one E, exponents for each variant."""
+    exponents: dict[str, tuple[Number, Number]]
+    """Variant -> its exponents in N and in D."""
+    surface_differences: dict[str, tuple[Number, Number]]
+    """Variant -> these less the first variant's."""
+    surface_held_out: float
+    """Relative error of the surface at the largest size, unseen."""
+    compute: Compute | None
+    """None where there are no checkpoints."""
     slopes: pd.DataFrame
     """Of `analysis.intervals.slopes`."""
 
 
 def study_points(runs: StudyRuns) -> pd.DataFrame:
-    """A row for each cell: `variant`, `parameters`, `seed`, `loss` (the study's objective)."""
-    columns = ["variant", "size", "parameters", "seed", runs.study.objective]
-    points = runs.cells[columns].rename(columns={runs.study.objective: "loss"})
+    """A row for each cell: `variant`, `size`, `parameters`, `body_parameters`, `seed`, `loss` (the objective)."""
+    return _points(runs, runs.cells, ["body_parameters"])
+
+
+def checkpoint_points(runs: StudyRuns, most: int | None = None) -> pd.DataFrame:
+    """A row for each checkpoint of the cells: as `study_points`, and `images`, `flops`.
+
+    Args:
+        runs: the study.
+        most: checkpoints of a run; None: all.
+    """
+    table = runs.checkpoints[runs.checkpoints["reason"] == ""]
+    points = _points(runs, table, ["images", "flops"])
+    images = sorted(points["images"].unique())
+    if most is None or len(images) <= most:
+        return points
+    ratio = (images[-1] / images[0]) ** (1 / (most - 1))
+    wanted = {min(images, key=lambda i, w=images[0] * ratio**k: abs(i - w)) for k in range(most)}  # type: ignore[misc]
+    return points[points["images"].isin(wanted)].reset_index(drop=True)
+
+
+def _points(runs: StudyRuns, table: pd.DataFrame, more: list[str]) -> pd.DataFrame:
+    columns = ["variant", "size", "parameters", *more, "seed", runs.study.objective]
+    points = table[columns].rename(columns={runs.study.objective: "loss"}).dropna().astype({"variant": str})
     # Variants of one size differ by a gate's few parameters; that is not what the law is about.
-    return points.assign(parameters=points.groupby("size")["parameters"].transform("mean").astype(float))
+    counts = [name for name in ("parameters", "body_parameters") if name in points]
+    points = points.sort_values("variant", key=lambda n: n.map(runs.variants.index), kind="stable", ignore_index=True)
+    return points.assign(**{n: points.groupby("size")[n].transform("mean").astype(float) for n in counts})
 
 
 def fit_study(runs: StudyRuns, draws: int = DRAWS) -> StudyFits:
@@ -48,37 +119,75 @@ def fit_study(runs: StudyRuns, draws: int = DRAWS) -> StudyFits:
         runs: the study.
         draws: how often seeds are drawn again for an interval.
     """
-    points = study_points(runs)
-    cases = [(law, points[points["variant"] == variant]) for variant in runs.variants for law in ALONE]
-    alone = tuple(fit(mine, law) for law, mine in cases)
-    held_out = tuple(held_out_error(mine, law) for law, mine in cases)
-    pooled: tuple[Fit, ...] = ()
-    exponent: Interval | None = None
-    faster: dict[str, tuple[float, Interval]] = {}
-    for law in POOLED if len(runs.variants) > 1 else ():
-        pooled = (*pooled, fit(points, law))
-        if pooled[-1].status == "ok":
-            exponent, faster = _intervals(points, pooled[-1], runs.variants, draws)
-            break
+    points, first, variants = study_points(runs), runs.variants[0], runs.variants
+    cases = [(law, points[points["variant"] == variant]) for variant in variants for law in ALONE]
+    several = len(variants) > 1
+    pooled = _shared(points, POOLED if several else (), draws)
+    own = _shared(points, OWN if several else (), draws)
+    rows = checkpoint_points(runs, MOST_CHECKPOINTS)
+    area = _shared(rows, SURFACES, min(draws, SURFACE_DRAWS))
+    largest = float(points["parameters"].max())
     return StudyFits(
-        alone=alone, held_out=held_out, pooled=pooled, exponent=exponent, speed_ups=faster, slopes=slopes(points)
+        alone=tuple(fit(mine, law) for law, mine in cases),
+        held_out=tuple(held_out_error(mine, law) for law, mine in cases),
+        pooled=pooled,
+        exponent=pooled.number(_exponent(first)) if pooled.found else None,
+        body_exponent=_body_exponent(points, pooled.found, first),
+        speed_ups={v: pooled.number(_speed_up_of(first, v, largest)) for v in variants[1:]} if pooled.found else {},
+        own=own,
+        differences={v: own.number(_difference(first, v)) for v in variants[1:]} if own.found else {},
+        surface=area,
+        exponents={v: _both(area, lambda i, v=v: _exponent(v, i)) for v in variants} if area.found else {},  # type: ignore[misc]
+        surface_differences=(
+            {v: _both(area, lambda i, v=v: _difference(first, v, i)) for v in variants[1:]} if area.found else {}  # type: ignore[misc]
+        ),
+        surface_held_out=held_out_error(area.points, area.found.law) if area.found else float("nan"),
+        compute=compute(checkpoint_points(runs)) if len(rows) else None,
+        slopes=slopes(points),
     )
 
 
-def _intervals(
-    points: pd.DataFrame, pooled: Fit, variants: list[str], draws: int
-) -> tuple[Interval, dict[str, tuple[float, Interval]]]:
-    """The interval of the exponent, and each variant's worth against the first with its own."""
-    refits, first, largest = refit(_paired(points), pooled.law, draws=draws), variants[0], points["parameters"].max()
-    numbers = {variant: _speed_up_of(first, variant, float(largest)) for variant in variants[1:]}
-    faster = {variant: (number(pooled), interval(refits, number, LEVEL)) for variant, number in numbers.items()}
-    return interval(refits, lambda found: found.exponents[first][0], LEVEL), faster
+def _shared(points: pd.DataFrame, laws: Sequence[Law], draws: int) -> Shared:
+    """The first of some laws that holds, or all of them refused. The second is for losses that do not flatten."""
+    paired, tried = grouped(_paired(points)), []
+    for law in laws if len(paired) else ():
+        tried.append(fit(paired, law))
+        if FLAT not in tried[-1].reason:
+            break
+    refits = refit(paired, tried[-1].law, draws=draws) if tried and tried[-1].status == "ok" else None
+    return Shared(tried=tuple(tried), refits=refits, points=paired)
 
 
 def _paired(points: pd.DataFrame) -> pd.DataFrame:
-    """The points of sizes and seeds that every variant has."""
-    counts = points.groupby(["parameters", "seed"])["variant"].transform("nunique")
-    return points[counts == points["variant"].nunique()].reset_index(drop=True)
+    """The points of sizes, checkpoints and seeds that every variant has, and seeds that every checkpoint has."""
+    keys = [name for name in ("parameters", "images") if name in points]
+    counts = points.groupby([*keys, "seed"])["variant"].transform("nunique")
+    whole = points[counts == points["variant"].nunique()].reset_index(drop=True)
+    if "images" in whole and len(whole):
+        seeds = whole.groupby(["parameters", "images"])["seed"].transform("nunique")
+        whole = whole[seeds == whole.groupby("parameters")["seed"].transform("nunique")].reset_index(drop=True)
+    return whole
+
+
+def _exponent(variant: str, place: int = 0) -> Callable[[Fit], float]:
+    return lambda found: found.exponents[variant][place]
+
+
+def _difference(first: str, variant: str, place: int = 0) -> Callable[[Fit], float]:
+    return lambda found: found.exponents[variant][place] - found.exponents[first][place]
+
+
+def _both(area: Shared, of: Callable[[int], Callable[[Fit], float]]) -> tuple[Number, Number]:
+    return area.number(of(0)), area.number(of(1))
+
+
+def _body_exponent(points: pd.DataFrame, pooled: Fit | None, first: str) -> float:
+    """The pooled exponent where embeddings are not counted."""
+    if pooled is None:
+        return float("nan")
+    body = points.assign(parameters=points["body_parameters"])
+    found = fit(grouped(_paired(body)), pooled.law)
+    return found.exponents[first][0] if found.status == "ok" else float("nan")
 
 
 def _speed_up_of(first: str, variant: str, size: float) -> Callable[[Fit], float]:
@@ -87,53 +196,3 @@ def _speed_up_of(first: str, variant: str, size: float) -> Callable[[Fit], float
         return speed_up(found, *losses)
 
     return number
-
-
-def fit_table(fits: StudyFits) -> pd.DataFrame:
-    """A row for each fit: numbers of those that may be used, and the reason of the others."""
-    every = [*zip(fits.alone, fits.held_out, strict=True)]
-    every += [(found, float("nan")) for found in fits.pooled]
-    return pd.DataFrame([_row(found, error) for found, error in every])
-
-
-def _row(found: Fit, held_out: float) -> dict[str, object]:
-    usable = found.status == "ok"
-    name = found.variants[0]
-    exponents = found.exponents[name]
-    return {
-        "variant": name if len(found.variants) == 1 else "all, pooled",
-        "law": found.law.name,
-        "status": found.status,
-        "exponent": exponents[0] if usable and exponents else float("nan"),
-        "E": found.offset if usable and found.law.offset and not found.law.line else float("nan"),
-        "AICc": found.aicc if usable else float("nan"),
-        "error at the largest size": held_out,
-        "points": found.used,
-    }
-
-
-def fit_sentences(fits: StudyFits) -> list[str]:
-    """What may be said of the pooled laws, and what may not."""
-    if not fits.pooled:
-        return ["- one variant: nothing is pooled."]
-    lines = [f"- {found.law.name}: {found.status}; {found.reason}." for found in fits.pooled if found.status != "ok"]
-    found = fits.pooled[-1]
-    if found.status != "ok":
-        return lines
-    assert fits.exponent is not None
-    alpha = next(iter(found.exponents.values()))[0]
-    offset = f"; E {found.offset:.4f}" if found.law.offset else ""
-    lines.append(f"- {found.law.name}, all variants: alpha {alpha:.3f}, {_words(fits.exponent)}{offset}.")
-    for variant, (factor, ends) in fits.speed_ups.items():
-        unresolved = not ends.reason and ends.low <= 1 <= ends.high
-        verdict = ": not resolved" if unresolved else ""
-        lines.append(f"- {variant} is worth {factor:.2f} times the parameters, {_words(ends)}{verdict}.")
-    return lines
-
-
-def _words(ends: Interval) -> str:
-    if ends.reason:
-        return f"without an interval ({ends.reason})"
-    return (
-        f"{ends.level:.0%} interval {ends.low:.3f} to {ends.high:.3f} ({ends.failed:.0%} of {ends.draws} refits failed)"
-    )

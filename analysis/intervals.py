@@ -17,7 +17,11 @@ from scipy import stats
 from analysis.laws import Fit, Law
 from analysis.scaling import Array, Points, fit, fit_prepared, prepared
 
+Places = npt.NDArray[np.intp]
 DRAWS = 400
+ROUNDING = 1e-6
+MOST_SEEDS = 20
+"""With more seeds a size, groups of them are drawn in place of single ones."""
 FAILED_SHARE = 0.2
 """An interval is given only if fewer refits than this share have failed."""
 
@@ -42,46 +46,92 @@ class Interval:
 class Redraw:
     """Draws seeds, then blocks, of a table's points again.
 
-    Seeds are drawn with replacement among those of a size, the same ones for all variants, which are paired by them.
-    The spread of so few is widened by sqrt(n / (n - 1)), without which it would be too small on average. What each
-    point stands for (size, variant) stays; only its loss is another.
+    Seeds are drawn with replacement among those of a size: the same ones for all variants, which are paired by them,
+    and for all checkpoints of a run. The spread of so few is widened by sqrt(n / (n - 1)), without which it would be
+    too small on average. What each point stands for (size, variant, checkpoint) stays; only its loss is another.
 
     Args:
-        points: columns `variant`, `seed`, `loss`, the inputs, and, where they are known, `blocks`: the means of the
-            blocks that a loss is the mean of.
+        points: columns `variant`, `parameters`, `seed`, `loss`; `images` where a run has several checkpoints; `blocks`
+            where they are known: the means of the blocks that a loss is the mean of.
+        residuals: of a fit to the points, log(L) - log(fit). For several checkpoints a run: blocks of their residuals
+            are drawn again then.
     """
 
-    def __init__(self, points: pd.DataFrame) -> None:
+    def __init__(self, points: pd.DataFrame, residuals: Array | None = None) -> None:
         self.loss = points["loss"].to_numpy(float)
         self.blocks = [np.asarray(b, dtype=float) for b in points["blocks"]] if "blocks" in points else None
-        size = [name for name in ("parameters", "images") if name in points]
-        # For each size: its seeds, and for each of its variants the places of its points, in the seeds' order.
-        self.sizes: list[tuple[int, list[npt.NDArray[np.intp]]]] = []
-        places = points.assign(place=range(len(points)))
-        for _, group in places.groupby(size, sort=False):
+        self.residuals = residuals
+        # For each size, and each of its variants: the places of its points, [seeds, checkpoints].
+        self.sizes: list[list[Places]] = []
+        places = points.assign(place=range(len(points)), images=points.get("images", 0))
+        for _, group in places.groupby("parameters", sort=False):
             seeds = sorted(group["seed"].unique())
-            wide = group.pivot(index="seed", columns="variant", values="place").reindex(seeds)
-            whole = wide.dropna(axis=1)
-            if whole.shape != wide.shape:
+            wide = group.pivot(index="seed", columns=["variant", "images"], values="place").reindex(seeds)
+            if wide.isna().any(axis=None):
                 raise ValueError("the variants of a size do not have the same seeds: they are not paired")
-            self.sizes.append((len(seeds), [whole[name].to_numpy(np.intp) for name in whole]))
+            names = dict.fromkeys(group["variant"])
+            self.sizes.append([wide[name].sort_index(axis=1).to_numpy(np.intp) for name in names])
+        self.curves = residuals is not None and any(places.shape[1] > 1 for size in self.sizes for places in size)
 
     def losses(self, generator: Generator) -> Array:
         """New losses of all points."""
         found = self.loss.copy()
-        for count, variants in self.sizes:
-            chosen = generator.integers(count, size=count)
-            widen = np.sqrt(count / (count - 1)) if count > 1 else 1.0
+        for variants in self.sizes:
+            count, checkpoints = variants[0].shape
+            chosen = np.asarray(generator.integers(count, size=count), dtype=np.intp)
+            starts = np.asarray(generator.integers(checkpoints, size=(count, _block_count(checkpoints))), dtype=np.intp)
             for places in variants:
-                middle = self.loss[places].mean()
-                found[places] = middle + widen * (self.loss[places[chosen]] - middle)
+                if self.curves:
+                    found[places] = self._curves(places, chosen, starts)
+                    continue
+                losses = self.loss[places]
+                middle = losses.mean(axis=0)
+                found[places] = middle + _widen(count) * (losses[chosen] - middle)
                 if self.blocks is not None:
-                    found[places] += [self._shift(self.blocks[place], generator) for place in places[chosen]]
+                    shifts = [self._shift(self.blocks[place], generator) for place in places[chosen].flat]
+                    found[places] += np.reshape(shifts, places.shape)
         return found
+
+    def _curves(self, places: Places, chosen: Places, starts: Places) -> Array:
+        """New losses of a variant's runs of one size: other runs, and blocks of their checkpoints' residuals."""
+        assert self.residuals is not None
+        count, checkpoints = places.shape
+        own = self.residuals[places]
+        means = own.mean(axis=1)
+        length = -(-checkpoints // starts.shape[1])
+        # Blocks of consecutive checkpoints, which wrap around; the same ones for all variants.
+        order = ((starts[..., None] + np.arange(length)) % checkpoints).reshape(count, -1)[:, :checkpoints]
+        deviations = np.take_along_axis((own - means[:, None])[chosen], order, axis=1)
+        levels = means.mean() + _widen(count) * (means[chosen] - means.mean())
+        fitted = np.log(self.loss[places[0]]) - own[0]
+        return np.asarray(np.exp(fitted + levels[:, None] + deviations))
 
     @staticmethod
     def _shift(blocks: Array, generator: Generator) -> float:
         return float(generator.choice(blocks, len(blocks)).mean() - blocks.mean()) if len(blocks) > 1 else 0.0
+
+
+def _widen(count: int) -> float:
+    return float(np.sqrt(count / (count - 1))) if count > 1 else 1.0
+
+
+def _block_count(checkpoints: int) -> int:
+    """Blocks of about the square root of a run's checkpoints."""
+    return -(-checkpoints // max(1, round(float(np.sqrt(checkpoints)))))
+
+
+def grouped(points: pd.DataFrame, most: int = MOST_SEEDS) -> pd.DataFrame:
+    """The points with at most `most` seeds a size: above it, means of groups of seeds take their place.
+
+    The error of a mean over seeds stays what it is, and refits stay fast.
+    """
+    seeds = sorted(points["seed"].unique())
+    if len(seeds) <= most:
+        return points
+    group = {seed: place * most // len(seeds) for place, seed in enumerate(seeds)}
+    keys = [name for name in ("variant", "size", "parameters", "body_parameters", "images", "flops") if name in points]
+    numbered = points.assign(seed=points["seed"].map(group))
+    return numbered.groupby([*keys, "seed"], sort=False, as_index=False).agg(loss=("loss", "mean"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,15 +157,15 @@ def refit(points: pd.DataFrame, law: Law, *, draws: int = DRAWS, seed: int = 0) 
     whole = fit(points, law)
     if whole.status != "ok":
         return Refits(whole=whole, drawn=(), without=())
-    generator, redraw, data = np.random.default_rng(seed), Redraw(points), prepared(points, law)
+    data, generator = prepared(points, law), np.random.default_rng(seed)
+    redraw = Redraw(points, np.array(whole.residuals))
 
     def again(data: Points) -> Fit | None:
         found = fit_prepared(data, law, whole) if (data.loss > 0).all() else None
         return found if found is not None and found.status == "ok" else None
 
     drawn = tuple(again(replace(data, loss=redraw.losses(generator))) for _ in range(draws))
-    keys = [name for name in ("parameters", "images", "seed") if name in points]
-    rest = [points.drop(group.index) for _, group in points.groupby(keys, sort=False)]
+    rest = [points.drop(group.index) for _, group in points.groupby(["parameters", "seed"], sort=False)]
     return Refits(whole=whole, drawn=drawn, without=tuple(again(prepared(part, law)) for part in rest if len(part)))
 
 
@@ -136,7 +186,10 @@ def interval(refits: Refits, number: Callable[[Fit], float], level: float = 0.9)
         return _none(level, draws, failed, f"{failed:.0%} of the refits came to nothing")
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     low, high = np.quantile(kept, tails)
-    bca_low, bca_high = np.quantile(kept, _bca(kept, number(whole), without, tails))
+    middle = number(whole)
+    if not low - ROUNDING * abs(middle) <= middle <= high + ROUNDING * abs(middle):
+        return _none(level, draws, failed, "the residuals have structure: the law misses more than noise")
+    bca_low, bca_high = np.quantile(kept, _bca(kept, middle, without, tails))
     return Interval(
         low=float(low),
         high=float(high),

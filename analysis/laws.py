@@ -24,13 +24,19 @@ class Law:
 
 def power(size: str = "parameters", *, offset: bool = True, share: Share | None = None) -> Law:
     """`L = E + A N^-alpha`, or without E."""
-    name = f"{'E + ' if offset else ''}A {size}^-alpha" + (f", shared {share}" if share else "")
-    return Law(name=name, inputs=(size,), offset=offset, share=share)
+    return _powers(f"A {size}^-alpha", (size,), offset, share)
 
 
-def surface(size: str = "parameters", data: str = "images") -> Law:
-    """`L = E + A N^-alpha + B D^-beta`."""
-    return Law(name=f"E + A {size}^-alpha + B {data}^-beta", inputs=(size, data))
+def surface(size: str = "parameters", data: str = "images", *, offset: bool = True, share: Share | None = None) -> Law:
+    """`L = E + A N^-alpha + B D^-beta`, or without E."""
+    return _powers(f"A {size}^-alpha + B {data}^-beta", (size, data), offset, share)
+
+
+def _powers(terms: str, inputs: tuple[str, ...], offset: bool, share: Share | None) -> Law:
+    shared = {None: "", "offset": ", own exponents", "offset and exponents": ", shared exponents"}[share]
+    if share is not None and offset:
+        shared = shared.replace("shared exponents", "shared E and exponents").replace("own", "shared E and own")
+    return Law(name=("E + " if offset else "") + terms + shared, inputs=inputs, offset=offset, share=share)
 
 
 def log_line(size: str = "parameters") -> Law:

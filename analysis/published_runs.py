@@ -4,13 +4,17 @@ They are one seed a cell, training loss of one rank in windows of 5,000 iteratio
 equal iterations and unequal batches: which view of them one takes matters (`views.py`).
 """
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.runs import KEYS, StudyRuns
-from lina_lab.config import ObjectiveConfig, StudyConfig
+from analysis.cells import KEYS
+from analysis.runs import StudyRuns
+from lina_lab.config import LinaConfig, ObjectiveConfig, StudyConfig, from_dict
+from lina_lab.model import count
+from lina_lab.presets import SIZES
 from lina_lab.runstore import TRAIN_LOSS
 
 FOLDER = Path(__file__).with_name("published")
@@ -25,6 +29,7 @@ FIELDS = {
     "gate": "model.attention.gate",
 }
 MILLION = 1e6
+_MODEL = ["size", *FIELDS.values()]
 SOURCE = "techmonsterwang/LINA (Apache-2.0), logs/train/*_run_4node_0_*"
 
 
@@ -47,6 +52,7 @@ def read_published() -> StudyRuns:
         study=_study(curves),
         cells=_cells(history),
         history=history[[*KEYS, "metric", "images", "value"]],
+        checkpoints=_checkpoints(curves),
         excluded=_excluded(diverged),
         source=pd.DataFrame([{"commit": SOURCE, "dirty": "unknown", "cells": history["cell"].nunique()}]),
         window=WINDOW,
@@ -75,11 +81,15 @@ def _study(curves: pd.DataFrame) -> StudyConfig:
 
 def _cells(history: pd.DataFrame) -> pd.DataFrame:
     """A row for each run: the mean loss over the last quarter of its iterations, and what it was made with."""
+    history = history.assign(
+        flops_per_image=[_flops_per_image(*point) for point in history[["size", *FIELDS]].itertuples(index=False)]
+    )
     last = history[history["iteration"] > 0.75 * ITERATIONS]
     cells = last.groupby(KEYS, sort=False).agg(
         **{name: (name, "first") for name in FIELDS},
         batch_size=("images_per_step", "first"),
         steps=("iteration", lambda _: ITERATIONS),
+        flops_per_image=("flops_per_image", "first"),
         loss=("value", "mean"),
     )
     cells = cells.rename(columns={**FIELDS, "loss": TRAIN_LOSS}).reset_index()
@@ -87,6 +97,7 @@ def _cells(history: pd.DataFrame) -> pd.DataFrame:
     cells["parameters"] = [known[(row["size"], row[FIELDS["conv"]] != "none")] for row in cells.to_dict("records")]
     cells["model.dim"] = cells["size"].astype(str)
     cells["images_seen"] = cells["batch_size"] * cells["steps"]
+    cells["flops"] = cells["flops_per_image"] * cells["images_seen"]
     return cells.sort_values(KEYS[1:]).reset_index(drop=True)
 
 
@@ -105,6 +116,27 @@ def parameters() -> dict[tuple[int, bool], float]:
 def published_metrics() -> pd.DataFrame:
     """Every published figure: `metric`, `value`, `unit`, `model`, axes, `iteration`, `guidance_scale`, `source`."""
     return pd.read_csv(FOLDER / METRICS, comment="#", keep_default_na=False, na_values=[""])
+
+
+def _checkpoints(curves: pd.DataFrame) -> pd.DataFrame:
+    """A row for each window of each run, at its end."""
+    known, diverged = parameters(), set(curves.loc[curves["loss"].isna(), "cell"])
+    rows = curves.rename(columns={**FIELDS, "value": TRAIN_LOSS})
+    flops = [_flops_per_image(*point) * images for *point, images in rows[[*_MODEL, "images"]].itertuples(index=False)]
+    return rows.assign(
+        state=["diverged" if cell in diverged else "done" for cell in rows["cell"]],
+        reason=["it diverged" if cell in diverged else "" for cell in rows["cell"]],
+        parameters=[known[(row["size"], row[FIELDS["conv"]] != "none")] for row in rows.to_dict("records")],
+        flops=flops,
+    )[[*KEYS, "state", "reason", *FIELDS.values(), "parameters", "images", "flops", TRAIN_LOSS]]
+
+
+@lru_cache
+def _flops_per_image(width: int, normalization: str, conv: str, gate: str) -> float:
+    """Of training, two for a multiply-add, as our own model of the same kind is counted."""
+    attention = {"normalization": normalization, "conv": conv.rstrip("5"), "conv_kernel": 5, "gate": gate}
+    config = from_dict(LinaConfig, {**SIZES[f"width{width}"], "attention": attention})
+    return float(count.FLOPS_PER_MULTIPLY_ADD * count.training_operations(config).total)
 
 
 def _excluded(diverged: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,9 @@
 """From the run store to tidy tables."""
 
+import gc
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,28 +14,14 @@ from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import DatabaseError
 
+from analysis.cells import KEYS, LOSSES, as_text, cell_rows, check_cells
 from analysis.errors import StoreError
 from analysis.history import read_histories
 from lina_lab.config import StudyConfig, from_dict
-from lina_lab.runstore import (
-    AXES,
-    CELL,
-    ERROR,
-    IMAGES_PER_SECOND,
-    KIND,
-    PARAMETERS,
-    SEED,
-    STATUS,
-    STUDY,
-    TRAIN_LOSS,
-    quiet_logs,
-)
+from lina_lab.runstore import FORMAT, FORMAT_VERSION, KIND, STUDY, TRAIN_LOSS, quiet_logs
 
 PAGE = 1000
 SQLITE = "sqlite:///"
-LOSSES = (TRAIN_LOSS, "val/loss_raw", "val/loss_ema")
-KEYS = ["cell", "variant", "size", "seed"]
-"""Columns that say which cell a row is about; `variant` names the values of all axes but the size's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +30,15 @@ class StudyRuns:
 
     study: StudyConfig
     cells: pd.DataFrame
-    """A row for each cell that is done: KEYS, a column for each varied field, `parameters`, last losses, speed."""
+    """A row for each cell that counts: see `analysis.cells.cell_rows`."""
     history: pd.DataFrame
     """A row for each logged loss of those cells: KEYS, `metric`, `images`, `value`."""
+    checkpoints: pd.DataFrame
+    """A row for each validation of each run, those that do not count too: KEYS, `state`, `reason`, the varied fields,
+    `parameters`, `body_parameters`, `images`, `flops`, the losses (the training loss as the mean since the validation
+    before)."""
     excluded: pd.DataFrame
-    """A row for each other attempt: `cell`, `label`, `status`, `reason`."""
+    """A row for each run that does not count: `cell`, `label`, `status`, `reason`."""
     source: pd.DataFrame
     """A row for each git commit that the cells were made with: `commit`, `dirty`, `cells`."""
     window: int = 1
@@ -107,9 +99,22 @@ def read_study(name: str, runs: Path, tracking_uri: str | None = None) -> StudyR
     quiet_logs()
     uri = tracking_uri or f"{SQLITE}{database}"
     try:
-        return _read(MlflowClient(uri), uri, name)
+        with _no_collection():
+            return _read(MlflowClient(uri), uri, name)
     except (MlflowException, DatabaseError) as error:
         raise StoreError(f"the run store cannot be read: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python's garbage collector would go over a large store's millions of small objects again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
@@ -117,28 +122,47 @@ def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
     if experiment is None:
         known = sorted(other.name for other in client.search_experiments() if other.name != "Default")
         raise StoreError(f"the run store has no study {name}; it has {', '.join(known) or 'none'}")
+    study = _study(client, experiment)
     attempts = list(_runs(client, experiment, "cell"))
+    if not attempts:
+        raise StoreError(f"the study {name} has no cell yet: run it with python -m lina_lab.run study={name}")
+    every = cell_rows(attempts, study)
+    cells = every[every["reason"] == ""].sort_values(KEYS[1:]).reset_index(drop=True)
+    excluded = every[every["reason"] != ""].rename(columns={"state": "status"})
+    if cells.empty:
+        counts = ", ".join(f"{count} {state}" for state, count in every["state"].value_counts().items())
+        reason = excluded["reason"].iloc[0]
+        raise StoreError(f"no cell of the study {name} counts ({counts}; the first: {reason}): see action=status")
+    check_cells(cells, {run.info.run_id: run.data.params for run in attempts}, study)
+    points, counted = read_histories(uri, list(every["run"]), LOSSES), set(cells["run"])
+    return StudyRuns(
+        study=study,
+        cells=cells,
+        history=_history(points, cells),
+        checkpoints=checkpoint_rows(every, points, variant_fields(study)),
+        excluded=excluded[["cell", "label", "status", "reason"]].reset_index(drop=True),
+        source=_source([run for run in attempts if run.info.run_id in counted]),
+    )
+
+
+def _study(client: MlflowClient, experiment: Experiment) -> StudyConfig:
+    """What the study is, as its own run tells."""
     study_run = next(_runs(client, experiment, "study"), None)
     if study_run is None:
-        raise StoreError(f"the experiment {name} was not written by a study: it has no study run")
-    study = from_dict(StudyConfig, json.loads(study_run.data.tags[STUDY]))
-    done = _newest_done(attempts)
-    excluded = pd.DataFrame(
-        [_excluded_row(run) for run in attempts if run.info.run_id not in {r.info.run_id for r in done}],
-        columns=["cell", "label", "status", "reason"],
-    )
-    if not done:
-        counts = excluded["status"].value_counts().to_dict()
-        raise StoreError(f"the study {name} has no cell that is done, but {counts or 'none at all'}")
-    cells = pd.DataFrame([_cell_row(run, study) for run in done])
-    keys = pd.DataFrame([{"run": run.info.run_id, **_keys(run, study)} for run in done])
-    points = read_histories(uri, list(keys["run"]), LOSSES)
-    history = points.merge(keys, on="run")[[*KEYS, "metric", "images", "value"]]
-    if not pd.api.types.is_numeric_dtype(cells["size"]):
-        for table in (cells, history):
-            table["size"] = table["size"].map(as_text)
-    cells = cells.sort_values(KEYS[1:]).reset_index(drop=True)
-    return StudyRuns(study=study, cells=cells, history=history, excluded=excluded, source=_source(done))
+        raise StoreError(f"the experiment {experiment.name} was not written by a study: it has no study run")
+    version = int(study_run.data.tags.get(FORMAT, "1"))
+    if version > FORMAT_VERSION:
+        raise StoreError(
+            f"the study {experiment.name} was written by a newer lina_lab (format {version}, and this one knows "
+            f"{FORMAT_VERSION}): read it with that version"
+        )
+    try:
+        return from_dict(StudyConfig, json.loads(study_run.data.tags[STUDY]))
+    except ValueError as error:
+        raise StoreError(
+            f"the definition of the study {experiment.name} is not one of this version of lina_lab ({error}): read it "
+            "with the version that wrote it"
+        ) from error
 
 
 def _runs(client: MlflowClient, experiment: Experiment, kind: str) -> Iterator[Run]:
@@ -153,49 +177,45 @@ def _runs(client: MlflowClient, experiment: Experiment, kind: str) -> Iterator[R
             return
 
 
-def _newest_done(attempts: Sequence[Run]) -> list[Run]:
-    newest: dict[str, Run] = {}
-    for run in sorted(attempts, key=lambda run: run.info.start_time):
-        if run.data.tags.get(STATUS) == "done":
-            newest[run.data.tags[CELL]] = run
-    return list(newest.values())
+def _history(points: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """The table of `StudyRuns.history`; of millions of rows, so that names are categories."""
+    names = points["run"].cat
+    place = pd.Index(cells["run"]).get_indexer(names.categories)[names.codes]
+    kept = points[place >= 0]
+    rows = cells[KEYS].astype({"cell": "category", "variant": "category"}).iloc[place[place >= 0]]
+    parts = [rows.reset_index(drop=True), kept.drop(columns="run").reset_index(drop=True)]
+    return pd.DataFrame(pd.concat(parts, axis=1))
 
 
-def _excluded_row(run: Run) -> dict[str, str]:
-    tags = run.data.tags
-    status = tags.get(STATUS, "unknown")
-    reason = "a later attempt at the cell is done" if status == "done" else tags.get(ERROR, "it has not ended")
-    return {"cell": tags[CELL], "label": run.info.run_name, "status": status, "reason": reason}
+def checkpoint_rows(every: pd.DataFrame, points: pd.DataFrame, fields: Sequence[str]) -> pd.DataFrame:
+    """The table of `StudyRuns.checkpoints`.
 
-
-def _keys(run: Run, study: StudyConfig) -> dict[str, Any]:
-    axes, size = json.loads(run.data.tags[AXES]), next(iter(study.axes[study.size_axis]))
-    return {
-        "cell": run.data.tags[CELL],
-        "variant": ", ".join(study.point_name(a, axes) for a in study.axes if a != study.size_axis) or "all",
-        "size": axes[size],
-        "seed": int(run.data.tags[SEED]),
-    }
-
-
-def _cell_row(run: Run, study: StudyConfig) -> dict[str, Any]:
-    metrics, params = run.data.metrics, run.data.params
-    batch_size = int(params["data.batch_size"])
-    steps = -(-int(params["trainer.max_images"]) // batch_size)
-    return {
-        **_keys(run, study),
-        **{field: as_text(value) for field, value in json.loads(run.data.tags[AXES]).items()},
-        "parameters": int(metrics[PARAMETERS]),
-        **{name: metrics[name] for name in LOSSES},
-        "images_seen": steps * batch_size,
-        "batch_size": batch_size,
-        "steps": steps,
-        "lr": float(params["optimizer.lr"]),
-        "warmup_images": int(params["optimizer.warmup_images"]),
-        "images_per_second": metrics[IMAGES_PER_SECOND],
-        "fit_seconds": metrics["fit_seconds"],
-        "peak_memory_mib": metrics["peak_memory_mib"],
-    }
+    Args:
+        every: of `cell_rows`.
+        points: `run`, `metric`, `images`, `value` of all of them.
+        fields: the varied fields.
+    """
+    validated = points[points["metric"] != TRAIN_LOSS]
+    index = ["run", "images", "metric"]
+    wide = validated.drop_duplicates(index, keep="last").set_index(index)["value"].unstack("metric")
+    wide = pd.DataFrame(wide.reset_index().sort_values("images"))
+    steps = points[points["metric"] == TRAIN_LOSS].rename(columns={"images": "seen"}).sort_values("seen")
+    # A step's loss stands at the images seen before it, a validation at those seen by then.
+    matched = pd.merge_asof(
+        steps,
+        wide[["run", "images"]].assign(images=wide["images"], place=wide["images"]),
+        left_on="seen",
+        right_on="place",
+        by="run",
+        direction="forward",
+        allow_exact_matches=False,
+    )
+    means = matched.groupby(["run", "images"], as_index=False).agg(**{TRAIN_LOSS: ("value", "mean")})
+    known = ["run", *KEYS, "state", "reason", *fields, "parameters", "body_parameters", "flops_per_image"]
+    kinds = {"run": points["run"].dtype, **dict.fromkeys(["cell", "variant", "state", "reason", *fields], "category")}
+    table = every[known].astype(kinds).merge(wide, on="run").merge(means, on=["run", "images"], how="left")
+    table = table.assign(flops=table["flops_per_image"] * table["images"]).drop(columns=["run", "flops_per_image"])
+    return table.sort_values([*KEYS[1:], "images"]).reset_index(drop=True)
 
 
 def _source(runs: Sequence[Run]) -> pd.DataFrame:
@@ -208,8 +228,3 @@ def _source(runs: Sequence[Run]) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows, columns=["commit", "dirty"])
     return frame.value_counts().rename("cells").reset_index()
-
-
-def as_text(value: Any) -> str:
-    """A field's value for a label: words as they are, all else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value)

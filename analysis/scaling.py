@@ -12,7 +12,7 @@ number: see `Fit.status`.
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,8 @@ EXPONENTS = (0.01, 3.0)
 STARTS = np.geomspace(0.03, 2.0, 12)
 KEPT_STARTS = 4
 """So many of the best starts are polished."""
+TOLERANCE, REFIT_TOLERANCE = 1e-15, 1e-9
+"""Relative change of cost and parameters at which the search has come to its end; of a fit near another one."""
 SIZES_FOR_OFFSET = 4
 """Fewer sizes identify no offset beside a power of one variant's."""
 
@@ -47,6 +49,8 @@ class Points:
     variant: NDArray[np.intp]
     """Place in `names` of each point's variant: [n]."""
     names: tuple[str, ...]
+    floor: float = 0.0
+    """A known offset, below which no loss is: for a law that fits none of its own."""
 
 
 def fit(points: pd.DataFrame, law: Law) -> Fit:
@@ -65,7 +69,7 @@ def fit(points: pd.DataFrame, law: Law) -> Fit:
         raise ValueError(f"{law.name} is for one variant, and there are {len(names)}: {', '.join(map(str, names))}")
     refusal = _not_identifiable(kept, law, names)
     if refusal is not None:
-        return _refused(law, names, len(kept), dropped, refusal)
+        return refused(law, names, refusal, used=len(kept), dropped=dropped)
     return fit_prepared(prepared(kept, law), law, dropped=dropped)
 
 
@@ -88,6 +92,25 @@ def fit_prepared(data: Points, law: Law, near: Fit | None = None, dropped: tuple
         dropped: what the fit is to say of points that were left out.
     """
     return _line(data, law, dropped) if law.line else _powers(data, law, dropped, near)
+
+
+def profile(points: pd.DataFrame, law: Law, offsets: Array) -> Array:
+    """The cost of a law with an offset, which is held at each of `offsets`, all else fitted; NaN above a loss.
+
+    A flat profile says that the losses do not fix E, whatever its fitted value is.
+
+    Args:
+        points: as of `fit`; all of them can be fitted.
+        law: with an offset.
+        offsets: [n], rising.
+    """
+    data, rest = prepared(points, law), replace(law, offset=False)
+    costs, near = np.full(len(offsets), np.nan), None
+    for place in np.flatnonzero(offsets < data.loss.min()):
+        # From the solution beside it.
+        near = fit_prepared(replace(data, floor=float(offsets[place])), rest, near)
+        costs[place] = near.cost
+    return costs
 
 
 def usable(points: pd.DataFrame, law: Law) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -120,12 +143,9 @@ def _not_identifiable(points: pd.DataFrame, law: Law, names: Sequence[str]) -> s
     counts = points.groupby("variant")[list(law.inputs)].nunique()
     size = law.inputs[0]
     fewest = int(counts[size].min())
-    if law.share == "offset and exponents":
-        needed = 3 if len(names) > 1 else SIZES_FOR_OFFSET
-    elif len(law.inputs) > 1:
-        needed = 3
-    else:
-        needed = SIZES_FOR_OFFSET if law.offset and not law.line else 3
+    alone = law.share != "offset and exponents" or len(names) == 1
+    one_input = len(law.inputs) == 1
+    needed = SIZES_FOR_OFFSET if law.offset and not law.line and one_input and alone else 3
     if fewest < needed:
         return (
             f"{fewest} values of {size} do not identify {law.name}, which needs {needed}; look at the slopes between "
@@ -138,13 +158,14 @@ def _not_identifiable(points: pd.DataFrame, law: Law, names: Sequence[str]) -> s
     return None
 
 
-def _refused(law: Law, names: tuple[str, ...], used: int, dropped: tuple[str, ...], reason: str) -> Fit:
+def refused(law: Law, names: Sequence[str], reason: str, *, used: int = 0, dropped: tuple[str, ...] = ()) -> Fit:
+    """A fit that the points do not allow."""
     nothing: dict[str, tuple[float, ...]] = {name: (float("nan"),) * len(law.inputs) for name in names}
     return Fit(
         law=law,
         status="not identifiable",
         reason=reason,
-        variants=names,
+        variants=tuple(names),
         offset=float("nan"),
         coefficients=nothing,
         exponents=nothing,
@@ -186,7 +207,7 @@ def _powers(data: Points, law: Law, dropped: tuple[str, ...], near: Fit | None) 
         linear, cost = _linear(data, law, exponents)
         starts.append((cost, exponents, linear))
     starts.sort(key=lambda start: start[0])
-    polished = [_polish(data, law, exponents, linear) for _, exponents, linear in starts[:KEPT_STARTS]]
+    polished = [_polish(data, law, exponents, linear, near) for _, exponents, linear in starts[:KEPT_STARTS]]
     best = min(polished, key=lambda result: result.cost)
     agreeing = float(np.mean([result.cost <= best.cost * (1 + 1e-3) + 1e-15 for result in polished]))
     offset, logs, exponents_own = _unpacked(best.x, law, variants, own)
@@ -214,11 +235,11 @@ def _linear(data: Points, law: Law, exponents: Array) -> tuple[Array, float]:
     for i in range(inputs):
         columns[np.arange(len(data.loss)), 1 + data.variant * inputs + i] = powers[:, i]
     # Relative residuals, which log residuals are to first order.
-    solution, norm = nnls(columns / data.loss[:, None], np.ones(len(data.loss)))
+    solution, norm = nnls(columns / data.loss[:, None], 1 - data.floor / data.loss)
     return solution, float(norm)
 
 
-def _polish(data: Points, law: Law, exponents: Array, linear: Array) -> OptimizeResult:
+def _polish(data: Points, law: Law, exponents: Array, linear: Array, near: Fit | None) -> OptimizeResult:
     """All parameters together: E, then log coefficients [variants, inputs], then exponents [own, inputs]."""
     variants, inputs, own = len(data.names), len(law.inputs), len(exponents)
     amounts = np.log(np.maximum(linear[1:], 1e-8 * data.loss.min()))
@@ -230,21 +251,36 @@ def _polish(data: Points, law: Law, exponents: Array, linear: Array) -> Optimize
         [[data.loss.min()] if law.offset else [], np.full(amounts.shape, 60.0), np.full(own * inputs, EXPONENTS[1])]
     )
 
-    def residuals(parameters: Array) -> Array:
+    def terms(parameters: Array) -> tuple[float, Array]:
         offset, logs, powers = _unpacked(parameters, law, variants, own)
-        terms = np.exp(logs[data.variant] - data.x * powers[data.variant % own])
-        return np.asarray(np.log(offset + terms.sum(axis=1)) - np.log(data.loss))
+        return data.floor + offset, np.exp(logs[data.variant] - data.x * powers[data.variant % own])
+
+    def residuals(parameters: Array) -> Array:
+        offset, each = terms(parameters)
+        return np.asarray(np.log(offset + each.sum(axis=1)) - np.log(data.loss))
+
+    def jacobian(parameters: Array) -> Array:
+        offset, each = terms(parameters)
+        shares = each / (offset + each.sum(axis=1, keepdims=True))
+        rows = np.arange(len(shares))
+        found = np.zeros((len(shares), variants + own, inputs))
+        found[rows, data.variant] = shares
+        found[rows, variants + data.variant % own] = -data.x * shares
+        first = 1 / (offset + each.sum(axis=1, keepdims=True))
+        return np.hstack([first] * law.offset + [found.reshape(len(shares), -1)])
 
     margin = 1e-9 * np.maximum(1.0, np.abs(high))
+    tolerance = TOLERANCE if near is None else REFIT_TOLERANCE
     return least_squares(
         residuals,
         np.clip(start, low + margin, high - margin),
+        jac=jacobian,
         bounds=(low, high),
         loss="huber",
         f_scale=HUBER,
         x_scale="jac",
-        xtol=1e-15,
-        ftol=1e-15,
+        xtol=tolerance,
+        ftol=tolerance,
         gtol=1e-13,
         max_nfev=2000,
     )

@@ -1,11 +1,11 @@
 """Points to compare sizes by, and what stands in the way: which factors moved together with size."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
-from analysis.runs import KEYS, StudyRuns
+from analysis.cells import KEYS
+from analysis.runs import StudyRuns
 from lina_lab.runstore import TRAIN_LOSS
 
 TAIL = 0.25
@@ -25,9 +25,9 @@ class View:
     """A comparison of sizes at something equal."""
 
     name: str
-    """iso-step or iso-image"""
+    """iso-step, iso-image or iso-FLOP"""
     points: pd.DataFrame
-    """A row for each run: KEYS, `parameters`, `images`, `loss`, `blocks` (means that the loss is the mean of)."""
+    """A row for each run: KEYS, `parameters`, `images`, `loss`."""
     confounded: tuple[str, ...]
     """Factors that moved together with size in this view."""
 
@@ -61,35 +61,38 @@ def audit(runs: StudyRuns) -> dict[str, str]:
 
 def iso_step(runs: StudyRuns) -> View:
     """Each run at the end of its own budget."""
-    return View(name="iso-step", points=_points(runs, None), confounded=tuple(audit(runs)))
+    return View(name="iso-step", points=_points(runs, _ends(runs)), confounded=tuple(audit(runs)))
 
 
 def iso_image(runs: StudyRuns) -> View:
     """Each run where it has seen as many images as the run that saw fewest."""
-    images = int(runs.history.groupby("cell")["images"].max().min())
+    ends = _ends(runs)
     found = [name for name in audit(runs) if name != NAMES["images_seen"]]
     if NAMES["batch_size"] in found and NAMES["steps"] not in found:
         # Equal images of unequal batches.
         found.append(NAMES["steps"])
-    return View(name="iso-image", points=_points(runs, images), confounded=tuple(found))
+    return View(name="iso-image", points=_points(runs, ends.clip(upper=ends.min())), confounded=tuple(found))
 
 
-def _points(runs: StudyRuns, images: int | None) -> pd.DataFrame:
+def iso_flop(runs: StudyRuns) -> View:
+    """Each run where it has used as many FLOPs as the run that used fewest; images then fall with size, as they must."""
+    ends, each = _ends(runs), runs.cells.set_index("cell")["flops_per_image"]
+    spent = (ends * each).min() / each
+    found = [name for name in audit(runs) if name not in (NAMES["images_seen"], NAMES["steps"])]
+    return View(name="iso-FLOP", points=_points(runs, spent), confounded=tuple(found))
+
+
+def _ends(runs: StudyRuns) -> "pd.Series[float]":
+    """Cell -> the images at which its last training loss stands."""
     train = runs.history[runs.history["metric"] == TRAIN_LOSS]
-    known = dict(zip(runs.cells["cell"], runs.cells["parameters"], strict=True))
-    rows: list[dict[str, Any]] = []
-    for keys, group in train.groupby(KEYS, sort=False):
-        end = group["images"].max() if images is None else images
-        tail = group[(group["images"] > (1 - TAIL) * end) & (group["images"] <= end)]
-        named = dict(zip(KEYS, keys, strict=True))
-        losses = tail["value"].to_numpy(float)
-        rows.append(
-            {
-                **named,
-                "parameters": float(known[named["cell"]]),
-                "images": int(tail["images"].max()),
-                "loss": float(losses.mean()),
-                "blocks": losses,
-            }
-        )
-    return pd.DataFrame(rows)
+    return train.groupby("cell")["images"].max().astype(float)
+
+
+def _points(runs: StudyRuns, ends: "pd.Series[float]") -> pd.DataFrame:
+    """The mean training loss of each cell over the last part of the images up to its end."""
+    train = runs.history[runs.history["metric"] == TRAIN_LOSS]
+    end = ends.reindex(train["cell"]).to_numpy(float)
+    tail = train[(train["images"] > (1 - TAIL) * end) & (train["images"] <= end * (1 + 1e-9))]
+    points = tail.groupby(KEYS, sort=False, as_index=False).agg(images=("images", "max"), loss=("value", "mean"))
+    known = runs.cells.set_index("cell")["parameters"].astype(float)
+    return points.assign(parameters=known.reindex(points["cell"]).to_numpy())

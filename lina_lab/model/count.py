@@ -96,6 +96,15 @@ def parameters(config: LinaConfig) -> Counts:
     )
 
 
+def embedding_parameters(config: LinaConfig) -> int:
+    """Parameters that are looked up, not multiplied with: the table of classes or of absent text, start and mask token.
+
+    They grow with the data's vocabulary, so exponents are reported with and without them (arXiv 2406.12907).
+    """
+    classes = 0 if config.num_classes is None else (config.num_classes + 1) * config.dim
+    return classes + (config.text_dim or 0) * TEXT_ROWS + 2 * config.dim
+
+
 def attention_operations(config: LinaConfig, attention: AttentionConfig, tokens: int) -> int:
     """Multiply-adds of one attention over `tokens` tokens of one sample, forward."""
     dim, heads, kernel = config.dim, config.num_heads, attention.conv_kernel

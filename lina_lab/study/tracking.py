@@ -20,7 +20,20 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from lina_lab.config import to_dict
-from lina_lab.runstore import AXES, AXIS, CELL, ERROR, KIND, NOTE, SEED, STATUS, STUDY, quiet_logs
+from lina_lab.runstore import (
+    AXES,
+    AXIS,
+    CELL,
+    ERROR,
+    FORMAT,
+    FORMAT_VERSION,
+    KIND,
+    NOTE,
+    SEED,
+    STATUS,
+    STUDY,
+    quiet_logs,
+)
 from lina_lab.study.errors import StudyError, explanation
 from lina_lab.study.grid import Cell, Plan, flatten
 from lina_lab.study.store import Status
@@ -74,6 +87,12 @@ class Tracker:
         found = self.client.search_runs([self.experiment_id], f"tags.`{KIND}` = 'study'", max_results=1)
         study = self.plan.study
         if found:
+            version = int(found[0].data.tags.get(FORMAT, "1"))
+            if version > FORMAT_VERSION:
+                raise StudyError(
+                    f"the study {study.name} in the tracking store was written by a newer lina_lab (format {version}, "
+                    f"and this one knows {FORMAT_VERSION}): use that version, or give the study another name"
+                )
             run_id: str = found[0].info.run_id
             self.client.update_run(run_id, status="RUNNING")
         else:
@@ -81,7 +100,7 @@ class Tracker:
             run_id = self.client.create_run(self.experiment_id, run_name=name, tags={KIND: "study"}).info.run_id
         note = f"**{study.question.strip()}**\n\nHeld equal: {'; '.join(study.held_equal)}."
         definition = json.dumps(to_dict(study))
-        self._set_tags(run_id, {KIND: "study", NOTE: note, STUDY: definition, **self.source})
+        self._set_tags(run_id, {KIND: "study", FORMAT: str(FORMAT_VERSION), NOTE: note, STUDY: definition, **self.source})
         return run_id
 
     def start(self, cell: Cell, config_file: Path) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.runs import StudyRuns
+from analysis.runs import StudyRuns, checkpoint_rows, variant_fields
 from lina_lab.config import StudyConfig, from_dict
 
 STUDY: dict[str, Any] = {
@@ -50,7 +50,11 @@ def planted() -> Callable[..., StudyRuns]:
                                 "model.attention.normalization": normalization,
                                 "model.attention.conv": conv,
                                 "model.dim": size,
+                                "state": "done",
+                                "reason": "",
                                 "parameters": size**2,
+                                "body_parameters": size**2 - size,
+                                "flops_per_image": 6.0 * size**2,
                                 "train/loss": loss,
                                 "val/loss_raw": loss + 0.1,
                                 "val/loss_ema": loss,
@@ -66,10 +70,14 @@ def planted() -> Callable[..., StudyRuns]:
                             # The first check is as unlike the last as may be.
                             for images, value in ((STEPS * BATCH // 2, 9.0 - last), (STEPS * BATCH, last)):
                                 history.append({**keys, "metric": metric, "images": images, "value": value})
+        study, every, points = from_dict(StudyConfig, STUDY), pd.DataFrame(cells), pd.DataFrame(history)
         return StudyRuns(
-            study=from_dict(StudyConfig, STUDY),
-            cells=pd.DataFrame(cells),
-            history=pd.DataFrame(history),
+            study=study,
+            cells=every,
+            history=points,
+            checkpoints=checkpoint_rows(
+                every.assign(run=every["cell"]), points.rename(columns={"cell": "run"}), variant_fields(study)
+            ),
             excluded=pd.DataFrame(columns=["cell", "label", "status", "reason"]),
             source=pd.DataFrame([{"commit": "abc", "dirty": "false", "cells": len(cells)}]),
         )

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from analysis.compare import holm
-from analysis.fits import fit_sentences, fit_study, fit_table
-from analysis.page import Section, write_page
+from analysis.fit_words import fit_sentences, fit_table
+from analysis.fits import fit_study
+from analysis.page import Section, provenance, write_report
 from analysis.plots import main
 from analysis.runs import StudyRuns
 from tests.analysis.test_compare import subtraction_is_worse
@@ -40,31 +41,35 @@ def of_a_law(planted: Planted, noise: float = 1e-4) -> StudyRuns:
         ["model.attention.normalization", "model.attention.conv"]
     ]
     cells = pd.DataFrame(rows).rename(columns={"loss": objective}).join(fields, on="variant")
-    return replace(made, cells=cells)
+    cells["body_parameters"] = cells["parameters"] * 0.9
+    return replace(made, cells=cells, checkpoints=made.checkpoints.iloc[:0])
 
 
 def test_a_planted_law_is_found_by_the_pooled_fit_and_refused_to_each_variant_alone(planted: Planted) -> None:
     fits = fit_study(of_a_law(planted), draws=60)
-    (pooled,) = fits.pooled
-    assert pooled.status == "ok"
+    (pooled,) = fits.pooled.tried
+    assert pooled is fits.pooled.found
     assert pooled.exponents["division, none"][0] == pytest.approx(0.3, abs=0.02)
     assert fits.exponent is not None
-    assert fits.exponent.low < 0.3 < fits.exponent.high
+    assert fits.exponent[1].low < 0.3 < fits.exponent[1].high
     factor, ends = fits.speed_ups["division, depthwise"]
     assert factor == pytest.approx((30 / 24) ** (1 / 0.3), rel=0.01)
     assert ends.low < factor < ends.high
     table = fit_table(fits).set_index(["variant", "law"])
     assert table.loc[("division, none", "E + A parameters^-alpha"), "status"] == "not identifiable"
     said = fit_sentences(fits)
-    assert said[0].startswith("- E + A parameters^-alpha, shared offset and exponents, all variants: alpha 0.3")
+    assert said[0].startswith("- E + A parameters^-alpha, shared E and exponents, all variants: alpha 0.3")
     assert any(line.startswith("- division, depthwise is worth 2.") for line in said)
 
 
 def test_two_sizes_give_slopes_and_a_refusal(planted: Planted) -> None:
     fits = fit_study(planted(subtraction_is_worse))
-    assert [found.status for found in fits.pooled] == ["not identifiable"] * 2
+    assert [found.status for found in fits.pooled.tried] == ["not identifiable"]
+    assert fits.pooled.found is None
     assert len(fits.slopes) == 4
-    assert all("2 values of parameters do not identify" in line for line in fit_sentences(fits))
+    said = fit_sentences(fits)
+    assert sum("2 values of parameters do not identify" in line for line in said) == 3
+    assert any("fewer than 3 sizes have no lowest point between them" in line for line in said)
 
 
 def test_losses_that_do_not_flatten_are_pooled_without_an_offset(planted: Planted) -> None:
@@ -72,10 +77,10 @@ def test_losses_that_do_not_flatten_are_pooled_without_an_offset(planted: Plante
     objective = made.study.objective
     steep = made.cells.assign(**{objective: made.cells[objective] - 0.55})
     fits = fit_study(replace(made, cells=steep), draws=40)
-    assert [found.status for found in fits.pooled] == ["at an edge", "ok"]
+    assert [found.status for found in fits.pooled.tried] == ["at an edge", "ok"]
     said = fit_sentences(fits)
     assert "the offset ends at zero" in said[0]
-    assert said[1].startswith("- A parameters^-alpha, shared offset and exponents, all variants: alpha 0.")
+    assert said[1].startswith("- A parameters^-alpha, shared exponents, all variants: alpha 0.")
     assert "; E " not in said[1]
 
 
@@ -93,7 +98,8 @@ def test_the_page_is_whole_and_tells_where_it_comes_from(planted: Planted, tmp_p
     runs = planted(subtraction_is_worse)
     table = pd.DataFrame({"name": ["a & b"], "value": [0.25]})
     sections = [Section(title="One <two>", lines=["- said"], tables=[table], pictures=[picture])]
-    text = write_page(tmp_path / "index.html", runs, sections).read_text()
+    parts = [*sections, provenance(runs, [picture])]
+    text = write_report(tmp_path, "a title", ["a question"], parts)[0].read_text()
     assert base64.b64encode(b"not really a picture").decode() in text
     assert "One &lt;two&gt;" in text
     assert "a &amp; b" in text

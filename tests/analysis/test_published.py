@@ -8,7 +8,7 @@ import pytest
 from analysis.compare import paired_differences
 from analysis.plots import main
 from analysis.published_runs import parameters, published_metrics, read_published
-from analysis.views import TAIL, audit, iso_image, iso_step
+from analysis.views import TAIL, audit, iso_flop, iso_image, iso_step
 
 CONVOLUTION = {"division": (-0.01227, -0.01264, -0.01593), "subtraction": (-0.01263, -0.01112, -0.00847)}
 NORMALISATION = {"none": (0.00014, -0.00164, -0.00364), "depthwise5": (-0.00023, -0.00011, 0.00381)}
@@ -40,10 +40,16 @@ def test_the_audit_says_that_batch_and_images_fall_with_width() -> None:
         "batch size": "2,048 at 768, 1,536 at 1024, 768 at 1536",
         "images seen": "409,600,000 at 768, 307,200,000 at 1024, 153,600,000 at 1536",
     }
-    for view in (iso_step(runs), iso_image(runs)):
+    for view in (iso_step(runs), iso_image(runs), iso_flop(runs)):
         assert not view.about_scaling
         assert "not scaling" in view.title
     assert set(iso_image(runs).points["images"]) <= set(range(150_000_000, 153_600_001))
+    each = runs.cells.set_index("cell")["flops_per_image"]
+    points = iso_flop(runs).points
+    flops = points["images"] * each.reindex(points["cell"]).to_numpy()
+    # The last window ends at most one window before.
+    assert flops.max() / flops.min() < 1.04
+    assert points.groupby("size")["images"].max().is_monotonic_decreasing
 
 
 def test_a_diverged_run_is_left_out_with_its_reason() -> None:

@@ -1,22 +1,22 @@
 """Tables and figures of a planted study, and what the command says where there is nothing to draw."""
 
+import re
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Run, RunData, RunInfo, RunTag
 
-from analysis import plots
-from analysis import runs as runs_module
-from analysis.compare import over_seeds, paired_differences, with_size
+from analysis import figures, plots
+from analysis.compare import over_seeds, paired_differences
 from analysis.runs import StudyRuns
-from analysis.tables import report, rounded, summary_table, write_table
-from analysis.views import iso_step
+from analysis.tables import rounded, summary_table, write_table
+from analysis.verdicts import overall_sentences
 from lina_lab.runstore import quiet_logs
 from tests.analysis.test_compare import subtraction_is_worse
 
@@ -52,20 +52,25 @@ def test_tables_are_written_in_three_forms(tmp_path: Path) -> None:
     assert r"95\% low" in text
 
 
-def test_a_missing_number_is_an_empty_cell() -> None:
-    assert rounded(pd.DataFrame({"x": [0.5, None]}))["x"].tolist() == ["0.5000", ""]
+def test_a_missing_number_is_a_dash() -> None:
+    assert rounded(pd.DataFrame({"x": [0.5, None]}))["x"].tolist() == ["0.5000", "–"]
 
 
-def test_report_gives_verdicts_and_what_was_left_out(planted: Planted) -> None:
+def written(runs: StudyRuns, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[set[str], str]:
+    """Names of the report's files, and its text."""
+    monkeypatch.setattr(plots, "read_study", lambda *_: runs)
+    files = plots.write_report(plots.PlotsConfig(study="planted", out=str(folder)))
+    return {path.name for path in files}, (folder / "planted/report.md").read_text()
+
+
+def test_report_gives_verdicts_and_what_was_left_out(
+    planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs = planted(subtraction_is_worse)
     runs.excluded.loc[0] = ["abc", "division none 16 seed 3", "failed", "RuntimeError: planted"]
-    differences = paired_differences(runs)
-    growth = with_size(differences, runs.sizes)
-    text = report(
-        runs, summary_table(runs), over_seeds(differences), growth, [iso_step(runs)], ["- said"], pd.DataFrame()
-    )
+    _, text = written(runs, tmp_path, monkeypatch)
     assert "Is the truth found?" in text
-    assert "- images seen" in text
+    assert "Held equal: images seen." in text
     assert "size 16: subtraction, none against division, none, val/loss_ema +0.03" in text
     assert "3 seeds): higher." in text
     lines = text.splitlines()
@@ -76,24 +81,43 @@ def test_report_gives_verdicts_and_what_was_left_out(planted: Planted) -> None:
     rises = next(line for line in lines if "size 16 to 32" in line)
     assert rises.startswith("- subtraction, none against division, none")
     assert rises.endswith(": it rises.")
-    assert "- division none 16 seed 3 (abc): failed, RuntimeError: planted" in text
+    assert "division none 16 seed 3 (abc): failed, RuntimeError: planted" in text
+    assert all((tmp_path / "planted" / name).exists() for name in re.findall(r"!\[.*?\]\((.*?)\)", text))
 
 
-def test_report_of_one_seed_says_that_there_is_no_interval(planted: Planted) -> None:
-    runs = planted(subtraction_is_worse, seeds=1)
-    differences = paired_differences(runs)
-    growth = with_size(differences, runs.sizes)
-    text = report(
-        runs, summary_table(runs), over_seeds(differences), growth, [iso_step(runs)], ["- said"], pd.DataFrame()
+def test_a_comparison_has_one_sentence_with_its_evidence(planted: Planted) -> None:
+    runs = planted(subtraction_is_worse)
+    said = overall_sentences(over_seeds(paired_differences(runs)), "val/loss_ema")
+    assert (
+        "- subtraction, none against division, none, val/loss_ema: higher at 2 of 2 sizes (evidence: 2 sizes, 3 seeds)."
+        in said
     )
+    nothing = planted(lambda *_: 0.0, own_noise=0.0)
+    nothing.history["value"] += np.random.default_rng(0).normal(0, 1e-3, len(nothing.history))
+    said = overall_sentences(over_seeds(paired_differences(nothing)), "val/loss_ema")
+    assert any("not resolved at" in line for line in said)
+
+
+def test_report_of_one_seed_says_that_there_is_no_interval(
+    planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, text = written(planted(subtraction_is_worse, seeds=1), tmp_path, monkeypatch)
     assert "one seed, so no interval: what another seed would give is unknown." in text
     assert "): lower" not in text
-    assert "nan" not in text
+    assert not re.search(r"\bnan\b", text)
+
+
+def test_many_seeds_are_drawn_as_a_band(planted: Planted) -> None:
+    runs = planted(subtraction_is_worse, seeds=figures.MOST_LINES + 1)
+    for figure, _ in (figures.curves_figure(runs), figures.differences_figure(runs, paired_differences(runs))):
+        assert all(axes.collections for axes in figure.axes)
+        assert all(len(axes.lines) < 3 * figures.MOST_LINES for axes in figure.axes)
+    plt.close("all")
 
 
 def test_every_seed_is_in_the_scaling_figure(planted: Planted) -> None:
     runs = planted(subtraction_is_worse)
-    figure, numbers = plots.scaling_figure(runs)
+    figure, numbers = figures.scaling_figure(runs)
     drawn = [tuple(p) for line in figure.axes[0].lines if line.get_linestyle() == "None" for p in line.get_xydata()]
     assert sorted(drawn) == sorted(zip(runs.cells["parameters"], runs.cells["val/loss_ema"], strict=True))
     assert len(numbers) == len(runs.cells)
@@ -102,9 +126,9 @@ def test_every_seed_is_in_the_scaling_figure(planted: Planted) -> None:
 
 def test_curves_and_differences_have_their_panels(planted: Planted) -> None:
     runs = planted(subtraction_is_worse)
-    curves, _ = plots.curves_figure(runs)
+    curves, _ = figures.curves_figure(runs)
     assert [axes.get_title() for axes in curves.axes] == ["size 16", "size 32"]
-    differences, numbers = plots.differences_figure(runs, paired_differences(runs))
+    differences, numbers = figures.differences_figure(runs, paired_differences(runs))
     assert [axes.get_title() for axes in differences.axes] == ["normalization", "convolution"] * 2
     assert set(numbers["metric"]) == {"train/loss", "val/loss_ema"}
     plt.close("all")
@@ -118,22 +142,13 @@ def test_one_variant_is_drawn_and_said_to_have_nothing_beside_it(
         runs,
         cells=runs.cells[runs.cells["variant"] == "division, none"],
         history=runs.history[runs.history["variant"] == "division, none"],
+        checkpoints=runs.checkpoints[runs.checkpoints["variant"] == "division, none"],
     )
-    monkeypatch.setattr(plots, "read_study", lambda *_: alone)
-    written = {path.name for path in plots.write_report(plots.PlotsConfig(study="planted", out=str(tmp_path)))}
-    assert "scaling.png" in written
-    assert "differences.png" not in written
-    assert "Nothing to compare" in (tmp_path / "planted/report.md").read_text()
-
-
-def test_the_newest_attempt_that_is_done_counts() -> None:
-    def attempt(name: str, start: int, status: str) -> Run:
-        tags = [RunTag("lina.cell", "a"), RunTag("lina.status", status)]
-        info = RunInfo(name, "1", "user", "FINISHED", start, start + 1, "active", run_name=name)
-        return Run(info, RunData(tags=tags))
-
-    attempts = [attempt("new", 3, "done"), attempt("old", 1, "done"), attempt("failed", 5, "failed")]
-    assert [run.info.run_id for run in runs_module._newest_done(attempts)] == ["new"]
+    names, text = written(alone, tmp_path, monkeypatch)
+    assert "scaling.png" in names
+    assert "differences.png" not in names
+    assert "Nothing to compare" in text
+    assert "one variant: nothing is pooled" in text
 
 
 def test_usage_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.intervals import Redraw, held_out_error, interval, refit, slopes, speed_up
+from analysis.intervals import Redraw, grouped, held_out_error, interval, refit, slopes, speed_up
 from analysis.laws import Law, log_line, power, surface
-from analysis.scaling import fit
+from analysis.scaling import fit, profile
 
 SIZES = np.geomspace(1e6, 1e9, 6)
 IMAGES = np.geomspace(1e7, 1e9, 5)
@@ -166,6 +166,79 @@ def test_blocks_are_drawn_within_runs() -> None:
     assert found.reason == ""
     assert found.low < 0.31 < found.high
     assert found.high - found.low < 0.05
+
+
+def curves(noise: float = 1e-3, variants: str = "ab") -> pd.DataFrame:
+    """Six checkpoints of four sizes and three seeds, a level for each run."""
+    generator, rows = np.random.default_rng(0), []
+    for n in SIZES[:4]:
+        for seed in range(3):
+            level = 0.01 * generator.standard_normal()
+            for d in np.geomspace(1e7, 1e9, 6):
+                common = noise * generator.standard_normal()
+                for place, v in enumerate(variants):
+                    loss = (0.8 + (30 - 2 * place) * n**-0.31 + 90 * d**-0.42) * np.exp(level + common)
+                    rows.append({"variant": v, "parameters": n, "seed": seed, "images": d, "loss": loss})
+    return pd.DataFrame(rows)
+
+
+def test_checkpoints_of_a_run_are_drawn_together() -> None:
+    """The levels of runs stay levels of runs, and variants stay paired."""
+    points = curves(noise=0.0)
+    whole = fit(points, surface(share="offset"))
+    again = points.assign(loss=Redraw(points, np.array(whole.residuals)).losses(np.random.default_rng(0)))
+    off = np.log(again["loss"]) - np.log(points["loss"]) + np.array(whole.residuals)
+    by_run = off.groupby([points["variant"], points["parameters"], points["seed"]])
+    assert by_run.std().max() < 1e-3
+    assert by_run.mean().std() > 3e-3
+    wide = off.groupby([points["parameters"], points["seed"], points["variant"]]).mean().unstack()
+    assert np.allclose(wide["a"], wide["b"], atol=1e-3)
+
+
+def test_exponents_of_planted_checkpoints_lie_in_their_intervals() -> None:
+    refits = refit(curves(), surface(share="offset"), draws=60)
+    assert refits.whole.status == "ok"
+    for variant in "ab":
+        for place, truth in enumerate((0.31, 0.42)):
+            found = interval(refits, lambda f, v=variant, p=place: f.exponents[v][p])  # type: ignore[misc]
+            assert found.low < truth < found.high
+    same = interval(refits, lambda f: f.exponents["a"][1] - f.exponents["b"][1])
+    assert same.low < 0 < same.high
+    assert same.high - same.low < 0.01
+
+
+def test_a_law_that_misses_more_than_noise_has_no_interval() -> None:
+    points = pd.concat([planted(sizes=np.geomspace(1e4, 1e9, 9)).assign(seed=s) for s in range(3)])
+    bent = points.assign(loss=points["loss"] * np.exp(0.02 * np.sin(np.log(points["parameters"]))))
+    refits = refit(bent, power(offset=False), draws=40)
+    low = max(found.exponents["a"][0] for found in refits.drawn if found is not None)
+    shifted = interval(refits, lambda f: f.exponents["a"][0] + (f is refits.whole) * (low + 1))
+    assert math.isnan(shifted.low)
+    assert "the residuals have structure" in shifted.reason
+
+
+def test_many_seeds_are_grouped_without_a_change_of_the_mean() -> None:
+    rows = [
+        {"variant": v, "parameters": n, "seed": s, "loss": s + n} for v in "ab" for n in (1.0, 2.0) for s in range(50)
+    ]
+    points = pd.DataFrame(rows)
+    few = grouped(points, most=10)
+    assert len(few) == 2 * 2 * 10
+    keys = ["variant", "parameters"]
+    assert few.groupby(keys)["loss"].mean().to_dict() == points.groupby(keys)["loss"].mean().to_dict()
+    assert grouped(points, most=50) is points
+
+
+def test_the_profile_is_lowest_at_the_fitted_offset_and_costs_what_the_fit_costs() -> None:
+    points = planted(offset=0.8, sizes=np.geomspace(1e4, 1e9, 12))
+    points["loss"] *= np.exp(1e-3 * np.random.default_rng(0).standard_normal(len(points)))
+    whole = fit(points, power())
+    offsets = np.sort([0.0, 0.4, whole.offset, 0.81, 5.0])
+    costs = profile(points, power(), offsets)
+    assert np.nanargmin(costs) == list(offsets).index(whole.offset)
+    assert np.nanmin(costs) == pytest.approx(whole.cost, rel=1e-3)
+    assert costs[0] > 10 * whole.cost
+    assert math.isnan(costs[-1])
 
 
 @pytest.mark.system

@@ -1,0 +1,191 @@
+"""What of a run store counts, and what is refused with a sentence."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run
+from sqlalchemy import create_engine, text
+
+from analysis.errors import StoreError
+from analysis.report_bench import EFFECTS, NAME, WIDTHS, ReportBenchConfig, make_store
+from analysis.runs import StudyRuns, read_study
+from lina_lab.config import TrialConfig, from_dict
+from lina_lab.runstore import CELL, ERROR, KIND, SEED, STATUS, STUDY
+from lina_lab.study.cost import training_flops
+
+CELLS, CHECKPOINTS = len(EFFECTS) * len(WIDTHS), 3
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> "Store":
+    """A store of one seed, as a study leaves it."""
+    make_store(ReportBenchConfig(cells=CELLS, checkpoints=CHECKPOINTS, max_images=960), tmp_path)
+    return Store(tmp_path)
+
+
+class Store:
+    """A run store to be tampered with."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.uri = folder, f"sqlite:///{folder / 'mlflow.db'}"
+        self.client = MlflowClient(self.uri)
+        self.experiment = self.client.get_experiment_by_name(NAME).experiment_id
+
+    def runs(self, kind: str = "cell") -> list[Run]:
+        return list(self.client.search_runs([self.experiment], f"tags.`{KIND}` = '{kind}'", max_results=1000))
+
+    def read(self) -> StudyRuns:
+        return read_study(NAME, self.folder)
+
+    def change_parameter(self, run: Run, name: str, value: str) -> None:
+        with create_engine(self.uri).begin() as connection:
+            where = {"v": value, "r": run.info.run_id, "k": name}
+            connection.execute(text("UPDATE params SET value = :v WHERE run_uuid = :r AND key = :k"), where)
+
+    def copy(self, run: Run, **tags: str) -> str:
+        """Another run like it."""
+        tags = {**{name: value for name, value in run.data.tags.items() if name.startswith("lina.")}, **tags}
+        new: str = self.client.create_run(self.experiment, tags=tags).info.run_id
+        self.client.log_batch(new, params=[Param(k, v) for k, v in run.data.params.items()])
+        self.client.log_batch(new, metrics=[Metric(k, v, 0, 960) for k, v in run.data.metrics.items()])
+        return new
+
+    def complaint(self) -> str:
+        with pytest.raises(StoreError) as error:
+            self.read()
+        return str(error.value)
+
+
+def test_each_cell_is_a_row_with_what_follows_from_its_configuration(store: Store) -> None:
+    runs = store.read()
+    assert len(runs.cells) == CELLS
+    assert (runs.cells["reason"] == "").all()
+    row = runs.cells[(runs.cells["size"] == 32) & (runs.cells["variant"] == "division, depthwise")].iloc[0]
+    model = {"latent_channels": 1, "latent_size": [8, 8], "num_classes": 10, "dim": 32, "num_heads": 4}
+    model |= {"condition_depth": 1, "depth": 4, "flow_depth": 2, "attention": {"gate": "none"}}
+    trainer = {"max_images": 960}
+    config = from_dict(TrialConfig, {"model": model, "data": {"batch_size": 32}, "trainer": trainer})
+    assert row["flops"] == training_flops(config)
+    assert row["images_seen"] == 960
+    # 11 classes, a start and a mask token.
+    assert row["parameters"] - row["body_parameters"] == 13 * 32
+
+
+def test_each_checkpoint_is_a_row_with_the_training_loss_since_the_one_before(store: Store) -> None:
+    runs = store.read()
+    assert len(runs.checkpoints) == CELLS * CHECKPOINTS
+    cell = runs.cells.iloc[0]
+    mine = runs.checkpoints[runs.checkpoints["cell"] == cell["cell"]]
+    assert list(mine["images"]) == [320, 640, 960]
+    assert list(mine["flops"]) == pytest.approx([cell["flops_per_image"] * images for images in (320, 640, 960)])
+    history = runs.history[runs.history["cell"] == cell["cell"]]
+    for metric in ("train/loss", "val/loss_ema"):
+        assert list(mine[metric]) == list(history[history["metric"] == metric].sort_values("images")["value"])
+
+
+def test_runs_that_do_not_count_are_kept_with_the_reason(store: Store) -> None:
+    """One failed, one still running, one done twice, one whose loss is no number, one without the loss."""
+    first, second, third, fourth, fifth, *_ = store.runs()
+    for run, state, error in ((first, "failed", "RuntimeError: planted"), (second, "running", "")):
+        store.client.set_tag(run.info.run_id, STATUS, state)
+        store.client.set_tag(run.info.run_id, ERROR, error)
+    later = store.copy(third)
+    store.client.log_metric(fourth.info.run_id, "val/loss_ema", float("nan"), step=961)
+    with create_engine(store.uri).begin() as connection:
+        for table in ("metrics", "latest_metrics"):
+            where = {"r": fifth.info.run_id}
+            connection.execute(text(f"DELETE FROM {table} WHERE run_uuid = :r AND key = 'val/loss_ema'"), where)
+    runs = store.read()
+    assert len(runs.cells) == CELLS - 4
+    assert later in set(runs.cells["run"])
+    reasons = dict(zip(runs.excluded["cell"], runs.excluded["reason"], strict=True))
+    assert reasons == {
+        first.data.tags[CELL]: "RuntimeError: planted",
+        second.data.tags[CELL]: "it has not ended",
+        third.data.tags[CELL]: "a later attempt at the cell is done",
+        fourth.data.tags[CELL]: "it has no finite val/loss_ema, which the study is compared by",
+        fifth.data.tags[CELL]: "it has no finite val/loss_ema, which the study is compared by",
+    }
+    kept = runs.checkpoints[runs.checkpoints["reason"] != ""]
+    assert set(kept["cell"]) == set(reasons)
+    assert set(kept["state"]) == {"failed", "running", "done"}
+    assert set(runs.history["cell"]) == set(runs.cells["cell"])
+    assert np.isfinite(runs.cells["val/loss_ema"]).all()
+
+
+def test_a_study_without_a_cell_that_counts_says_what_there_is(store: Store) -> None:
+    for run in store.runs():
+        store.client.set_tag(run.info.run_id, STATUS, "failed")
+        store.client.set_tag(run.info.run_id, ERROR, "RuntimeError: planted")
+    said = store.complaint()
+    assert f"no cell of the study planted counts ({CELLS} failed; the first: RuntimeError: planted)" in said
+    for run in store.runs():
+        store.client.delete_run(run.info.run_id)
+    assert "has no cell yet: run it with python -m lina_lab.run study=planted" in store.complaint()
+
+
+def test_one_run_is_a_table_of_one_row(store: Store) -> None:
+    for run in store.runs()[1:]:
+        store.client.delete_run(run.info.run_id)
+    runs = store.read()
+    assert len(runs.cells) == 1
+    assert len(runs.variants) == len(runs.sizes) == 1
+
+
+def several_data_sets(store: Store) -> None:
+    for run in store.runs()[:2]:
+        store.change_parameter(run, "data.name", "latents")
+        store.change_parameter(run, "data.path", "imagenet")
+
+
+def two_of_one_kind(store: Store) -> None:
+    run = store.runs()[0]
+    other = store.copy(run, **{CELL: "another"})
+    store.change_parameter(store.client.get_run(other), "optimizer.lr", "0.5")
+
+
+def a_newer_store(store: Store) -> None:
+    store.client.set_tag(store.runs("study")[0].info.run_id, "lina.format", "2")
+
+
+def another_definition(store: Store) -> None:
+    run = store.runs("study")[0]
+    definition = json.loads(run.data.tags[STUDY]) | {"hypothesis": "none"}
+    store.client.set_tag(run.info.run_id, STUDY, json.dumps(definition))
+
+
+def another_configuration(store: Store) -> None:
+    store.change_parameter(store.runs()[3], "model.attention.gate", "swish")
+
+
+@pytest.mark.parametrize(
+    ("tamper", "said"),
+    [
+        (several_data_sets, f"mixes data sets, which are no axis of it: {CELLS - 2} of digits, 2 of latents imagenet"),
+        (
+            two_of_one_kind,
+            "are both subtraction, depthwise, size 96, seed 0, and differ in optimizer.lr: make that an axis",
+        ),
+        (a_newer_store, "was written by a newer lina_lab (format 2, and this one knows 1): read it with that version"),
+        (another_definition, "is not one of this version of lina_lab (hypothesis is not a field)"),
+        (another_configuration, "are not a configuration of this version of lina_lab (model.attention"),
+    ],
+)
+def test_what_does_not_belong_into_one_table_is_refused(
+    store: Store, tamper: Callable[[Store], None], said: str
+) -> None:
+    tamper(store)
+    assert said in store.complaint()
+
+
+def test_two_seeds_are_two_rows(store: Store) -> None:
+    run = store.runs()[0]
+    store.copy(run, **{CELL: "another", SEED: "1"})
+    runs = store.read()
+    assert sorted(runs.cells["seed"]) == [0] * CELLS + [1]
+    assert isinstance(runs.checkpoints, pd.DataFrame)

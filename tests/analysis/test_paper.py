@@ -1,0 +1,101 @@
+"""The paper's tables: what can be derived is theirs, ours stands beside it, and what is empty is said."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.geneval import TASKS
+from analysis.paper import PaperConfig, main, tables
+from analysis.report_bench import NAME, ReportBenchConfig, make_store
+
+
+def by_name(config: PaperConfig) -> dict[str, pd.DataFrame]:
+    return {table.name: table.frame for table in tables(config)}
+
+
+@pytest.fixture(scope="module")
+def nothing_of_ours(tmp_path_factory: pytest.TempPathFactory) -> PaperConfig:
+    return PaperConfig(runs=str(tmp_path_factory.mktemp("empty")))
+
+
+def test_published_counts_are_ours(nothing_of_ours: PaperConfig) -> None:
+    """Parameters and operations of the published models, from our own counts."""
+    cost = by_name(nothing_of_ours)["cost"]
+    assert len(cost) == 9
+    for row in cost.to_dict("records"):
+        assert row["parameters, M, ours"] == pytest.approx(row["parameters, M, theirs"], abs=0.06)
+    known = cost.dropna(subset=["one attention, GMAC, theirs"])
+    assert list(known["attention"]) == ["softmax", "linear + convolution + KV gate"]
+    assert list(known["one attention, GMAC, ours"]) == pytest.approx([128.84901888, 49.99348224], abs=1e-8)
+    note = next(table for table in tables(nothing_of_ours) if table.name == "cost").notes[0]
+    assert "ours saves 61.2% of softmax's, the paper says 61%" in note
+
+
+def test_published_figures_stand_in_their_cells(nothing_of_ours: PaperConfig) -> None:
+    found = by_name(nothing_of_ours)
+    scaling = found["scaling"].set_index(["variant", "size"])
+    assert scaling.loc[("division", 768), "FID, theirs"] == pytest.approx(13.1255, abs=1e-4)
+    assert scaling.loc[("subtraction", 768), "FID, theirs"] == pytest.approx(15.8110, abs=1e-4)
+    assert pd.isna(scaling.loc[("subtraction", 1536), "FID, theirs"])
+    assert len(scaling) == 12
+    gates = found["gates"]
+    assert set(gates[gates["size"] == 768]["variant"]) == {
+        "none", "kv", "kv_shared", "key", "value", "kv_decoupled", "memory", "output, no convolution"
+    }  # fmt: skip
+    assert set(found["locality"]["variant"]) == {"none", "depthwise 5"}
+    best = found["class_conditional"].iloc[0]
+    assert (best["model"], best["fid"], best["parameters, M"]) == ("LINA c2i", 2.18, 1448.2)
+    assert found["geneval"].iloc[-1]["LINA t2i 512px, theirs"] == 0.74
+
+
+def test_what_is_empty_is_said(nothing_of_ours: PaperConfig) -> None:
+    for table in tables(nothing_of_ours):
+        missing = table.frame.isna().any(axis=None) or table.frame.empty
+        assert not missing or any("theirs: " in note or "ours: none, for" in note for note in table.notes)
+    placement = next(table for table in tables(nothing_of_ours) if table.name == "placement")
+    assert placement.frame.empty
+    assert any("the data that is held has nothing of this" in note for note in placement.notes)
+
+
+def test_ours_stand_beside_theirs(tmp_path: Path) -> None:
+    """Five widths of ours, three of theirs: eight sizes of four variants, and no number in the wrong row."""
+    make_store(ReportBenchConfig(cells=40, checkpoints=2, max_images=960), tmp_path)
+    scaling = by_name(PaperConfig(runs=str(tmp_path), scaling=NAME))["scaling"]
+    assert len(scaling) == 4 * 8
+    assert (scaling["loss, ours"].notna() ^ scaling["training loss, theirs"].notna()).all()
+    ours = scaling.dropna(subset=["loss, ours"])
+    assert set(ours["seeds"]) == {2}
+    assert set(ours["size"]) == {16, 32, 48, 64, 96}
+    wide = ours.pivot(index="size", columns="variant", values="loss, ours")
+    assert (wide["division + convolution"] < wide["division"]).all()
+    assert (wide["division"] < wide["subtraction"]).all()
+
+
+def test_a_geneval_file_fills_its_column(tmp_path: Path) -> None:
+    path, images = tmp_path / "results.jsonl", []
+    for task, prompts in TASKS.items():
+        for prompt in range(prompts):
+            for image in range(4):
+                fields = {"filename": f"{task}{prompt}-{image}.png", "tag": task, "prompt": f"{task} {prompt}"}
+                fields |= {"correct": image < 3, "reason": "", "metadata": "{}", "details": "{}"}
+                images.append(json.dumps(fields))
+    path.write_text("\n".join(images))
+    table = by_name(PaperConfig(runs=str(tmp_path), geneval=str(path)))["geneval"]
+    assert list(table["ours"]) == pytest.approx([0.75] * 7)
+    path.write_text("\n".join(images[:-1]))
+    assert main([f"runs={tmp_path}", f"geneval={path}", f"out={tmp_path}"]) == 2
+
+
+def test_the_tables_are_written_in_every_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"runs={tmp_path}", f"out={tmp_path}"]) == 0
+    written = {Path(line).name for line in capsys.readouterr().out.splitlines()}
+    names = ("scaling", "gates", "locality", "placement", "class_conditional", "geneval", "cost")
+    assert {f"{name}{ending}" for name in names for ending in (".csv", ".md", ".tex")} <= written
+    text = (tmp_path / "paper/report.md").read_text()
+    assert "–" in text
+    assert r"\toprule" in (tmp_path / "paper/scaling.tex").read_text()
+    assert (tmp_path / "paper/index.html").exists()
+    assert main(["nothing=1"]) == 2
+    assert "nothing is not a field" in capsys.readouterr().err
