@@ -50,6 +50,8 @@ bench: setup  ## measure: attention (time, memory, pictures), several ranks, the
 	$(BIN)/python -m lina_lab.study.ranks_bench
 	$(BIN)/python -m analysis.bench
 	$(BIN)/python -m lina_lab.study.bench
+	$(BIN)/python -m lina_lab.data.bench
+	$(BIN)/python -m analysis.report_bench
 	@folder=$$(mktemp -d) && trap "rm -rf $$folder" EXIT && $(BIN)/python -m lina_lab.run study=$(STUDY) \
 	  paths.runs=$$folder trainer.max_images=320 trainer.val_every_images=320 seed=0
 

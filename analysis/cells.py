@@ -35,7 +35,9 @@ def cell_rows(runs: Sequence[Run], study: StudyConfig) -> pd.DataFrame:
     frame = pd.DataFrame([_row(run, study) for run in runs])
     if not pd.api.types.is_numeric_dtype(frame["size"]):
         frame["size"] = frame["size"].map(as_text)
-    return frame.assign(reason=_reasons(frame, study.objective))
+    objectives = [objective.metric for objective in study.objectives]
+    frame = frame.assign(**{name: math.nan for name in objectives if name not in frame})
+    return frame.assign(reason=_reasons(frame, objectives))
 
 
 def check_cells(cells: pd.DataFrame, params: Mapping[str, Mapping[str, str]], study: StudyConfig) -> None:
@@ -140,7 +142,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _reasons(frame: pd.DataFrame, objective: str) -> list[str]:
+def _reasons(frame: pd.DataFrame, objectives: Sequence[str]) -> list[str]:
     """Why each run does not count; empty where it does."""
     done = frame[frame["state"] == "done"].sort_values("started")
     newest = set(done.drop_duplicates("cell", keep="last")["run"])
@@ -150,8 +152,7 @@ def _reasons(frame: pd.DataFrame, objective: str) -> list[str]:
             reasons.append(str(row["error"]))
         elif row["run"] not in newest:
             reasons.append("a later attempt at the cell is done")
-        elif not math.isfinite(row[objective]):
-            reasons.append(f"it has no finite {objective}, which the study is compared by")
         else:
-            reasons.append("")
+            missing = [name for name in objectives if not math.isfinite(row[name])]
+            reasons.append(f"it has no finite {missing[0]}, which the study is compared by" if missing else "")
     return reasons

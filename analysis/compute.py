@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.identify import refused
 from analysis.laws import Fit, power
-from analysis.scaling import fit, refused
+from analysis.scaling import fit
 
 BUDGETS = 7
 """Amounts of compute that sizes are compared at."""

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter
 
 from analysis.compare import comparisons, over_seeds
 from analysis.runs import StudyRuns
@@ -33,9 +33,16 @@ SMOOTHING = 40
 
 
 def scaling_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
-    """The objective against parameters: a point for each seed, a line through their means."""
-    objective = runs.study.objective
-    figure, axes = plt.subplots(figsize=(4.4, 3.2))
+    """Each objective against parameters: a point for each seed, a line through their means."""
+    names = runs.objectives
+    figure, panels = plt.subplots(1, len(names), figsize=(4.4 * len(names), 3.2), squeeze=False)
+    for axes, objective in zip(panels[0], names, strict=True):
+        _scaling_panel(axes, runs, objective)
+    panels[0][0].legend()
+    return figure, runs.cells[["variant", "size", "seed", "parameters", *names]]
+
+
+def _scaling_panel(axes: Axes, runs: StudyRuns, objective: str) -> None:
     for place, variant in enumerate(runs.variants):
         cells = runs.cells[runs.cells["variant"] == variant]
         means = cells.groupby("size")[["parameters", objective]].mean()
@@ -46,8 +53,6 @@ def scaling_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
         axes.plot(cells["parameters"], cells[objective], style["marker"], **dots)
     axes.set(xlabel="parameters", ylabel=metric_name(objective))
     log_x(axes)
-    axes.legend()
-    return figure, runs.cells[["variant", "size", "seed", "parameters", objective]]
 
 
 def curves_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
@@ -95,7 +100,7 @@ def differences_figure(runs: StudyRuns, differences: pd.DataFrame) -> tuple[Figu
     Open: each seed, with its block standard error where there is one; of many seeds the 5th to the 95th percentile.
     Full: their mean, with its 95% interval.
     """
-    metrics = list(dict.fromkeys([TRAIN_LOSS, runs.study.objective]))
+    metrics = list(dict.fromkeys([TRAIN_LOSS, *runs.objectives]))
     shown = differences[differences["metric"].isin(metrics)]
     means = over_seeds(shown)
     axes_names = list(dict.fromkeys(c.axis for c in comparisons(runs)))
@@ -203,8 +208,16 @@ def log_x(axes: Axes) -> None:
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=8))
-    axes.xaxis.set_major_formatter(EngFormatter(sep="") if high < 1e9 else LogFormatterSciNotation())
+    axes.xaxis.set_major_formatter(_short if high < 1e11 else LogFormatterSciNotation())
     axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _short(value: float, _: object) -> str:
+    """A count as its readers write it: 20k, 500M, 1B."""
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:g}{letter}"
+    return f"{value:g}"
 
 
 def metric_name(metric: str) -> str:
@@ -212,5 +225,6 @@ def metric_name(metric: str) -> str:
         TRAIN_LOSS: "training loss",
         "val/loss_ema": "validation loss, EMA weights",
         "val/loss_raw": "validation loss, raw weights",
+        "eval/fid_pixels": "Fréchet distance of pixels",
     }
     return names.get(metric, metric)

@@ -157,15 +157,15 @@ def write_report(config: PlotsConfig) -> list[Path]:
 def _sections(found: Answer, tables: Mapping[str, pd.DataFrame], pictures: Mapping[str, Path]) -> list[Section]:
     """The parts of the page, in a reader's order."""
     runs, means, fits = found.runs, found.means, found.fits
-    objective = runs.study.objective
 
     def shown(*names: str) -> list[Path]:
         return [pictures[name] for name in names if name in pictures]
 
     verdicts = [NOTHING]
     if len(means):
-        verdicts = [PAIRING, *overall_sentences(means, objective), *sentences(means, objective)]
-        verdicts += growth_sentences(found.growth, objective)
+        verdicts = [PAIRING]
+        for say, table in ((overall_sentences, means), (sentences, means), (growth_sentences, found.growth)):
+            verdicts += [line for metric in runs.objectives for line in say(table, metric)]
     left_out = [f"{r['label']} ({r['cell']}): {r['status']}, {r['reason']}" for r in records(runs.excluded)]
     return [
         Section(title="Design audit", lines=audit_sentences(runs, found.views)),

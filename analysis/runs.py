@@ -65,6 +65,11 @@ class StudyRuns:
         return list(rows["variant"].iloc[sorted(range(len(rows)), key=lambda i: order(rows.iloc[i]))])
 
     @property
+    def objectives(self) -> list[str]:
+        """What the study compares its cells by; the main one first."""
+        return [objective.metric for objective in self.study.objectives]
+
+    @property
     def losses(self) -> list[str]:
         """The losses that there are."""
         return [name for name in LOSSES if name in self.cells]
@@ -134,7 +139,8 @@ def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
         reason = excluded["reason"].iloc[0]
         raise StoreError(f"no cell of the study {name} counts ({counts}; the first: {reason}): see action=status")
     check_cells(cells, {run.info.run_id: run.data.params for run in attempts}, study)
-    points, counted = read_histories(uri, list(every["run"]), LOSSES), set(cells["run"])
+    metrics = list(dict.fromkeys([*LOSSES, *(objective.metric for objective in study.objectives)]))
+    points, counted = read_histories(uri, list(every["run"]), metrics), set(cells["run"])
     return StudyRuns(
         study=study,
         cells=cells,

@@ -31,6 +31,9 @@ def summary_table(runs: StudyRuns) -> pd.DataFrame:
     for name in ("val/loss_ema", "val/loss_raw") if len(runs.losses) > 1 else (TRAIN_LOSS,):
         shown, short = SHORT[name]
         columns |= {shown: grouped[name].mean(), f"sd {short}": grouped[name].std(ddof=1)}
+    for name in runs.objectives:
+        if name not in SHORT:
+            columns |= {name: grouped[name].mean(), f"sd {name}": grouped[name].std(ddof=1)}
     if "images_per_second" in runs.cells:
         columns["images/s"] = grouped["images_per_second"].median()
     table = pd.DataFrame(columns).reset_index()

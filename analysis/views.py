@@ -75,7 +75,7 @@ def iso_image(runs: StudyRuns) -> View:
 
 
 def iso_flop(runs: StudyRuns) -> View:
-    """Each run where it has used as many FLOPs as the run that used fewest; images then fall with size, as they must."""
+    """Each run where it has used the FLOPs of the run that used fewest; images then fall with size, as they must."""
     ends, each = _ends(runs), runs.cells.set_index("cell")["flops_per_image"]
     spent = (ends * each).min() / each
     found = [name for name in audit(runs) if name not in (NAMES["images_seen"], NAMES["steps"])]

@@ -22,11 +22,19 @@ from lina_lab.config.model import LinaConfig
 class DataConfig:
     """What is learned from, and in what portions."""
 
-    name: Literal["digits", "latents"] = "digits"
+    name: Literal["digits", "latents", "shards"] = "digits"
     """Data set: `digits` is scikit-learn's, 1,797 real images of 8 x 8 pixels in 10 classes; `latents` are arrays that
-    were encoded before, in data.path."""
+    were encoded before, and `shards` are what `python -m lina_lab.data.cache` makes, in data.path."""
     path: str | None = None
-    """For name=latents: a folder of train_latents.npy [n, C, H, W], train_labels.npy [n], and two such for val."""
+    """For name=latents: a folder of train_latents.npy [n, C, H, W], train_labels.npy [n], and two such for val. For
+    name=shards: the folder of the shards."""
+    flip: bool = True
+    """For name=shards: mirror half of the training images."""
+    max_skipped: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """For name=shards: share of the images read that may be damaged; each is named, and the next one takes its place.
+    0: a damaged image ends the trial."""
+    workers: NonNegativeInt = 0
+    """Processes of each rank that read training images; 0: the one that trains."""
     batch_size: PositiveInt = 128
     """Images an optimizer step, over all ranks."""
     val_images: PositiveInt = 360
@@ -97,6 +105,11 @@ class SamplingConfig:
     """Guidance at the last step."""
     min_guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """Guidance at the first step."""
+    quality_images: NonNegativeInt = 0
+    """Images generated without guidance, whose pixels' Fréchet distance to the training images is `eval/fid_pixels`;
+    0: none. At the end, and where quality_every_images says so."""
+    quality_every_images: PositiveInt | None = None
+    """Images seen between two looks at the quality, rounded up to validations; null: at the end alone."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -118,8 +131,17 @@ class TrialConfig:
             raise contradiction(
                 f"sampling.steps={self.sampling.steps} is more than the {self.model.num_tokens} tokens of an image"
             )
+        if self.sampling.quality_images and self.model.latent_channels not in (1, 3):
+            channels = self.model.latent_channels
+            raise contradiction(
+                f"sampling.quality_images compares pixels, and model.latent_channels={channels} are none"
+            )
+        if self.sampling.quality_images == 1:
+            raise contradiction("sampling.quality_images=1: one image has no covariance")
+        if self.data.max_skipped and self.data.workers:
+            raise contradiction("data.max_skipped counts in the process that trains: it needs data.workers=0")
         if (self.data.path is None) != (self.data.name == "digits"):
-            raise contradiction("data.path is for data.name=latents, which needs it")
+            raise contradiction("data.path is for data.name=latents and data.name=shards, which need it")
         if self.data.name == "digits" and (self.model.latent_channels, self.model.latent_size) != (1, (8, 8)):
             raise contradiction("data.name=digits needs model.latent_channels=1 and model.latent_size=[8,8]")
         if self.data.name == "digits" and not 10 <= self.data.val_images <= 1787:

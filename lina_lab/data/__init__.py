@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 
-import lightning as L
-
 from lina_lab.config import TrialConfig
 from lina_lab.data.digits import DigitsDataModule
 from lina_lab.data.latents import LatentsDataModule
+from lina_lab.data.shards_module import ShardsDataModule
+from lina_lab.data.steps import StepDataModule
 from lina_lab.registry import Registry
 
-DATA: Registry[Callable[[TrialConfig], L.LightningDataModule]] = Registry("data.name")
+DATA: Registry[Callable[[TrialConfig], StepDataModule]] = Registry("data.name")
 DATA.register("digits")(DigitsDataModule)
 DATA.register("latents")(LatentsDataModule)
+DATA.register("shards")(ShardsDataModule)
 
-__all__ = ["DATA", "DigitsDataModule", "LatentsDataModule"]
+__all__ = ["DATA", "DigitsDataModule", "LatentsDataModule", "ShardsDataModule", "StepDataModule"]

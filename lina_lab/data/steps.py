@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lina_lab.config import TrialConfig
-from lina_lab.data.stream import HeldOutBatches, Place, StepBatches
+from lina_lab.data.stream import HeldOutBatches, Order, Place, StepBatches
 
 
 class StepDataModule(L.LightningDataModule):
@@ -19,13 +19,27 @@ class StepDataModule(L.LightningDataModule):
         train_set: takes a tensor of indices and returns a batch.
         images: images in it.
         val_set: the held-out images.
+        order, numbered: see `StepBatches`.
     """
 
     def __init__(
-        self, config: TrialConfig, train_set: Dataset[tuple[Tensor, ...]], images: int, val_set: TensorDataset
+        self,
+        config: TrialConfig,
+        train_set: Dataset[tuple[Tensor, ...]],
+        images: int,
+        val_set: TensorDataset,
+        *,
+        order: Order | None = None,
+        numbered: bool = False,
     ) -> None:
         super().__init__()
         self.config, self.train_set, self.images, self.val_set = config, train_set, images, val_set
+        self.order, self.numbered = order, numbered
+
+    @property
+    def problems(self) -> list[str]:
+        """What was wrong with the data and did not end the trial."""
+        return []
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """This rank's micro-batches of the current epoch, from the first optimizer step that is still to be taken."""
@@ -38,8 +52,11 @@ class StepDataModule(L.LightningDataModule):
             seed=self.config.seed,
             done=taken - epoch * steps,
             place=self._place(),
+            order=self.order,
+            numbered=self.numbered,
         )
-        return DataLoader(self.train_set, sampler=batches, batch_size=None)
+        workers = self.config.data.workers
+        return DataLoader(self.train_set, sampler=batches, batch_size=None, num_workers=workers)
 
     def val_dataloader(self) -> list[DataLoader[tuple[Tensor, ...]]]:
         """The validation set twice: the module takes raw weights to the first and averaged ones to the second."""

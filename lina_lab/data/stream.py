@@ -1,6 +1,6 @@
 """The order of the images: for training a function of the seed and the step, and of nothing else."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,9 @@ from torch.utils.data import Sampler
 
 from lina_lab.ranks import held_out, microbatch
 from lina_lab.seeds import derive
+
+Order = Callable[[Generator], Tensor]
+"""A generator -> int64 [images]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +37,25 @@ class StepBatches(Sampler[Tensor]):
         seed: the trial's.
         done: of them, steps that were taken before: they count in the length and are passed over.
         place: whose images.
+        order: all places of a pass, in an order that a generator decides; a permutation as a rule.
+        numbered: add `pass * images` to the places, for a data set that draws something anew in each pass.
     """
 
     def __init__(
-        self, *, images: int, batch_size: int, steps: range, seed: int, done: int = 0, place: Place = Place()
+        self,
+        *,
+        images: int,
+        batch_size: int,
+        steps: range,
+        seed: int,
+        done: int = 0,
+        place: Place = Place(),
+        order: Order | None = None,
+        numbered: bool = False,
     ) -> None:
         self.images, self.batch_size, self.steps, self.seed = images, batch_size, steps, seed
-        self.done, self.place = done, place
+        self.done, self.place, self.numbered = done, place, numbered
+        self.order: Order = order or (lambda generator: torch.randperm(images, generator=generator))
 
     def __len__(self) -> int:
         return len(self.steps) * self.place.turns
@@ -60,7 +75,7 @@ class StepBatches(Sampler[Tensor]):
 
     def _permutation(self, number: int) -> Tensor:
         generator = Generator().manual_seed(derive(self.seed, "pass", number))
-        return torch.randperm(self.images, generator=generator)
+        return self.order(generator) + (number * self.images if self.numbered else 0)
 
 
 class HeldOutBatches(Sampler[list[int]]):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lina_lab.config import BudgetConfig, StudyConfig, TrialConfig, from_dict
+from lina_lab.runstore import EVALUATION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,10 @@ def make_plan(study: StudyConfig, base: Mapping[str, Any], pinned: Sequence[str]
             config = _with_budget(config, study.budget)
         label = " ".join([*(study.point_name(axis, values) for axis in study.axes), f"seed {seed}"])
         cell = Cell(identity=config.identity(), axes=values, config=config, label=label)
+        if not config.sampling.quality_images and any(o.metric.startswith(EVALUATION) for o in study.objectives):
+            raise ValueError(
+                "study.objectives names a metric of generated images, and sampling.quality_images=0 generates none"
+            )
         if cell.identity in cells:
             raise ValueError(f"two cells of the study are equal: {cell.label}")
         cells[cell.identity] = cell

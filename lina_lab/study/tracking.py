@@ -100,7 +100,9 @@ class Tracker:
             run_id = self.client.create_run(self.experiment_id, run_name=name, tags={KIND: "study"}).info.run_id
         note = f"**{study.question.strip()}**\n\nHeld equal: {'; '.join(study.held_equal)}."
         definition = json.dumps(to_dict(study))
-        self._set_tags(run_id, {KIND: "study", FORMAT: str(FORMAT_VERSION), NOTE: note, STUDY: definition, **self.source})
+        self._set_tags(
+            run_id, {KIND: "study", FORMAT: str(FORMAT_VERSION), NOTE: note, STUDY: definition, **self.source}
+        )
         return run_id
 
     def start(self, cell: Cell, config_file: Path) -> str:

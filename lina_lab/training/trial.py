@@ -33,6 +33,7 @@ from lina_lab.training.callbacks import ExponentialAverage, SampleGrid, Stopwatc
 from lina_lab.training.checkpoints import Checkpoints, newest
 from lina_lab.training.logger import MetricStream
 from lina_lab.training.module import LinaModule
+from lina_lab.training.quality import Quality
 from lina_lab.training.ranks import CommunicationClock, Handshake, Replicas, StepClock, strategy_for
 from lina_lab.training.result import Status, TrialResult
 
@@ -89,6 +90,7 @@ def run_trial(
         wire,
         Replicas(),
         average,
+        *([Quality(config, average)] if config.sampling.quality_images else []),
         StepEnd(folder, divergence, requests or Requests(), lambda: watch.so_far > limit, save, report),
         keeper,
     ]
@@ -117,9 +119,9 @@ def run_trial(
         )
         status: Status = "done"
         error, start = None, time.perf_counter()
+        data = DATA[config.data.name](config)
         with _interruptible(trainer):
             try:
-                data = DATA[config.data.name](config)
                 trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             except DivergedError as diverged:
                 status, error = "diverged", str(diverged)
@@ -129,7 +131,7 @@ def run_trial(
                 status, error = "preempted", str(preempted)
     seconds = time.perf_counter() - start
     logged = {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
-    problems += [problem for problem in (pictures.problem, logger and logger.problem) if problem]
+    problems += [problem for problem in (pictures.problem, logger and logger.problem) if problem] + data.problems
     return TrialResult(
         status=status,
         images_seen=module.images_seen,

@@ -96,5 +96,5 @@ def test_a_file_that_carries_objects_is_not_unpickled(tiny: Tiny, tmp_path: Path
 
 @pytest.mark.parametrize("change", [{"name": "latents"}, {"path": "somewhere"}])
 def test_a_path_is_for_latents(tiny: Tiny, change: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=r"data\.path is for data\.name=latents, which needs it"):
+    with pytest.raises(ValueError, match=r"data\.path is for data\.name=latents and data\.name=shards"):
         tiny(data=change)

@@ -1,0 +1,66 @@
+"""The autoencoder between images and latents: any diffusers `AutoencoderKL`, from a folder or a hub."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NOT_INSTALLED = "an autoencoder needs diffusers: pip install 'lina_lab[vae]'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Autoencoder:
+    """Images in -1..1, [B, 3, H, W], to moments of latents and back."""
+
+    model: Any
+    name: str
+    """What it was loaded from."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(iter(self.model.parameters())).device  # type: ignore[no-any-return]
+
+    def sha256(self) -> str:
+        """Of the weights, in the order of their names."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @torch.no_grad()
+    def moments(self, images: Tensor) -> Tensor:
+        """Mean, then log variance, of the posterior: [B, 2C, h, w]."""
+        posterior = self.model.encode(images.to(self.device)).latent_dist
+        return torch.cat([posterior.mean, posterior.logvar], dim=1).float()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images of latents as the autoencoder itself has them, not of unit variance."""
+        images: Tensor = self.model.decode(latents.to(self.device)).sample
+        return images.float()
+
+
+def load_vae(name: str, device: torch.device | str = "cpu") -> Autoencoder:
+    """Load an autoencoder; its weights are safetensors.
+
+    Args:
+        name: folder, or name on the hub, of a diffusers model.
+        device: to compute on.
+
+    Raises:
+        ValueError: it is not there, holds no autoencoder, or diffusers is not installed.
+    """
+    try:
+        from diffusers import AutoencoderKL
+    except ImportError as error:
+        raise ValueError(NOT_INSTALLED) from error
+    try:
+        model = AutoencoderKL.from_pretrained(name, use_safetensors=True)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ValueError(f"vae={name} is no autoencoder that can be loaded: {reason}") from error
+    return Autoencoder(model=model.eval().requires_grad_(False).to(device), name=name)

@@ -1,0 +1,134 @@
+"""How good images are: `python -m lina_lab.evaluate samples=PATH reference=PATH [features=pixels] [run=MLFLOW_RUN]`.
+
+Samples: an npz of images (`lina_lab.sample` writes one) or a folder of pictures. Reference: the same, or an npz of
+stored statistics (ADM's). Metrics that the reference does not allow are left out, and that is said.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic.dataclasses import dataclass
+from rich.console import Console
+
+from lina_lab.config import CHECKS
+from lina_lab.config.checks import PositiveInt
+from lina_lab.dotlist import one_line, parse
+from lina_lab.evaluation.features import FEATURES, Features, extract, sha256
+from lina_lab.evaluation.images import PORTION, has_images, read_images, read_statistics
+from lina_lab.evaluation.moments import moments_of
+from lina_lab.evaluation.quality import Reference, quality
+from lina_lab.evaluation.sampling import RECIPE_FILE
+from lina_lab.files import write_atomically
+from lina_lab.runstore import EVALUATION, quiet_logs
+
+METRICS_FILE = "metrics.json"
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class EvaluateConfig:
+    """What the command takes."""
+
+    samples: str
+    """Images to judge: an npz, or a folder of pictures."""
+    reference: str
+    """Images, or stored statistics, to judge them by."""
+    features: Literal["inception", "pixels"] = "inception"
+    """What images are compared by."""
+    inception: str | None = None
+    """File of the Inception network's weights; null: torch-fidelity's in torch's cache of downloads."""
+    out: str | None = None
+    """File of the result; null: metrics.json beside the samples."""
+    portion: PositiveInt = PORTION
+    """Images looked at together."""
+    run: str | None = None
+    """An MLflow run to log the metrics to."""
+    tracking_uri: str | None = None
+    """MLflow's store, for run."""
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """The metrics, and the whole recipe behind them.
+
+    Raises:
+        ValueError: what is given cannot be read or compared; the message says what.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    samples, against = Path(config.samples), Path(config.reference)
+    stored, images = read_statistics(against), has_images(against)
+    if config.features == "pixels" and not images:
+        raise ValueError(f"{against} holds statistics of Inception's features: features=pixels needs images")
+    extractor = FEATURES[config.features](config.inception, device)
+    generated = extract(read_images(samples, config.portion), extractor)
+    seen = extract(read_images(against, config.portion), extractor) if images else None
+    found = quality(generated, _reference(config, stored, seen))
+    suffix = "" if config.features == "inception" else f"_{config.features}"
+    recipe = samples.parent / RECIPE_FILE
+    return {
+        "metrics": {f"{name}{suffix}": value for name, value in found.items()},
+        "features": config.features,
+        "samples": {"path": str(samples), "sha256": _digest(samples)},
+        "reference": {"path": str(against), "sha256": _digest(against), "statistics": stored is not None},
+        "sampler": json.loads(recipe.read_text()) if recipe.exists() else None,
+        "torch": torch.__version__,
+    }
+
+
+def _reference(config: EvaluateConfig, stored: Any, seen: Features | None) -> Reference:
+    """Stored statistics where there are some: the published convention; images for what needs them."""
+    if stored is not None and config.features == "inception":
+        return Reference(pool=stored.pool, spatial=stored.spatial, images=None if seen is None else seen.pool)
+    assert seen is not None
+    spatial = None if seen.spatial is None else moments_of(seen.spatial).gaussian
+    return Reference(pool=moments_of(seen.pool).gaussian, spatial=spatial, images=seen.pool)
+
+
+def _digest(path: Path) -> str | None:
+    return sha256(path) if path.is_file() else None
+
+
+def log_to_mlflow(run: str, tracking_uri: str | None, result: dict[str, Any]) -> None:
+    """Metrics as `eval/...`, and the recipe as an artifact.
+
+    Raises:
+        MlflowException: there is no such run, or no such store.
+    """
+    from mlflow import MlflowClient
+
+    quiet_logs()
+    client = MlflowClient(tracking_uri)
+    for name, value in result["metrics"].items():
+        client.log_metric(run, f"{EVALUATION}{name}", value)
+    client.log_dict(run, result, METRICS_FILE)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 2 with one sentence."""
+    console = Console()
+    if {"-h", "--help"} & set(arguments):
+        console.print(__doc__)
+        return 0
+    from mlflow.exceptions import MlflowException
+
+    try:
+        config = parse(EvaluateConfig, arguments)
+        result = evaluate(config)
+        samples = Path(config.samples)
+        out = Path(config.out) if config.out else (samples if samples.is_dir() else samples.parent) / METRICS_FILE
+        write_atomically(out, json.dumps(result, indent=1) + "\n")
+        if config.run is not None:
+            log_to_mlflow(config.run, config.tracking_uri, result)
+    except (ValueError, OSError, MlflowException) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    for name, value in result["metrics"].items():
+        console.print(f"{name:24} {value:.5g}", highlight=False)
+    console.print(str(out), soft_wrap=True, highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,121 @@
+"""What images are compared by: features of Inception, as ADM's evaluation takes them, or the pixels themselves."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from lina_lab.registry import Registry
+
+Pixels = npt.NDArray[np.uint8]
+Rows = npt.NDArray[np.float32]
+SPATIAL_CHANNELS = 7
+"""Of the block mixed_6, for sFID: 17 x 17 x 7 numbers an image."""
+NO_WEIGHTS = (
+    "the Inception network's weights are not here: download weights-inception-2015-12-05-6726825d.pth from the "
+    "releases of torch-fidelity and give inception=FILE, or take features=pixels"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Features of images, a row each."""
+
+    pool: Rows
+    """[n, d]: for the Fréchet and kernel distance, precision and recall."""
+    spatial: Rows | None = None
+    """[n, 2023]: for sFID; height, then width, then channel."""
+    probabilities: Rows | None = None
+    """[n, 1008]: for the inception score."""
+
+
+Extractor = Callable[[Tensor], Features]
+"""uint8 [n, 3, H, W] -> features."""
+FEATURES: Registry[Callable[[str | None, torch.device | str], Extractor]] = Registry("features")
+
+
+@FEATURES.register("pixels")
+def pixels(weights: str | None, device: torch.device | str) -> Extractor:
+    """The numbers of the image, in -1..1; of a grey one each three times."""
+    return lambda images: Features(pool=(images.flatten(1).float() / 127.5 - 1).numpy())
+
+
+@FEATURES.register("inception")
+def inception(weights: str | None, device: torch.device | str) -> Extractor:
+    """Inception-v3 of the TensorFlow graph of 2015, ported by torch-fidelity, which resizes as that graph does.
+
+    Args:
+        weights: file of its weights; None: torch-fidelity's in torch's cache of downloads.
+        device: to compute on.
+
+    Raises:
+        ValueError: the weights are not there, or torch-fidelity is not installed.
+    """
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise ValueError("features=inception needs torch-fidelity: pip install 'lina_lab[eval]'") from error
+    path = Path(weights) if weights else Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[1]
+    if not path.exists():
+        raise ValueError(NO_WEIGHTS if weights is None else f"inception={weights}: there is no such file")
+    try:
+        # torch-fidelity reads the file as pickle: it is to hold numbers and nothing else.
+        torch.load(path, map_location="meta", weights_only=True)
+        network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(path)).to(device)
+    except Exception as error:
+        raise ValueError(f"{path} does not hold the Inception network's weights: {error}") from error
+    return _Inception(network, device)
+
+
+class _Inception:
+    def __init__(self, network: nn.Module, device: torch.device | str) -> None:
+        self.network, self.device = network, device
+        self.spatial: Tensor | None = None
+        network.get_submodule("Mixed_6d").register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: object, output: Tensor) -> None:
+        self.spatial = output[:, :SPATIAL_CHANNELS]
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Features:
+        pool, logits = self.network(images.to(self.device))
+        assert self.spatial is not None
+        return Features(
+            pool=pool.float().cpu().numpy(),
+            spatial=self.spatial.permute(0, 2, 3, 1).flatten(1).float().cpu().numpy(),
+            probabilities=logits.softmax(dim=1).float().cpu().numpy(),
+        )
+
+
+def extract(images: Iterable[Pixels], extractor: Extractor) -> Features:
+    """The features of images that come in portions, uint8 [n, H, W, 3].
+
+    Raises:
+        ValueError: there are none.
+    """
+    found = [extractor(torch.from_numpy(part).permute(0, 3, 1, 2)) for part in images]
+    if not found:
+        raise ValueError("there are no images")
+
+    def joined(parts: list[Rows | None]) -> Rows | None:
+        there = [part for part in parts if part is not None]
+        return np.concatenate(there) if there else None
+
+    pool = joined([part.pool for part in found])
+    assert pool is not None
+    return Features(
+        pool=pool,
+        spatial=joined([part.spatial for part in found]),
+        probabilities=joined([part.probabilities for part in found]),
+    )
+
+
+def sha256(path: Path) -> str:
+    """Of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,137 @@
+"""How good generated images are, from their features: ADM's metrics, and those that say how far they can be trusted.
+
+Conventions of ADM's evaluation (Dhariwal and Nichol 2021, `method.md`): IS over 10 unshuffled splits; precision and
+recall by the 3rd nearest neighbour (Kynkäänniemi et al. 2019), generated images against the reference.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lina_lab.evaluation.moments import Gaussian, distances_to
+
+Array = npt.NDArray[np.float64]
+
+SPLITS = 10
+NEIGHBOUR = 3
+ROWS = 1024
+"""Distances are taken so many rows at a time."""
+KID_SUBSETS, KID_SIZE = 100, 1000
+BOOTSTRAPS = 20
+SIZES = 8
+"""Numbers of images that the distance is extrapolated from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extrapolation:
+    """A Fréchet distance freed of the bias of few images (Chong and Forsyth 2020, arXiv 1911.07023)."""
+
+    infinite: float
+    """At infinitely many images: where the line in 1/N meets zero."""
+    slope: float
+    """What the distance falls by for each 1/N."""
+
+
+def inception_score(probabilities: Array, splits: int = SPLITS) -> tuple[float, float]:
+    """Mean and deviation over splits of `exp(E KL(p(y|x) || p(y)))`, probabilities [n, classes] in their order.
+
+    Raises:
+        ValueError: fewer images than splits, or rows that are no probabilities.
+    """
+    if len(probabilities) < splits:
+        raise ValueError(f"an inception score over {splits} splits needs as many images, not {len(probabilities)}")
+    if (probabilities < 0).any() or not np.allclose(probabilities.sum(axis=1), 1, atol=1e-4):
+        raise ValueError("the rows are not probabilities: they need to be positive and to sum to 1")
+    scores = []
+    for part in np.array_split(np.asarray(probabilities, dtype=np.float64), splits):
+        marginal = part.mean(axis=0, keepdims=True)
+        # 0 log 0 is 0.
+        ratio = np.log(np.where(part > 0, part, 1)) - np.log(np.where(marginal > 0, marginal, 1))
+        scores.append(float(np.exp((part * ratio).sum(axis=1).mean())))
+    return float(np.mean(scores)), float(np.std(scores))
+
+
+def precision_recall(reference: Tensor, generated: Tensor, neighbour: int = NEIGHBOUR) -> tuple[float, float]:
+    """Precision and recall of generated features [m, d] against reference features [n, d].
+
+    Precision is the share of generated images that lie within the reference's manifold: closer to some reference image
+    than that one's k-th nearest reference image. Recall is the share of reference images within the generated manifold.
+
+    Raises:
+        ValueError: a side has no k-th neighbour.
+    """
+    for name, features in (("reference", reference), ("generated", generated)):
+        if len(features) <= neighbour:
+            raise ValueError(f"{len(features)} {name} images have no {neighbour}rd nearest neighbour: more are needed")
+    return _share_within(reference, generated, neighbour), _share_within(generated, reference, neighbour)
+
+
+def _share_within(manifold: Tensor, points: Tensor, neighbour: int) -> float:
+    """The share of points within a k-th neighbour's distance of a point of the manifold, which it is made of."""
+    # The nearest is the point itself.
+    radii = torch.cat(
+        [_distances(rows, manifold).kthvalue(neighbour + 1, dim=1).values for rows in _portions(manifold)]
+    )
+    inside = [(_distances(rows, manifold) <= radii).any(dim=1) for rows in _portions(points)]
+    return float(torch.cat(inside).double().mean())
+
+
+def _portions(features: Tensor) -> Iterator[Tensor]:
+    return (features[start : start + ROWS] for start in range(0, len(features), ROWS))
+
+
+def _distances(rows: Tensor, others: Tensor) -> Tensor:
+    return torch.cdist(rows.double(), others.double(), compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def kernel_distance(
+    reference: Array, generated: Array, *, subsets: int = KID_SUBSETS, size: int = KID_SIZE, seed: int = 0
+) -> tuple[float, float]:
+    """KID: mean and deviation over subsets of the unbiased squared MMD (Bińkowski et al. 2018).
+
+    The kernel is `(x y / d + 1)^3`. Subsets have `size` images, or as many as the smaller side has.
+
+    Raises:
+        ValueError: fewer than two images on a side.
+    """
+    size = min(size, len(reference), len(generated))
+    if size < 2:
+        raise ValueError("a kernel distance needs two images on each side")
+    generator, values = np.random.default_rng(seed), []
+    for _ in range(subsets):
+        x = reference[generator.choice(len(reference), size, replace=False)]
+        y = generated[generator.choice(len(generated), size, replace=False)]
+        xx, yy, xy = _kernel(x, x), _kernel(y, y), _kernel(x, y)
+        within = sum((k.sum() - np.trace(k)) / (size * (size - 1)) for k in (xx, yy))
+        values.append(within - 2 * xy.mean())
+    return float(np.mean(values)), float(np.std(values))
+
+
+def _kernel(x: Array, y: Array) -> Array:
+    return np.asarray((x @ y.T / x.shape[1] + 1) ** 3)
+
+
+def extrapolate(reference: Gaussian, generated: Array, seed: int = 0) -> Extrapolation:
+    """The Fréchet distance at infinitely many generated images, by a line in 1/N through random subsets.
+
+    Raises:
+        ValueError: fewer than 20 images.
+    """
+    if len(generated) < 20:
+        raise ValueError(f"{len(generated)} images are too few to extrapolate from: 20 are needed")
+    generator, distance = np.random.default_rng(seed), distances_to(reference)
+    sizes = np.unique(np.linspace(len(generated) // 10, len(generated), SIZES + 1)[1:].astype(int))
+    distances = [distance(generated[generator.choice(len(generated), n, replace=False)]) for n in sizes]
+    slope, infinite = np.polyfit(1 / sizes, distances, 1)
+    return Extrapolation(infinite=float(infinite), slope=float(slope))
+
+
+def bootstrap_deviation(reference: Gaussian, generated: Array, draws: int = BOOTSTRAPS, seed: int = 0) -> float:
+    """The deviation of the Fréchet distance over generated images that are drawn again with replacement."""
+    generator, distance = np.random.default_rng(seed), distances_to(reference)
+    places = (generator.integers(len(generated), size=len(generated)) for _ in range(draws))
+    return float(np.std([distance(generated[chosen]) for chosen in places], ddof=1))

@@ -1,0 +1,58 @@
+"""All metrics of a set of generated images that a reference allows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lina_lab.evaluation.features import Features, Rows
+from lina_lab.evaluation.metrics import (
+    SPLITS,
+    bootstrap_deviation,
+    extrapolate,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
+from lina_lab.evaluation.moments import Gaussian, frechet_distance, moments_of
+
+RECALL_IMAGES = 10_000
+"""Reference images for precision and recall, the first ones: ADM's evaluation takes so many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What generated images are judged by."""
+
+    pool: Gaussian
+    spatial: Gaussian | None
+    images: Rows | None
+    """Features [n, d] of its images; None where there are stored statistics alone."""
+
+
+def quality(generated: Features, reference: Reference) -> dict[str, float]:
+    """Metric -> value: `images`, `fid`, `fid_sd` (bootstrap over the images), `fid_infinite`; with images of the
+    reference `kid`, `kid_sd`, `precision`, `recall`, `reference_images`; with Inception `sfid`, `inception_score`,
+    `inception_score_sd`.
+
+    Raises:
+        ValueError: too few images, or features of other widths.
+    """
+    rows = generated.pool.astype(np.float64)
+    found = {
+        "images": float(len(rows)),
+        "fid": frechet_distance(reference.pool, moments_of(rows).gaussian),
+        "fid_sd": bootstrap_deviation(reference.pool, rows),
+        "fid_infinite": extrapolate(reference.pool, rows).infinite,
+    }
+    if reference.spatial is not None and generated.spatial is not None:
+        found["sfid"] = frechet_distance(reference.spatial, moments_of(generated.spatial).gaussian)
+    if generated.probabilities is not None and len(rows) >= SPLITS:
+        found["inception_score"], found["inception_score_sd"] = inception_score(generated.probabilities.astype(float))
+    if reference.images is not None:
+        others = reference.images.astype(np.float64)
+        found["kid"], found["kid_sd"] = kernel_distance(others, rows)
+        near = torch.from_numpy(reference.images[:RECALL_IMAGES]), torch.from_numpy(generated.pool)
+        found["precision"], found["recall"] = precision_recall(*near)
+        found["reference_images"] = float(len(others))
+    return found

@@ -1,0 +1,63 @@
+"""A trained model to sample from: out of a trial's checkpoint, a cell's folder, or a model's folder."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from lina_lab.config import LinaConfig, from_dict
+from lina_lab.files import CHECKPOINTS
+from lina_lab.model import LINA, load_model
+from lina_lab.model.folder import WEIGHTS
+
+Which = Literal["ema", "raw"]
+PREFIX = "model."
+STATES = {"ema": "state_dict", "raw": "current_model_state"}
+"""Lightning's averaging callbacks keep the averaged weights under the usual name, and the raw ones beside them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A model with what tells it from others."""
+
+    model: LINA
+    sha256: str
+    """Of the file of its weights."""
+    weights: str
+    """ema or raw; "as saved" for a model's folder, which has one kind."""
+
+
+def load_trained(path: Path, which: Which = "ema") -> Trained:
+    """Read a model.
+
+    Args:
+        path: a checkpoint `step-*.ckpt`, a cell's folder (its newest checkpoint), or a folder of `save_model`.
+        which: the averaged or the raw weights of a checkpoint.
+
+    Raises:
+        ValueError: there is no model, or not a whole one.
+    """
+    if (path / WEIGHTS).exists():
+        return Trained(model=load_model(path).eval(), sha256=_sha256(path / WEIGHTS), weights="as saved")
+    if path.is_dir():
+        found = sorted(path.glob(f"{CHECKPOINTS}.ckpt"))
+        if not found:
+            raise ValueError(f"{path} holds neither a model nor a checkpoint ({CHECKPOINTS}.ckpt)")
+        path = found[-1]
+    try:
+        # On disk until it is needed: only one of the states is.
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        config = from_dict(LinaConfig, saved["hyper_parameters"]["model"], within="model")
+        state = {n.removeprefix(PREFIX): v for n, v in saved[STATES[which]].items() if n.startswith(PREFIX)}
+        model = LINA(config)
+        model.load_state_dict(state)
+    except Exception as error:
+        raise ValueError(f"{path} is not a whole checkpoint of a trial: {str(error).splitlines()[0][:200]}") from error
+    return Trained(model=model.eval(), sha256=_sha256(path), weights=which)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

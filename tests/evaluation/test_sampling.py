@@ -1,0 +1,152 @@
+"""Images on disk: the same set whoever draws it, none lost, none drawn twice, and nothing mixed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lina_lab.config import AttentionConfig, LinaConfig, TrialConfig
+from lina_lab.evaluation import sampling
+from lina_lab.evaluation.sampling import Recipe, sample, to_pixels
+from lina_lab.evaluation.weights import load_trained
+from lina_lab.model import LINA, initialize, save_model
+from lina_lab.sample import main
+from lina_lab.training.trial import run_trial
+
+TINY = LinaConfig(
+    latent_channels=1,
+    latent_size=(4, 4),
+    dim=16,
+    num_heads=2,
+    condition_depth=1,
+    depth=2,
+    flow_depth=1,
+    num_classes=3,
+    attention=AttentionConfig(gate="none"),
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> LINA:
+    made = LINA(TINY)
+    initialize(made, 0)
+    # A fresh model's images do not depend on its weights: its last layer is zero.
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return made.eval()
+
+
+def recipe(**values: object) -> Recipe:
+    usual: dict[str, object] = {"images": 11, "classes": (0, 2), "steps": 4, "flow_steps": 2, "guidance": 2.0}
+    usual |= {"min_guidance": 1.0, "seed": 0, "portion": 3, "weights": "ema", "weights_sha256": "", "decoder": "pixels"}
+    return Recipe(**{**usual, **values})  # type: ignore[arg-type]
+
+
+def images(folder: Path) -> np.ndarray:
+    with np.load(folder / "samples.npz", allow_pickle=False) as arrays:
+        return np.array(arrays["arr_0"])
+
+
+def test_the_set_is_the_same_on_any_number_of_ranks(model: LINA, tmp_path: Path) -> None:
+    """Also after ranks of another number drew a part of it; an image does not depend on how many there are."""
+    assert sample(model, to_pixels, recipe(), tmp_path / "one")
+    done = [sample(model, to_pixels, recipe(), tmp_path / "three", rank=rank, world=3) for rank in (2, 0, 1)]
+    assert done == [False, False, True]
+    sample(model, to_pixels, recipe(), tmp_path / "mixed", rank=1, world=2)
+    assert sample(model, to_pixels, recipe(), tmp_path / "mixed")
+    one = images(tmp_path / "one")
+    assert one.shape == (11, 4, 4, 3)
+    assert one.dtype == np.uint8
+    for other in ("three", "mixed"):
+        assert np.array_equal(one, images(tmp_path / other))
+    assert len(np.unique(one.reshape(11, -1), axis=0)) == 11
+    sample(model, to_pixels, recipe(images=6), tmp_path / "fewer")
+    assert np.array_equal(one[:6], images(tmp_path / "fewer"))
+    sample(model, to_pixels, recipe(seed=1), tmp_path / "seed")
+    assert not np.array_equal(one, images(tmp_path / "seed"))
+    with np.load(tmp_path / "one/samples.npz", allow_pickle=False) as arrays:
+        assert arrays["arr_1"].tolist() == [0, 2] * 5 + [0]
+    with Image.open(tmp_path / "one/grid.png") as grid:
+        assert grid.size == (4 * 5, 3 * 5)
+
+
+def test_what_was_drawn_is_not_drawn_again(model: LINA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the third portion; what a killed process left half written is passed over."""
+    sample(model, to_pixels, recipe(), tmp_path / "whole")
+    drawn: list[range] = []
+    original = sampling.draw
+
+    def counted(model: LINA, recipe: Recipe, places: range) -> torch.Tensor:
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        drawn.append(places)
+        return original(model, recipe, places)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "draw", counted)
+        with pytest.raises(KeyboardInterrupt):
+            sample(model, to_pixels, recipe(), tmp_path / "broken")
+    (tmp_path / "broken/parts/000002.npy.draft").write_bytes(b"half")
+    reported: list[int] = []
+    monkeypatch.setattr(sampling, "draw", lambda m, r, p: drawn.append(p) or original(m, r, p))
+    assert sample(model, to_pixels, recipe(), tmp_path / "broken", report=reported.append)
+    assert drawn == [range(0, 3), range(3, 6), range(6, 9), range(9, 11)]
+    assert reported == [3, 3, 3, 2]
+    assert np.array_equal(images(tmp_path / "whole"), images(tmp_path / "broken"))
+    assert sample(model, to_pixels, recipe(), tmp_path / "broken")
+    assert len(drawn) == 4
+
+
+def test_images_of_another_recipe_are_not_mixed_in(model: LINA, tmp_path: Path) -> None:
+    sample(model, to_pixels, recipe(), tmp_path)
+    with pytest.raises(ValueError, match=r"holds images of another recipe \(guidance=2.0 there, seed=0 there\)"):
+        sample(model, to_pixels, recipe(guidance=3.0, seed=5), tmp_path)
+
+
+def test_pixels() -> None:
+    grey = torch.tensor([-1.0, 1.0, 0.0, 7.0]).reshape(1, 1, 2, 2)
+    assert to_pixels(grey)[0, :, :, 0].tolist() == [[0, 255], [128, 255]]
+    assert to_pixels(grey).shape == (1, 2, 2, 3)
+    with pytest.raises(ValueError, match="16 channels are no pixels"):
+        to_pixels(torch.zeros(1, 16, 2, 2))
+
+
+def test_a_checkpoint_has_both_weights_and_a_folder_is_enough(tiny: Callable[..., TrialConfig], tmp_path: Path) -> None:
+    run_trial(tiny(), tmp_path)
+    ema, raw = load_trained(tmp_path, "ema"), load_trained(tmp_path, "raw")
+    assert ema.sha256 == raw.sha256
+    first = [next(iter(trained.model.parameters())) for trained in (ema, raw)]
+    assert not torch.equal(*first)
+    newest = max(tmp_path.glob("step-*.ckpt"))
+    saved = torch.load(newest, weights_only=True)
+    name = next(name for name, _ in raw.model.named_parameters())
+    assert torch.equal(first[1], saved["current_model_state"][f"model.{name}"])
+    save_model(ema.model, tmp_path / "model")
+    assert torch.equal(next(iter(load_trained(tmp_path / "model").model.parameters())), first[0])
+    newest.write_bytes(newest.read_bytes()[:-2000])
+    with pytest.raises(ValueError, match="is not a whole checkpoint of a trial"):
+        load_trained(newest)
+    with pytest.raises(ValueError, match="holds neither a model nor a checkpoint"):
+        load_trained(tmp_path / "model/..//logs" if (tmp_path / "logs").exists() else tmp_path.parent)
+
+
+def test_the_command(model: LINA, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_model(model, tmp_path / "model")
+    arguments = [f"checkpoint={tmp_path / 'model'}", f"out={tmp_path / 'out'}", "images=5", "portion=2", "steps=4"]
+    assert main(arguments) == 0
+    assert f"5 images: {tmp_path / 'out/samples.npz'}" in capsys.readouterr().out
+    noted = json.loads((tmp_path / "out/recipe.json").read_text())
+    assert noted["classes"] == [0, 1, 2]
+    assert len(noted["weights_sha256"]) == 64
+    assert main([*arguments, "classes=[7]", f"out={tmp_path / 'other'}"]) == 2
+    assert "classes=[7]: the model has 3 classes" in capsys.readouterr().err
+    assert main([*arguments, "seed=1"]) == 2
+    assert "holds images of another recipe" in capsys.readouterr().err
+    assert main(["checkpoint=nowhere", "out=x"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
