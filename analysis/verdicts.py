@@ -71,5 +71,5 @@ def _verdict(row: dict[str, Any], words: tuple[str, str]) -> str:
     amount = f"{row['difference']:+.4f}"
     verdict = words[int(row["difference"] > 0)] if row["resolved"] else "not resolved"
     if row["resolved"] and pd.notna(row.get("holm")) and row["holm"] > 0.05:
-        verdict += f", alone; among all that is compared here, not (Holm-adjusted p {row['holm']:.2f})"
+        verdict += f", alone; among all that is compared here, not (Holm-adjusted p {row['holm']:.2g})"
     return f"{amount} (95% interval {row['low']:+.4f} to {row['high']:+.4f}, {row['seeds']} seeds): {verdict}."
