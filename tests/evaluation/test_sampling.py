@@ -1,6 +1,10 @@
 """Images on disk: the same set whoever draws it, none lost, none drawn twice, and nothing mixed."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,6 +138,36 @@ def test_a_checkpoint_has_both_weights_and_a_folder_is_enough(tiny: Callable[...
         load_trained(newest)
     with pytest.raises(ValueError, match="holds neither a model nor a checkpoint"):
         load_trained(tmp_path / "model/..//logs" if (tmp_path / "logs").exists() else tmp_path.parent)
+
+
+@pytest.mark.system
+def test_killed_ranks_go_on_with_what_they_have(model: LINA, tmp_path: Path) -> None:
+    """Two processes, killed as soon as a few portions are there; then three: the images of one that was left alone."""
+    save_model(model, tmp_path / "model")
+    line = [sys.executable, "-m", "lina_lab.sample", f"checkpoint={tmp_path / 'model'}", "images=400", "portion=4"]
+    line += ["steps=16", "guidance=2.0", "min_guidance=1.0"]
+
+    def start(out: str, rank: int, world: int) -> "subprocess.Popen[bytes]":
+        ranks = {"RANK": str(rank), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            [*line, f"out={tmp_path / out}"], env={**os.environ, **ranks}, stdout=subprocess.DEVNULL
+        )
+
+    assert start("alone", 0, 1).wait(timeout=240) == 0
+    both = [start("killed", rank, 2) for rank in range(2)]
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "killed/parts").glob("*.npy"))) < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    for process in both:
+        process.kill()
+        process.wait()
+    assert not (tmp_path / "killed/samples.npz").exists()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed/parts").glob("*.npy")}
+    assert 5 <= len(kept) < 100
+    three = [start("killed", rank, 3) for rank in range(3)]
+    assert [process.wait(timeout=240) for process in three] == [0, 0, 0]
+    assert np.array_equal(images(tmp_path / "alone"), images(tmp_path / "killed"))
 
 
 def test_the_command(model: LINA, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,9 +96,11 @@ def test_figures_and_tables_are_drawn_from_the_store(finished: Finished, how: li
             "scaling": (".png", ".pdf", ".csv"),
             "curves": (".png", ".pdf", ".csv"),
             "differences": (".png", ".pdf", ".csv"),
+            "compute": (".png", ".pdf", ".csv"),
             "table": (".csv", ".md", ".tex"),
             "difference_table": (".csv", ".md", ".tex"),
-            "fits": (".csv", ".md", ".tex"),
+            "fit_table": (".csv", ".md", ".tex"),
+            "checkpoints": (".parquet",),
             "report": (".md",),
             "index": (".html",),
         }.items()

@@ -1,6 +1,8 @@
 """One trial: budgets, determinism, the average, the frozen validation loss, and its ends."""
 
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ from lina_lab.model import LINA
 from lina_lab.model.masking import num_masked, stratified_mask_ratios
 from lina_lab.training.checkpoints import newest
 from lina_lab.training.module import LinaModule, parameter_groups
-from lina_lab.training.trial import run_trial
+from lina_lab.training.trial import peak_memory_mib, run_trial
 from lina_lab.training.validation import frozen_draws
 
 Tiny = Callable[..., TrialConfig]
@@ -335,3 +337,12 @@ def test_the_accelerator_is_the_one_that_is_asked_for(
     with pytest.raises(InterruptedError):
         run_trial(tiny(), tmp_path, resources=ResourcesConfig(accelerator=accelerator))
     assert given["accelerator"] == accelerator
+
+
+def test_peak_memory_is_of_this_process_alone() -> None:
+    """Not of the one that started it, however much that one has."""
+    held = b"x" * (600 * 2**20)
+    code = "from lina_lab.training.trial import peak_memory_mib; print(peak_memory_mib())"
+    found = float(subprocess.check_output([sys.executable, "-c", code], text=True))
+    assert peak_memory_mib() > 600
+    assert found < peak_memory_mib() - len(held) / 2**20 / 2

@@ -1,0 +1,175 @@
+"""Are pictures of shapes what their captions ask for? `python -m lina_lab.evaluation.shapes images=DIR out=FILE`.
+
+Each picture `x.png` stands beside what it is to hold, `x.json` (`lina_lab.data.shapes`). The result is a file in
+GenEval's format, for `python -m analysis.geneval FILE --partial`.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydantic.dataclasses import dataclass as checked
+from scipy import ndimage
+
+from lina_lab.config import CHECKS
+from lina_lab.data.shapes import BACKGROUND, COLORS, RELATIONS, SHAPES, TASKS, Metadata, Pixels
+from lina_lab.dotlist import one_line, parse
+from lina_lab.files import write_atomically
+
+SMALLEST = 0.004
+"""Share of the picture below which a patch of colour is a speck."""
+FILLED = {"square": (0.9, 1.01), "circle": (0.68, 0.9), "triangle": (0.38, 0.68)}
+"""Share of its bounding box that a shape fills: 1, pi / 4 and 1 / 2, with what pixels and noise make of them."""
+ASPECT = 1.35
+"""Longer than this a patch is none of the shapes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patch:
+    """A connected patch of one colour."""
+
+    shape: str | None
+    """None: it is no shape that there is."""
+    color: str
+    column: float
+    row: float
+
+
+def find_patches(pixels: Pixels) -> list[Patch]:
+    """The patches of colour in a picture, uint8 [H, W, 3]."""
+    nearest = _colors(pixels)
+    found = []
+    for number, color in enumerate(COLORS, start=1):
+        labels, _ = ndimage.label(nearest == number)
+        for label, box in enumerate(ndimage.find_objects(labels), start=1):
+            mask = labels[box] == label
+            if mask.sum() < SMALLEST * nearest.size:
+                continue
+            row, column = (float(c) for c in ndimage.center_of_mass(labels == label))
+            found.append(Patch(shape=_shape(mask), color=color, column=column, row=row))
+    return found
+
+
+def _colors(pixels: Pixels) -> npt.NDArray[np.intp]:
+    """The number of each pixel's colour; 0 where the background is the larger part of it.
+
+    A pixel at a border is a mixture of a colour with the background: it is held against mixtures, for half red on
+    white is nearer to yellow than to red.
+    """
+    light = np.array(BACKGROUND, dtype=float)
+    rays = light - np.array(list(COLORS.values()), dtype=float)
+    shade = light - pixels.astype(float)
+    shares = shade @ rays.T / (rays**2).sum(axis=1)
+    apart = ((shade[..., None, :] - shares[..., None] * rays) ** 2).sum(axis=-1)
+    best = apart.argmin(axis=-1)
+    share = np.take_along_axis(shares, best[..., None], axis=-1)[..., 0]
+    return np.where(share > 0.5, best + 1, 0)
+
+
+def _shape(mask: npt.NDArray[np.bool_]) -> str | None:
+    height, width = mask.shape
+    if max(height, width) > ASPECT * min(height, width) + 2:
+        return None
+    filled = float(mask.mean())
+    return next((shape for shape, (low, high) in FILLED.items() if low <= filled < high), None)
+
+
+def judge(pixels: Pixels, metadata: Metadata) -> tuple[bool, str]:
+    """Whether a picture is what is asked for, and what is wrong with it if not.
+
+    As in GenEval: the things asked for must be there, in their number, colour and place; of counting, not one more.
+    """
+    patches = find_patches(pixels)
+    groups: list[list[Patch]] = []
+    for entry in metadata["include"]:
+        shape, count, color = entry["class"], entry["count"], entry.get("color")
+        alike = [patch for patch in patches if patch.shape == shape]
+        group = [patch for patch in alike if color in (None, patch.color)]
+        if len(group) < count:
+            others = ", ".join(sorted(patch.color for patch in alike))
+            return False, f"{len(group)} of {count} {f'{color} ' if color else ''}{shape}" + (
+                f"; it is {others}" if color and alike else ""
+            )
+        if metadata["tag"] == "counting" and len(group) > count:
+            return False, f"{len(group)} {shape}s in place of {count}"
+        if "position" in entry:
+            relation, other = entry["position"]
+            if not any(_stands(relation, a, b) for a in group for b in groups[other]):
+                return False, f"no {shape} {relation} a {metadata['include'][other]['class']}"
+        groups.append(group)
+    return True, ""
+
+
+def _stands(relation: str, a: Patch, b: Patch) -> bool:
+    if relation not in RELATIONS:
+        raise ValueError(f"position {relation!r} is none of {', '.join(RELATIONS)}")
+    across = relation in ("left of", "right of")
+    gap = a.column - b.column if across else a.row - b.row
+    return gap < 0 if relation in ("left of", "above") else gap > 0
+
+
+@checked(frozen=True, kw_only=True, config=CHECKS)
+class ShapesCheckConfig:
+    """What the command takes."""
+
+    images: str
+    """Folder of the pictures, and of what each is to hold."""
+    out: str
+    """File of the result."""
+
+
+def check(config: ShapesCheckConfig) -> tuple[int, int]:
+    """Judge the pictures of a folder and write the result; how many are right, and of how many.
+
+    Raises:
+        ValueError: no pictures, or one without what it is to hold.
+    """
+    files = sorted(Path(config.images).glob("*.png"))
+    if not files:
+        raise ValueError(f"images={config.images} holds no pictures (.png)")
+    lines, right = [], 0
+    for file in files:
+        metadata = _read_metadata(file.with_suffix(".json"))
+        with Image.open(file) as picture:
+            correct, reason = judge(np.asarray(picture.convert("RGB")), metadata)
+        right += correct
+        fields = {"filename": str(file), "tag": metadata["tag"], "prompt": metadata["prompt"], "correct": correct}
+        lines.append(json.dumps({**fields, "reason": reason, "metadata": json.dumps(metadata), "details": "{}"}))
+    write_atomically(Path(config.out), "\n".join(lines) + "\n")
+    return right, len(files)
+
+
+def _read_metadata(file: Path) -> Metadata:
+    try:
+        found: Metadata = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise ValueError(f"{file} is not there: it says what the picture is to hold") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if found.get("tag") not in TASKS or not all(entry.get("class") in SHAPES for entry in found.get("include", [{}])):
+        raise ValueError(f"{file}: it needs a tag of {', '.join(TASKS)}, and classes of {', '.join(SHAPES)}")
+    return found
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 2 with one sentence."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
+    try:
+        config = parse(ShapesCheckConfig, arguments)
+        right, count = check(config)
+    except (ValueError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    print(f"{right:,} of {count:,} are what their captions ask for: {config.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
