@@ -154,7 +154,7 @@ def _frontier_law(curve: pd.DataFrame) -> Fit:
     front = curve[curve["frontier"] & curve["parameters"].isin(inner)]
     sizes = front["size"].nunique()
     if sizes < SIZES:
-        reason = f"of the sizes between the smallest and the largest {sizes} lie on the frontier, and a law needs {SIZES}"
+        reason = f"{sizes} of the sizes between the smallest and the largest are on the frontier: a law needs {SIZES}"
         return refused(FRONTIER[0], [str(curve["variant"].iloc[0])], reason)
     found = fit(front, FRONTIER[0])
     if found.status == "at an edge" and "offset ends at zero" in found.reason:
