@@ -17,12 +17,12 @@ from rich.console import Console
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import PositiveInt
 from lina_lab.dotlist import one_line, parse
-from lina_lab.evaluation.features import FEATURES, Features, extract, sha256
+from lina_lab.evaluation.features import FEATURES, Features, extract
 from lina_lab.evaluation.images import PORTION, has_images, read_images, read_statistics
 from lina_lab.evaluation.moments import moments_of
 from lina_lab.evaluation.quality import Reference, quality
 from lina_lab.evaluation.sampling import RECIPE_FILE
-from lina_lab.files import write_atomically
+from lina_lab.files import sha256, write_atomically
 from lina_lab.runstore import EVALUATION, quiet_logs
 
 METRICS_FILE = "metrics.json"

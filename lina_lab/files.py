@@ -1,5 +1,6 @@
 """A cell's folder: the names of what lies in it, and how it is written. `study` and `training` share these."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -29,3 +30,9 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's contents, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

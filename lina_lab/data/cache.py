@@ -29,7 +29,7 @@ from lina_lab.config.checks import PositiveInt
 from lina_lab.data.shards import CAPTION, CLASS, FORMAT, MANIFEST, MOMENTS, ShardError, read_index, read_manifest
 from lina_lab.data.vae import Autoencoder, load_vae
 from lina_lab.dotlist import one_line, parse
-from lina_lab.files import write_atomically
+from lina_lab.files import sha256, write_atomically
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 PLAN = "plan.json"
@@ -124,9 +124,7 @@ def write_shard(source: Source, folder: Path, places: range, vae: Autoencoder, c
             total = sums if total is None else total + sums
     assert total is not None
     shape = moments.shape[2:]
-    with draft.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    summary = {"images": len(places), "bytes": draft.stat().st_size, "sha256": digest, "shape": list(shape)}
+    summary = {"images": len(places), "bytes": draft.stat().st_size, "sha256": sha256(draft), "shape": list(shape)}
     draft.replace(path)
     write_atomically(path.with_suffix(".json"), json.dumps({**summary, "sums": total.tolist()}) + "\n")
 
@@ -243,9 +241,7 @@ def verify(folder: Path) -> Iterator[str]:
     """
     for shard in read_manifest(folder).shards:
         path = folder / shard.name
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != shard.sha256:
+        if sha256(path) != shard.sha256:
             yield f"{shard.name}: its contents are not those of the manifest"
             continue
         try:

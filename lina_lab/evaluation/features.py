@@ -1,6 +1,5 @@
 """What images are compared by: features of Inception, as ADM's evaluation takes them, or the pixels themselves."""
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,9 +112,3 @@ def extract(images: Iterable[Pixels], extractor: Extractor) -> Features:
         spatial=joined([part.spatial for part in found]),
         probabilities=joined([part.probabilities for part in found]),
     )
-
-
-def sha256(path: Path) -> str:
-    """Of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """A trained model to sample from: out of a trial's checkpoint, a cell's folder, or a model's folder."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from lina_lab.config import LinaConfig, from_dict
-from lina_lab.files import CHECKPOINTS
+from lina_lab.files import CHECKPOINTS, sha256
 from lina_lab.model import LINA, load_model
 from lina_lab.model.folder import WEIGHTS
 
@@ -40,7 +39,7 @@ def load_trained(path: Path, which: Which = "ema") -> Trained:
         ValueError: there is no model, or not a whole one.
     """
     if (path / WEIGHTS).exists():
-        return Trained(model=load_model(path).eval(), sha256=_sha256(path / WEIGHTS), weights="as saved")
+        return Trained(model=load_model(path).eval(), sha256=sha256(path / WEIGHTS), weights="as saved")
     if path.is_dir():
         found = sorted(path.glob(f"{CHECKPOINTS}.ckpt"))
         if not found:
@@ -55,9 +54,4 @@ def load_trained(path: Path, which: Which = "ema") -> Trained:
         model.load_state_dict(state)
     except Exception as error:
         raise ValueError(f"{path} is not a whole checkpoint of a trial: {str(error).splitlines()[0][:200]}") from error
-    return Trained(model=model.eval(), sha256=_sha256(path), weights=which)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return Trained(model=model.eval(), sha256=sha256(path), weights=which)

@@ -1,6 +1,5 @@
 """The state of training on disk: written whole or not at all, and looked over before it is used."""
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from lina_lab.files import CHECKPOINTS, write_atomically
+from lina_lab.files import CHECKPOINTS, sha256, write_atomically
 from lina_lab.training.logger import MetricStream
 from lina_lab.training.points import Point
 
@@ -78,7 +77,7 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
     problems: list[str] = []
     for path in sorted(folder.glob(PATTERN), reverse=True):
         digest = _digest_file(path)
-        if digest.exists() and digest.read_text().strip() == _digest(path):
+        if digest.exists() and digest.read_text().strip() == sha256(path):
             return path, problems
         problems.append(f"{path.name} is damaged: its contents are not what was written")
     return None, problems
@@ -88,13 +87,8 @@ def _seal(part: Path, path: Path) -> None:
     """Give a finished file its name, once it and its digest are safely on disk."""
     with part.open("rb+") as file:
         os.fsync(file.fileno())
-    write_atomically(_digest_file(path), _digest(part) + "\n")
+    write_atomically(_digest_file(path), sha256(part) + "\n")
     part.replace(path)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest_file(path: Path) -> Path:
