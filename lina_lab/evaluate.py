@@ -6,6 +6,7 @@ stored statistics (ADM's). Metrics that the reference does not allow are left ou
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -66,7 +67,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     seen = extract(read_images(against, config.portion), extractor) if images else None
     found = quality(generated, _reference(config, stored, seen))
     suffix = "" if config.features == "inception" else f"_{config.features}"
-    recipe = samples.parent / RECIPE_FILE
+    recipe = (samples if samples.is_dir() else samples.parent) / RECIPE_FILE
     return {
         "metrics": {f"{name}{suffix}": value for name, value in found.items()},
         "features": config.features,
@@ -97,11 +98,12 @@ def log_to_mlflow(run: str, tracking_uri: str | None, result: dict[str, Any]) ->
         MlflowException: there is no such run, or no such store.
     """
     from mlflow import MlflowClient
+    from mlflow.entities import Metric
 
     quiet_logs()
     client = MlflowClient(tracking_uri)
-    for name, value in result["metrics"].items():
-        client.log_metric(run, f"{EVALUATION}{name}", value)
+    now = int(time.time() * 1000)
+    client.log_batch(run, [Metric(f"{EVALUATION}{name}", value, now, 0) for name, value in result["metrics"].items()])
     client.log_dict(run, result, METRICS_FILE)
 
 

@@ -31,8 +31,8 @@ class DataConfig:
     flip: bool = True
     """For name=shards: mirror half of the training images."""
     max_skipped: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """For name=shards: share of the images read that may be damaged; each is named, and the next one takes its place.
-    0: a damaged image ends the trial."""
+    """For name=shards: share of the training images that may be damaged; each is named, and the next one takes its
+    place. 0: a damaged image ends the trial."""
     workers: NonNegativeInt = 0
     """Processes of each rank that read training images; 0: the one that trains."""
     batch_size: PositiveInt = 128

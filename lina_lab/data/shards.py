@@ -11,10 +11,10 @@ import json
 import math
 import os
 import tarfile
+import weakref
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -150,8 +150,8 @@ class ShardImages(Dataset[tuple[Tensor, ...]]):
         first, images: which of the folder's images these are.
         seed: of the draws.
         flip: mirror half of them.
-        skip: share of the images read that may be damaged, and are then replaced by the next one; 0: the first is one
-            too many.
+        skip: share of the images that may be damaged, and are then replaced by the next one; 0: the first is one too
+            many.
     """
 
     def __init__(
@@ -164,20 +164,22 @@ class ShardImages(Dataset[tuple[Tensor, ...]]):
         channels, *grid = manifest.latent_shape
         self.shape = (2, 2 * channels, *grid)
         self.header = _header(self.shape)
-        self.read, self.skipped = 0, list[str]()
-        self._index = lru_cache(maxsize=None)(self._index_of)
+        self.damaged: dict[int, str] = {}
+        """Place -> what is wrong with the image there."""
+        self._indices: dict[int, Index | ShardError] = {}
         self._files: OrderedDict[int, int] = OrderedDict()
+        weakref.finalize(self, _close, self._files)
 
     def __len__(self) -> int:
         return self.images
 
     def __getstate__(self) -> dict[str, Any]:
         """For a worker process, which opens files of its own."""
-        return {**self.__dict__, "_files": OrderedDict(), "_index": None}
+        return {**self.__dict__, "_files": OrderedDict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._index = lru_cache(maxsize=None)(self._index_of)
+        weakref.finalize(self, _close, self._files)
 
     def __getitem__(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         generator, count = Generator(), len(numbers)
@@ -207,15 +209,13 @@ class ShardImages(Dataset[tuple[Tensor, ...]]):
 
     def _readable(self, place: int, mirrored: int, *, finite: bool = False) -> tuple[Half, int]:
         """Moments [2C, h, w] and class of the image at a place, or of the next one that can be read, within limits."""
-        self.read += not finite
         for offset in range(self.images):
             try:
                 return self._sample(self.first + (place + offset) % self.images, mirrored, finite=finite)
             except ShardError as error:
-                if str(error) not in self.skipped:
-                    self.skipped.append(str(error))
-                if len(self.skipped) > self.skip * self.read:
-                    allowed = f"; {len(self.skipped)} of {self.read} are more than data.max_skipped={self.skip}"
+                self.damaged[(place + offset) % self.images] = str(error)
+                if len(self.damaged) > self.skip * self.images:
+                    allowed = f"; {len(self.damaged)} of {self.images} are more than data.max_skipped={self.skip}"
                     raise ShardError(f"{error}{allowed if self.skip else ''}") from error
         raise ShardError(f"{self.folder}: no image can be read")
 
@@ -255,9 +255,18 @@ class ShardImages(Dataset[tuple[Tensor, ...]]):
             raise ShardError(f"{where}: class {text[:20]!r} is not one of {classes}")
         return int(text)
 
-    def _index_of(self, number: int) -> Index:
-        shard = self.manifest.shards[number]
-        return read_index(self.folder / shard.name, shard.images)
+    def _index(self, number: int) -> Index:
+        """Where a shard's samples lie; looked up once, also if it is damaged."""
+        if number not in self._indices:
+            shard = self.manifest.shards[number]
+            try:
+                self._indices[number] = read_index(self.folder / shard.name, shard.images)
+            except ShardError as error:
+                self._indices[number] = error
+        found = self._indices[number]
+        if isinstance(found, ShardError):
+            raise found
+        return found
 
     def _bytes(self, number: int, place: npt.NDArray[np.int64]) -> bytes:
         offset, size = int(place[0]), int(place[1])
@@ -285,6 +294,12 @@ class ShardImages(Dataset[tuple[Tensor, ...]]):
             places = torch.cat([torch.from_numpy(np.flatnonzero(numbers == int(shard))) for shard in window])
             parts.append(places[torch.randperm(len(places), generator=generator)])
         return torch.cat(parts)
+
+
+def _close(files: "OrderedDict[int, int]") -> None:
+    """A study reads one set after another in one process: none may leave its files open."""
+    while files:
+        os.close(files.popitem()[1])
 
 
 def _header(shape: tuple[int, ...]) -> bytes:

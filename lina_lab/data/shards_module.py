@@ -46,4 +46,4 @@ class ShardsDataModule(StepDataModule):
     def problems(self) -> list[str]:
         """Images that were passed over."""
         assert isinstance(self.train_set, ShardImages)
-        return [f"passed over: {sentence}" for sentence in self.train_set.skipped]
+        return [f"passed over: {sentence}" for sentence in dict.fromkeys(self.train_set.damaged.values())]

@@ -111,7 +111,8 @@ def sample(
     """
     parts = folder / PARTS
     parts.mkdir(parents=True, exist_ok=True)
-    check_recipe(folder, recipe)
+    with FileLock(folder / ".lock"):
+        check_recipe(folder, recipe)
     if (folder / SAMPLES_FILE).exists():
         return True
     portions = [
