@@ -8,18 +8,16 @@ import dataclasses
 import difflib
 import typing
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lina_lab.config import CommandConfig, PathsConfig, StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.presets import SIZES
+from lina_lab.studies import OVERLAYS, ConfigError, overlay, overlay_names, read_study, study_files
 from lina_lab.study.grid import Plan, flatten, make_plan
 
 SECTIONS: dict[str, Any] = {"study": StudyConfig, "paths": PathsConfig}
@@ -38,6 +36,7 @@ Runs every cell of a study that is not done yet.
 
 A field that an axis of the study varies is fixed by giving it a value. size=NAME gives those of a preset:
 {sizes}.
+task=NAME asks a study's question of another task: {tasks} (text to image).
 scale=NAME lays other sizes, data and resources over a study: {scales}.
 Hydra's own flags: --cfg job shows the configuration, --hydra-help lists the rest.
 
@@ -49,90 +48,58 @@ Fields
 """
 
 
-class ConfigError(ValueError):
-    """The configuration is wrong: one sentence says what, and what is allowed."""
-
-
-def studies_folder() -> Path:
-    """`studies` in the working directory, or else beside the package."""
-    here = Path("studies")
-    return here if here.is_dir() else Path(__file__).parents[1] / "studies"
-
-
-def register_configs(chosen: str | None = None) -> None:
-    """Enter the schema, the studies and the help in Hydra's ConfigStore.
+def register_configs(arguments: Sequence[str] = ()) -> None:
+    """Enter the schema, the studies, what can be laid over them, and the help in Hydra's ConfigStore.
 
     A file under `studies/` that is not a study is named as such in the help, and in the way of no other study.
 
+    Args:
+        arguments: the command line; what is laid over a study depends on which one it is.
+
     Raises:
-        ConfigError: the chosen study's file is not a study.
+        ConfigError: the chosen study's file is not a study, or what is laid over it cannot be.
     """
     store, questions = ConfigStore.instance(), []
-    laid_over: dict[str, Any] = {}
-    for path in sorted(studies_folder().glob("*.yaml")):
+    chosen = {group: _chosen(group, arguments) for group in ("study", *OVERLAYS)}
+    study: dict[str, Any] = {}
+    for path in study_files():
         try:
-            node = _read_study(path)
+            node = read_study(path)
         except ConfigError as error:
-            if path.stem == chosen:
+            if path.stem == chosen["study"]:
                 raise
             questions.append(f"  {path.stem}: cannot be run, {error}")
             continue
-        own = node.pop("scale", {})
-        if path.stem == chosen:
-            laid_over = own
-        store.store(group="study", name=path.stem, node=node, package="_global_")
+        if path.stem == chosen["study"]:
+            study = node
+        own = {name: part for name, part in node.items() if name not in OVERLAYS}
+        store.store(group="study", name=path.stem, node=own, package="_global_")
         questions.append(f"  {path.stem}: {' '.join(node['study']['question'].split())}")
-    fields = "\n".join(f"  {name} = {default}\n      {doc}" for name, default, doc in _documented_fields())
-    text = HELP.format(
-        sizes=_listed(SIZES), scales=_listed(scales()), studies="\n".join(questions), fields=fields
-    ).replace("$", "$$")
-    store.store(
-        group="hydra/help", name="lina_lab", node={"app_name": "lina_lab", "header": "", "footer": "", "template": text}
-    )
+    for group in OVERLAYS:
+        for name in overlay_names(group):
+            node = overlay(group, name, study, chosen)
+            store.store(group=group, name=name, node=node, package="_global_")
     for name, preset in SIZES.items():
         store.store(group="size", name=name, node=preset, package="model")
-    for name in scales():
-        store.store(
-            group="scale", name=name, node=_read_scale(name, chosen, laid_over.get(name, {})), package="_global_"
-        )
-    defaults = ["_self_", {"study": None}, {"scale": None}, {"size": None}, {"override hydra/help": "lina_lab"}]
+    _store_help(store, questions)
+    groups = [{group: None} for group in ("study", *OVERLAYS, "size")]
     quiet = [{f"override hydra/{name}_logging": "none"} for name in ("job", "hydra")]
+    defaults = ["_self_", *groups, {"override hydra/help": "lina_lab"}, *quiet]
     hydra = {"run": {"dir": "."}, "output_subdir": None}
-    store.store(name="config", node={"defaults": defaults + quiet, **_defaults(), "hydra": hydra})
+    store.store(name="config", node={"defaults": defaults, **_defaults(), "hydra": hydra})
 
 
-def _read_study(path: Path) -> dict[str, Any]:
-    try:
-        node = OmegaConf.to_container(OmegaConf.load(path))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{path} is not YAML: {_one_line(error)}") from None
-    study = node.get("study") if isinstance(node, dict) else None
-    if not isinstance(node, dict) or not isinstance(study, dict) or not isinstance(study.get("question"), str):
-        raise ConfigError(f"{path} is not a study: it needs a section `study` with a `question` in words")
-    if "seed" in node or "hydra" in node:
-        raise ConfigError(f"{path}: seed and hydra are not for a study to set; its seeds stand in study.seeds")
-    own = node.get("scale", {})
-    if not isinstance(own, dict) or not all(isinstance(part, dict) for part in own.values()):
-        raise ConfigError(f"{path}: scale maps the name of a scale, such as paper, to what it changes")
-    node["study"].setdefault("name", path.stem)
-    return typing.cast(dict[str, Any], node)
+def _chosen(group: str, arguments: Sequence[str]) -> str | None:
+    given = (a.removeprefix(f"{group}=") for a in reversed(arguments) if a.startswith(f"{group}="))
+    return next((name.strip("'\"") for name in given), None)
 
 
-def scales() -> list[str]:
-    """Names of what can be laid over any study."""
-    return [path.stem for path in sorted((studies_folder() / "scale").glob("*.yaml"))]
-
-
-def _read_scale(name: str, study: str | None, own: dict[str, Any]) -> Any:
-    """What a scale changes, with the study's own part; the study gets a name of its own by it."""
-    path = studies_folder() / "scale" / f"{name}.yaml"
-    try:
-        common = OmegaConf.load(path)
-        return OmegaConf.merge(common, {"study": {"name": f"{study}_{name}"}} if study else {}, own)
-    except (OSError, yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{path} cannot be laid over a study: {_one_line(error)}") from None
+def _store_help(store: ConfigStore, questions: list[str]) -> None:
+    fields = "\n".join(f"  {name} = {default}\n      {doc}" for name, default, doc in _documented_fields())
+    names = {f"{group}s": _listed(overlay_names(group)) for group in OVERLAYS}
+    text = HELP.format(sizes=_listed(SIZES), studies="\n".join(questions), fields=fields, **names)
+    node = {"app_name": "lina_lab", "header": "", "footer": "", "template": text.replace("$", "$$")}
+    store.store(group="hydra/help", name="lina_lab", node=node)
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
@@ -143,12 +110,12 @@ def check_overrides(arguments: Sequence[str]) -> None:
     """
     if {"-m", "--multirun"} & set(arguments):
         raise ConfigError("a study enumerates its own cells: change its axes with study.axes, in place of --multirun")
-    names = [path.stem for path in sorted(studies_folder().glob("*.yaml"))]
+    names = [path.stem for path in study_files()]
     try:
         overrides = OverridesParser.create().parse_overrides(overrides_of(arguments))
     except HydraException as error:
         raise ConfigError(_one_line(error)) from None
-    groups = {"scale": scales(), "size": SIZES}
+    groups = {**{group: overlay_names(group) for group in OVERLAYS}, "size": SIZES}
     for override in overrides:
         if override.is_delete():
             raise ConfigError(f"~{override.key_or_group} would leave the field out; give it a value")
@@ -182,7 +149,7 @@ def pinned_fields(arguments: Sequence[str]) -> list[str]:
     pinned = []
     for override in OverridesParser.create().parse_overrides(overrides_of(arguments)):
         value = override.value()
-        if override.key_or_group == "scale":
+        if override.key_or_group in OVERLAYS:
             continue
         if override.key_or_group == "size":
             pinned += [f"model.{name}" for name in SIZES[str(value)]]
@@ -249,7 +216,7 @@ def convert(data: dict[str, Any], pinned: Sequence[str]) -> tuple[Plan, PathsCon
         if not isinstance(data[name], dict):
             raise _not_a_section(name, data[name])
     if data["study"]["name"] == MISSING:
-        names = _listed(path.stem for path in sorted(studies_folder().glob("*.yaml")))
+        names = _listed(path.stem for path in study_files())
         raise ConfigError(f"name a study with study=NAME; the studies are {names}")
     command_fields = {name: data[name] for name in COMMAND}
     base = {name: value for name, value in data.items() if name not in SECTIONS and name not in command_fields}

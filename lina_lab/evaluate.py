@@ -1,7 +1,8 @@
 """How good images are: `python -m lina_lab.evaluate samples=PATH reference=PATH [features=pixels] [run=MLFLOW_RUN]`.
 
-Samples: an npz of images (`lina_lab.sample` writes one) or a folder of pictures. Reference: the same, or an npz of
-stored statistics (ADM's). Metrics that the reference does not allow are left out, and that is said.
+Samples: an npz of images (`lina_lab.sample` writes one), a folder of pictures, or of WebDataset shards of them.
+Reference: the same, or an npz of stored statistics (ADM's). Metrics that the reference does not allow are left out, and
+that is said.
 """
 
 import json
@@ -34,7 +35,7 @@ class EvaluateConfig:
     """What the command takes."""
 
     samples: str
-    """Images to judge: an npz, or a folder of pictures."""
+    """Images to judge: an npz, or a folder of pictures or of shards."""
     reference: str
     """Images, or stored statistics, to judge them by."""
     features: Literal["inception", "pixels"] = "inception"

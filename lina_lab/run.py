@@ -14,8 +14,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lina_lab.compose import ConfigError, check_overrides, convert, pinned_fields, register_configs, sentence
+from lina_lab.compose import check_overrides, convert, pinned_fields, register_configs, sentence
 from lina_lab.config import CommandConfig, PathsConfig
+from lina_lab.studies import ConfigError
 from lina_lab.study.grid import Plan
 
 
@@ -61,7 +62,7 @@ def _compose(arguments: list[str]) -> tuple[Plan, PathsConfig, CommandConfig]:
     found: list[DictConfig] = []
 
     check_overrides(arguments)
-    register_configs(next((a.removeprefix("study=") for a in arguments if a.startswith("study=")), None))
+    register_configs(arguments)
     sys.argv = [sys.argv[0], *arguments]
     hydra.main(version_base="1.3", config_path=None, config_name="config")(found.append)()
     if not found:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
+from filelock import FileLock
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
@@ -20,9 +22,13 @@ from torch import Tensor
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import NonNegativeInt, PositiveInt
 from lina_lab.dotlist import one_line, parse
-from lina_lab.evaluation.sampling import SAMPLES_FILE, Pixels, Recipe, sample, to_pixels
-from lina_lab.evaluation.weights import load_trained
+from lina_lab.evaluation.geneval import read_prompts, write_layout
+from lina_lab.evaluation.sampling import SAMPLES_FILE, Encode, Pixels, Recipe, sample, to_pixels
+from lina_lab.evaluation.weights import Trained, load_trained
+from lina_lab.model import LINA
 
+LAYOUT = "geneval"
+"""Folder of the images of prompts, as GenEval's tool takes them."""
 Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -36,10 +42,15 @@ class SampleConfig:
     """Folder of the images."""
     weights: Literal["ema", "raw"] = "ema"
     """Which weights of a checkpoint."""
-    images: PositiveInt = 1000
-    """How many; 50,000 for the published metrics."""
+    images: PositiveInt | None = None
+    """How many, 50,000 for the published metrics; null: 1000, or 4 of each prompt."""
     classes: list[NonNegativeInt] | None = None
     """Classes, in turn; null: all of the model's."""
+    prompts: str | None = None
+    """For a model of texts: file of captions, one a line, or GenEval's evaluation_metadata.jsonl; each in turn. The
+    images are laid out as GenEval's tool takes them, too."""
+    encoder: str | None = None
+    """For prompts: the text encoder, `words` or a folder or hub name; null: that of the checkpoint."""
     steps: PositiveInt | None = None
     """Autoregressive steps K; null: 64, or the model's tokens if they are fewer."""
     flow_steps: PositiveInt = 25
@@ -64,27 +75,36 @@ class SampleConfig:
             )
 
 
-def recipe_of(config: SampleConfig, tokens: int, classes: int | None, weights: str, sha256: str) -> Recipe:
-    """The recipe of a command for a model of so many tokens and classes.
+def recipe_of(config: SampleConfig, trained: Trained, prompts: Sequence[str]) -> Recipe:
+    """The recipe of a command for a model.
 
     Raises:
-        ValueError: classes that the model does not have.
+        ValueError: classes or prompts that the model does not have, or has none of.
     """
-    chosen = tuple(config.classes if config.classes is not None else range(classes or 0))
-    if chosen and (classes is None or max(chosen) >= classes):
-        raise ValueError(f"classes={list(chosen)[:5]}: the model has {classes or 'no'} classes")
+    model = trained.model.config
+    classes = tuple(config.classes if config.classes is not None else range(model.num_classes or 0))
+    if classes and (model.num_classes is None or max(classes) >= model.num_classes):
+        raise ValueError(f"classes={list(classes)[:5]}: the model has {model.num_classes or 'no'} classes")
+    if bool(prompts) != (model.text_dim is not None):
+        has = "is not one of texts, and takes no" if prompts else "is one of texts, and needs"
+        raise ValueError(f"the model {has} prompts=FILE")
+    encoder = config.encoder or trained.encoder
+    if prompts and encoder is None:
+        raise ValueError("encoder=NAME is needed: the checkpoint does not say which text encoder it was trained with")
     return Recipe(
-        images=config.images,
-        classes=chosen,
-        steps=config.steps or min(64, tokens),
+        images=config.images or (4 * len(prompts) if prompts else 1000),
+        classes=classes,
+        steps=config.steps or min(64, model.num_tokens),
         flow_steps=config.flow_steps,
         guidance=config.guidance,
         min_guidance=config.min_guidance,
         seed=config.seed,
         portion=config.portion,
-        weights=weights,
-        weights_sha256=sha256,
+        weights=trained.weights,
+        weights_sha256=trained.sha256,
         decoder=config.vae or "pixels",
+        prompts=tuple(prompts),
+        encoder=encoder if prompts else None,
     )
 
 
@@ -92,35 +112,50 @@ def run(config: SampleConfig, console: Console) -> int:
     """Draw; 0. Says where the images are once all of them are there."""
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
-    trained = load_trained(Path(config.checkpoint), config.weights)
+    trained, out = load_trained(Path(config.checkpoint), config.weights), Path(config.out)
+    prompts = [] if config.prompts is None else read_prompts(Path(config.prompts))
+    recipe = recipe_of(config, trained, [metadata["prompt"] for metadata in prompts])
     model = trained.model.to(device)
-    recipe = recipe_of(config, model.config.num_tokens, model.config.num_classes, trained.weights, trained.sha256)
-    decode = _decoder(config, device)
-    portions = -(-config.images // config.portion)
-    mine = sum(min(config.portion, config.images - i * config.portion) for i in range(rank, portions, world))
+    decode, encode = _decoder(config, device), _encoder(recipe, model, device)
+    portions = -(-recipe.images // recipe.portion)
+    mine = sum(min(recipe.portion, recipe.images - i * recipe.portion) for i in range(rank, portions, world))
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("images", total=mine)
-        whole = sample(
-            model, decode, recipe, Path(config.out), rank=rank, world=world, report=lambda n: progress.advance(task, n)
-        )
+
+        def report(images: int) -> None:
+            progress.advance(task, images)
+
+        whole = sample(model, decode, recipe, out, rank=rank, world=world, encode=encode, report=report)
+    if whole and prompts:
+        with FileLock(out / ".lock"):
+            write_layout(out / LAYOUT, np.load(out / SAMPLES_FILE, allow_pickle=False)["arr_0"], prompts)
     if whole:
-        console.print(f"{config.images:,} images: {Path(config.out) / SAMPLES_FILE}", soft_wrap=True)
+        console.print(f"{recipe.images:,} images: {out / SAMPLES_FILE}", soft_wrap=True)
     return 0
+
+
+def _encoder(recipe: Recipe, model: LINA, device: torch.device | str) -> Encode | None:
+    if recipe.encoder is None:
+        return None
+    from lina_lab.data.text import load_text_encoder
+
+    encoder, length = load_text_encoder(recipe.encoder, model.config.text_dim), model.config.text_length
+
+    def encode(captions: Sequence[str]) -> dict[str, Tensor]:
+        text, present = encoder.encode(captions, length, device)
+        return {"text": text, "present": present}
+
+    return encode
 
 
 def _decoder(config: SampleConfig, device: torch.device | str) -> Callable[[Tensor], Pixels]:
     if config.vae is None:
         return to_pixels
-    from lina_lab.data.shards import read_manifest
-    from lina_lab.data.vae import load_vae
+    from lina_lab.evaluation.decoding import decoder_of
 
     assert config.shards is not None
-    manifest, vae = read_manifest(Path(config.shards)), load_vae(config.vae, device)
-    if manifest.vae_sha256 != vae.sha256():
-        raise ValueError(f"vae={config.vae} is not the autoencoder that made {config.shards}, which was {manifest.vae}")
-    mean, std = (torch.tensor(v, device=device).reshape(-1, 1, 1) for v in (manifest.mean, manifest.std))
-    return lambda latents: to_pixels(vae.decode(latents * std + mean))
+    return decoder_of(config.vae, Path(config.shards), device)
 
 
 def main(arguments: Sequence[str]) -> int:

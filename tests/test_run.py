@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from lina_lab import run
-from lina_lab.compose import ConfigError, register_configs, studies_folder
+from lina_lab.compose import register_configs
 from lina_lab.config import CommandConfig
+from lina_lab.studies import ConfigError, studies_folder
 from lina_lab.study import plan as study_plan
 
 STUDIES = sorted(path.stem for path in (Path(__file__).parents[1] / "studies").glob("*.yaml"))
@@ -205,7 +206,7 @@ def test_the_studies_are_those_of_the_working_directory(tmp_path: Path) -> None:
     assert studies_folder() == Path("studies")
     (tmp_path / "studies/broken.yaml").write_text("- 1")
     with pytest.raises(ConfigError, match="is not a study"):
-        register_configs("broken")
+        register_configs(["study=broken"])
 
 
 def test_a_broken_file_is_in_the_way_of_no_other_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

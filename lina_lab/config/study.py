@@ -21,7 +21,7 @@ NOT_IN_A_PATH = "%?#"
 class ObjectiveConfig:
     """A metric, as it is at the end of training."""
 
-    metric: Literal["val/loss_ema", "val/loss_raw", "train/loss", "eval/fid_pixels"]
+    metric: Literal["val/loss_ema", "val/loss_raw", "train/loss", "eval/fid_pixels", "eval/fid", "eval/captions"]
     """Its name."""
     direction: Literal["minimize", "maximize"] = "minimize"
     """Which way is better."""

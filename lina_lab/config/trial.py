@@ -13,6 +13,7 @@ from lina_lab.config.checks import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Share,
     contradiction,
 )
 from lina_lab.config.model import LinaConfig
@@ -22,14 +23,20 @@ from lina_lab.config.model import LinaConfig
 class DataConfig:
     """What is learned from, and in what portions."""
 
-    name: Literal["digits", "latents", "shards"] = "digits"
+    name: Literal["digits", "latents", "shards", "shapes"] = "digits"
     """Data set: `digits` is scikit-learn's, 1,797 real images of 8 x 8 pixels in 10 classes; `latents` are arrays that
-    were encoded before, and `shards` are what `python -m lina_lab.data.cache` makes, in data.path."""
+    were encoded before, and `shards` are what `python -m lina_lab.data.cache` makes, in data.path; `shapes` are
+    captioned pictures without end, made as they are needed, of the model's latent_size."""
     path: str | None = None
     """For name=latents: a folder of train_latents.npy [n, C, H, W], train_labels.npy [n], and two such for val. For
     name=shards: the folder of the shards."""
     flip: bool = True
     """For name=shards: mirror half of the training images."""
+    encoder: str | None = None
+    """For captions: what turns them into states as they come, `words` or a folder or hub name of a text encoder of
+    transformers; null: the shards hold states."""
+    long_captions: Share = 0.0
+    """For captions: share of the training images that come with their long caption."""
     max_skipped: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """For name=shards: share of the training images that may be damaged; each is named, and the next one takes its
     place. 0: a damaged image ends the trial."""
@@ -96,7 +103,7 @@ class SamplingConfig:
     """The pictures made from the averaged weights when training ends (`lina.md` section 4)."""
 
     images_per_class: NonNegativeInt = 4
-    """Pictures of each class in the grid; 0: none."""
+    """Pictures of each class, or of each of the first held-out captions, in the grid; 0: none."""
     steps: PositiveInt = 16
     """Autoregressive steps K; at most one a token."""
     flow_steps: PositiveInt = 25
@@ -106,8 +113,20 @@ class SamplingConfig:
     min_guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """Guidance at the first step."""
     quality_images: NonNegativeInt = 0
-    """Images generated without guidance, whose pixels' Fréchet distance to the training images is `eval/fid_pixels`;
-    0: none. At the end, and where quality_every_images says so."""
+    """Images generated without guidance, whose features' Fréchet distance to those of real images is measured; 0: none.
+    At the end, and where quality_every_images says so."""
+    quality_features: Literal["pixels", "inception"] = "pixels"
+    """What images are compared by: `eval/fid_pixels`, or `eval/fid` by Inception's features."""
+    quality_reference: str | None = None
+    """Real images, or their stored statistics, as `lina_lab.evaluate` takes them; null: the first 10,000 training
+    images."""
+    inception: str | None = None
+    """For quality_features=inception: file of the weights; null: torch-fidelity's in torch's cache of downloads."""
+    vae: str | None = None
+    """For data.name=shards: folder or hub name of the autoencoder of the latents, to look at generated images."""
+    caption_images: NonNegativeInt = 0
+    """For data.name=shapes: images generated for held-out captions, which are looked at for what the caption asks:
+    `eval/captions` is the share that has it, the mean of six kinds; 0: none. When: as quality_images."""
     quality_every_images: PositiveInt | None = None
     """Images seen between two looks at the quality, rounded up to validations; null: at the end alone."""
 
@@ -131,24 +150,49 @@ class TrialConfig:
             raise contradiction(
                 f"sampling.steps={self.sampling.steps} is more than the {self.model.num_tokens} tokens of an image"
             )
-        if self.sampling.quality_images and self.model.latent_channels not in (1, 3):
-            channels = self.model.latent_channels
+        if self.sampling.quality_images and self.sampling.vae is None and self.model.latent_channels not in (1, 3):
             raise contradiction(
-                f"sampling.quality_images compares pixels, and model.latent_channels={channels} are none"
+                f"sampling.quality_images compares pixels, and model.latent_channels={self.model.latent_channels} are "
+                "none: sampling.vae says how latents become pixels"
             )
+        if self.sampling.vae is not None and self.data.name != "shards":
+            raise contradiction("sampling.vae is for data.name=shards, whose manifest says how latents were scaled")
         if self.sampling.quality_images == 1:
             raise contradiction("sampling.quality_images=1: one image has no covariance")
         if self.data.max_skipped and self.data.workers:
             raise contradiction("data.max_skipped counts in the process that trains: it needs data.workers=0")
-        if (self.data.path is None) != (self.data.name == "digits"):
+        if (self.data.path is None) != (self.data.name in ("digits", "shapes")):
             raise contradiction("data.path is for data.name=latents and data.name=shards, which need it")
-        if self.data.name == "digits" and (self.model.latent_channels, self.model.latent_size) != (1, (8, 8)):
-            raise contradiction("data.name=digits needs model.latent_channels=1 and model.latent_size=[8,8]")
-        if self.data.name == "digits" and not 10 <= self.data.val_images <= 1787:
-            raise contradiction("data.name=digits needs data.val_images between 10 and 1787 of its 1,797 images")
-        if self.data.name == "digits" and self.model.num_classes not in (10, None):
-            raise contradiction("data.name=digits needs model.num_classes=10, or null for an unconditional model")
+        self._check_digits()
+        self._check_text()
         return self
+
+    def _check_digits(self) -> None:
+        if self.data.name != "digits":
+            return
+        if (self.model.latent_channels, self.model.latent_size) != (1, (8, 8)):
+            raise contradiction("data.name=digits needs model.latent_channels=1 and model.latent_size=[8,8]")
+        if not 10 <= self.data.val_images <= 1787:
+            raise contradiction("data.name=digits needs data.val_images between 10 and 1787 of its 1,797 images")
+        if self.model.num_classes not in (10, None):
+            raise contradiction("data.name=digits needs model.num_classes=10, or null for an unconditional model")
+
+    def _check_text(self) -> None:
+        name, texts = self.data.name, self.model.text_dim is not None
+        if name == "shapes" and (self.model.latent_channels != 3 or len(set(self.model.latent_size)) != 1):
+            raise contradiction("data.name=shapes needs model.latent_channels=3 and a square model.latent_size")
+        if name == "shapes" and self.model.num_classes is not None:
+            raise contradiction("data.name=shapes has captions and no classes: it needs model.num_classes=null")
+        if texts and name not in ("shapes", "shards"):
+            raise contradiction(f"data.name={name} has no captions: model.text_dim must be null")
+        if texts and name == "shapes" and self.data.encoder is None:
+            raise contradiction("data.name=shapes needs data.encoder for its captions, such as words")
+        if self.data.encoder is not None and not texts:
+            raise contradiction(f"data.encoder={self.data.encoder} is for captions: it needs model.text_dim")
+        if self.data.long_captions and not texts:
+            raise contradiction("data.long_captions is for captions: it needs model.text_dim")
+        if self.sampling.caption_images and not (texts and name == "shapes"):
+            raise contradiction("sampling.caption_images needs data.name=shapes and model.text_dim")
 
     @property
     def max_steps(self) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from lina_lab.config import TrialConfig
 from lina_lab.data.digits import DigitsDataModule
 from lina_lab.data.latents import LatentsDataModule
+from lina_lab.data.shapes_module import ShapesDataModule
 from lina_lab.data.shards_module import ShardsDataModule
 from lina_lab.data.steps import StepDataModule
 from lina_lab.registry import Registry
@@ -13,5 +14,13 @@ DATA: Registry[Callable[[TrialConfig], StepDataModule]] = Registry("data.name")
 DATA.register("digits")(DigitsDataModule)
 DATA.register("latents")(LatentsDataModule)
 DATA.register("shards")(ShardsDataModule)
+DATA.register("shapes")(ShapesDataModule)
 
-__all__ = ["DATA", "DigitsDataModule", "LatentsDataModule", "ShardsDataModule", "StepDataModule"]
+__all__ = [
+    "DATA",
+    "DigitsDataModule",
+    "LatentsDataModule",
+    "ShapesDataModule",
+    "ShardsDataModule",
+    "StepDataModule",
+]

@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader
 
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import NonNegativeInt, PositiveInt
-from lina_lab.data.shards import CLASS, FORMAT, MANIFEST, MOMENTS, ShardImages, read_manifest
+from lina_lab.data.shard_format import CLASS, FORMAT, MANIFEST, MOMENTS, read_manifest
+from lina_lab.data.shards import ShardImages
 from lina_lab.data.stream import StepBatches
 from lina_lab.dotlist import one_line, parse
 
@@ -76,7 +77,7 @@ def read_alone(folder: Path) -> int:
 def read_as_training(folder: Path, config: LoaderBenchConfig) -> int:
     """Read batches in the order of a seed."""
     manifest = read_manifest(folder)
-    data = ShardImages(folder, manifest, first=0, images=manifest.images, seed=0, flip=True)
+    data = ShardImages(folder, manifest, "label", first=0, images=manifest.images, seed=0, flip=True)
     steps = range(manifest.images // config.batch)
     batches = StepBatches(
         images=len(data), batch_size=config.batch, steps=steps, seed=0, order=data.order, numbered=True

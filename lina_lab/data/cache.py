@@ -1,6 +1,8 @@
 """Images to shards of latents: `python -m lina_lab.data.cache images=DIR out=DIR vae=NAME resolution=256`.
 
-Images lie in a folder for each class, or beside captions (`x.jpg`, `x.txt`). A shard is whole and listed, or absent:
+Images lie in a folder for each class, or beside captions (`x.jpg`, `x.txt`, perhaps `x.long.txt`), or in WebDataset
+shards (a picture with `cls`, or with `txt` and perhaps `long.txt`). `text=NAME` keeps the states of a text encoder
+beside the captions. A shard is whole and listed, or absent:
 the same command goes on behind an interruption, and several processes (torchrun's ranks, or the same command again)
 share the work. The last one measures the latents' mean and deviation and writes the manifest. `verify=true` reads
 everything again and holds it against the manifest.
@@ -11,30 +13,39 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 import webdataset as wds
 from filelock import FileLock, Timeout
-from PIL import Image, UnidentifiedImageError
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import PositiveInt
-from lina_lab.data.shards import CAPTION, CLASS, FORMAT, MANIFEST, MOMENTS, ShardError, read_index, read_manifest
+from lina_lab.data.shard_format import (
+    CAPTION,
+    FORMAT,
+    MANIFEST,
+    MOMENTS,
+    STATES,
+    ShardError,
+    TextOrigin,
+    read_index,
+    read_manifest,
+)
+from lina_lab.data.sources import Source, find_images, load_image
+from lina_lab.data.text import TextEncoder, load_text_encoder
 from lina_lab.data.vae import Autoencoder, load_vae
 from lina_lab.dotlist import one_line, parse
 from lina_lab.files import sha256, write_atomically
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 PLAN = "plan.json"
-ORDER_SEED = 0
-"""Images are mixed before they fall to shards, the same way every time."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -44,11 +55,18 @@ class CacheConfig:
     out: str
     """Folder of the shards."""
     images: str | None = None
-    """Folder of the images; needed but for verify=true."""
+    """Folder of the images, or of WebDataset shards of them; needed but for verify=true."""
     vae: str | None = None
     """Folder or hub name of a diffusers AutoencoderKL; needed but for verify=true."""
     resolution: PositiveInt = 256
     """Pixels of an image's side: the shorter one is scaled to it, and the middle cut out."""
+    text: str | None = None
+    """For captions: text encoder whose states are kept beside them, a folder or hub name of transformers, or `words`;
+    null: captions as they are, which training encodes as they come."""
+    text_length: Annotated[int, Field(gt=0, le=512, strict=True)] = 256
+    """States of a caption at most: a longer one is cut off."""
+    text_dim: PositiveInt | None = None
+    """For text=words: channels of a state; others have a number of their own."""
     images_per_shard: PositiveInt = 1000
     """Images of a shard."""
     batch: PositiveInt = 32
@@ -57,69 +75,33 @@ class CacheConfig:
     """Hold the shards in `out` against their manifest."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """The images to encode, in their order in the shards."""
+class Encoders(NamedTuple):
+    """What pictures and captions are encoded by."""
 
-    files: tuple[Path, ...]
-    classes: tuple[str, ...] | None
-    """Names of the folders; None: captions."""
+    vae: Autoencoder
+    text: TextEncoder | None
+    """None: captions are kept as they are."""
 
-
-def find_images(folder: Path) -> Source:
-    """Look through a folder.
-
-    Raises:
-        ValueError: no images, or some with captions and some without.
-    """
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
-    if not files:
-        raise ValueError(f"images={folder} holds no pictures ({', '.join(PICTURES)})")
-    captioned = [file.with_suffix(".txt").is_file() for file in files]
-    if any(captioned) and not all(captioned):
-        raise ValueError(f"{files[captioned.index(False)]} has no caption beside it, and others have")
-    top = [file for file in files if file.parent == folder]
-    if not all(captioned) and top:
-        raise ValueError(f"{top[0]} has neither a caption beside it nor a folder of its class")
-    classes = None if all(captioned) else tuple(sorted({file.relative_to(folder).parts[0] for file in files}))
-    order = np.random.default_rng(ORDER_SEED).permutation(len(files))
-    return Source(files=tuple(files[i] for i in order), classes=classes)
+    def identity(self, config: CacheConfig) -> dict[str, Any]:
+        """What tells shards of these from those of others."""
+        text = None if self.text is None else [self.text.name, self.text.sha256(), self.text.dim, config.text_length]
+        return {"vae": self.vae.sha256(), "text": text}
 
 
-def load_image(file: Path, resolution: int) -> Tensor:
-    """An image in -1..1, [3, resolution, resolution]: the middle of what is scaled to fit.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    try:
-        with Image.open(file) as picture:
-            image = picture.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{file} is no picture that can be read: {error}") from error
-    # Halved first, which keeps what a bicubic filter would alias (as ADM prepares ImageNet).
-    while min(image.size) >= 2 * resolution:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = resolution / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - resolution) // 2, (image.height - resolution) // 2
-    pixels = np.asarray(image.crop((left, top, left + resolution, top + resolution)))
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def write_shard(source: Source, folder: Path, places: range, vae: Autoencoder, config: CacheConfig, path: Path) -> None:
+def write_shard(source: Source, places: range, encoders: Encoders, config: CacheConfig, path: Path) -> None:
     """Encode images and write them as one tar with its summary beside it; both are there whole or not at all."""
-    draft, total = path.with_suffix(".draft"), None
+    draft, total, vae = path.with_suffix(".draft"), None, encoders.vae
     with wds.TarWriter(str(draft), mtime=0, user="", group="") as tar:
         for start in range(places.start, places.stop, config.batch):
             batch = range(start, min(start + config.batch, places.stop))
-            images = torch.stack([load_image(source.files[i], config.resolution) for i in batch])
+            images = torch.stack([load_image(source, i, config.resolution) for i in batch])
             both = [vae.moments(images), vae.moments(images.flip(-1))]
             moments = torch.stack(both, dim=1).cpu().to(torch.float16).numpy()
             if not np.isfinite(moments).all():
-                raise ValueError(f"vae={vae.name} gives moments that float16 does not hold for {source.files[start]}")
-            for i, rows in zip(batch, moments, strict=True):
-                tar.write({"__key__": f"{i:09d}", MOMENTS: rows, **_condition(source, folder, source.files[i])})
+                raise ValueError(f"vae={vae.name} gives moments that float16 does not hold for {source.names[start]}")
+            said = _with_states([source.said(i) for i in batch], encoders.text, config, vae.device)
+            for i, rows, members in zip(batch, moments, said, strict=True):
+                tar.write({"__key__": f"{i:09d}", MOMENTS: rows, **members})
             sums = _sums(moments)
             total = sums if total is None else total + sums
     assert total is not None
@@ -129,10 +111,26 @@ def write_shard(source: Source, folder: Path, places: range, vae: Autoencoder, c
     write_atomically(path.with_suffix(".json"), json.dumps({**summary, "sums": total.tolist()}) + "\n")
 
 
-def _condition(source: Source, folder: Path, file: Path) -> dict[str, Any]:
-    if source.classes is None:
-        return {CAPTION: file.with_suffix(".txt").read_text().strip()}
-    return {CLASS: source.classes.index(file.relative_to(folder).parts[0])}
+def _with_states(
+    said: list[dict[str, Any]], encoder: TextEncoder | None, config: CacheConfig, device: torch.device
+) -> list[dict[str, Any]]:
+    """Members of samples with the states of their captions, where an encoder is given.
+
+    Raises:
+        ValueError: states that float16 does not hold.
+    """
+    if encoder is None:
+        return said
+    made = [dict(members) for members in said]
+    for long, kind in CAPTION.items():
+        if kind not in said[0]:
+            continue
+        text, present = encoder.encode([members[kind] for members in said], config.text_length, device)
+        for members, states, there in zip(made, text.to(torch.float16).cpu(), present.cpu(), strict=True):
+            if not bool(states.isfinite().all()):
+                raise ValueError(f"text={encoder.name} gives states that float16 does not hold for {members[kind]!r}")
+            members[STATES[long]] = states[there].numpy()
+    return made
 
 
 def _sums(moments: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
@@ -144,7 +142,7 @@ def _sums(moments: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     return np.stack([count, mean.sum(axis=axes), squares.sum(axis=axes)])
 
 
-def write_manifest(source: Source, folder: Path, names: Sequence[str], config: CacheConfig, vae_sha256: str) -> None:
+def write_manifest(source: Source, folder: Path, names: Sequence[str], config: CacheConfig, encoders: Encoders) -> None:
     """Put the shards' summaries together."""
     found = [json.loads((folder / name).with_suffix(".json").read_text()) for name in names]
     count, total, squares = np.sum([summary["sums"] for summary in found], axis=0)
@@ -152,20 +150,40 @@ def write_manifest(source: Source, folder: Path, names: Sequence[str], config: C
     channels, *grid = found[0]["shape"]
     manifest = {
         "format": FORMAT,
-        "images": len(source.files),
+        "images": len(source.names),
         "latent_shape": [channels // 2, *grid],
         "mean": mean.tolist(),
         "std": np.sqrt(np.maximum(squares / count - mean**2, 1e-12)).tolist(),
         "resolution": config.resolution,
         "vae": config.vae,
-        "vae_sha256": vae_sha256,
+        "vae_sha256": encoders.vae.sha256(),
         "classes": None if source.classes is None else list(source.classes),
+        "long_captions": source.long_captions,
+        "text": None if encoders.text is None else _text_origin(encoders.text, config),
         "shards": [
             {"name": name, **{part: summary[part] for part in ("images", "bytes", "sha256")}}
             for name, summary in zip(names, found, strict=True)
         ],
     }
     write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def _text_origin(encoder: TextEncoder, config: CacheConfig) -> dict[str, Any]:
+    return asdict(TextOrigin(encoder=encoder.name, sha256=encoder.sha256(), dim=encoder.dim, length=config.text_length))
+
+
+def load_encoders(config: CacheConfig, source: Source) -> Encoders:
+    """The autoencoder, and where captions are to become states the text encoder.
+
+    Raises:
+        ValueError: one of them cannot be loaded, or there are no captions.
+    """
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
+    if config.text is not None and source.classes is not None:
+        raise ValueError(f"text={config.text} is for captions, and images={config.images} has classes")
+    assert config.vae is not None
+    vae = load_vae(config.vae, device)
+    return Encoders(vae=vae, text=None if config.text is None else load_text_encoder(config.text, config.text_dim))
 
 
 def cache(config: CacheConfig, console: Console) -> None:
@@ -176,60 +194,56 @@ def cache(config: CacheConfig, console: Console) -> None:
     """
     if config.images is None or config.vae is None:
         raise ValueError("images=DIR and vae=NAME are needed to make shards")
-    folder, out = Path(config.images), Path(config.out)
-    source = find_images(folder)
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
-    vae = load_vae(config.vae, device)
-    identity = vae.sha256()
+    source, out = find_images(Path(config.images)), Path(config.out)
+    encoders = load_encoders(config, source)
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".lock"):
-        _check_plan(out, source, folder, config, identity)
-    starts = range(0, len(source.files), config.images_per_shard)
+        _check_plan(out, source, config, encoders)
+    starts = range(0, len(source.names), config.images_per_shard)
     names = [f"shard-{number:06d}.tar" for number in range(len(starts))]
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("images", total=len(source.files))
+        task = progress.add_task("images", total=len(source.names))
         for name, start in zip(names, starts, strict=True):
-            places = range(start, min(start + config.images_per_shard, len(source.files)))
+            places = range(start, min(start + config.images_per_shard, len(source.names)))
             path = out / name
             try:
                 # Held while it is written, and let go by the system if this process dies.
                 with FileLock(out / f".{name}.lock", timeout=0):
                     if not path.with_suffix(".json").exists():
-                        write_shard(source, folder, places, vae, config, path)
+                        write_shard(source, places, encoders, config, path)
                 progress.advance(task, len(places))
             except Timeout:
                 continue
     with FileLock(out / ".lock"):
         whole = all((out / name).with_suffix(".json").exists() for name in names)
         if whole and not (out / MANIFEST).exists():
-            write_manifest(source, out, names, config, identity)
+            write_manifest(source, out, names, config, encoders)
     said = (
-        f"{len(source.files):,} images in {len(names):,} shards: {out / MANIFEST}"
+        f"{len(source.names):,} images in {len(names):,} shards: {out / MANIFEST}"
         if whole
         else "others are still at it"
     )
     console.print(said, soft_wrap=True, highlight=False)
 
 
-def _check_plan(out: Path, source: Source, folder: Path, config: CacheConfig, identity: str) -> None:
+def _check_plan(out: Path, source: Source, config: CacheConfig, encoders: Encoders) -> None:
     """Note what these shards are made of, or hold it against what is noted.
 
     Raises:
         ValueError: the folder holds shards of something else.
     """
-    names = "\n".join(str(file.relative_to(folder)) for file in source.files)
     plan = {
-        "images": hashlib.sha256(names.encode()).hexdigest(),
+        "images": hashlib.sha256("\n".join(source.names).encode()).hexdigest(),
         "resolution": config.resolution,
         "images_per_shard": config.images_per_shard,
-        "vae": identity,
+        **encoders.identity(config),
     }
     path = out / PLAN
+    there = json.loads(path.read_text()) if path.exists() else plan
     if not path.exists():
         write_atomically(path, json.dumps(plan, indent=1) + "\n")
-    elif (there := json.loads(path.read_text())) != plan:
-        other = [name for name in plan if there.get(name) != plan[name]]
+    if other := [name for name in plan if there.get(name) != plan[name]]:
         raise ValueError(f"{out} holds shards of another {', '.join(other)}: choose another out=FOLDER")
 
 

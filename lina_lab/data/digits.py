@@ -7,10 +7,9 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
-from torch.utils.data import TensorDataset
 
 from lina_lab.config import TrialConfig
-from lina_lab.data.steps import StepDataModule
+from lina_lab.data.steps import Labelled, StepDataModule
 
 SPLIT_SEED = 0
 """The split is the same for every trial, whatever its seed."""
@@ -31,5 +30,5 @@ class DigitsDataModule(StepDataModule):
         train_ids, val_ids = train_test_split(
             range(len(images)), test_size=config.data.val_images, random_state=SPLIT_SEED, stratify=labels
         )
-        train, val = (TensorDataset(images[ids], labels[ids]) for ids in (train_ids, val_ids))
+        train, val = (Labelled(images[ids], labels[ids]) for ids in (train_ids, val_ids))
         super().__init__(config, train, len(train), val)

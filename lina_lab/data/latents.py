@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
 from lina_lab.config import TrialConfig
-from lina_lab.data.steps import StepDataModule
+from lina_lab.data.steps import Batch, Labelled, StepDataModule
 
 
-class LatentArrays(Dataset[tuple[Tensor, ...]]):
+class LatentArrays(Dataset[Batch]):
     """Latents [n, C, H, W] of any float and labels [n] of any integer, left on disk; indexed by a tensor of places.
 
     Raises:
@@ -39,9 +39,10 @@ class LatentArrays(Dataset[tuple[Tensor, ...]]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, places: Tensor) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, places: Tensor) -> Batch:
         chosen = places.numpy()
-        return torch.from_numpy(self.latents[chosen]).float(), torch.from_numpy(self.labels[chosen]).long()
+        labels = torch.from_numpy(self.labels[chosen]).long()
+        return torch.from_numpy(self.latents[chosen]).float(), {"label": labels}
 
 
 def _open(path: Path) -> "np.ndarray":
@@ -65,5 +66,6 @@ class LatentsDataModule(StepDataModule):
             raise ValueError(
                 f"{folder} holds {len(val)} images for validation, and data.val_images={config.data.val_images}"
             )
-        held_out = TensorDataset(*val[torch.arange(config.data.val_images)])
+        latents, given = val[torch.arange(config.data.val_images)]
+        held_out = Labelled(latents, given["label"])
         super().__init__(config, train, len(train), held_out)

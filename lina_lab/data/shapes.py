@@ -1,7 +1,8 @@
 """A captioned set without end: coloured shapes, drawn as a pure function of (seed, index), in GenEval's six kinds.
 
 `python -m lina_lab.data.shapes out=DIR images=N [resolution=64]` writes pictures with captions beside them, as
-`lina_lab.data.cache` takes them, and what each caption asks for (`x.json`, GenEval's metadata).
+`lina_lab.data.cache` takes them (`x.txt`, and `x.long.txt` with all that is in the picture), and what each caption asks
+for (`x.json`, GenEval's metadata; all together in `prompts.jsonl`, for `lina_lab.sample`).
 `lina_lab.evaluation.shapes` says whether a picture is what its caption asks for.
 """
 
@@ -29,6 +30,11 @@ COLORS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (40, 80, 220), "
 BACKGROUND = (255, 255, 255)
 RELATIONS = ("left of", "right of", "above", "below")
 NUMBERS = ("zero", "one", "two", "three", "four")
+PLACES = (
+    ("at the top left", "at the top", "at the top right"),
+    ("on the left", "in the middle", "on the right"),
+    ("at the bottom left", "at the bottom", "at the bottom right"),
+)
 CELLS = 3
 """The picture is a grid of so many cells a side, with at most one shape in each."""
 RADIUS = (0.32, 0.4)
@@ -60,6 +66,13 @@ class Scene:
     caption: str
     metadata: Metadata
     """`tag`, `prompt` and `include`, as GenEval has them: `class`, `count`, and where asked for `color`, `position`."""
+
+    @property
+    def long_caption(self) -> str:
+        """All that is in the picture: each shape with its colour and place."""
+        return ", ".join(
+            f"a {i.color} {i.shape} {PLACES[int(i.row * CELLS)][int(i.column * CELLS)]}" for i in self.items
+        )
 
 
 def scene(seed: int, index: int) -> Scene:
@@ -173,11 +186,15 @@ def write(config: ShapesConfig) -> None:
     """Write pictures, captions, and what they ask for."""
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
+    asked = []
     for index in range(config.images):
         made, stem = scene(config.seed, index), folder / f"{index:07d}"
         Image.fromarray(draw(made, config.resolution)).save(stem.with_suffix(".png"))
         stem.with_suffix(".txt").write_text(made.caption + "\n")
+        stem.with_suffix(".long.txt").write_text(made.long_caption + "\n")
         stem.with_suffix(".json").write_text(json.dumps(made.metadata) + "\n")
+        asked.append(json.dumps(made.metadata))
+    (folder / "prompts.jsonl").write_text("\n".join(asked) + "\n")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from torch.utils.data import TensorDataset
+import torch
 
 from lina_lab.config import TrialConfig
-from lina_lab.data.shards import ShardError, ShardImages, read_manifest
+from lina_lab.data.shard_format import Manifest, ShardError, read_manifest
+from lina_lab.data.shards import Given, ShardImages
 from lina_lab.data.steps import StepDataModule
 
 
@@ -19,13 +20,8 @@ class ShardsDataModule(StepDataModule):
     def __init__(self, config: TrialConfig) -> None:
         assert config.data.path is not None
         folder, held_out = Path(config.data.path), config.data.val_images
-        manifest, model = read_manifest(folder), config.model
-        shape = (model.latent_channels, *model.latent_size)
-        if manifest.latent_shape != shape:
-            raise ShardError(f"{folder} holds latents {list(manifest.latent_shape)}, and the model needs {list(shape)}")
-        if model.num_classes is not None and len(manifest.classes or ()) != model.num_classes:
-            classes = len(manifest.classes or ())
-            raise ShardError(f"{folder} holds {classes} classes, and model.num_classes={model.num_classes}")
+        manifest = read_manifest(folder)
+        given = _given(folder, manifest, config)
         if manifest.images <= held_out:
             raise ShardError(
                 f"{folder} holds {manifest.images} images, and data.val_images={held_out} of them are held out"
@@ -33,17 +29,55 @@ class ShardsDataModule(StepDataModule):
         train = ShardImages(
             folder,
             manifest,
+            given,
             first=held_out,
             images=manifest.images - held_out,
             seed=config.seed,
             flip=config.data.flip,
+            long=config.data.long_captions,
             skip=config.data.max_skipped,
         )
-        val = ShardImages(folder, manifest, first=0, images=held_out, seed=0, flip=False)
-        super().__init__(config, train, len(train), TensorDataset(*val.means()), order=train.order, numbered=True)
+        val = ShardImages(folder, manifest, given, first=0, images=held_out, seed=None)
+        for start in range(0, held_out, config.data.val_batch_size):
+            # Read once at the start, not to find a damaged one when a day was trained.
+            val[torch.arange(start, min(start + config.data.val_batch_size, held_out))]
+        super().__init__(config, train, len(train), val, order=train.order, numbered=True)
 
     @property
     def problems(self) -> list[str]:
         """Images that were passed over."""
         assert isinstance(self.train_set, ShardImages)
         return [f"passed over: {sentence}" for sentence in dict.fromkeys(self.train_set.damaged.values())]
+
+
+def _given(folder: Path, manifest: Manifest, config: TrialConfig) -> Given:
+    """What the model is told of an image.
+
+    Raises:
+        ShardError: the shards do not hold what the model needs.
+    """
+    model, data = config.model, config.data
+    shape = (model.latent_channels, *model.latent_size)
+    if manifest.latent_shape != shape:
+        raise ShardError(f"{folder} holds latents {list(manifest.latent_shape)}, and the model needs {list(shape)}")
+    if model.num_classes is not None:
+        if len(manifest.classes or ()) != model.num_classes:
+            classes = len(manifest.classes or ())
+            raise ShardError(f"{folder} holds {classes} classes, and model.num_classes={model.num_classes}")
+        return "label"
+    if model.text_dim is None:
+        return None
+    if manifest.classes is not None:
+        raise ShardError(f"{folder} holds classes and no captions, which model.text_dim={model.text_dim} needs")
+    if data.long_captions and not manifest.long_captions:
+        raise ShardError(f"{folder} holds no long captions, and data.long_captions={data.long_captions}")
+    if data.encoder is not None:
+        return "captions"
+    if manifest.text is None:
+        raise ShardError(f"{folder} holds captions without states: give data.encoder, or text=NAME to the cache")
+    if (manifest.text.dim, True) != (model.text_dim, manifest.text.length <= model.text_length):
+        raise ShardError(
+            f"{folder} holds up to {manifest.text.length} states of {manifest.text.dim} channels, and the model takes "
+            f"model.text_length={model.text_length} of model.text_dim={model.text_dim}"
+        )
+    return "text"

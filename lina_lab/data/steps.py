@@ -1,33 +1,66 @@
 """What the data modules share: a training stream that depends on the seed and the step alone."""
 
+from collections.abc import Sequence
+from typing import Any, Protocol
+
 import lightning as L
+import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 
 from lina_lab.config import TrialConfig
 from lina_lab.data.stream import HeldOutBatches, Order, Place, StepBatches
+from lina_lab.data.text import TextEncoder, load_text_encoder
+
+Batch = tuple[Tensor, dict[str, Any]]
+"""Latents float32 [B, C, H, W], and what the model is told of them: `label` int64 [B]; or `captions`, a list of B; or
+`text` float32 [B, l, d] with `present` bool [B, l]; or nothing."""
+
+
+class HeldOut(Protocol):
+    """The held-out images: takes a tensor of places and returns a batch."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, places: Tensor) -> Batch: ...
+
+
+class Labelled(Dataset[Batch]):
+    """Latents [n, C, H, W] with classes [n], in memory; takes a tensor of places."""
+
+    def __init__(self, latents: Tensor, labels: Tensor) -> None:
+        self.latents, self.labels = latents, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, places: Tensor) -> Batch:
+        return self.latents[places], {"label": self.labels[places]}
 
 
 class StepDataModule(L.LightningDataModule):
-    """Batches (latents float32 [B, C, H, W], label int64 [B]).
+    """Batches of latents float32 [B, C, H, W], and what the model is told of them, as its arguments.
 
     A Lightning epoch is the stretch between two validations, so that what is trained on depends on the seed and the
     step alone; the last epoch ends with the budget.
 
     Args:
         config: the trial.
-        train_set: takes a tensor of indices and returns a batch.
+        train_set: takes a tensor of numbers and returns a batch.
         images: images in it.
         val_set: the held-out images.
         order, numbered: see `StepBatches`.
+
+    Raises:
+        ValueError: the text encoder cannot be loaded, or does not fit the model.
     """
 
     def __init__(
         self,
         config: TrialConfig,
-        train_set: Dataset[tuple[Tensor, ...]],
+        train_set: Dataset[Batch],
         images: int,
-        val_set: TensorDataset,
+        val_set: HeldOut,
         *,
         order: Order | None = None,
         numbered: bool = False,
@@ -35,13 +68,15 @@ class StepDataModule(L.LightningDataModule):
         super().__init__()
         self.config, self.train_set, self.images, self.val_set = config, train_set, images, val_set
         self.order, self.numbered = order, numbered
+        name = config.data.encoder
+        self.encoder: TextEncoder | None = None if name is None else load_text_encoder(name, config.model.text_dim)
 
     @property
     def problems(self) -> list[str]:
         """What was wrong with the data and did not end the trial."""
         return []
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         """This rank's micro-batches of the current epoch, from the first optimizer step that is still to be taken."""
         epoch, taken = (self.trainer.current_epoch, self.trainer.global_step) if self.trainer else (0, 0)
         steps = self.config.epoch_steps
@@ -58,12 +93,31 @@ class StepDataModule(L.LightningDataModule):
         workers = self.config.data.workers
         return DataLoader(self.train_set, sampler=batches, batch_size=None, num_workers=workers)
 
-    def val_dataloader(self) -> list[DataLoader[tuple[Tensor, ...]]]:
+    def val_dataloader(self) -> list[DataLoader[Batch]]:
         """The validation set twice: the module takes raw weights to the first and averaged ones to the second."""
         batches = HeldOutBatches(
             images=len(self.val_set), batch_size=self.config.data.val_batch_size, place=self._place()
         )
-        return [DataLoader(self.val_set, batch_sampler=batches) for _ in range(2)]
+        return [DataLoader(self.val_set, sampler=batches, batch_size=None) for _ in range(2)]  # type: ignore[arg-type]
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Captions become states where the model is."""
+        latents, given = batch
+        return latents, self.condition(given, latents.device)
+
+    def condition(self, given: dict[str, Any], device: torch.device) -> dict[str, Tensor]:
+        """What is said of images as arguments of the model; an unconditional one is told nothing."""
+        if self.config.model.text_dim is not None:
+            if "captions" in given:
+                assert self.encoder is not None
+                text, present = self.encoder.encode(given["captions"], self.config.model.text_length, device)
+                return {"text": text, "present": present}
+            return {name: given[name].to(device) for name in ("text", "present")}
+        return {} if self.config.model.num_classes is None else {"label": given["label"].to(device)}
+
+    def examples(self, places: Sequence[int], device: torch.device) -> dict[str, Tensor]:
+        """What is said of held-out images, as arguments of the model."""
+        return self.condition(self.val_set[torch.tensor(places)][1], device)
 
     def _place(self) -> Place:
         if self.trainer is None:

@@ -78,8 +78,8 @@ class StepBatches(Sampler[Tensor]):
         return self.order(generator) + (number * self.images if self.numbered else 0)
 
 
-class HeldOutBatches(Sampler[list[int]]):
-    """A rank's places of each batch of the held-out images; see `ranks.held_out`."""
+class HeldOutBatches(Sampler[Tensor]):
+    """A rank's places of each batch of the held-out images, int64; see `ranks.held_out`."""
 
     def __init__(self, *, images: int, batch_size: int, place: Place = Place()) -> None:
         self.batches = [range(start, min(start + batch_size, images)) for start in range(0, images, batch_size)]
@@ -88,7 +88,7 @@ class HeldOutBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[Tensor]:
         for batch in self.batches:
             mine, _ = held_out(len(batch), rank=self.place.rank, world=self.place.world)
-            yield [batch[place] for place in mine]
+            yield torch.tensor([batch[place] for place in mine])

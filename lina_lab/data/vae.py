@@ -1,11 +1,12 @@
 """The autoencoder between images and latents: any diffusers `AutoencoderKL`, from a folder or a hub."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lina_lab.data.pretrained import first_line, weights_sha256
 
 NOT_INSTALLED = "an autoencoder needs diffusers: pip install 'lina_lab[vae]'"
 
@@ -24,12 +25,8 @@ class Autoencoder:
         return next(iter(self.model.parameters())).device  # type: ignore[no-any-return]
 
     def sha256(self) -> str:
-        """Of the weights, in the order of their names."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        """Of the weights."""
+        return weights_sha256(self.model)
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> Tensor:
@@ -61,6 +58,5 @@ def load_vae(name: str, device: torch.device | str = "cpu") -> Autoencoder:
     try:
         model = AutoencoderKL.from_pretrained(name, use_safetensors=True)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise ValueError(f"vae={name} is no autoencoder that can be loaded: {reason}") from error
+        raise ValueError(f"vae={name} is no autoencoder that can be loaded: {first_line(error)}") from error
     return Autoencoder(model=model.eval().requires_grad_(False).to(device), name=name)

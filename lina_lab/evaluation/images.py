@@ -1,9 +1,11 @@
-"""Images and stored statistics to compare with: npz in ADM's layout, or a folder of pictures."""
+"""Images and stored statistics to compare with: npz in ADM's layout, a folder of pictures, or WebDataset shards."""
 
+import io
 import math
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,10 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 from PIL import Image, UnidentifiedImageError
 
+from lina_lab.data.sources import PICTURES, pictures_in
 from lina_lab.evaluation.moments import Gaussian
 
 Pixels = npt.NDArray[np.uint8]
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 PORTION = 64
 IMAGES = "arr_0.npy"
 
@@ -33,7 +35,8 @@ def has_images(path: Path) -> bool:
 
 
 def read_images(path: Path, portion: int = PORTION) -> Iterator[Pixels]:
-    """Images in portions, uint8 [n, H, W, 3]; of a folder in the order of their names, those of folders in it too.
+    """Images in portions, uint8 [n, H, W, 3]; of a folder in the order of their names, those of folders in it too; of
+    a folder of shards (.tar) the pictures in them.
 
     Raises:
         ValueError: nothing that holds images, or a damaged file.
@@ -92,20 +95,27 @@ def _from_npz(path: Path, portion: int) -> Iterator[Pixels]:
 
 
 def _from_folder(path: Path, portion: int) -> Iterator[Pixels]:
+    tars = sorted(path.rglob("*.tar"))
+    if tars:
+        yield from _stacked(path, (_picture(*each) for tar in tars for each in pictures_in(tar)), portion)
+        return
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
     if not files:
-        raise ValueError(f"{path} holds no pictures ({', '.join(PICTURES)})")
-    for start in range(0, len(files), portion):
-        images = [_picture(file) for file in files[start : start + portion]]
+        raise ValueError(f"{path} holds no pictures ({', '.join(PICTURES)}), and no shards (.tar)")
+    yield from _stacked(path, (_picture(str(file), file.read_bytes()) for file in files), portion)
+
+
+def _stacked(path: Path, pictures: Iterator[Pixels], portion: int) -> Iterator[Pixels]:
+    while images := list(islice(pictures, portion)):
         shapes = {image.shape for image in images}
         if len(shapes) > 1:
             raise ValueError(f"{path} holds pictures of several sizes: {sorted(shapes)}")
         yield np.stack(images)
 
 
-def _picture(file: Path) -> Pixels:
+def _picture(name: str, data: bytes) -> Pixels:
     try:
-        with Image.open(file) as picture:
+        with Image.open(io.BytesIO(data)) as picture:
             return np.asarray(picture.convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{file} is no picture that can be read: {error}") from error
+        raise ValueError(f"{name} is no picture that can be read: {error}") from error

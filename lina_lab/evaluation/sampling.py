@@ -43,16 +43,32 @@ class Recipe:
     weights: str
     weights_sha256: str
     decoder: str
+    prompts: tuple[str, ...] = ()
+    """Captions in turn, of a model of texts."""
+    encoder: str | None = None
+    """What turns them into states."""
 
 
-def draw(model: LINA, recipe: Recipe, places: range, kind: str = "sample") -> Tensor:
+Condition = dict[str, Tensor]
+"""What images are to be of, as arguments of the model; nothing for an unconditional one."""
+Encode = Callable[[Sequence[str]], Condition]
+
+
+def condition_of(recipe: Recipe, places: range, device: torch.device, encode: Encode | None = None) -> Condition:
+    """What the images at some places are of; `encode` is for a recipe with prompts."""
+    if recipe.prompts:
+        assert encode is not None
+        return encode([recipe.prompts[i % len(recipe.prompts)] for i in places])
+    if recipe.classes:
+        return {"label": torch.tensor([recipe.classes[i % len(recipe.classes)] for i in places], device=device)}
+    return {}
+
+
+def draw(model: LINA, recipe: Recipe, places: range, condition: Condition, kind: str = "sample") -> Tensor:
     """Latents [n, C, H, W] of the images at some places; `kind` names the family of their draws."""
-    device = next(model.parameters()).device
-    classes = recipe.classes
-    label = torch.tensor([classes[i % len(classes)] for i in places], device=device) if classes else None
     return model.generate(
-        label=label,
-        batch=None if classes else len(places),
+        **condition,
+        batch=None if condition else len(places),
         steps=recipe.steps,
         flow_steps=recipe.flow_steps,
         guidance=recipe.guidance,
@@ -93,6 +109,7 @@ def sample(
     *,
     rank: int = 0,
     world: int = 1,
+    encode: Encode | None = None,
     report: Callable[[int], None] = lambda _: None,
 ) -> bool:
     """Draw this rank's portions that are not on disk yet; whoever finds all of them there puts them together.
@@ -104,6 +121,7 @@ def sample(
         folder: where to; shared by the ranks.
         rank: of this process.
         world: processes that draw.
+        encode: captions to arguments of the model, for a recipe with prompts.
         report: called with the number of images behind each portion of this rank.
 
     Returns:
@@ -118,10 +136,12 @@ def sample(
     portions = [
         range(start, min(start + recipe.portion, recipe.images)) for start in range(0, recipe.images, recipe.portion)
     ]
+    device = next(model.parameters()).device
     for number in range(rank, len(portions), world):
         path = parts / f"{number:06d}.npy"
         if not path.exists():
-            _write(path, decode(draw(model, recipe, portions[number])))
+            condition = condition_of(recipe, portions[number], device, encode)
+            _write(path, decode(draw(model, recipe, portions[number], condition)))
         report(len(portions[number]))
     with FileLock(folder / ".lock"):
         files = [parts / f"{number:06d}.npy" for number in range(len(portions))]

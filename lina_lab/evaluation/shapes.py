@@ -1,12 +1,13 @@
 """Are pictures of shapes what their captions ask for? `python -m lina_lab.evaluation.shapes images=DIR out=FILE`.
 
-Each picture `x.png` stands beside what it is to hold, `x.json` (`lina_lab.data.shapes`). The result is a file in
-GenEval's format, for `python -m analysis.geneval FILE --partial`.
+Each picture `x.png` stands beside what it is to hold, `x.json` (`lina_lab.data.shapes`), or in the layout of GenEval's
+tool (`lina_lab.sample` with prompts). The result is a file in GenEval's format, for `python -m analysis.geneval FILE
+--partial`.
 """
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +20,15 @@ from scipy import ndimage
 from lina_lab.config import CHECKS
 from lina_lab.data.shapes import BACKGROUND, COLORS, RELATIONS, SHAPES, TASKS, Metadata, Pixels
 from lina_lab.dotlist import one_line, parse
+from lina_lab.evaluation.geneval import read_layout
 from lina_lab.files import write_atomically
 
 SMALLEST = 0.004
 """Share of the picture below which a patch of colour is a speck."""
 FILLED = {"square": (0.9, 1.01), "circle": (0.68, 0.9), "triangle": (0.38, 0.68)}
 """Share of its bounding box that a shape fills: 1, pi / 4 and 1 / 2, with what pixels and noise make of them."""
+COARSE = 48
+"""Pixels of a side below which a picture is looked at in twice the size: borders are smooth, and lie between pixels."""
 ASPECT = 1.35
 """Longer than this a patch is none of the shapes."""
 
@@ -42,6 +46,9 @@ class Patch:
 
 def find_patches(pixels: Pixels) -> list[Patch]:
     """The patches of colour in a picture, uint8 [H, W, 3]."""
+    if min(pixels.shape[:2]) < COARSE:
+        size = (2 * pixels.shape[1], 2 * pixels.shape[0])
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
     nearest = _colors(pixels)
     found = []
     for number, color in enumerate(COLORS, start=1):
@@ -113,6 +120,47 @@ def _stands(relation: str, a: Patch, b: Patch) -> bool:
     return gap < 0 if relation in ("left of", "above") else gap > 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether an image is what its caption asks for."""
+
+    name: str
+    """Of the image."""
+    metadata: Metadata
+    """What is asked for."""
+    correct: bool
+    reason: str
+    """What is wrong with it."""
+
+
+def judged(images: Iterable[Pixels], asked: Sequence[Metadata], names: Sequence[str] | None = None) -> list[Verdict]:
+    """A verdict for each image, uint8 [H, W, 3]; their names are their numbers where none are given."""
+    names = names or [f"{place:05d}" for place in range(len(asked))]
+    found = []
+    for pixels, metadata, name in zip(images, asked, names, strict=True):
+        correct, reason = judge(pixels, metadata)
+        found.append(Verdict(name=name, metadata=metadata, correct=correct, reason=reason))
+    return found
+
+
+def mean_over_tasks(verdicts: Sequence[Verdict]) -> float:
+    """GenEval's score: the unweighted mean over kinds of captions of the share of images that are right."""
+    by_task: dict[str, list[bool]] = {}
+    for verdict in verdicts:
+        by_task.setdefault(verdict.metadata["tag"], []).append(verdict.correct)
+    return float(np.mean([np.mean(right) for right in by_task.values()]))
+
+
+def write_results(path: Path, verdicts: Sequence[Verdict]) -> None:
+    """A file in GenEval's format."""
+    lines = []
+    for verdict in verdicts:
+        asked = verdict.metadata
+        fields = {"filename": verdict.name, "tag": asked["tag"], "prompt": asked["prompt"], "correct": verdict.correct}
+        lines.append(json.dumps({**fields, "reason": verdict.reason, "metadata": json.dumps(asked), "details": "{}"}))
+    write_atomically(path, "\n".join(lines) + "\n")
+
+
 @checked(frozen=True, kw_only=True, config=CHECKS)
 class ShapesCheckConfig:
     """What the command takes."""
@@ -129,19 +177,19 @@ def check(config: ShapesCheckConfig) -> tuple[int, int]:
     Raises:
         ValueError: no pictures, or one without what it is to hold.
     """
-    files = sorted(Path(config.images).glob("*.png"))
-    if not files:
-        raise ValueError(f"images={config.images} holds no pictures (.png)")
-    lines, right = [], 0
-    for file in files:
-        metadata = _read_metadata(file.with_suffix(".json"))
-        with Image.open(file) as picture:
-            correct, reason = judge(np.asarray(picture.convert("RGB")), metadata)
-        right += correct
-        fields = {"filename": str(file), "tag": metadata["tag"], "prompt": metadata["prompt"], "correct": correct}
-        lines.append(json.dumps({**fields, "reason": reason, "metadata": json.dumps(metadata), "details": "{}"}))
-    write_atomically(Path(config.out), "\n".join(lines) + "\n")
-    return right, len(files)
+    folder = Path(config.images)
+    pairs = [(file, file.with_suffix(".json")) for file in sorted(folder.glob("*.png"))] or list(read_layout(folder))
+    if not pairs:
+        raise ValueError(f"images={folder} holds no pictures (.png), alone or in GenEval's layout")
+    asked = [_read_metadata(metadata) for _, metadata in pairs]
+    verdicts = judged((_read_picture(file) for file, _ in pairs), asked, [str(file) for file, _ in pairs])
+    write_results(Path(config.out), verdicts)
+    return sum(verdict.correct for verdict in verdicts), len(pairs)
+
+
+def _read_picture(file: Path) -> Pixels:
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("RGB"))
 
 
 def _read_metadata(file: Path) -> Metadata:

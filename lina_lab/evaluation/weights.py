@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 
 from lina_lab.config import LinaConfig, from_dict
+from lina_lab.data.pretrained import first_line
 from lina_lab.files import CHECKPOINTS, sha256
 from lina_lab.model import LINA, load_model
 from lina_lab.model.folder import WEIGHTS
@@ -26,6 +27,8 @@ class Trained:
     """Of the file of its weights."""
     weights: str
     """ema or raw; "as saved" for a model's folder, which has one kind."""
+    encoder: str | None = None
+    """The text encoder that it was trained with, where captions came without states."""
 
 
 def load_trained(path: Path, which: Which = "ema") -> Trained:
@@ -53,5 +56,6 @@ def load_trained(path: Path, which: Which = "ema") -> Trained:
         model = LINA(config)
         model.load_state_dict(state)
     except Exception as error:
-        raise ValueError(f"{path} is not a whole checkpoint of a trial: {str(error).splitlines()[0][:200]}") from error
-    return Trained(model=model.eval(), sha256=sha256(path), weights=which)
+        raise ValueError(f"{path} is not a whole checkpoint of a trial: {first_line(error)}") from error
+    encoder = saved["hyper_parameters"]["data"].get("encoder")
+    return Trained(model=model.eval(), sha256=sha256(path), weights=which, encoder=encoder)

@@ -71,10 +71,7 @@ def make_plan(study: StudyConfig, base: Mapping[str, Any], pinned: Sequence[str]
             config = _with_budget(config, study.budget)
         label = " ".join([*(study.point_name(axis, values) for axis in study.axes), f"seed {seed}"])
         cell = Cell(identity=config.identity(), axes=values, config=config, label=label)
-        if not config.sampling.quality_images and any(o.metric.startswith(EVALUATION) for o in study.objectives):
-            raise ValueError(
-                "study.objectives names a metric of generated images, and sampling.quality_images=0 generates none"
-            )
+        _check_measured(study, config)
         if cell.identity in cells:
             raise ValueError(f"two cells of the study are equal: {cell.label}")
         cells[cell.identity] = cell
@@ -134,6 +131,19 @@ def _with_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
             raise ValueError(f"axes: {field} is not a field of a trial")
         node[last] = value
     return changed
+
+
+MEASURED_BY = {"fid_pixels": "quality_images", "fid": "quality_images", "captions": "caption_images"}
+"""Metric of generated images -> field of `sampling` that has them generated."""
+
+
+def _check_measured(study: StudyConfig, config: TrialConfig) -> None:
+    for objective in study.objectives:
+        field = MEASURED_BY.get(objective.metric.removeprefix(EVALUATION))
+        if field is not None and not getattr(config.sampling, field):
+            raise ValueError(
+                f"study.objectives names {objective.metric}, and sampling.{field}=0 generates no images for it"
+            )
 
 
 def _shared(study: StudyConfig, base: Mapping[str, Any]) -> dict[str, Any]:

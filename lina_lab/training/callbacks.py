@@ -1,19 +1,12 @@
 """What happens beside the training step."""
 
 import time
-from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
-import torch
-from einops import rearrange
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
-from matplotlib.image import imsave
-from torch import Generator, Tensor
 
-from lina_lab.config import EmaConfig, SamplingConfig
-from lina_lab.model import LINA
-from lina_lab.seeds import derive
+from lina_lab.config import EmaConfig
 
 
 class ExponentialAverage(EMAWeightAveraging):
@@ -84,54 +77,3 @@ class Stopwatch(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.training, self.validating = state_dict["training"], state_dict["validating"]
-
-
-class SampleGrid(Callback):
-    """Draws a grid of generated images with the averaged weights when training has ended: a row for each class."""
-
-    def __init__(self, config: SamplingConfig, path: Path, average: ExponentialAverage) -> None:
-        self.config, self.path, self.average = config, path, average
-        self.problem: str | None = None
-        """Why there is no picture: that is reported, and never ends a trial that trained well."""
-
-    # Lightning leaves `on_train_end` out where a checkpoint says that all is done. All ranks draw: sharded weights need
-    # all of them, and none is to wait for another in a collective meanwhile.
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        try:
-            latents = self._draw(self.average.averaged())
-            if trainer.is_global_zero:
-                save_grid(latents, self.config.images_per_class, self.path)
-        except Exception as error:
-            self.problem = f"no picture of samples: {type(error).__name__}: {error}"
-
-    def _draw(self, pl_module: Any) -> Tensor:
-        model: LINA = pl_module.model
-        classes, columns = model.config.num_classes or 1, self.config.images_per_class
-        conditional = model.config.num_classes is not None
-        label = torch.arange(classes, device=next(model.parameters()).device).repeat_interleave(columns)
-        model.eval()
-        return model.generate(
-            label=label if conditional else None,
-            batch=None if conditional else len(label),
-            steps=self.config.steps,
-            flow_steps=self.config.flow_steps,
-            guidance=self.config.guidance if conditional else 1.0,
-            min_guidance=self.config.min_guidance if conditional else 1.0,
-            generator=Generator().manual_seed(derive("samples")),
-        )
-
-
-def save_grid(latents: Tensor, columns: int, path: Path, scale: int = 6) -> None:
-    """Write images [B, C, H, W] in -1..1 as one PNG, row by row; the mean of the channels in grey.
-
-    Args:
-        latents: the images; their number is a multiple of `columns`.
-        columns: images side by side.
-        path: the PNG file.
-        scale: pixels of the picture for each of an image's.
-    """
-    grey = latents.float().mean(1).clamp(-1, 1).cpu()
-    framed = torch.nn.functional.pad(grey, (1, 1, 1, 1), value=-1.0)
-    grid = rearrange(framed, "(r c) h w -> (r h) (c w)", c=columns)
-    large = grid.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-    imsave(path, large.numpy(), cmap="gray_r", vmin=-1, vmax=1)

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from lina_lab.config import TrialConfig, to_dict
+from lina_lab.data.steps import Batch
 from lina_lab.model import LINA, draw_step, initialize
 from lina_lab.model.lina import LossDraws
 from lina_lab.ranks import held_out, microbatch
@@ -47,8 +48,8 @@ class LinaModule(L.LightningModule):
             places, counted = held_out(len(draws.drop), rank=self.global_rank, world=self.trainer.world_size)
             self.frozen.append((draws.part(places), counted))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        latents, label = batch
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        latents, condition = batch
         turns = self.trainer.accumulate_grad_batches
         mine = microbatch(
             self.config.data.batch_size,
@@ -58,16 +59,20 @@ class LinaModule(L.LightningModule):
             turns=turns,
         )
         draws = draw_step(self.config.model, seed=self.config.seed, step=self.global_step, images=mine)
-        return self.model.loss_given(latents, draws, label=self._condition(label))
+        return self.model.loss_given(latents, draws, **condition)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        latents, label = batch
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        latents, condition = batch
         draws, counted = self.frozen[batch_idx]
-        loss = self.model.loss_given(latents, draws, label=self._condition(label))
+        loss = self.model.loss_given(latents, draws, **condition)
         name = f"val/loss_{VALIDATION_WEIGHTS[dataloader_idx]}"
         self.log(name, loss, batch_size=counted, add_dataloader_idx=False, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
+        if self.config.data.max_skipped:
+            # Images that could not be read, of all ranks together.
+            skipped = float(len(self.trainer.datamodule.problems))  # type: ignore[attr-defined]
+            self.log("data/skipped", skipped, reduce_fx="sum", sync_dist=True)
         self.log_over_images({}, self.images_seen)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -99,9 +104,6 @@ class LinaModule(L.LightningModule):
 
     def _groups(self) -> list[dict[str, Any]]:
         return parameter_groups(self.model, self.config.optimizer.weight_decay)
-
-    def _condition(self, label: Tensor) -> Tensor | None:
-        return None if self.config.model.num_classes is None else label
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,55 +1,64 @@
-"""How good the images of a model in training are: the Fréchet distance of their pixels to the training images."""
+"""How good the images of a model in training are: the Fréchet distance of their features to those of real images."""
+
+from collections.abc import Callable
+from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from lina_lab.config import TrialConfig
 from lina_lab.data.steps import StepDataModule
-from lina_lab.evaluation.features import FEATURES, Rows
-from lina_lab.evaluation.moments import Gaussian, frechet_distance, merged, moments_of
-from lina_lab.evaluation.sampling import Pixels, Recipe, draw, to_pixels
+from lina_lab.evaluation.decoding import decoder_of
+from lina_lab.evaluation.features import FEATURES, Extractor
+from lina_lab.evaluation.images import has_images, read_images, read_statistics
+from lina_lab.evaluation.moments import Gaussian, Moments, frechet_distance, merged, moments_of
+from lina_lab.evaluation.sampling import Condition, Pixels, Recipe, condition_of, draw, to_pixels
 from lina_lab.model import LINA
 from lina_lab.runstore import EVALUATION
 from lina_lab.training.callbacks import ExponentialAverage
-from lina_lab.training.module import LinaModule
+from lina_lab.training.evaluation import Evaluation
 
-METRIC = f"{EVALUATION}fid_pixels"
+METRICS = {"pixels": f"{EVALUATION}fid_pixels", "inception": f"{EVALUATION}fid"}
+"""By `sampling.quality_features`."""
 PORTION = 250
 REFERENCE_IMAGES = 10_000
-"""Training images that are compared with, the first ones."""
+"""Training images that are compared with, the first ones, where no reference is given."""
 
 
-class Quality(Callback):
-    """Generates images from the averaged weights, without guidance, at the end and where the configuration says so.
+class Quality(Evaluation):
+    """Generates images without guidance, of the same classes, orders and noise for every trial.
 
-    Every trial draws the same classes, orders and noise, whatever its variant, size and seed. What it takes counts as
-    validation, not as training. Every rank draws all images: sharded weights need all ranks.
+    Ranks share the work, unless the weights are sharded. Autoencoder, network and reference are looked for before
+    training begins.
 
     Args:
         config: the trial.
-        average: holds the averaged weights; it stands before this callback, so that they are its own again.
+        average: see `Evaluation`.
     """
 
     def __init__(self, config: TrialConfig, average: ExponentialAverage) -> None:
-        self.config, self.average = config, average
-        self.seen = 0
-        """Images seen when it was last measured."""
+        super().__init__(config, average)
+        self._decode: Callable[[Tensor], Pixels] = to_pixels
+        self._extract: Extractor
+        self._reference: Gaussian | None = None
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, LinaModule)
-        seen, every = pl_module.images_seen, self.config.sampling.quality_every_images
-        last = trainer.global_step >= self.config.max_steps
-        if not last and (every is None or seen // every == self.seen // every):
-            return
-        self.seen = seen
-        module = self.average.averaged()
-        module.eval()
-        assert isinstance(trainer.datamodule, StepDataModule)  # type: ignore[attr-defined]
-        found = frechet_distance(_reference(trainer.datamodule), self._generated(module.model))  # type: ignore[attr-defined, arg-type]
-        pl_module.log_over_images({METRIC: found}, seen)
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        sampling, device = self.config.sampling, pl_module.device
+        if sampling.vae is not None:
+            assert self.config.data.path is not None
+            self._decode = decoder_of(sampling.vae, Path(self.config.data.path), device)
+        self._extract = FEATURES[sampling.quality_features](sampling.inception, device)
+        if sampling.quality_reference is not None:
+            self._reference = self._given_reference(Path(sampling.quality_reference))
 
-    def _generated(self, model: LINA) -> Gaussian:
+    def measure(self, model: LINA, data: StepDataModule) -> dict[str, float]:
+        if self._reference is None:
+            self._reference = self._training_images(data)
+        generated = self._generated(model, data, len(self._reference.mean))
+        return {METRICS[self.config.sampling.quality_features]: frechet_distance(self._reference, generated)}
+
+    def _generated(self, model: LINA, data: StepDataModule, width: int) -> Gaussian:
         sampling, tokens = self.config.sampling, self.config.model.num_tokens
         recipe = Recipe(
             images=sampling.quality_images,
@@ -62,22 +71,35 @@ class Quality(Callback):
             portion=PORTION,
             weights="ema",
             weights_sha256="",
-            decoder="pixels",
+            decoder=sampling.vae or "pixels",
         )
-        portions = (range(i, min(i + PORTION, recipe.images)) for i in range(0, recipe.images, PORTION))
-        return merged(moments_of(_rows(to_pixels(draw(model, recipe, part, "quality")))) for part in portions).gaussian
 
-    def state_dict(self) -> dict[str, int]:
-        return {"seen": self.seen}
+        def moments(places: range) -> Moments:
+            condition = self._condition(model, data, recipe, places)
+            return self._moments(self._decode(draw(model, recipe, places, condition, "quality")))
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.seen = state_dict["seen"]
+        return self.shared(recipe.images, PORTION, moments, width).gaussian
 
+    def _condition(self, model: LINA, data: StepDataModule, recipe: Recipe, places: range) -> Condition:
+        """Classes in turn, or what is said of the held-out images in turn."""
+        device = next(model.parameters()).device
+        if self.config.model.text_dim is None:
+            return condition_of(recipe, places, device)
+        return data.examples([place % len(data.val_set) for place in places], device)
 
-def _reference(data: StepDataModule) -> Gaussian:
-    images, *_ = data.train_set[torch.arange(min(data.images, REFERENCE_IMAGES))]
-    return moments_of(_rows(to_pixels(images))).gaussian
+    def _training_images(self, data: StepDataModule) -> Gaussian:
+        places = torch.arange(min(data.images, REFERENCE_IMAGES)).split(PORTION)  # type: ignore[no-untyped-call]
+        return merged(self._moments(self._decode(data.train_set[part][0])) for part in places).gaussian
 
+    def _given_reference(self, path: Path) -> Gaussian:
+        stored = read_statistics(path)
+        if stored is not None and self.config.sampling.quality_features == "inception":
+            return stored.pool
+        if not has_images(path):
+            raise ValueError(
+                f"{path} holds statistics of Inception's features, and quality_features=pixels needs images"
+            )
+        return merged(self._moments(pixels) for pixels in read_images(path)).gaussian
 
-def _rows(pixels: Pixels) -> Rows:
-    return FEATURES["pixels"](None, "cpu")(torch.from_numpy(pixels).permute(0, 3, 1, 2)).pool
+    def _moments(self, pixels: Pixels) -> Moments:
+        return moments_of(self._extract(torch.from_numpy(pixels).permute(0, 3, 1, 2)).pool)

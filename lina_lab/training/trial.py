@@ -29,10 +29,12 @@ from lina_lab.training.agreement import (
     Requests,
     StepEnd,
 )
-from lina_lab.training.callbacks import ExponentialAverage, SampleGrid, Stopwatch
+from lina_lab.training.callbacks import ExponentialAverage, Stopwatch
+from lina_lab.training.captions import CaptionCheck
 from lina_lab.training.checkpoints import Checkpoints, newest
 from lina_lab.training.logger import MetricStream
 from lina_lab.training.module import LinaModule
+from lina_lab.training.pictures import SampleGrid
 from lina_lab.training.quality import Quality
 from lina_lab.training.ranks import CommunicationClock, Handshake, Replicas, StepClock, strategy_for
 from lina_lab.training.result import Status, TrialResult
@@ -91,6 +93,7 @@ def run_trial(
         Replicas(),
         average,
         *([Quality(config, average)] if config.sampling.quality_images else []),
+        *([CaptionCheck(config, average, folder)] if config.sampling.caption_images else []),
         StepEnd(folder, divergence, requests or Requests(), lambda: watch.so_far > limit, save, report),
         keeper,
     ]

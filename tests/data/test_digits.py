@@ -22,11 +22,11 @@ def test_the_digits_are_all_there() -> None:
 
 def test_the_split_is_fixed_stratified_and_disjoint(tiny: Tiny) -> None:
     one, two = (DigitsDataModule(tiny(seed=seed, data={"val_images": 360})) for seed in (0, 1))
-    assert torch.equal(one.val_set.tensors[0], two.val_set.tensors[0])
+    assert torch.equal(one.val_set.latents, two.val_set.latents)
     assert len(one.train_set) + len(one.val_set) == 1797
-    counts = Counter(one.val_set.tensors[1].tolist())
+    counts = Counter(one.val_set.labels.tolist())
     assert all(34 <= counts[label] <= 38 for label in range(10))
-    rows = Counter(tuple(x.flatten().tolist()) for part in (one.train_set, one.val_set) for x in part.tensors[0])
+    rows = Counter(tuple(x.flatten().tolist()) for part in (one.train_set, one.val_set) for x in part.latents)
     assert rows == Counter(tuple(x.flatten().tolist()) for x in digits()[0])
 
 
@@ -59,5 +59,5 @@ def test_epochs_end_with_the_budget(tiny: Tiny) -> None:
     for epoch in range(2):
         of_the_epoch = {"current_epoch": epoch, "global_step": 3 * epoch, "global_rank": 0, "world_size": 1}
         data.trainer = type("Trainer", (), {**of_the_epoch, "accumulate_grad_batches": 1})()
-        sizes.append([len(label) for _, label in data.train_dataloader()])
+        sizes.append([len(latents) for latents, _ in data.train_dataloader()])
     assert sizes == [[16, 16, 16], [16, 16]]

@@ -1,122 +1,23 @@
-"""Shards of latents: made from images, read by any number of ranks in one order, and refused where they are damaged."""
+"""Shards of latents are read by any number of ranks in one order, and refused where they are damaged."""
 
-import io
 import json
 import os
-import signal
-import subprocess
-import sys
-import tarfile
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import webdataset as wds
-from PIL import Image
 
-from lina_lab.config import TrialConfig
 from lina_lab.data import DATA
 from lina_lab.data import shards as shards_module
-from lina_lab.data.cache import load_image, main
-from lina_lab.data.shards import ShardError, ShardImages, read_manifest
+from lina_lab.data.cache import main
+from lina_lab.data.shard_format import ShardError, read_manifest
 from lina_lab.data.stream import Place, StepBatches
 from lina_lab.data.vae import load_vae
 from lina_lab.sample import main as sample_main
 from lina_lab.training.trial import run_trial
-
-Tiny = Callable[..., TrialConfig]
-IMAGES, A_SHARD = 46, 8
-
-
-@pytest.fixture(scope="session")
-def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small random autoencoder of the same class as real ones."""
-    from diffusers import AutoencoderKL
-
-    folder = tmp_path_factory.mktemp("vae")
-    torch.manual_seed(0)
-    down, up = ("DownEncoderBlock2D",) * 2, ("UpDecoderBlock2D",) * 2
-    model = AutoencoderKL(
-        block_out_channels=(8, 8), down_block_types=down, up_block_types=up, latent_channels=2, norm_num_groups=4
-    )
-    model.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of two classes, of several shapes."""
-    folder, generator = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for number in range(IMAGES):
-        kind = folder / ("cat", "dog")[number % 2]
-        kind.mkdir(exist_ok=True)
-        size = (16, 16 + 3 * (number % 4), 3)
-        pixels = np.full(size, number * 5) + generator.integers(0, 30, size)
-        Image.fromarray(pixels.astype(np.uint8)).save(kind / f"{number:03d}.png")
-    return folder
-
-
-def command(pictures: Path, vae: Path, out: Path) -> list[str]:
-    return [f"images={pictures}", f"vae={vae}", f"out={out}", "resolution=16", f"images_per_shard={A_SHARD}", "batch=4"]
-
-
-@pytest.fixture(scope="session")
-def made(pictures: Path, vae: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("shards")
-    assert main(command(pictures, vae, out)) == 0
-    return out
-
-
-@pytest.fixture
-def shards(made: Path, tmp_path: Path) -> Path:
-    """A copy to be damaged."""
-    out = tmp_path / "shards"
-    out.mkdir()
-    for file in made.iterdir():
-        if file.suffix in (".tar", ".json"):
-            (out / file.name).write_bytes(file.read_bytes())
-    return out
-
-
-def images_of(folder: Path, seed: int = 0, **options: Any) -> ShardImages:
-    manifest = read_manifest(folder)
-    usual = {"first": 6, "images": manifest.images - 6, "flip": True} | options
-    return ShardImages(folder, manifest, seed=seed, **usual)
-
-
-def as_webdataset_reads(tar: Path) -> list[dict[str, Any]]:
-    with tar.open("rb") as file:
-        members = wds.tariterators.tar_file_expander([{"url": tar.name, "stream": file}])
-        return list(wds.tariterators.group_by_keys(members))
-
-
-def test_shards_hold_the_moments_of_images_and_mirror_images(made: Path, pictures: Path, vae: Path) -> None:
-    """As WebDataset reads them, each image once, with its class; encoded here again, one by one."""
-    found: dict[str, dict[str, Any]] = {}
-    for tar in sorted(made.glob("*.tar")):
-        for sample in as_webdataset_reads(tar):
-            found[sample["__key__"]] = sample
-    assert len(found) == IMAGES
-    encoder, seen = load_vae(str(vae)), []
-    files = sorted(pictures.rglob("*.png"))
-    codes = {
-        file: encoder.moments(torch.stack([load_image(file, 16), load_image(file, 16).flip(-1)])) for file in files
-    }
-    for sample in found.values():
-        moments = torch.from_numpy(np.load(io.BytesIO(sample["moments.npy"]))).float()
-        nearest = min(codes, key=lambda file: float((codes[file] - moments).abs().max()))
-        assert torch.allclose(codes[nearest], moments, atol=2e-3)
-        assert ("cat", "dog")[int(sample["cls"])] == nearest.parent.name
-        seen.append(nearest)
-    assert sorted(seen) == files
-    manifest = read_manifest(made)
-    assert (manifest.images, len(manifest.shards), manifest.classes) == (IMAGES, 6, ("cat", "dog"))
-    assert manifest.latent_shape == (2, 8, 8)
-    assert main([f"out={made}", "verify=true"]) == 0
+from tests.data.shard_tools import A_SHARD, IMAGES, Tiny, images_of, npy, only, rewrite, say_size, trial
 
 
 def test_training_sees_unit_variance(made: Path) -> None:
@@ -135,8 +36,10 @@ def test_draws_belong_to_seed_pass_and_image(made: Path) -> None:
     later = data[torch.arange(10) + len(data)][0]
     assert not any(torch.allclose(a, b) for a, b in zip(alone, later, strict=True))
     assert not torch.equal(alone, images_of(made, seed=1)[torch.arange(10)][0])
-    _, labels = images_of(made, flip=False).means()
-    assert torch.equal(labels, data[torch.arange(len(data))][1])
+    everything = torch.arange(len(data))
+    held_out, given = images_of(made, seed=None)[everything]
+    assert torch.equal(given["label"], data[everything][1]["label"])
+    assert torch.equal(held_out, images_of(made, seed=None)[everything + len(data)][0])
     never = images_of(made, flip=False)[torch.arange(len(data))][0]
     mirrored = [not torch.equal(a, b) for a, b in zip(data[torch.arange(len(data))][0], never, strict=True)]
     assert 0.3 < sum(mirrored) / len(mirrored) < 0.7
@@ -171,12 +74,6 @@ def test_neighbours_in_the_order_come_from_few_shards(made: Path, monkeypatch: p
     assert not torch.equal(order, data.order(torch.Generator().manual_seed(1)))
 
 
-def trial(tiny: Tiny, folder: Path, **data: Any) -> TrialConfig:
-    model = {"latent_channels": 2, "latent_size": [8, 8], "num_classes": 2}
-    data = {"name": "shards", "path": str(folder), "val_images": 6, "val_batch_size": 3} | data
-    return tiny(model=model, data=data, sampling={"images_per_class": 0})
-
-
 def test_a_trial_trains_from_shards_with_workers_as_without(tiny: Tiny, made: Path, tmp_path: Path) -> None:
     results = []
     for workers in (0, 2):
@@ -206,46 +103,6 @@ def test_images_of_a_model_of_latents_are_decoded(
     assert load_vae(str(vae)).sha256() == manifest.vae_sha256
     assert load_vae(str(vae)).moments(images).shape == (1, 4, 8, 8)
     assert load_vae(str(vae)).decode(latents).shape == (1, 3, 16, 16)
-
-
-def rewrite(path: Path, change: Callable[[tarfile.TarInfo, bytes], Iterator[tuple[str, bytes]]]) -> None:
-    """Write a shard's members again, changed, and say its new size in the manifest."""
-    with tarfile.open(path) as tar:
-        members = [(member, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]
-    with tarfile.open(path, "w") as tar:
-        for member, data in members:
-            for name, contents in change(member, data):
-                info = tarfile.TarInfo(name)
-                info.size = len(contents)
-                tar.addfile(info, io.BytesIO(contents))
-    say_size(path)
-
-
-def say_size(path: Path) -> None:
-    manifest = path.with_name("manifest.json")
-    found = json.loads(manifest.read_text())
-    for shard in found["shards"]:
-        if shard["name"] == path.name:
-            shard["bytes"] = path.stat().st_size
-    manifest.write_text(json.dumps(found))
-
-
-def only(key: str, kind: str, contents: bytes | None, name: str | None = None) -> Any:
-    """A change of one member of one sample; None takes it out."""
-
-    def change(member: tarfile.TarInfo, data: bytes) -> Iterator[tuple[str, bytes]]:
-        if member.name != f"{key}.{kind}":
-            yield member.name, data
-        elif contents is not None:
-            yield name or member.name, contents
-
-    return change
-
-
-def npy(array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()
 
 
 FIRST = "000000008"
@@ -306,8 +163,8 @@ def test_a_damaged_shard_is_named(shards: Path, capsys: pytest.CaptureFixture[st
     (shards / "manifest.json").write_text(json.dumps(manifest | {"shards": manifest["shards"][:2]}))
     with pytest.raises(ShardError, match="its shards hold 16 images, not 46"):
         read_manifest(shards)
-    (shards / "manifest.json").write_text(json.dumps(manifest | {"format": 2, "shards": []}))
-    with pytest.raises(ShardError, match="is of format 2, and this version of lina_lab knows 1"):
+    (shards / "manifest.json").write_text(json.dumps(manifest | {"format": 3, "shards": []}))
+    with pytest.raises(ShardError, match="is of format 3, and this version of lina_lab knows 2"):
         read_manifest(shards)
     (shards / "manifest.json").unlink()
     with pytest.raises(ShardError, match=r"is not there: make shards with python -m lina_lab\.data\.cache"):
@@ -328,6 +185,7 @@ def test_damaged_images_are_passed_over_up_to_a_limit(tiny: Tiny, shards: Path, 
     result = run_trial(trial(tiny, shards, max_skipped=0.1), tmp_path)
     assert result.status == "done"
     assert result.problems[0].startswith(f"passed over: shard-000001.tar, key {FIRST}")
+    assert result.metrics["data/skipped"] == 1
     data = images_of(shards, first=0, images=IMAGES, skip=0.5)
     data[torch.arange(IMAGES)]
     assert list(data.damaged) == [8]
@@ -352,64 +210,3 @@ def test_shards_that_do_not_fit_the_model_are_refused(
     sampling = {"images_per_class": 0, "steps": 4}
     with pytest.raises(ShardError, match=said):
         DATA["shards"](tiny(model=model, data=data, sampling=sampling))
-
-
-@pytest.mark.system
-def test_a_killed_cache_goes_on_and_two_share_the_work(pictures: Path, vae: Path, made: Path, tmp_path: Path) -> None:
-    """Killed as soon as a shard is there; then two at once: the shards of an undisturbed run, bit for bit."""
-    line = [sys.executable, "-m", "lina_lab.data.cache", *command(pictures, vae, tmp_path)]
-    first = subprocess.Popen(line, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("*.tar")):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("shard-*.json")}
-    assert len(before) < 6
-    both = [subprocess.Popen(line, stdout=subprocess.PIPE, env={**os.environ, "RANK": str(r)}) for r in range(2)]
-    said = [process.communicate(timeout=240)[0].decode() for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert any("46 images in 6 shards" in out for out in said)
-    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
-    assert not list(tmp_path.glob("*.draft"))
-    for shard in read_manifest(made).shards:
-        assert (tmp_path / shard.name).read_bytes() == (made / shard.name).read_bytes()
-    assert read_manifest(tmp_path).mean == read_manifest(made).mean
-
-
-def test_what_cannot_be_cached_is_said(
-    pictures: Path, vae: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def complaint(*arguments: str) -> str:
-        assert main([*command(pictures, vae, tmp_path / "out"), *arguments]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        return line
-
-    (tmp_path / "empty").mkdir()
-    assert "holds no pictures" in complaint(f"images={tmp_path / 'empty'}")
-    assert "is no autoencoder that can be loaded" in complaint(f"vae={tmp_path / 'empty'}")
-    assert "holds shards of another resolution" in complaint(f"out={made}", "resolution=8")
-    mixed = tmp_path / "mixed"
-    mixed.mkdir()
-    for name in ("a.png", "b.png"):
-        Image.new("RGB", (16, 16)).save(mixed / name)
-    assert "has neither a caption beside it nor a folder of its class" in complaint(f"images={mixed}")
-    (mixed / "a.txt").write_text("a cat")
-    assert "b.png has no caption beside it, and others have" in complaint(f"images={mixed}")
-    (mixed / "b.txt").write_text("a dog")
-    (mixed / "b.png").write_bytes(b"no picture")
-    assert "b.png is no picture that can be read" in complaint(f"images={mixed}")
-    assert not list((tmp_path / "out").glob("*.tar"))
-
-
-def test_captions_are_kept(vae: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for number in range(3):
-        Image.new("RGB", (16, 16), (number * 50, 0, 0)).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(f"picture {number}\n")
-    assert main(command(folder, vae, tmp_path / "out")) == 0
-    assert read_manifest(tmp_path / "out").classes is None
-    captions = [sample["txt"].decode() for sample in as_webdataset_reads(tmp_path / "out/shard-000000.tar")]
-    assert sorted(captions) == ["picture 0", "picture 1", "picture 2"]

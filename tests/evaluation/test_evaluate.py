@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import webdataset as wds
 from mlflow import MlflowClient
 from PIL import Image
 from torch import nn
@@ -25,13 +26,17 @@ def pictures(count: int, shift: int = 0) -> np.ndarray:
 
 @pytest.fixture
 def sets(tmp_path: Path) -> Path:
-    """Samples, and a reference as npz and as a folder of the same pictures."""
+    """Samples, and a reference as npz, as a folder of the same pictures, and as WebDataset shards of them."""
     np.savez(tmp_path / "samples.npz", arr_0=pictures(60, 20))
     reference = pictures(80)
     np.savez(tmp_path / "reference.npz", arr_0=reference)
     (tmp_path / "folder/class").mkdir(parents=True)
     for number, picture in enumerate(reference):
         Image.fromarray(picture).save(tmp_path / f"folder/class/{number:03d}.png")
+    (tmp_path / "shards").mkdir()
+    with wds.ShardWriter(str(tmp_path / "shards/%03d.tar"), maxcount=30, verbose=0) as writer:
+        for number, picture in enumerate(reference):
+            writer.write({"__key__": f"{number:03d}", "png": picture, "cls": 0})
     return tmp_path
 
 
@@ -59,7 +64,10 @@ def test_metrics_do_not_depend_on_portions_or_on_how_images_are_stored(sets: Pat
     }
     assert (whole["images_pixels"], whole["reference_images_pixels"]) == (60, 80)
     assert whole["fid_pixels"] > 0
-    for arguments in (["portion=7", f"reference={sets / 'reference.npz'}"], [f"reference={sets / 'folder'}"]):
+    for arguments in (
+        ["portion=7", f"reference={sets / 'reference.npz'}"],
+        *([f"reference={sets / name}"] for name in ("folder", "shards")),
+    ):
         other = result(sets, *arguments)
         assert other == pytest.approx(whole, rel=1e-9)
     itself = result(sets, f"reference={sets / 'samples.npz'}")

@@ -86,11 +86,11 @@ def test_what_was_drawn_is_not_drawn_again(model: LINA, tmp_path: Path, monkeypa
     drawn: list[range] = []
     original = sampling.draw
 
-    def counted(model: LINA, recipe: Recipe, places: range) -> torch.Tensor:
+    def counted(model: LINA, recipe: Recipe, places: range, condition: dict[str, torch.Tensor]) -> torch.Tensor:
         if len(drawn) == 2:
             raise KeyboardInterrupt
         drawn.append(places)
-        return original(model, recipe, places)
+        return original(model, recipe, places, condition)
 
     with monkeypatch.context() as patch:
         patch.setattr(sampling, "draw", counted)
@@ -98,7 +98,7 @@ def test_what_was_drawn_is_not_drawn_again(model: LINA, tmp_path: Path, monkeypa
             sample(model, to_pixels, recipe(), tmp_path / "broken")
     (tmp_path / "broken/parts/000002.npy.draft").write_bytes(b"half")
     reported: list[int] = []
-    monkeypatch.setattr(sampling, "draw", lambda m, r, p: drawn.append(p) or original(m, r, p))
+    monkeypatch.setattr(sampling, "draw", lambda m, r, p, c: drawn.append(p) or original(m, r, p, c))
     assert sample(model, to_pixels, recipe(), tmp_path / "broken", report=reported.append)
     assert drawn == [range(0, 3), range(3, 6), range(6, 9), range(9, 11)]
     assert reported == [3, 3, 3, 2]

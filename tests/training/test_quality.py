@@ -8,11 +8,12 @@ from mlflow import MlflowClient
 
 from lina_lab.config import StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.study.grid import make_plan
-from lina_lab.training.quality import METRIC
+from lina_lab.training.quality import METRICS
 from lina_lab.training.trial import run_trial
 from tests.conftest import STUDY
 
 Tiny = Callable[..., TrialConfig]
+METRIC = METRICS["pixels"]
 SAMPLING = {"quality_images": 30, "flow_steps": 2, "steps": 4}
 LONG = {"max_images": 160, "val_every_images": 48}
 
@@ -53,7 +54,7 @@ def test_a_trained_model_is_nearer_than_a_fresh_one(tiny: Tiny, tmp_path: Path) 
 
 def test_an_objective_that_nothing_measures_is_refused(tiny: Tiny) -> None:
     study = from_dict(StudyConfig, {**STUDY, "name": "x", "objectives": [{"metric": METRIC}]})
-    with pytest.raises(ValueError, match=r"sampling\.quality_images=0 generates none"):
+    with pytest.raises(ValueError, match=r"sampling\.quality_images=0 generates no images for it"):
         make_plan(study, to_dict(tiny()))
     with pytest.raises(ValueError, match="one image has no covariance"):
         tiny(sampling={"quality_images": 1})

@@ -193,7 +193,9 @@ def validation_loss(config: TrialConfig, weights: dict[str, torch.Tensor]) -> fl
 
     model = LINA(config.model)
     model.load_state_dict(weights, strict=False)
-    images, labels = DigitsDataModule(config).val_set.tensors
+    held_out = DigitsDataModule(config).val_set
+    images, given = held_out[torch.arange(len(held_out))]
+    labels = given["label"]
     total = 0.0
     for i, draws in enumerate(frozen_draws(config)):
         part = slice(20 * i, 20 * i + 20)

@@ -1,0 +1,20 @@
+"""Frozen networks that others trained: what tells one from another."""
+
+import hashlib
+
+import torch
+from torch import nn
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """Of a network's weights, in the order of their names, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of a library's message, which may be a page long."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,136 @@
+"""Captions to states of a frozen text encoder: any of transformers, or vectors of words that need no download.
+
+Shapes: B captions, L positions at most, D channels of a state.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from lina_lab.data.pretrained import first_line, weights_sha256
+from lina_lab.seeds import derive
+
+WORDS = "words"
+NOT_INSTALLED = "a text encoder needs transformers: pip install 'lina_lab[text]'"
+PERIOD = 1000.0
+"""Longest wave of the words' position code, in words."""
+
+
+class TextEncoder(Protocol):
+    """What turns captions into states."""
+
+    name: str
+    dim: int
+
+    def sha256(self) -> str:
+        """What tells this encoder from another of the same name."""
+        ...
+
+    def encode(self, captions: Sequence[str], length: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """States float32 [B, L, D], zero where there is none, and which are there, bool [B, L]; L is `length`.
+
+        A longer caption is cut off; an empty one may have no state at all.
+        """
+        ...
+
+
+class WordEncoder:
+    """A fixed random vector for each word, with its place in the caption added as sines and cosines.
+
+    It knows nothing of what words mean, and needs neither weights nor a vocabulary: for captions of few words.
+    """
+
+    name = WORDS
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+        self._state = lru_cache(maxsize=100_000)(self._make_state)
+
+    def sha256(self) -> str:
+        """None of weights: the vectors follow from the words."""
+        return ""
+
+    def encode(self, captions: Sequence[str], length: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        states, present = torch.zeros(len(captions), length, self.dim), torch.zeros(len(captions), length).bool()
+        for row, caption in enumerate(captions):
+            for place, word in enumerate(re.findall(r"[^\W_]+", caption.lower())[:length]):
+                states[row, place], present[row, place] = self._state(word, place), True
+        return states.to(device), present.to(device)
+
+    def _make_state(self, word: str, place: int) -> Tensor:
+        vector = torch.randn(self.dim, generator=Generator().manual_seed(derive("word", word)))
+        waves = torch.arange((self.dim + 1) // 2) * (-math.log(PERIOD) / ((self.dim + 1) // 2))
+        angles = place * waves.exp()
+        return vector + torch.cat([angles.sin(), angles.cos()])[: self.dim]
+
+
+class PretrainedEncoder:
+    """A text encoder of transformers, frozen: its last layer's states.
+
+    Of an encoder and decoder (T5) it is the encoder, of a model of images and texts (CLIP) the text's part.
+    """
+
+    def __init__(self, network: Any, tokenizer: Any, name: str) -> None:
+        self.network, self.tokenizer, self.name = network, tokenizer, name
+        self.dim = int(network.config.hidden_size)
+
+    def sha256(self) -> str:
+        return weights_sha256(self.network)
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str], length: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        # All batches of one shape: what a caption becomes is not to depend on those beside it.
+        tokens = self.tokenizer(
+            list(captions), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        ).to(device)
+        present = tokens["attention_mask"].bool()
+        inputs = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+        states = self.network.to(device)(**inputs).last_hidden_state.float()
+        return states.masked_fill(~present.unsqueeze(-1), 0.0), present
+
+
+def load_text_encoder(name: str, dim: int | None = None) -> TextEncoder:
+    """Load an encoder; its weights are safetensors, and no code that comes with them is run.
+
+    Args:
+        name: `words`, or folder or hub name of a model of transformers, with its tokenizer.
+        dim: channels of the states that are wanted; None: as many as the encoder has, which `words` does not say.
+
+    Raises:
+        ValueError: it is not there, has other channels, or transformers is not installed.
+    """
+    if name == WORDS:
+        if dim is None:
+            raise ValueError("encoder=words has as many channels as one asks for: say how many")
+        return WordEncoder(dim)
+    encoder = _pretrained(name)
+    if dim is not None and encoder.dim != dim:
+        raise ValueError(f"the text encoder {name} has states of {encoder.dim} channels, and model.text_dim={dim}")
+    return encoder
+
+
+def _pretrained(name: str) -> PretrainedEncoder:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ValueError(NOT_INSTALLED) from error
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+        config = getattr(config, "text_config", None) or config
+        known = type(config) in transformers.AutoModelForTextEncoding._model_mapping
+        kind: Any = transformers.AutoModelForTextEncoding if known else transformers.AutoModel
+        network = kind.from_pretrained(name, config=config, use_safetensors=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{name} is no text encoder that can be loaded: {first_line(error)}") from error
+    if config.is_encoder_decoder and not known:
+        network = network.get_encoder()
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return PretrainedEncoder(network.eval().requires_grad_(False), tokenizer, name)

@@ -1,0 +1,88 @@
+"""The grid of generated images that a trial leaves."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from einops import rearrange
+from lightning.pytorch.callbacks import Callback
+from matplotlib.image import imsave
+from torch import Generator, Tensor
+
+from lina_lab.config import SamplingConfig
+from lina_lab.data.steps import StepDataModule
+from lina_lab.model import LINA
+from lina_lab.seeds import derive
+from lina_lab.training.callbacks import ExponentialAverage
+
+CAPTIONS = 8
+"""Held-out captions in the grid."""
+LARGEST = 1600
+"""Pixels of the picture's width, about."""
+
+
+class SampleGrid(Callback):
+    """Draws a grid of generated images with the averaged weights when training has ended.
+
+    A row for each class, or for each of the first held-out captions.
+    """
+
+    def __init__(self, config: SamplingConfig, path: Path, average: ExponentialAverage) -> None:
+        self.config, self.path, self.average = config, path, average
+        self.problem: str | None = None
+        """Why there is no picture: that is reported, and never ends a trial that trained well."""
+
+    # Lightning leaves `on_train_end` out where a checkpoint says that all is done. All ranks draw: sharded weights need
+    # all of them, and none is to wait for another in a collective meanwhile.
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        try:
+            module: Any = self.average.averaged()
+            latents = self._draw(module.model, trainer.datamodule)  # type: ignore[attr-defined]
+            if trainer.is_global_zero:
+                save_grid(latents, self.config.images_per_class, self.path)
+        except Exception as error:
+            self.problem = f"no picture of samples: {type(error).__name__}: {error}"
+
+    def _draw(self, model: LINA, data: StepDataModule) -> Tensor:
+        model.eval()
+        condition = self._condition(model, data)
+        rows = len(next(iter(condition.values()))) if condition else 1
+        repeated = {name: value.repeat_interleave(self.config.images_per_class, 0) for name, value in condition.items()}
+        return model.generate(
+            **repeated,
+            batch=None if condition else rows * self.config.images_per_class,
+            steps=self.config.steps,
+            flow_steps=self.config.flow_steps,
+            guidance=self.config.guidance if condition else 1.0,
+            min_guidance=self.config.min_guidance if condition else 1.0,
+            generator=Generator().manual_seed(derive("samples")),
+        )
+
+    def _condition(self, model: LINA, data: StepDataModule) -> dict[str, Tensor]:
+        """Arguments of the model, a row each."""
+        device = next(model.parameters()).device
+        if model.config.num_classes is not None:
+            return {"label": torch.arange(model.config.num_classes, device=device)}
+        if model.config.text_dim is not None:
+            return data.examples(range(min(CAPTIONS, len(data.val_set))), device)
+        return {}
+
+
+def save_grid(latents: Tensor, columns: int, path: Path, scale: int = 6) -> None:
+    """Write images [B, C, H, W] in -1..1 as one PNG, row by row; three channels in colour, others' mean in grey.
+
+    Args:
+        latents: the images; their number is a multiple of `columns`.
+        columns: images side by side.
+        path: the PNG file.
+        scale: pixels of the picture for each of an image's, at most: the picture is no larger than it needs to be.
+    """
+    images = latents.float().clamp(-1, 1).cpu()
+    # Grey is dark where the number is high, as digits are written.
+    shades = (images + 1) / 2 if images.shape[1] == 3 else (1 - images.mean(1, keepdim=True)).expand(-1, 3, -1, -1) / 2
+    framed = torch.nn.functional.pad(shades, (1, 1, 1, 1), value=1.0)
+    grid = rearrange(framed, "(r c) k h w -> (r h) (c w) k", c=columns)
+    scale = max(1, min(scale, LARGEST // grid.shape[1]))
+    large = grid.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+    imsave(path, large.contiguous().numpy())

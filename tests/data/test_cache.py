@@ -1,0 +1,169 @@
+"""Shards are made of images as they are found, once each, whoever makes them and however often they are stopped."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import webdataset as wds
+from PIL import Image
+
+from lina_lab.data.cache import main
+from lina_lab.data.shard_format import read_manifest
+from lina_lab.data.sources import find_images, load_image
+from lina_lab.data.vae import load_vae
+from tests.data.shard_tools import IMAGES, as_webdataset_reads, command
+
+
+def test_shards_hold_the_moments_of_images_and_mirror_images(made: Path, pictures: Path, vae: Path) -> None:
+    """As WebDataset reads them, each image once, with its class; encoded here again, one by one."""
+    found: dict[str, dict[str, Any]] = {}
+    for tar in sorted(made.glob("*.tar")):
+        for sample in as_webdataset_reads(tar):
+            found[sample["__key__"]] = sample
+    assert len(found) == IMAGES
+    encoder, seen = load_vae(str(vae)), []
+    source = find_images(pictures)
+    images = {pictures / name: load_image(source, place, 16) for place, name in enumerate(source.names)}
+    files = sorted(images)
+    codes = {file: encoder.moments(torch.stack([image, image.flip(-1)])) for file, image in images.items()}
+    for sample in found.values():
+        moments = torch.from_numpy(np.load(io.BytesIO(sample["moments.npy"]))).float()
+        nearest = min(codes, key=lambda file: float((codes[file] - moments).abs().max()))
+        assert torch.allclose(codes[nearest], moments, atol=2e-3)
+        assert ("cat", "dog")[int(sample["cls"])] == nearest.parent.name
+        seen.append(nearest)
+    assert sorted(seen) == files
+    manifest = read_manifest(made)
+    assert (manifest.images, len(manifest.shards), manifest.classes) == (IMAGES, 6, ("cat", "dog"))
+    assert manifest.latent_shape == (2, 8, 8)
+    assert main([f"out={made}", "verify=true"]) == 0
+
+
+@pytest.mark.system
+def test_a_killed_cache_goes_on_and_two_share_the_work(pictures: Path, vae: Path, made: Path, tmp_path: Path) -> None:
+    """Killed as soon as a shard is there; then two at once: the shards of an undisturbed run, bit for bit."""
+    line = [sys.executable, "-m", "lina_lab.data.cache", *command(pictures, vae, tmp_path)]
+    first = subprocess.Popen(line, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*.tar")):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("shard-*.json")}
+    assert len(before) < 6
+    both = [subprocess.Popen(line, stdout=subprocess.PIPE, env={**os.environ, "RANK": str(r)}) for r in range(2)]
+    said = [process.communicate(timeout=240)[0].decode() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert any("46 images in 6 shards" in out for out in said)
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+    assert not list(tmp_path.glob("*.draft"))
+    for shard in read_manifest(made).shards:
+        assert (tmp_path / shard.name).read_bytes() == (made / shard.name).read_bytes()
+    assert read_manifest(tmp_path).mean == read_manifest(made).mean
+
+
+def test_what_cannot_be_cached_is_said(
+    pictures: Path, vae: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def complaint(*arguments: str) -> str:
+        assert main([*command(pictures, vae, tmp_path / "out"), *arguments]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    (tmp_path / "empty").mkdir()
+    assert "holds no pictures" in complaint(f"images={tmp_path / 'empty'}")
+    assert "is no autoencoder that can be loaded" in complaint(f"vae={tmp_path / 'empty'}")
+    assert "holds shards of another resolution" in complaint(f"out={made}", "resolution=8")
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (16, 16)).save(mixed / name)
+    assert "has neither a caption beside it nor a folder of its class" in complaint(f"images={mixed}")
+    (mixed / "a.txt").write_text("a cat")
+    assert "b.png has no caption beside it, and others have" in complaint(f"images={mixed}")
+    (mixed / "b.txt").write_text("a dog")
+    (mixed / "b.png").write_bytes(b"no picture")
+    assert "b.png is no picture that can be read" in complaint(f"images={mixed}")
+    assert not list((tmp_path / "out").glob("*.tar"))
+
+
+def test_captions_are_kept(vae: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (16, 16), (number * 50, 0, 0)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"picture {number}\n")
+    assert main(command(folder, vae, tmp_path / "out")) == 0
+    assert read_manifest(tmp_path / "out").classes is None
+    captions = [sample["txt"].decode() for sample in as_webdataset_reads(tmp_path / "out/shard-000000.tar")]
+    assert sorted(captions) == ["picture 0", "picture 1", "picture 2"]
+
+
+def in_shards(pictures: Path, folder: Path, *, captions: bool) -> Path:
+    """The pictures in WebDataset shards, as others make them."""
+    folder.mkdir()
+    files = sorted(pictures.rglob("*.png"))
+    for number in range(0, len(files), 20):
+        with wds.TarWriter(str(folder / f"in-{number:03d}.tar")) as tar:
+            for file in files[number : number + 20]:
+                said = {"txt": f"a {file.parent.name}"} if captions else {"cls": int(file.parent.name == "dog")}
+                rest = {"png": file.read_bytes(), "json": b"{}"}
+                tar.write({"__key__": f"{file.parent.name}/{file.stem}", **rest, **said})
+    return folder
+
+
+@pytest.mark.parametrize("captions", [False, True])
+def test_shards_of_pictures_are_another_form_of_a_folder(
+    pictures: Path, vae: Path, made: Path, tmp_path: Path, captions: bool
+) -> None:
+    """The same images with the same classes, or captions; members that are not asked for are passed over."""
+    out = tmp_path / "out"
+    assert main(command(in_shards(pictures, tmp_path / "in", captions=captions), vae, out)) == 0
+    manifest = read_manifest(out)
+    assert manifest.classes == (None if captions else ("0", "1"))
+    assert manifest.mean == pytest.approx(read_manifest(made).mean)
+
+    def contents(folder: Path) -> list[tuple[bytes, str]]:
+        samples = [sample for tar in sorted(folder.glob("*.tar")) for sample in as_webdataset_reads(tar)]
+        said = {"0": "a cat", "1": "a dog"}
+        return sorted((s["moments.npy"], s["txt"].decode() if "txt" in s else said[s["cls"].decode()]) for s in samples)
+
+    assert contents(out) == contents(made)
+
+
+def test_shards_of_pictures_that_are_not_whole_are_refused(
+    vae: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    picture = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(picture, "png")
+    png = picture.getvalue()
+
+    def complaint(*samples: dict[str, Any]) -> str:
+        with wds.TarWriter(str(folder / "in.tar")) as tar:
+            for number, sample in enumerate(samples):
+                tar.write({"__key__": f"k{number}", **sample})
+        assert main(command(folder, vae, tmp_path / "out")) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert "in.tar, key k0: it has neither cls nor txt" in complaint({"png": png})
+    assert "in.tar, key k1: it has no cls, and others have" in complaint({"png": png, "cls": 1}, {"png": png})
+    assert "in.tar, key k0: it has 0 pictures" in complaint({"cls": 1})
+    assert "in.tar, key k0: class b'cat' is no number" in complaint({"png": png, "cls": b"cat"})
+    said = complaint({"png": png, "txt": "a", "long.txt": "b"}, {"png": png, "txt": "a"})
+    assert "in.tar, key k1: it has no long.txt, and others have" in said
+    assert "in.tar/k0 is no picture that can be read" in complaint({"png": b"no picture", "txt": "a"})
+    (folder / "in.tar").write_bytes(b"no tar" * 200)
+    assert main(command(folder, vae, tmp_path / "out")) == 2
+    assert "in.tar is no tar that can be read to its end" in capsys.readouterr().err

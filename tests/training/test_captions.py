@@ -1,0 +1,199 @@
+"""Text to image on shapes: trained on captions without end, judged by whether images are what is asked for."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.geneval import compare, read_results, scores
+from lina_lab.config import StudyConfig, TrialConfig, from_dict, to_dict
+from lina_lab.data import ShapesDataModule
+from lina_lab.data.shapes import draw, scene
+from lina_lab.data.shapes_module import HELD_OUT
+from lina_lab.evaluation.shapes import main as check_main
+from lina_lab.model import LINA
+from lina_lab.sample import main as sample_main
+from lina_lab.study.grid import make_plan
+from lina_lab.training import captions as captions_module
+from lina_lab.training.captions import METRIC, SHUFFLED, shuffled
+from lina_lab.training.trial import run_trial
+from tests.conftest import STUDY
+
+Tiny = Callable[..., TrialConfig]
+MODEL = {
+    "latent_channels": 3,
+    "latent_size": [32, 32],
+    "patch_size": 8,
+    "num_classes": None,
+    "text_dim": 8,
+    "text_length": 8,
+}
+DATA = {"name": "shapes", "encoder": "words", "batch_size": 8, "val_images": 12, "val_batch_size": 6}
+
+
+def t2i(tiny: Tiny, **changes: Any) -> TrialConfig:
+    sections = {"model": MODEL, "data": DATA} | changes
+    for name, usual in (("model", MODEL), ("data", DATA)):
+        sections[name] = usual | sections[name]
+    return tiny(**sections)
+
+
+def test_pictures_do_not_end_and_follow_from_the_seed(tiny: Tiny) -> None:
+    """No two of a training are of one number; those of another seed, and the held-out ones, are others."""
+    data = ShapesDataModule(t2i(tiny, trainer={"max_images": 25_000, "val_every_images": 25_000}))
+    numbers = torch.cat(list(data.train_dataloader().sampler))
+    assert numbers.tolist() == list(range(25_000))
+    assert len(data.train_dataloader()) == 25_000 // 8
+    latents, given = data.train_set[torch.tensor([3, 20_000])]
+    assert (latents.shape, latents.dtype) == ((2, 3, 32, 32), torch.float32)
+    assert latents.min() >= -1
+    assert latents.max() <= 1
+    again, _ = ShapesDataModule(t2i(tiny)).train_set[torch.tensor([20_000])]
+    assert torch.equal(again[0], latents[1])
+    other, _ = ShapesDataModule(replace(t2i(tiny), seed=1)).train_set[torch.tensor([3])]
+    assert not torch.equal(other[0], latents[0])
+    held_out, _ = data.val_set[torch.arange(12)]
+    assert torch.equal(held_out, ShapesDataModule(replace(t2i(tiny), seed=1)).val_set[torch.arange(12)][0])
+    expected = torch.from_numpy(draw(scene(HELD_OUT, 5), 32).copy()).permute(2, 0, 1) / 127.5 - 1
+    assert torch.allclose(held_out[5], expected)
+    assert len(given["captions"]) == 2
+
+
+def test_long_captions_say_all_that_is_there(tiny: Tiny) -> None:
+    data = ShapesDataModule(t2i(tiny, data={"long_captions": 0.5}))
+    numbers = torch.arange(400)
+    _, given = data.train_set[numbers]
+    made = [data.train_set.scene(number) for number in numbers.tolist()]
+    long = [caption == each.long_caption for caption, each in zip(given["captions"], made, strict=True)]
+    assert 0.4 < np.mean(long) < 0.6
+    assert all(c == e.caption for c, e, is_long in zip(given["captions"], made, long, strict=True) if not is_long)
+    for each in made:
+        for item in each.items:
+            assert f"a {item.color} {item.shape} " in each.long_caption
+        assert len(each.long_caption.split(", ")) == len(each.items)
+    middle = next(s for s in made if "in the middle" in s.long_caption)
+    assert any(abs(item.row - 0.5) < 1 / 6 and abs(item.column - 0.5) < 1 / 6 for item in middle.items)
+
+
+def right_images(model: LINA, text: torch.Tensor, generator: list[torch.Generator], **rest: Any) -> torch.Tensor:
+    """What a perfect model would draw: images are asked for in the order of the held-out captions."""
+    first = right_images.drawn  # type: ignore[attr-defined]
+    right_images.drawn += len(text)  # type: ignore[attr-defined]
+    pixels = np.stack([draw(scene(HELD_OUT, first + place), 64) for place in range(len(text))])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def test_the_score_is_the_checkers_and_files_say_it_too(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 for images that are as asked for, chance for those of other captions; GenEval's files give the same scores."""
+    monkeypatch.setattr(captions_module, "PORTION", 50)
+    monkeypatch.setattr(LINA, "generate", right_images)
+    right_images.drawn = 0  # type: ignore[attr-defined]
+    model = {"latent_size": [64, 64], "patch_size": 16}
+    sampling = {"caption_images": 240, "images_per_class": 0}
+    result = run_trial(t2i(tiny, model=model, sampling=sampling), tmp_path)
+    assert result.metrics[METRIC] == 1.0
+    assert 0.05 < result.metrics[SHUFFLED] < 0.35
+    files = {name: read_results(tmp_path / f"{name}.jsonl", partial=True) for name in ("captions", "captions_shuffled")}
+    for name, metric in (("captions", METRIC), ("captions_shuffled", SHUFFLED)):
+        assert len(files[name].images) == 240
+        table = scores(files[name]).set_index("task")
+        assert table.loc["overall", "score"] == pytest.approx(result.metrics[metric])
+    change = compare(files["captions_shuffled"], files["captions"]).set_index("task")
+    assert change.loc["overall", "low"] > 0.5
+
+
+def test_shuffled_captions_are_the_same_ones_and_none_its_own() -> None:
+    asked = [{"prompt": str(place)} for place in range(100)]
+    others = shuffled(asked)
+    assert Counter(each["prompt"] for each in others) == Counter(each["prompt"] for each in asked)
+    assert not any(a is b for a, b in zip(asked, others, strict=True))
+    assert others == shuffled(asked)
+
+
+def test_it_is_measured_at_stated_budgets_and_is_no_part_of_training(tiny: Tiny, tmp_path: Path) -> None:
+    trainer = {"max_images": 64, "val_every_images": 16}
+    results = {}
+    for name, sampling in (
+        ("with", {"caption_images": 12, "quality_every_images": 32}),
+        ("without", {"images_per_class": 1}),
+    ):
+        (tmp_path / name).mkdir()
+        results[name] = run_trial(t2i(tiny, trainer=trainer, sampling=sampling), tmp_path / name)
+    assert {METRIC, SHUFFLED} <= results["with"].metrics.keys()
+    rest = {name: value for name, value in results["with"].metrics.items() if name not in (METRIC, SHUFFLED)}
+    assert rest == results["without"].metrics
+    lines = (tmp_path / "with/captions.jsonl").read_text().splitlines()
+    assert len(lines) == 12
+    assert json.loads(lines[0])["prompt"] == scene(HELD_OUT, 0).caption
+
+
+def test_images_of_prompts_are_laid_out_for_genevals_tool(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The checker reads that layout; the encoder is the checkpoint's."""
+    trial = tmp_path / "trial"
+    trial.mkdir()
+    run_trial(t2i(tiny), trial)
+    asked = [scene(1, place).metadata for place in range(3)]
+    prompts = tmp_path / "evaluation_metadata.jsonl"
+    prompts.write_text("".join(json.dumps(each) + "\n" for each in asked))
+    line = [f"checkpoint={trial}", "steps=2", "flow_steps=2", "guidance=2.0"]
+    assert sample_main([*line, f"out={tmp_path / 'out'}", f"prompts={prompts}"]) == 0
+    recipe = json.loads((tmp_path / "out/recipe.json").read_text())
+    assert (recipe["images"], recipe["encoder"]) == (12, "words")
+    assert recipe["prompts"] == [each["prompt"] for each in asked]
+    layout = tmp_path / "out/geneval"
+    assert len(list(layout.glob("*/samples/*.png"))) == 12
+    assert json.loads((layout / "00002/metadata.jsonl").read_text()) == asked[2]
+    assert check_main([f"images={layout}", f"out={tmp_path / 'results.jsonl'}"]) == 0
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 12
+    plain = tmp_path / "prompts.txt"
+    plain.write_text("a red circle\n\na blue square\n")
+    assert sample_main([*line, f"out={tmp_path / 'plain'}", f"prompts={plain}", "images=5"]) == 0
+    with np.load(tmp_path / "plain/samples.npz", allow_pickle=False) as arrays:
+        assert arrays["arr_0"].shape == (5, 32, 32, 3)
+
+    def complaint(*arguments: str) -> str:
+        capsys.readouterr()
+        assert sample_main([*line, f"out={tmp_path / 'wrong'}", *arguments]) == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        return said
+
+    assert "the model is one of texts, and needs prompts=FILE" in complaint()
+    assert "cannot be read" in complaint("prompts=nowhere.txt")
+    assert "encoder=nowhere" not in complaint(f"prompts={plain}", "classes=[1]")
+    assert "nowhere is no text encoder" in complaint(f"prompts={plain}", "encoder=nowhere")
+    (tmp_path / "bad.jsonl").write_text('{"tag": "counting"}\n')
+    assert "line 1: it has no prompt" in complaint(f"prompts={tmp_path / 'bad.jsonl'}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": {"latent_channels": 1}}, r"needs model\.latent_channels=3"),
+        ({"model": {"num_classes": 10, "text_dim": None}}, r"has captions and no classes"),
+        ({"data": {"encoder": None}}, r"needs data\.encoder for its captions"),
+        ({"model": {"text_dim": None}}, r"data\.encoder=words is for captions"),
+        ({"data": {"name": "digits"}}, r"data\.name=digits"),
+        ({"data": {"path": "somewhere"}}, r"data\.path is for"),
+    ],
+)
+def test_contradictions_are_said(tiny: Tiny, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        t2i(tiny, **changes)
+    with pytest.raises(ValueError, match=r"sampling\.caption_images needs data\.name=shapes"):
+        tiny(sampling={"caption_images": 10})
+
+
+def test_an_objective_that_nothing_measures_is_refused(tiny: Tiny) -> None:
+    study = from_dict(StudyConfig, {**STUDY, "name": "x", "objectives": [{"metric": METRIC, "direction": "maximize"}]})
+    with pytest.raises(ValueError, match=r"sampling\.caption_images=0"):
+        make_plan(study, to_dict(t2i(tiny)))
