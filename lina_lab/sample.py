@@ -16,11 +16,11 @@ from filelock import FileLock
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import NonNegativeInt, PositiveInt
+from lina_lab.counting import image_progress
 from lina_lab.dotlist import one_line, parse
 from lina_lab.evaluation.geneval import read_prompts, write_layout
 from lina_lab.evaluation.sampling import SAMPLES_FILE, Encode, Pixels, Recipe, sample, to_pixels
@@ -119,8 +119,7 @@ def run(config: SampleConfig, console: Console) -> int:
     decode, encode = _decoder(config, device), _encoder(recipe, model, device)
     portions = -(-recipe.images // recipe.portion)
     mine = sum(min(recipe.portion, recipe.images - i * recipe.portion) for i in range(rank, portions, world))
-    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with image_progress(console) as progress:
         task = progress.add_task("images", total=mine)
 
         def report(images: int) -> None:

@@ -174,6 +174,29 @@ def test_every_study_has_the_paper_s_scale(name: str) -> None:
     assert "unknown" not in text
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_can_be_asked_of_text_to_image(name: str) -> None:
+    """On captioned shapes; at the paper's scale on shards that hold the captions' states."""
+    plan, *_ = run._compose([f"study={name}", "task=t2i"])
+    assert plan.study.name == f"{name}_t2i"
+    assert plan.study.objectives[1].direction == "maximize"
+    for cell in plan.cells:
+        assert (cell.config.data.name, cell.config.data.encoder) == ("shapes", "words")
+        assert (cell.config.model.num_classes, cell.config.model.text_dim) == (None, 64)
+    paper, *_ = run._compose([f"study={name}", "task=t2i", "scale=paper"])
+    assert paper.study.name == f"{name}_t2i_paper"
+    assert len(paper.cells) >= 3
+    for cell in paper.cells:
+        assert (cell.config.data.name, cell.config.data.encoder) == ("shards", None)
+        assert cell.config.model.num_tokens == 256
+        assert cell.config.model.text_length == 256
+        assert cell.config.model.dim in (768, 1024, 1536)
+
+
+def test_an_unknown_task_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "there is no task i2t; the tasks are t2i" in refused(capsys, "study=kv_gate", "task=i2t")
+
+
 @pytest.mark.parametrize("scale", ["3", "{paper: 3}"])
 def test_a_scale_that_is_none_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, scale: str) -> None:
     (tmp_path / "studies").mkdir()

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -24,10 +24,10 @@ from filelock import FileLock, Timeout
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import PositiveInt
+from lina_lab.counting import image_progress
 from lina_lab.data.shard_format import (
     CAPTION,
     FORMAT,
@@ -88,8 +88,24 @@ class Encoders(NamedTuple):
         return {"vae": self.vae.sha256(), "text": text}
 
 
-def write_shard(source: Source, places: range, encoders: Encoders, config: CacheConfig, path: Path) -> None:
-    """Encode images and write them as one tar with its summary beside it; both are there whole or not at all."""
+def write_shard(
+    source: Source,
+    places: range,
+    encoders: Encoders,
+    config: CacheConfig,
+    path: Path,
+    report: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Encode images and write them as one tar with its summary beside it; both are there whole or not at all.
+
+    Args:
+        source: the images.
+        places: which of them.
+        encoders: of pictures and captions.
+        config: resolution, and images at a time.
+        path: of the tar.
+        report: called with the number of images behind each batch.
+    """
     draft, total, vae = path.with_suffix(".draft"), None, encoders.vae
     with wds.TarWriter(str(draft), mtime=0, user="", group="") as tar:
         for start in range(places.start, places.stop, config.batch):
@@ -104,6 +120,7 @@ def write_shard(source: Source, places: range, encoders: Encoders, config: Cache
                 tar.write({"__key__": f"{i:09d}", MOMENTS: rows, **members})
             sums = _sums(moments)
             total = sums if total is None else total + sums
+            report(len(batch))
     assert total is not None
     shape = moments.shape[2:]
     summary = {"images": len(places), "bytes": draft.stat().st_size, "sha256": sha256(draft), "shape": list(shape)}
@@ -201,8 +218,7 @@ def cache(config: CacheConfig, console: Console) -> None:
         _check_plan(out, source, config, encoders)
     starts = range(0, len(source.names), config.images_per_shard)
     names = [f"shard-{number:06d}.tar" for number in range(len(starts))]
-    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with image_progress(console) as progress:
         task = progress.add_task("images", total=len(source.names))
         for name, start in zip(names, starts, strict=True):
             places = range(start, min(start + config.images_per_shard, len(source.names)))
@@ -210,9 +226,10 @@ def cache(config: CacheConfig, console: Console) -> None:
             try:
                 # Held while it is written, and let go by the system if this process dies.
                 with FileLock(out / f".{name}.lock", timeout=0):
-                    if not path.with_suffix(".json").exists():
-                        write_shard(source, places, encoders, config, path)
-                progress.advance(task, len(places))
+                    if path.with_suffix(".json").exists():
+                        progress.advance(task, len(places))
+                    else:
+                        write_shard(source, places, encoders, config, path, lambda n: progress.advance(task, n))
             except Timeout:
                 continue
     with FileLock(out / ".lock"):

@@ -4,6 +4,7 @@ A tar is read where its members lie, so that what a rank sees depends on (seed, 
 ranks and workers; neighbours in the order come from a few shards, so that reading stays local.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -94,6 +95,10 @@ class ShardImages(Dataset[Batch]):
         mean, log_variance = torch.from_numpy(floats).chunk(2, dim=1)
         latents = mean + noise * (0.5 * log_variance.clamp(-30, 20)).exp_()
         return latents.sub_(self.mean).div_(self.std), self._together(said)
+
+    def captions(self, places: Iterable[int]) -> list[str]:
+        """The short captions of images."""
+        return [self.reader.caption(self.reader.at(self.first + place)) for place in places]
 
     def order(self, generator: Generator) -> Tensor:
         """All places of a pass in an order that mixes a few shards at a time."""

@@ -1,5 +1,6 @@
 """The data module of cached shards."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -42,6 +43,11 @@ class ShardsDataModule(StepDataModule):
             # Read once at the start, not to find a damaged one when a day was trained.
             val[torch.arange(start, min(start + config.data.val_batch_size, held_out))]
         super().__init__(config, train, len(train), val, order=train.order, numbered=True)
+
+    def captions(self, places: Sequence[int]) -> list[str]:
+        """Also where they are told as states."""
+        assert isinstance(self.val_set, ShardImages)
+        return self.val_set.captions(places) if self.val_set.given in ("captions", "text") else []
 
     @property
     def problems(self) -> list[str]:

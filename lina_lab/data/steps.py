@@ -119,6 +119,10 @@ class StepDataModule(L.LightningDataModule):
         """What is said of held-out images, as arguments of the model."""
         return self.condition(self.val_set[torch.tensor(places)][1], device)
 
+    def captions(self, places: Sequence[int]) -> list[str]:
+        """The captions of held-out images; none where there are none."""
+        return list(self.val_set[torch.tensor(places)][1].get("captions", []))
+
     def _place(self) -> Place:
         if self.trainer is None:
             return Place()

@@ -119,6 +119,7 @@ def _pretrained(name: str) -> PretrainedEncoder:
         import transformers
     except ImportError as error:
         raise ValueError(NOT_INSTALLED) from error
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = transformers.AutoConfig.from_pretrained(name)
         config = getattr(config, "text_config", None) or config

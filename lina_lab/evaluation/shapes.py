@@ -27,6 +27,8 @@ SMALLEST = 0.004
 """Share of the picture below which a patch of colour is a speck."""
 FILLED = {"square": (0.9, 1.01), "circle": (0.68, 0.9), "triangle": (0.38, 0.68)}
 """Share of its bounding box that a shape fills: 1, pi / 4 and 1 / 2, with what pixels and noise make of them."""
+CLUTTER = 0.15
+"""Share of the picture that may be coloured without being a shape: two or three spoilt shapes, and not noise."""
 COARSE = 48
 """Pixels of a side below which a picture is looked at in twice the size: borders are smooth, and lie between pixels."""
 ASPECT = 1.35
@@ -44,13 +46,21 @@ class Patch:
     row: float
 
 
-def find_patches(pixels: Pixels) -> list[Patch]:
-    """The patches of colour in a picture, uint8 [H, W, 3]."""
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What is in a picture."""
+
+    patches: list[Patch]
+    clutter: float
+    """Share of the picture that has a colour and is of no shape."""
+
+
+def look(pixels: Pixels) -> Look:
+    """The patches of colour in a picture, uint8 [H, W, 3], and what else is in it."""
     if min(pixels.shape[:2]) < COARSE:
         size = (2 * pixels.shape[1], 2 * pixels.shape[0])
         pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
-    nearest = _colors(pixels)
-    found = []
+    nearest, found, clear = _colors(pixels), [], 0
     for number, color in enumerate(COLORS, start=1):
         labels, _ = ndimage.label(nearest == number)
         for label, box in enumerate(ndimage.find_objects(labels), start=1):
@@ -59,7 +69,8 @@ def find_patches(pixels: Pixels) -> list[Patch]:
                 continue
             row, column = (float(c) for c in ndimage.center_of_mass(labels == label))
             found.append(Patch(shape=_shape(mask), color=color, column=column, row=row))
-    return found
+            clear += int(mask.sum()) if found[-1].shape else 0
+    return Look(patches=found, clutter=float((nearest > 0).sum() - clear) / nearest.size)
 
 
 def _colors(pixels: Pixels) -> npt.NDArray[np.intp]:
@@ -89,9 +100,13 @@ def _shape(mask: npt.NDArray[np.bool_]) -> str | None:
 def judge(pixels: Pixels, metadata: Metadata) -> tuple[bool, str]:
     """Whether a picture is what is asked for, and what is wrong with it if not.
 
-    As in GenEval: the things asked for must be there, in their number, colour and place; of counting, not one more.
+    As in GenEval: the things asked for must be there, in their number, colour and place; of counting, not one more. A
+    picture that is mostly something else holds nothing, whatever shapes one could find in its noise.
     """
-    patches = find_patches(pixels)
+    seen = look(pixels)
+    if seen.clutter > CLUTTER:
+        return False, f"{seen.clutter:.0%} of the picture is coloured and no shape"
+    patches = seen.patches
     groups: list[list[Patch]] = []
     for entry in metadata["include"]:
         shape, count, color = entry["class"], entry["count"], entry.get("color")

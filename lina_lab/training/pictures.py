@@ -1,13 +1,16 @@
 """The grid of generated images that a trial leaves."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
+import numpy.typing as npt
 import torch
 from einops import rearrange
 from lightning.pytorch.callbacks import Callback
-from matplotlib.image import imsave
+from PIL import Image, ImageDraw, ImageFont
 from torch import Generator, Tensor
 
 from lina_lab.config import SamplingConfig
@@ -20,6 +23,10 @@ CAPTIONS = 8
 """Held-out captions in the grid."""
 LARGEST = 1600
 """Pixels of the picture's width, about."""
+FRAME = 0.85
+"""Shade of the lines between images: white ones would not be told from a white background."""
+LINE = 20
+"""Pixels of a line of text."""
 
 
 class SampleGrid(Callback):
@@ -38,11 +45,19 @@ class SampleGrid(Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         try:
             module: Any = self.average.averaged()
-            latents = self._draw(module.model, trainer.datamodule)  # type: ignore[attr-defined]
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            latents = self._draw(module.model, data)
             if trainer.is_global_zero:
-                save_grid(latents, self.config.images_per_class, self.path)
+                save_grid(latents, self.config.images_per_class, self.path, self._titles(module.model, data))
         except Exception as error:
             self.problem = f"no picture of samples: {type(error).__name__}: {error}"
+
+    def _titles(self, model: LINA, data: StepDataModule) -> list[str]:
+        """Of the rows: captions, where there are some."""
+        return [] if model.config.text_dim is None else data.captions(self._rows(data))
+
+    def _rows(self, data: StepDataModule) -> range:
+        return range(min(CAPTIONS, len(data.val_set)))
 
     def _draw(self, model: LINA, data: StepDataModule) -> Tensor:
         model.eval()
@@ -65,24 +80,35 @@ class SampleGrid(Callback):
         if model.config.num_classes is not None:
             return {"label": torch.arange(model.config.num_classes, device=device)}
         if model.config.text_dim is not None:
-            return data.examples(range(min(CAPTIONS, len(data.val_set))), device)
+            return data.examples(self._rows(data), device)
         return {}
 
 
-def save_grid(latents: Tensor, columns: int, path: Path, scale: int = 6) -> None:
+def save_grid(latents: Tensor, columns: int, path: Path, titles: Sequence[str] = (), scale: int = 6) -> None:
     """Write images [B, C, H, W] in -1..1 as one PNG, row by row; three channels in colour, others' mean in grey.
 
     Args:
         latents: the images; their number is a multiple of `columns`.
         columns: images side by side.
         path: the PNG file.
+        titles: what to write above the rows; none: nothing.
         scale: pixels of the picture for each of an image's, at most: the picture is no larger than it needs to be.
     """
     images = latents.float().clamp(-1, 1).cpu()
     # Grey is dark where the number is high, as digits are written.
     shades = (images + 1) / 2 if images.shape[1] == 3 else (1 - images.mean(1, keepdim=True)).expand(-1, 3, -1, -1) / 2
-    framed = torch.nn.functional.pad(shades, (1, 1, 1, 1), value=1.0)
-    grid = rearrange(framed, "(r c) k h w -> (r h) (c w) k", c=columns)
-    scale = max(1, min(scale, LARGEST // grid.shape[1]))
-    large = grid.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-    imsave(path, large.contiguous().numpy())
+    scale = max(1, min(scale, LARGEST // ((shades.shape[-1] + 1) * columns)))
+    large = shades.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    framed = torch.nn.functional.pad(large, (1, 1, 1, 1), value=FRAME)
+    rows = rearrange(framed, "(r c) k h w -> r h (c w) k", c=columns)
+    strips = [_titled(strip, titles[row] if titles else None) for row, strip in enumerate((rows * 255).byte().numpy())]
+    Image.fromarray(np.concatenate(strips)).save(path)
+
+
+def _titled(strip: "npt.NDArray[np.uint8]", title: str | None) -> "npt.NDArray[np.uint8]":
+    """A row of images [H, W, 3] with a line of text above it."""
+    if title is None:
+        return strip
+    line = Image.new("RGB", (strip.shape[1], LINE), "white")
+    ImageDraw.Draw(line).text((2, 1), title, fill="black", font=ImageFont.load_default(LINE - 6))
+    return np.concatenate([np.asarray(line), strip])

@@ -12,7 +12,7 @@ from analysis.geneval import read_results, scores
 from lina_lab.data.cache import find_images
 from lina_lab.data.shapes import COLORS, SHAPES, TASKS, draw, scene
 from lina_lab.data.shapes import main as shapes_main
-from lina_lab.evaluation.shapes import find_patches, judge, main
+from lina_lab.evaluation.shapes import judge, look, main
 
 SCENES = [scene(0, index) for index in range(240)]
 
@@ -31,9 +31,15 @@ def test_every_picture_is_what_its_caption_asks_for(resolution: int) -> None:
     assert [(caption, reason) for caption, (correct, reason) in wrong if not correct] == []
 
 
+def test_most_pictures_are_right_at_the_least_size() -> None:
+    """24 pixels a side, as `task=t2i` has them: what a perfect model would score is not quite 1."""
+    right = [judge(draw(made, 24), made.metadata)[0] for made in SCENES]
+    assert np.mean(right) > 0.95
+
+
 def test_patches_are_the_items() -> None:
     for made in SCENES[:60]:
-        found = Counter((patch.shape, patch.color) for patch in find_patches(draw(made, 64)))
+        found = Counter((patch.shape, patch.color) for patch in look(draw(made, 64)).patches)
         assert found == Counter((item.shape, item.color) for item in made.items)
 
 
@@ -89,6 +95,21 @@ def test_a_picture_of_nothing_is_wrong() -> None:
     for made in SCENES[:12]:
         assert not judge(blank, made.metadata)[0]
         assert not judge(grey, made.metadata)[0]
+
+
+@pytest.mark.parametrize("resolution", [24, 64])
+def test_a_picture_of_noise_is_wrong(resolution: int) -> None:
+    """As models that have learned nothing draw; one could find any shape in it."""
+    generator = np.random.default_rng(0)
+    size = (resolution, resolution, 3)
+    for made in SCENES[:12]:
+        noises = (
+            generator.integers(0, 256, size),
+            128 + 90 * generator.normal(size=size),
+            235 + generator.normal(size=size),
+        )
+        for noise in noises:
+            assert not judge(np.clip(noise, 0, 255).astype(np.uint8), made.metadata)[0]
 
 
 def test_the_commands_write_what_cache_and_geneval_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
