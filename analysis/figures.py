@@ -226,7 +226,7 @@ def metric_name(metric: str) -> str:
         "val/loss_ema": "validation loss, EMA weights",
         "val/loss_raw": "validation loss, raw weights",
         "eval/fid_pixels": "Fréchet distance of pixels",
-        "eval/fid": "FID",
+        "eval/fid_inception": "FID during training",
         "eval/captions": "Images that are what their captions ask for",
     }
     return names.get(metric, metric)

@@ -108,7 +108,10 @@ def scores(results: Results) -> pd.DataFrame:
         Columns `task`, `prompts`, `images`, `score`, `se` (clustered by prompt), `low`, `high`.
     """
     prompts = _by_prompt(results)
-    rows = [_task_row(task, mine) for task, mine in prompts.groupby("tag", sort=False)]
+    rows = [
+        _row_of(task, mine["right"] / mine["images"], mine["images"], int(mine["images"].sum()))
+        for task, mine in prompts.groupby("tag", sort=False)
+    ]
     return _with_mean(pd.DataFrame(rows).set_index("task").reindex([t for t in TASKS if t in set(prompts["tag"])]))
 
 
@@ -117,14 +120,13 @@ def _by_prompt(results: Results) -> pd.DataFrame:
     return grouped.agg(right="sum", images="size").reset_index()
 
 
-def _task_row(task: Any, prompts: pd.DataFrame) -> dict[str, Any]:
-    images = prompts["images"].sum()
-    score = prompts["right"].sum() / images
-    # A ratio of sums over prompts: linearised, with the small-sample factor.
-    off = prompts["right"] - score * prompts["images"]
-    factor = len(prompts) / max(len(prompts) - 1, 1)
-    error = float(np.sqrt(factor * (off**2).sum()) / images) if len(prompts) > 1 else float("nan")
-    return {"task": task, "prompts": len(prompts), "images": int(images), "score": float(score), "se": error}
+def _row_of(task: Any, values: "pd.Series[float]", weights: "pd.Series[float]", images: int) -> dict[str, Any]:
+    """The weighted mean of prompts' values; a ratio of sums, linearised, with the small-sample factor."""
+    count, total = len(values), weights.sum()
+    score = float((weights * values).sum() / total)
+    spread = float(np.sqrt(count / max(count - 1, 1) * ((weights * (values - score)) ** 2).sum()) / total)
+    error = spread if count > 1 else float("nan")
+    return {"task": task, "prompts": count, "images": images, "score": score, "se": error}
 
 
 def _with_mean(table: pd.DataFrame) -> pd.DataFrame:
@@ -135,8 +137,12 @@ def _with_mean(table: pd.DataFrame) -> pd.DataFrame:
         "score": table["score"].mean(),
         "se": float(np.sqrt((table["se"] ** 2).sum(skipna=False))) / len(table),
     }
+    freedom = table["prompts"] - 1
+    # Welch and Satterthwaite; few prompts of one task make the mean's interval wider too.
+    scale = max(float((table["se"] ** 4 / freedom).sum()), np.finfo(float).tiny)
+    pooled = max(float((table["se"] ** 2).sum() ** 2 / scale), 1.0)
     table = pd.concat([table, pd.DataFrame([mean], index=pd.Index([OVERALL], name="task"))])
-    reach = stats.norm.ppf((1 + CONFIDENCE) / 2) * table["se"]
+    reach = stats.t.ppf((1 + CONFIDENCE) / 2, [*freedom, pooled]) * table["se"]
     return table.assign(low=table["score"] - reach, high=table["score"] + reach).reset_index(names="task")
 
 
@@ -156,9 +162,8 @@ def compare(first: Results, second: Results) -> pd.DataFrame:
     rows = []
     for task, mine in both.groupby("tag", sort=False):
         change = mine["right_second"] / mine["images_second"] - mine["right_first"] / mine["images_first"]
-        error = float(change.std(ddof=1) / np.sqrt(len(change))) if len(change) > 1 else float("nan")
-        images = int(mine["images_first"].sum() + mine["images_second"].sum())
-        rows.append({"task": task, "prompts": len(mine), "images": images, "score": float(change.mean()), "se": error})
+        images = mine["images_first"] + mine["images_second"]
+        rows.append(_row_of(task, change, images, int(images.sum())))
     return _with_mean(pd.DataFrame(rows).set_index("task").reindex([t for t in TASKS if t in set(both["tag"])]))
 
 

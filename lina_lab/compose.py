@@ -77,7 +77,12 @@ def register_configs(arguments: Sequence[str] = ()) -> None:
         questions.append(f"  {path.stem}: {' '.join(node['study']['question'].split())}")
     for group in OVERLAYS:
         for name in overlay_names(group):
-            node = overlay(group, name, study, chosen)
+            try:
+                node = overlay(group, name, study, chosen)
+            except ConfigError:
+                if name == chosen[group]:
+                    raise
+                continue
             store.store(group=group, name=name, node=node, package="_global_")
     for name, preset in SIZES.items():
         store.store(group="size", name=name, node=preset, package="model")

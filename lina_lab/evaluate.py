@@ -67,7 +67,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     generated = extract(read_images(samples, config.portion), extractor)
     seen = extract(read_images(against, config.portion), extractor) if images else None
     found = quality(generated, _reference(config, stored, seen))
-    suffix = "" if config.features == "inception" else f"_{config.features}"
+    suffix = "" if config.features == "inception" else f"_by_{config.features}"
     recipe = (samples if samples.is_dir() else samples.parent) / RECIPE_FILE
     return {
         "metrics": {f"{name}{suffix}": value for name, value in found.items()},

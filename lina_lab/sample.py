@@ -7,10 +7,10 @@ where it stopped.
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 from filelock import FileLock
 from pydantic import Field
@@ -21,14 +21,15 @@ from torch import Tensor
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import NonNegativeInt, PositiveInt
 from lina_lab.counting import image_progress
+from lina_lab.data.shard_format import read_manifest
+from lina_lab.data.text import TextEncoder, load_text_encoder
 from lina_lab.dotlist import one_line, parse
-from lina_lab.evaluation.geneval import read_prompts, write_layout
+from lina_lab.evaluation.geneval import LAYOUT, read_prompts, write_layout
+from lina_lab.evaluation.images import read_images
 from lina_lab.evaluation.sampling import SAMPLES_FILE, Encode, Pixels, Recipe, sample, to_pixels
 from lina_lab.evaluation.weights import Trained, load_trained
 from lina_lab.model import LINA
 
-LAYOUT = "geneval"
-"""Folder of the images of prompts, as GenEval's tool takes them."""
 Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -116,7 +117,10 @@ def run(config: SampleConfig, console: Console) -> int:
     prompts = [] if config.prompts is None else read_prompts(Path(config.prompts))
     recipe = recipe_of(config, trained, [metadata["prompt"] for metadata in prompts])
     model = trained.model.to(device)
-    decode, encode = _decoder(config, device), _encoder(recipe, model, device)
+    encoder = None if recipe.encoder is None else _encoder(recipe.encoder, config, trained)
+    if encoder is not None:
+        recipe = replace(recipe, encoder_sha256=encoder.sha256())
+    decode, encode = _decoder(config, device), None if encoder is None else _encode(encoder, model, device)
     portions = -(-recipe.images // recipe.portion)
     mine = sum(min(recipe.portion, recipe.images - i * recipe.portion) for i in range(rank, portions, world))
     with image_progress(console) as progress:
@@ -128,21 +132,32 @@ def run(config: SampleConfig, console: Console) -> int:
         whole = sample(model, decode, recipe, out, rank=rank, world=world, encode=encode, report=report)
     if whole and prompts:
         with FileLock(out / ".lock"):
-            write_layout(out / LAYOUT, np.load(out / SAMPLES_FILE, allow_pickle=False)["arr_0"], prompts)
+            write_layout(out / LAYOUT, read_images(out / SAMPLES_FILE), prompts)
     if whole:
         console.print(f"{recipe.images:,} images: {out / SAMPLES_FILE}", soft_wrap=True)
     return 0
 
 
-def _encoder(recipe: Recipe, model: LINA, device: torch.device | str) -> Encode | None:
-    if recipe.encoder is None:
-        return None
-    from lina_lab.data.text import load_text_encoder
+def _encoder(name: str, config: SampleConfig, trained: Trained) -> TextEncoder:
+    """The text encoder that the model was trained with.
 
-    encoder, length = load_text_encoder(recipe.encoder, model.config.text_dim), model.config.text_length
+    Raises:
+        ValueError: it is another one.
+    """
+    encoder = load_text_encoder(name, trained.model.config.text_dim)
+    known = {"the checkpoint": trained.encoder_sha256}
+    if config.shards is not None:
+        text = read_manifest(Path(config.shards)).text
+        known[config.shards] = None if text is None else text.sha256
+    for owner, sha256 in known.items():
+        if sha256 not in (None, encoder.sha256()):
+            raise ValueError(f"encoder={name} is not the text encoder whose states {owner} was made with")
+    return encoder
 
+
+def _encode(encoder: TextEncoder, model: LINA, device: torch.device | str) -> Encode:
     def encode(captions: Sequence[str]) -> dict[str, Tensor]:
-        text, present = encoder.encode(captions, length, device)
+        text, present = encoder.encode(captions, model.config.text_length, device)
         return {"text": text, "present": present}
 
     return encode

@@ -44,15 +44,19 @@ def read_study(path: Path) -> dict[str, Any]:
     if "seed" in node or "hydra" in node:
         raise ConfigError(f"{path}: seed and hydra are not for a study to set; its seeds stand in study.seeds")
     for group in OVERLAYS:
-        _check_own_part(path, group, node.get(group, {}))
+        _own_parts(path, node, group)
     study.setdefault("name", path.stem)
     return cast(dict[str, Any], node)
 
 
-def _check_own_part(path: Path, group: str, own: Any) -> None:
+def _own_parts(path: Path, node: dict[str, Any], group: str) -> dict[str, Any]:
+    """What a file changes besides in what is laid over: name -> sections."""
+    own, known = node.get(group, {}), overlay_names(group)
     if not isinstance(own, dict) or not all(isinstance(part, dict) for part in own.values()):
-        known = ", ".join(overlay_names(group))
-        raise ConfigError(f"{path}: {group} maps the name of a {group}, such as {known}, to what it changes")
+        raise ConfigError(f"{path}: {group} maps the name of a {group}, such as {', '.join(known)}, to what it changes")
+    if unknown := [str(name) for name in own if name not in known]:
+        raise ConfigError(f"{path}: there is no {group} {unknown[0]}; the {group}s are {', '.join(known) or 'none'}")
+    return own
 
 
 def overlay(group: str, name: str, study: dict[str, Any], chosen: dict[str, str | None]) -> Any:
@@ -76,8 +80,8 @@ def overlay(group: str, name: str, study: dict[str, Any], chosen: dict[str, str 
     if study:
         parts.append({"study": {"name": "_".join([study["study"]["name"], *([task] if task else []), name])}})
     if task in overlay_names("task"):
-        own = _read(studies_folder() / "task" / f"{task}.yaml").get(group, {})
-        parts.append(own.get(name, {}))
+        file = studies_folder() / "task" / f"{task}.yaml"
+        parts.append(_own_parts(file, _read(file), group).get(name, {}))
     parts.append(study.get(group, {}).get(name, {}))
     try:
         return OmegaConf.merge(*parts)

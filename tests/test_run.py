@@ -193,6 +193,18 @@ def test_every_study_can_be_asked_of_text_to_image(name: str) -> None:
         assert cell.config.model.dim in (768, 1024, 1536)
 
 
+def test_what_is_laid_over_is_looked_at(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A part of an unknown task is refused; a broken file of a task that is not chosen is in the way of no study."""
+    text = (Path(__file__).parents[1] / "studies/normalization_scaling.yaml").read_text()
+    (tmp_path / "studies/task").mkdir(parents=True)
+    (tmp_path / "studies/task/t2i.yaml").write_text("- 1")
+    (tmp_path / "studies/good.yaml").write_text(text)
+    (tmp_path / "studies/odd.yaml").write_text(f"{text}\ntask: {{t2l: {{}}}}\n")
+    assert len(run._compose(["study=good"])[0].cells) > 1
+    assert "odd.yaml: there is no task t2l; the tasks are t2i" in refused(capsys, "study=odd")
+    assert "t2i.yaml holds no sections of fields" in refused(capsys, "study=good", "task=t2i")
+
+
 def test_an_unknown_task_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no task i2t; the tasks are t2i" in refused(capsys, "study=kv_gate", "task=i2t")
 

@@ -21,10 +21,19 @@ NOT_IN_A_PATH = "%?#"
 class ObjectiveConfig:
     """A metric, as it is at the end of training."""
 
-    metric: Literal["val/loss_ema", "val/loss_raw", "train/loss", "eval/fid_pixels", "eval/fid", "eval/captions"]
+    metric: Literal[
+        "val/loss_ema", "val/loss_raw", "train/loss", "eval/fid_pixels", "eval/fid_inception", "eval/captions"
+    ]
     """Its name."""
     direction: Literal["minimize", "maximize"] = "minimize"
-    """Which way is better."""
+    """Which way is better: of eval/captions up, of all others down."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        better = "maximize" if self.metric == "eval/captions" else "minimize"
+        if self.direction != better:
+            raise contradiction(f"metric={self.metric} needs direction={better}")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)

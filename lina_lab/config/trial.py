@@ -30,22 +30,23 @@ class DataConfig:
     path: str | None = None
     """For name=latents: a folder of train_latents.npy [n, C, H, W], train_labels.npy [n], and two such for val. For
     name=shards: the folder of the shards."""
-    flip: bool = True
-    """For name=shards: mirror half of the training images."""
+    flip: bool | None = None
+    """For name=shards: mirror half of the training images; null: those of classes, and not those with captions, which
+    may say what is left and what is right."""
     encoder: str | None = None
     """For captions: what turns them into states as they come, `words` or a folder or hub name of a text encoder of
     transformers; null: the shards hold states."""
     long_captions: Share = 0.0
     """For captions: share of the training images that come with their long caption."""
     max_skipped: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """For name=shards: share of the training images that may be damaged; each is named, and the next one takes its
+    """For name=shards: share of the training images that may be damaged; each is named, and another one takes its
     place. 0: a damaged image ends the trial."""
     workers: NonNegativeInt = 0
     """Processes of each rank that read training images; 0: the one that trains."""
     batch_size: PositiveInt = 128
     """Images an optimizer step, over all ranks."""
     val_images: PositiveInt = 360
-    """Images held out for validation, drawn evenly from the classes."""
+    """Images held out for validation; of name=digits drawn evenly from the classes, of others the first ones."""
     val_batch_size: PositiveInt = 60
     """Images that share one mask ratio in the frozen validation loss."""
 
@@ -116,14 +117,15 @@ class SamplingConfig:
     """Images generated without guidance, whose features' Fréchet distance to those of real images is measured; 0: none.
     At the end, and where quality_every_images says so."""
     quality_features: Literal["pixels", "inception"] = "pixels"
-    """What images are compared by: `eval/fid_pixels`, or `eval/fid` by Inception's features."""
+    """What images are compared by: `eval/fid_pixels`, or by Inception's features `eval/fid_inception`."""
     quality_reference: str | None = None
     """Real images, or their stored statistics, as `lina_lab.evaluate` takes them; null: the first 10,000 training
-    images."""
+    images, of latents as the autoencoder gives them back."""
     inception: str | None = None
     """For quality_features=inception: file of the weights; null: torch-fidelity's in torch's cache of downloads."""
     vae: str | None = None
-    """For data.name=shards: folder or hub name of the autoencoder of the latents, to look at generated images."""
+    """For data.name=shards: folder or hub name of the autoencoder of the latents, which makes generated latents pixels:
+    in the grid, and for quality_images."""
     caption_images: NonNegativeInt = 0
     """For data.name=shapes: images generated for held-out captions, which are looked at for what the caption asks:
     `eval/captions` is the share that has it, the mean of six kinds; 0: none. When: as quality_images."""
@@ -157,6 +159,12 @@ class TrialConfig:
             )
         if self.sampling.vae is not None and self.data.name != "shards":
             raise contradiction("sampling.vae is for data.name=shards, whose manifest says how latents were scaled")
+        if self.sampling.quality_reference is not None and not self.sampling.quality_images:
+            raise contradiction("sampling.quality_reference needs sampling.quality_images, which are compared with it")
+        if self.sampling.inception is not None and self.sampling.quality_features != "inception":
+            raise contradiction("sampling.inception needs sampling.quality_features=inception")
+        if 0 < self.sampling.caption_images < 6:
+            raise contradiction("sampling.caption_images must be 6 at least: there are six kinds of captions")
         if self.sampling.quality_images == 1:
             raise contradiction("sampling.quality_images=1: one image has no covariance")
         if self.data.max_skipped and self.data.workers:

@@ -84,7 +84,8 @@ class Encoders(NamedTuple):
 
     def identity(self, config: CacheConfig) -> dict[str, Any]:
         """What tells shards of these from those of others."""
-        text = None if self.text is None else [self.text.name, self.text.sha256(), self.text.dim, config.text_length]
+        # Not the names: one folder may be written in several ways.
+        text = None if self.text is None else [self.text.sha256(), self.text.dim, config.text_length]
         return {"vae": self.vae.sha256(), "text": text}
 
 
@@ -107,14 +108,15 @@ def write_shard(
         report: called with the number of images behind each batch.
     """
     draft, total, vae = path.with_suffix(".draft"), None, encoders.vae
-    with wds.TarWriter(str(draft), mtime=0, user="", group="") as tar:
+    with draft.open("wb") as file, wds.TarWriter(file, mtime=0, user="", group="") as tar:
         for start in range(places.start, places.stop, config.batch):
             batch = range(start, min(start + config.batch, places.stop))
             images = torch.stack([load_image(source, i, config.resolution) for i in batch])
             both = [vae.moments(images), vae.moments(images.flip(-1))]
             moments = torch.stack(both, dim=1).cpu().to(torch.float16).numpy()
             if not np.isfinite(moments).all():
-                raise ValueError(f"vae={vae.name} gives moments that float16 does not hold for {source.names[start]}")
+                worst = source.names[batch[int((~np.isfinite(moments)).reshape(len(batch), -1).any(axis=1).argmax())]]
+                raise ValueError(f"vae={vae.name} gives moments that float16 does not hold for {worst}")
             said = _with_states([source.said(i) for i in batch], encoders.text, config, vae.device)
             for i, rows, members in zip(batch, moments, said, strict=True):
                 tar.write({"__key__": f"{i:09d}", MOMENTS: rows, **members})
@@ -123,6 +125,8 @@ def write_shard(
             report(len(batch))
     assert total is not None
     shape = moments.shape[2:]
+    with draft.open("rb") as written:
+        os.fsync(written.fileno())
     summary = {"images": len(places), "bytes": draft.stat().st_size, "sha256": sha256(draft), "shape": list(shape)}
     draft.replace(path)
     write_atomically(path.with_suffix(".json"), json.dumps({**summary, "sums": total.tolist()}) + "\n")
@@ -159,7 +163,14 @@ def _sums(moments: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     return np.stack([count, mean.sum(axis=axes), squares.sum(axis=axes)])
 
 
-def write_manifest(source: Source, folder: Path, names: Sequence[str], config: CacheConfig, encoders: Encoders) -> None:
+def write_manifest(
+    source: Source,
+    folder: Path,
+    names: Sequence[str],
+    config: CacheConfig,
+    encoders: Encoders,
+    plan: dict[str, Any],
+) -> None:
     """Put the shards' summaries together."""
     found = [json.loads((folder / name).with_suffix(".json").read_text()) for name in names]
     count, total, squares = np.sum([summary["sums"] for summary in found], axis=0)
@@ -173,9 +184,9 @@ def write_manifest(source: Source, folder: Path, names: Sequence[str], config: C
         "std": np.sqrt(np.maximum(squares / count - mean**2, 1e-12)).tolist(),
         "resolution": config.resolution,
         "vae": config.vae,
-        "vae_sha256": encoders.vae.sha256(),
-        "classes": None if source.classes is None else list(source.classes),
-        "long_captions": source.long_captions,
+        "vae_sha256": plan["vae"],
+        "classes": plan["classes"],
+        "long_captions": plan["long_captions"],
         "text": None if encoders.text is None else _text_origin(encoders.text, config),
         "shards": [
             {"name": name, **{part: summary[part] for part in ("images", "bytes", "sha256")}}
@@ -211,11 +222,13 @@ def cache(config: CacheConfig, console: Console) -> None:
     """
     if config.images is None or config.vae is None:
         raise ValueError("images=DIR and vae=NAME are needed to make shards")
-    source, out = find_images(Path(config.images)), Path(config.out)
+    out = Path(config.out)
+    source = find_images(Path(config.images), out)
     encoders = load_encoders(config, source)
+    plan = _plan(source, config, encoders)
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".lock"):
-        _check_plan(out, source, config, encoders)
+        _check_plan(out, plan)
     starts = range(0, len(source.names), config.images_per_shard)
     names = [f"shard-{number:06d}.tar" for number in range(len(starts))]
     with image_progress(console) as progress:
@@ -226,16 +239,16 @@ def cache(config: CacheConfig, console: Console) -> None:
             try:
                 # Held while it is written, and let go by the system if this process dies.
                 with FileLock(out / f".{name}.lock", timeout=0):
-                    if path.with_suffix(".json").exists():
+                    if _is_whole(path):
                         progress.advance(task, len(places))
                     else:
                         write_shard(source, places, encoders, config, path, lambda n: progress.advance(task, n))
             except Timeout:
                 continue
     with FileLock(out / ".lock"):
-        whole = all((out / name).with_suffix(".json").exists() for name in names)
-        if whole and not (out / MANIFEST).exists():
-            write_manifest(source, out, names, config, encoders)
+        whole = all(_is_whole(out / name) for name in names)
+        if whole:
+            write_manifest(source, out, names, config, encoders, plan)
     said = (
         f"{len(source.names):,} images in {len(names):,} shards: {out / MANIFEST}"
         if whole
@@ -244,23 +257,40 @@ def cache(config: CacheConfig, console: Console) -> None:
     console.print(said, soft_wrap=True, highlight=False)
 
 
-def _check_plan(out: Path, source: Source, config: CacheConfig, encoders: Encoders) -> None:
+def _is_whole(path: Path) -> bool:
+    """Whether a shard is there as its summary says; one that was taken away is made again."""
+    summary = path.with_suffix(".json")
+    return path.exists() and summary.exists() and json.loads(summary.read_text())["bytes"] == path.stat().st_size
+
+
+def _plan(source: Source, config: CacheConfig, encoders: Encoders) -> dict[str, Any]:
+    """What shards are made of."""
+    return {
+        "images": hashlib.sha256("\n".join(source.names).encode()).hexdigest(),
+        "classes": None if source.classes is None else list(source.classes),
+        "long_captions": source.long_captions,
+        "resolution": config.resolution,
+        "images_per_shard": config.images_per_shard,
+        **encoders.identity(config),
+    }
+
+
+def _check_plan(out: Path, plan: dict[str, Any]) -> None:
     """Note what these shards are made of, or hold it against what is noted.
 
     Raises:
         ValueError: the folder holds shards of something else.
     """
-    plan = {
-        "images": hashlib.sha256("\n".join(source.names).encode()).hexdigest(),
-        "resolution": config.resolution,
-        "images_per_shard": config.images_per_shard,
-        **encoders.identity(config),
-    }
     path = out / PLAN
-    there = json.loads(path.read_text()) if path.exists() else plan
     if not path.exists():
         write_atomically(path, json.dumps(plan, indent=1) + "\n")
-    if other := [name for name in plan if there.get(name) != plan[name]]:
+        return
+    try:
+        there = json.loads(path.read_text())
+        other = [name for name in plan if there[name] != plan[name]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged, or of another version: choose another out=FOLDER ({error})") from error
+    if other:
         raise ValueError(f"{out} holds shards of another {', '.join(other)}: choose another out=FOLDER")
 
 

@@ -102,6 +102,8 @@ def read_manifest(folder: Path) -> Manifest:
             raise ShardError(f"{file} is in the manifest, and not in the folder")
         if file.stat().st_size != shard.bytes:
             raise ShardError(f"{file} has {file.stat().st_size:,} bytes, and {shard.bytes:,} in the manifest")
+    if not len(found.mean) == len(found.std) == found.latent_shape[0]:
+        raise ShardError(f"{path}: mean and std are not of the {found.latent_shape[0]} channels")
     if sum(shard.images for shard in found.shards) != found.images:
         raise ShardError(f"{path}: its shards hold {sum(s.images for s in found.shards)} images, not {found.images}")
     return found
@@ -130,7 +132,7 @@ def read_index(path: Path, images: int) -> Index:
                 if not member.isfile() or kind not in ALLOWED:
                     raise ShardError(f"{path.name}, key {key}: {member.name} is none of {', '.join(ALLOWED)}: refused")
                 found.setdefault(key, {})[kind] = (member.offset_data, member.size)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, OSError) as error:
         raise ShardError(f"{path.name} is no tar that can be read to its end: {error}") from error
     if len(found) != images:
         raise ShardError(f"{path.name} holds {len(found)} samples, and {images} in the manifest")
@@ -154,11 +156,12 @@ def half_header(shape: tuple[int, ...]) -> bytes:
 def to_array(data: bytes, where: str) -> npt.NDArray[Any]:
     """An array in npy's format; objects, which would have to be unpickled, are refused."""
     file = io.BytesIO(data)
+    # NumPy reads a header as Python's source: a damaged one raises what the compiler has.
     try:
         version = npy.read_magic(file)
         shape, fortran, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
         if dtype.hasobject or fortran:
             raise ValueError(f"an array of {dtype}, in {'columns' if fortran else 'rows'}")
         return np.frombuffer(data, dtype=dtype, offset=file.tell()).reshape(shape)
-    except ValueError as error:
+    except Exception as error:
         raise ShardError(f"{where}: no array that can be read: {error}") from error

@@ -52,7 +52,8 @@ class ShardReader:
         channels, *grid = manifest.latent_shape
         self.shape = (2, 2 * channels, *grid)
         self.header = half_header(self.shape)
-        self._indices: dict[int, Index | ShardError] = {}
+        self._indices: dict[int, Index | str] = {}
+        """Of a shard; or what is wrong with it, in words: an exception would keep what it passed through alive."""
         self._files: OrderedDict[int, int] = OrderedDict()
         weakref.finalize(self, _close, self._files)
 
@@ -73,9 +74,8 @@ class ShardReader:
         """The moments [2C, h, w] of the image or of its mirror image; the other one is not read."""
         offset, size = (int(number) for number in at.shard.places[MOMENTS][at.within])
         half = 2 * math.prod(self.shape[1:])
-        file = self._file(at.number)
-        if size == len(self.header) + 2 * half and os.pread(file, len(self.header), offset) == self.header:
-            data = os.pread(file, half, offset + len(self.header) + mirrored * half)
+        if size == len(self.header) + 2 * half and self._read(at, len(self.header), offset) == self.header:
+            data = self._read(at, half, offset + len(self.header) + mirrored * half)
             if len(data) == half:
                 return np.frombuffer(data, dtype="<f2").reshape(self.shape[1:])
         # Not what is expected: read as a whole, to say what it is.
@@ -113,6 +113,12 @@ class ShardReader:
             raise ShardError(f"{self.where(at)}: {STATES[long]} is not finite")
         return np.asarray(states)
 
+    def _read(self, at: At, size: int, offset: int) -> bytes:
+        try:
+            return os.pread(self._file(at.number), size, offset)
+        except OSError as error:
+            raise ShardError(f"{self.where(at)} cannot be read: {error}") from error
+
     def where(self, at: At) -> str:
         """Shard and key, for messages."""
         return f"{self.manifest.shards[at.number].name}, key {at.shard.keys[at.within]}"
@@ -121,7 +127,7 @@ class ShardReader:
         if kind not in at.shard.places:
             raise ShardError(f"{self.where(at)}: it has no {kind}")
         offset, size = (int(number) for number in at.shard.places[kind][at.within])
-        data = os.pread(self._file(at.number), size, offset)
+        data = self._read(at, size, offset)
         if len(data) != size:
             raise ShardError(f"{self.manifest.shards[at.number].name} ends in the middle of a sample")
         return data
@@ -133,10 +139,10 @@ class ShardReader:
             try:
                 self._indices[number] = read_index(self.folder / shard.name, shard.images)
             except ShardError as error:
-                self._indices[number] = error
+                self._indices[number] = str(error)
         found = self._indices[number]
-        if isinstance(found, ShardError):
-            raise found
+        if isinstance(found, str):
+            raise ShardError(found)
         return found
 
     def _file(self, number: int) -> int:

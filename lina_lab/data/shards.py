@@ -6,6 +6,7 @@ ranks and workers; neighbours in the order come from a few shards, so that readi
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,8 +52,7 @@ class ShardImages(Dataset[Batch]):
         seed: of the draws; None: held-out images.
         flip: mirror half of them.
         long: share of them with their long caption.
-        skip: share of the images that may be damaged, and are then replaced by the next one; 0: the first is one too
-            many.
+        skip: share of the images that may be damaged, and are then replaced by others; 0: the first is one too many.
     """
 
     def __init__(
@@ -102,12 +102,12 @@ class ShardImages(Dataset[Batch]):
 
     def order(self, generator: Generator) -> Tensor:
         """All places of a pass in an order that mixes a few shards at a time."""
-        numbers = np.searchsorted(self.reader.starts, self.first + np.arange(self.images), side="right") - 1
-        shards = torch.from_numpy(np.unique(numbers))
-        shards = shards[torch.randperm(len(shards), generator=generator)]
+        edges = (np.clip(self.reader.starts, self.first, self.first + self.images) - self.first).tolist()
+        shards = [range(start, stop) for start, stop in pairwise(edges) if stop > start]
+        mixed = torch.randperm(len(shards), generator=generator).tolist()
         parts = []
-        for window in torch.split(shards, WINDOW):
-            places = torch.cat([torch.from_numpy(np.flatnonzero(numbers == int(shard))) for shard in window])
+        for start in range(0, len(mixed), WINDOW):
+            places = torch.cat([torch.arange(*_ends(shards[each])) for each in mixed[start : start + WINDOW]])
             parts.append(places[torch.randperm(len(places), generator=generator)])
         return torch.cat(parts)
 
@@ -123,11 +123,12 @@ class ShardImages(Dataset[Batch]):
         return Wanted(place=place, mirrored=int(self.flip and heads), long=long)
 
     def _readable(self, wanted: Wanted, *, finite: bool = False) -> tuple[Half, Any]:
-        """Moments [2C, h, w] of an image, or of the next one that can be read, within limits; what is said of it."""
-        for offset in range(self.images):
-            place = (wanted.place + offset) % self.images
+        """Moments [2C, h, w] of an image, or of another one in its place, within limits; what is said of it."""
+        for attempt in range(self.images):
+            # Not the next one: those of a whole damaged shard would all become the first of the next.
+            place = derive("in place of", wanted.place, attempt) % self.images if attempt else wanted.place
             try:
-                return self._read(replace(wanted, place=place) if offset else wanted, finite=finite)
+                return self._read(replace(wanted, place=place) if attempt else wanted, finite=finite)
             except ShardError as error:
                 self.damaged[place] = str(error)
                 if len(self.damaged) > self.skip * self.images:
@@ -156,7 +157,12 @@ class ShardImages(Dataset[Batch]):
             case "captions":
                 return {"captions": said}
             case "text":
-                states = pad_sequence([torch.from_numpy(s.astype(np.float32)) for s in said], batch_first=True)
+                # Still in half precision, which is half to move; it becomes float32 where the model is.
+                states = pad_sequence([torch.from_numpy(np.array(each)) for each in said], batch_first=True)
                 lengths = torch.tensor([len(each) for each in said])
                 return {"text": states, "present": torch.arange(states.shape[1]) < lengths.unsqueeze(1)}
         return {}
+
+
+def _ends(places: range) -> tuple[int, int]:
+    return places.start, places.stop

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from lina_lab.config import TrialConfig
 from lina_lab.data.shard_format import Manifest, ShardError, read_manifest
 from lina_lab.data.shards import Given, ShardImages
@@ -34,14 +32,12 @@ class ShardsDataModule(StepDataModule):
             first=held_out,
             images=manifest.images - held_out,
             seed=config.seed,
-            flip=config.data.flip,
+            # A caption may say what is left and what is right.
+            flip=manifest.classes is not None if config.data.flip is None else config.data.flip,
             long=config.data.long_captions,
             skip=config.data.max_skipped,
         )
         val = ShardImages(folder, manifest, given, first=0, images=held_out, seed=None)
-        for start in range(0, held_out, config.data.val_batch_size):
-            # Read once at the start, not to find a damaged one when a day was trained.
-            val[torch.arange(start, min(start + config.data.val_batch_size, held_out))]
         super().__init__(config, train, len(train), val, order=train.order, numbered=True)
 
     def captions(self, places: Sequence[int]) -> list[str]:
@@ -49,11 +45,15 @@ class ShardsDataModule(StepDataModule):
         assert isinstance(self.val_set, ShardImages)
         return self.val_set.captions(places) if self.val_set.given in ("captions", "text") else []
 
+    def setup(self, stage: str) -> None:
+        """Read this rank's held-out images once, not to find a damaged one when a day was trained."""
+        for places in self.val_dataloader()[0].sampler:
+            self.val_set[places]
+
     @property
-    def problems(self) -> list[str]:
-        """Images that were passed over."""
+    def damaged(self) -> dict[int, str]:
         assert isinstance(self.train_set, ShardImages)
-        return [f"passed over: {sentence}" for sentence in dict.fromkeys(self.train_set.damaged.values())]
+        return self.train_set.damaged
 
 
 def _given(folder: Path, manifest: Manifest, config: TrialConfig) -> Given:

@@ -17,6 +17,9 @@ from torch import Tensor
 from lina_lab.data.shard_format import CAPTION, CLASS
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PICTURE_ERRORS = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)
+"""What Pillow raises of files that are damaged."""
+MOST_CLASSES = 1_000_000
 ORDER_SEED = 0
 """Images are mixed before they fall to shards, the same way every time."""
 
@@ -69,20 +72,21 @@ class FolderSource:
         if self.classes is not None:
             return {CLASS: self.classes.index(file.relative_to(self.folder).parts[0])}
         kinds = (False, True) if self.long_captions else (False,)
-        return {CAPTION[long]: _caption(file, long=long).read_text().strip() for long in kinds}
+        return {CAPTION[long]: _decoded(_caption(file, long=long)) for long in kinds}
 
 
 @dataclass(frozen=True)
 class TarSource:
     """Samples in WebDataset shards: a picture with `cls`, or with `txt` and perhaps `long.txt`."""
 
+    folder: Path
     samples: tuple["TarSample", ...]
     classes: tuple[str, ...] | None
     long_captions: bool
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        return tuple(f"{sample.tar.name}/{sample.key}" for sample in self.samples)
+        return tuple(f"{sample.tar.relative_to(self.folder)}/{sample.key}" for sample in self.samples)
 
     def data(self, place: int) -> bytes:
         sample = self.samples[place]
@@ -93,7 +97,8 @@ class TarSource:
         if self.classes is not None:
             return {CLASS: sample.label}
         kinds = (CAPTION[False], CAPTION[True]) if self.long_captions else (CAPTION[False],)
-        return {kind: _read(sample.tar, *sample.members[kind]).decode().strip() for kind in kinds}
+        where = f"{sample.tar}, key {sample.key}"
+        return {kind: _text(_read(sample.tar, *sample.members[kind]), f"{where}: {kind}") for kind in kinds}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +112,47 @@ class TarSample:
     label: int | None
 
 
-def find_images(folder: Path) -> Source:
+def find_images(folder: Path, out: Path | None = None) -> Source:
     """Look through a folder.
+
+    Args:
+        folder: of the images.
+        out: a folder that may lie in it, and is no part of it.
 
     Raises:
         ValueError: no images, or some with captions and some without, or a shard that is none.
     """
-    tars = sorted(folder.rglob("*.tar"))
-    return _in_tars(folder, tars) if tars else _in_folder(folder)
+    tars, files = files_of(folder, out)
+    return _in_tars(folder, tars) if tars else _in_folder(folder, files)
+
+
+def files_of(folder: Path, out: Path | None = None) -> tuple[list[Path], list[Path]]:
+    """Shards (.tar), or else pictures, in a folder and those in it, in the order of their names; but for `out`.
+
+    Raises:
+        ValueError: both.
+    """
+    left_out = None if out is None else out.resolve()
+    tars, pictures = [], []
+    for place, _, names in os.walk(folder, followlinks=True):
+        if left_out is not None and Path(place).resolve().is_relative_to(left_out):
+            continue
+        tars += [Path(place, name) for name in names if name.endswith(".tar")]
+        pictures += [Path(place, name) for name in names if Path(name).suffix.lower() in PICTURES]
+    if tars and pictures:
+        raise ValueError(f"{folder} holds both shards ({min(tars)}) and pictures ({min(pictures)}): which are meant?")
+    return sorted(tars), sorted(pictures)
+
+
+def _decoded(file: Path) -> str:
+    return _text(file.read_bytes(), str(file))
+
+
+def _text(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is no text in UTF-8: {error}") from error
 
 
 def _mixed(count: int) -> list[int]:
@@ -125,14 +163,15 @@ def _caption(file: Path, *, long: bool = False) -> Path:
     return file.with_suffix(f".{CAPTION[long]}")
 
 
-def _in_folder(folder: Path) -> FolderSource:
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
+def _in_folder(folder: Path, files: list[Path]) -> FolderSource:
     if not files:
         raise ValueError(f"images={folder} holds no pictures ({', '.join(PICTURES)}), and no shards (.tar)")
-    captioned = [_caption(file).is_file() for file in files]
+    # Listed once: on a network disk it takes long to ask for each.
+    there = {Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names}
+    captioned = [_caption(file) in there for file in files]
     if any(captioned) and not all(captioned):
         raise ValueError(f"{files[captioned.index(False)]} has no caption beside it, and others have")
-    long = [_caption(file, long=True).is_file() for file in files]
+    long = [_caption(file, long=True) in there for file in files]
     if any(long) and not (all(long) and all(captioned)):
         lacking = files[long.index(False)] if not all(long) else files[0]
         raise ValueError(f"{lacking} has not both captions beside it (.txt and .long.txt), and others have a long one")
@@ -161,7 +200,9 @@ def _in_tars(folder: Path, tars: list[Path]) -> TarSource:
         raise ValueError(f"{odd.tar}, key {odd.key}: it has no {CAPTION[True]}, and others have")
     count = 1 + max(sample.label or 0 for sample in samples)
     classes = tuple(str(label) for label in range(count)) if all(labelled) else None
-    return TarSource(tuple(samples[place] for place in _mixed(len(samples))), classes, all(long) and classes is None)
+    return TarSource(
+        folder, tuple(samples[place] for place in _mixed(len(samples))), classes, all(long) and classes is None
+    )
 
 
 def _samples(tar: Path) -> list[TarSample]:
@@ -170,11 +211,13 @@ def _samples(tar: Path) -> list[TarSample]:
         with tarfile.open(tar, "r:") as archive:
             for member in archive:
                 # WebDataset: a sample's key ends at the first dot of the file's name.
-                name = Path(member.name).name
-                key = str(Path(member.name).with_name(name.partition(".")[0]))
-                if member.isfile():
-                    found.setdefault(key, {})[name.partition(".")[2].lower()] = (member.offset_data, member.size)
-    except (tarfile.TarError, EOFError) as error:
+                folder, slash, name = member.name.rpartition("/")
+                stem, _, kind = name.partition(".")
+                if not member.isfile() or not stem:
+                    continue
+                place = (member.offset_data, member.size)
+                found.setdefault(f"{folder}{slash}{stem}", {})[kind.lower()] = place
+    except (tarfile.TarError, EOFError, OSError) as error:
         raise ValueError(f"{tar} is no tar that can be read to its end: {error}") from error
     return [_sample(tar, key, members) for key, members in found.items()]
 
@@ -196,8 +239,8 @@ def _sample(tar: Path, key: str, members: dict[str, tuple[int, int]]) -> TarSamp
     label = None
     if CLASS in members:
         text = _read(tar, *members[CLASS]).strip()
-        if not text.isdigit():
-            raise ValueError(f"{tar}, key {key}: class {text[:20]!r} is no number")
+        if not text.isdigit() or int(text) >= MOST_CLASSES:
+            raise ValueError(f"{tar}, key {key}: class {text[:20]!r} is no number below {MOST_CLASSES:,}")
         label = int(text)
     return TarSample(tar=tar, key=key, picture=pictures[0], members=members, label=label)
 
@@ -216,7 +259,7 @@ def load_image(source: Source, place: int, resolution: int) -> Tensor:
     try:
         with Image.open(io.BytesIO(source.data(place))) as picture:
             image = picture.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+    except PICTURE_ERRORS as error:
         raise ValueError(f"{source.names[place]} is no picture that can be read: {error}") from error
     # Halved first, which keeps what a bicubic filter would alias (as ADM prepares ImageNet).
     while min(image.size) >= 2 * resolution:

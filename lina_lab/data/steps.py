@@ -1,6 +1,7 @@
 """What the data modules share: a training stream that depends on the seed and the step alone."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import lightning as L
@@ -14,7 +15,7 @@ from lina_lab.data.text import TextEncoder, load_text_encoder
 
 Batch = tuple[Tensor, dict[str, Any]]
 """Latents float32 [B, C, H, W], and what the model is told of them: `label` int64 [B]; or `captions`, a list of B; or
-`text` float32 [B, l, d] with `present` bool [B, l]; or nothing."""
+`text` [B, l, d] with `present` bool [B, l]; or nothing."""
 
 
 class HeldOut(Protocol):
@@ -71,10 +72,43 @@ class StepDataModule(L.LightningDataModule):
         name = config.data.encoder
         self.encoder: TextEncoder | None = None if name is None else load_text_encoder(name, config.model.text_dim)
 
+    @cached_property
+    def encoder_sha256(self) -> str | None:
+        """What tells the text encoder from others; None: there is none."""
+        return None if self.encoder is None else self.encoder.sha256()
+
+    @property
+    def damaged(self) -> dict[int, str]:
+        """Training images that were passed over: place -> what is wrong."""
+        return {}
+
     @property
     def problems(self) -> list[str]:
         """What was wrong with the data and did not end the trial."""
-        return []
+        return [f"passed over: {sentence}" for sentence in dict.fromkeys(self.damaged.values())]
+
+    def gather_damaged(self) -> int:
+        """How many images all ranks together passed over; from then on each rank knows them all."""
+        if self.trainer is not None and self.trainer.world_size > 1:
+            found: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(found, self.damaged)
+            for each in found:
+                self.damaged.update(each)
+        return len(self.damaged)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints: whose states were learned from, and what was passed over."""
+        return {"encoder_sha256": self.encoder_sha256, "damaged": dict(self.damaged)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: it was trained with another text encoder of the same name.
+        """
+        if state_dict["encoder_sha256"] != self.encoder_sha256:
+            raise ValueError(f"data.encoder={self.config.data.encoder} is not the encoder that the checkpoint is of")
+        self.damaged.update(state_dict["damaged"])
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """This rank's micro-batches of the current epoch, from the first optimizer step that is still to be taken."""
@@ -112,7 +146,7 @@ class StepDataModule(L.LightningDataModule):
                 assert self.encoder is not None
                 text, present = self.encoder.encode(given["captions"], self.config.model.text_length, device)
                 return {"text": text, "present": present}
-            return {name: given[name].to(device) for name in ("text", "present")}
+            return {"text": given["text"].to(device).float(), "present": given["present"].to(device)}
         return {} if self.config.model.num_classes is None else {"label": given["label"].to(device)}
 
     def examples(self, places: Sequence[int], device: torch.device) -> dict[str, Tensor]:

@@ -17,8 +17,10 @@ from lina_lab.seeds import derive
 
 WORDS = "words"
 NOT_INSTALLED = "a text encoder needs transformers: pip install 'lina_lab[text]'"
-PERIOD = 1000.0
-"""Longest wave of the words' position code, in words."""
+SCALE = 1000.0
+"""Of the words' position code: its longest wave is 2 pi as many words long."""
+STATES_KEPT = 10_000
+"""Words, each at a place, whose states `words` keeps."""
 
 
 class TextEncoder(Protocol):
@@ -35,6 +37,9 @@ class TextEncoder(Protocol):
         """States float32 [B, L, D], zero where there is none, and which are there, bool [B, L]; L is `length`.
 
         A longer caption is cut off; an empty one may have no state at all.
+
+        Raises:
+            ValueError: the encoder does not take so many positions.
         """
         ...
 
@@ -49,7 +54,7 @@ class WordEncoder:
 
     def __init__(self, dim: int) -> None:
         self.dim = dim
-        self._state = lru_cache(maxsize=100_000)(self._make_state)
+        self._state = lru_cache(maxsize=STATES_KEPT)(self._make_state)
 
     def sha256(self) -> str:
         """None of weights: the vectors follow from the words."""
@@ -64,13 +69,13 @@ class WordEncoder:
 
     def _make_state(self, word: str, place: int) -> Tensor:
         vector = torch.randn(self.dim, generator=Generator().manual_seed(derive("word", word)))
-        waves = torch.arange((self.dim + 1) // 2) * (-math.log(PERIOD) / ((self.dim + 1) // 2))
+        waves = torch.arange((self.dim + 1) // 2) * (-math.log(SCALE) / ((self.dim + 1) // 2))
         angles = place * waves.exp()
         return vector + torch.cat([angles.sin(), angles.cos()])[: self.dim]
 
 
 class PretrainedEncoder:
-    """A text encoder of transformers, frozen: its last layer's states.
+    """A text encoder of transformers, frozen, in float32: its last layer's states.
 
     Of an encoder and decoder (T5) it is the encoder, of a model of images and texts (CLIP) the text's part.
     """
@@ -78,19 +83,28 @@ class PretrainedEncoder:
     def __init__(self, network: Any, tokenizer: Any, name: str) -> None:
         self.network, self.tokenizer, self.name = network, tokenizer, name
         self.dim = int(network.config.hidden_size)
+        self.positions = _positions(network)
+        """Most tokens that it takes; None: any number."""
 
     def sha256(self) -> str:
         return weights_sha256(self.network)
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str], length: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        if self.positions is not None and length > self.positions:
+            raise ValueError(f"the text encoder {self.name} takes {self.positions} tokens, and {length} are asked for")
         # All batches of one shape: what a caption becomes is not to depend on those beside it.
         tokens = self.tokenizer(
-            list(captions), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+            list(captions),
+            padding="max_length",
+            truncation=True,
+            max_length=length,
+            return_attention_mask=True,
+            return_tensors="pt",
         ).to(device)
         present = tokens["attention_mask"].bool()
         inputs = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
-        states = self.network.to(device)(**inputs).last_hidden_state.float()
+        states = self.network.to(device)(**inputs).last_hidden_state
         return states.masked_fill(~present.unsqueeze(-1), 0.0), present
 
 
@@ -102,15 +116,15 @@ def load_text_encoder(name: str, dim: int | None = None) -> TextEncoder:
         dim: channels of the states that are wanted; None: as many as the encoder has, which `words` does not say.
 
     Raises:
-        ValueError: it is not there, has other channels, or transformers is not installed.
+        ValueError: it is not there, is not whole, has other channels, or transformers is not installed.
     """
     if name == WORDS:
         if dim is None:
-            raise ValueError("encoder=words has as many channels as one asks for: say how many")
+            raise ValueError("the text encoder words has as many channels as one asks for: say how many")
         return WordEncoder(dim)
     encoder = _pretrained(name)
     if dim is not None and encoder.dim != dim:
-        raise ValueError(f"the text encoder {name} has states of {encoder.dim} channels, and model.text_dim={dim}")
+        raise ValueError(f"the text encoder {name} has states of {encoder.dim} channels, and {dim} are asked for")
     return encoder
 
 
@@ -119,19 +133,46 @@ def _pretrained(name: str) -> PretrainedEncoder:
         import transformers
     except ImportError as error:
         raise ValueError(NOT_INSTALLED) from error
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        config = transformers.AutoConfig.from_pretrained(name)
-        config = getattr(config, "text_config", None) or config
-        known = type(config) in transformers.AutoModelForTextEncoding._model_mapping
-        kind: Any = transformers.AutoModelForTextEncoding if known else transformers.AutoModel
-        network = kind.from_pretrained(name, config=config, use_safetensors=True)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
+        return _load(transformers, name)
+    except Exception as error:
+        # What a damaged folder raises is of a dozen kinds, some of them of libraries beneath transformers.
         raise ValueError(f"{name} is no text encoder that can be loaded: {first_line(error)}") from error
-    if config.is_encoder_decoder and not known:
+
+
+def _load(transformers: Any, name: str) -> PretrainedEncoder:
+    transformers.utils.logging.disable_progress_bar()
+    config = transformers.AutoConfig.from_pretrained(name)
+    config = getattr(config, "text_config", None) or config
+    known = type(config) in transformers.AutoModelForTextEncoding._model_mapping
+    pair = bool(getattr(config, "is_encoder_decoder", False))
+    if known:
+        config.is_encoder_decoder = False
+    network, report = (transformers.AutoModelForTextEncoding if known else transformers.AutoModel).from_pretrained(
+        name, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    if getattr(network, "pooler", None) is not None:
+        # It makes one vector of a text, which nobody asks for; published weights often lack it.
+        network.pooler = None
+    lacking = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
+    if lacking or report["mismatched_keys"]:
+        # transformers would draw them at random, anew each time.
+        raise ValueError(f"its file lacks weights of {type(network).__name__}, such as {[*lacking, '?'][0]}")
+    if pair and not known:
         network = network.get_encoder()
-    tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ValueError("its tokenizer has neither a token for padding nor one for the end")
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
     return PretrainedEncoder(network.eval().requires_grad_(False), tokenizer, name)
+
+
+def _positions(network: Any) -> int | None:
+    """Of learned positions; those of RoBERTa begin behind the padding's."""
+    table = getattr(getattr(network, "embeddings", None), "position_embeddings", None)
+    most = getattr(network.config, "max_position_embeddings", None)
+    if isinstance(table, torch.nn.Embedding) and table.padding_idx is not None:
+        most = table.num_embeddings - table.padding_idx - 1
+    return None if most is None else int(most)

@@ -45,7 +45,7 @@ def load_vae(name: str, device: torch.device | str = "cpu") -> Autoencoder:
     """Load an autoencoder; its weights are safetensors.
 
     Args:
-        name: folder, or name on the hub, of a diffusers model.
+        name: folder, or name on the hub, of a diffusers autoencoder, or of a pipeline that has one under `vae`.
         device: to compute on.
 
     Raises:
@@ -56,7 +56,19 @@ def load_vae(name: str, device: torch.device | str = "cpu") -> Autoencoder:
     except ImportError as error:
         raise ValueError(NOT_INSTALLED) from error
     try:
-        model = AutoencoderKL.from_pretrained(name, use_safetensors=True)  # type: ignore[no-untyped-call]
+        model = _load(AutoencoderKL, name)
     except (OSError, ValueError) as error:
         raise ValueError(f"vae={name} is no autoencoder that can be loaded: {first_line(error)}") from error
     return Autoencoder(model=model.eval().requires_grad_(False).to(device), name=name)
+
+
+def _load(kind: Any, name: str) -> Any:
+    try:
+        return kind.from_pretrained(name, use_safetensors=True)
+    except (OSError, ValueError):
+        try:
+            return kind.from_pretrained(name, subfolder="vae", use_safetensors=True)
+        except (OSError, ValueError):
+            pass
+        # What is wrong with the one that was named, not with what might have been in it.
+        raise

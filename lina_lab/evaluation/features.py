@@ -15,6 +15,8 @@ Pixels = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.float32]
 SPATIAL_CHANNELS = 7
 """Of the block mixed_6, for sFID: 17 x 17 x 7 numbers an image."""
+MOST_NUMBERS = 64 * 64 * 3
+"""Of an image that is compared by its pixels."""
 NO_WEIGHTS = (
     "the Inception network's weights are not here: download weights-inception-2015-12-05-6726825d.pth from the "
     "releases of torch-fidelity and give inception=FILE, or take features=pixels"
@@ -40,8 +42,18 @@ FEATURES: Registry[Callable[[str | None, torch.device | str], Extractor]] = Regi
 
 @FEATURES.register("pixels")
 def pixels(weights: str | None, device: torch.device | str) -> Extractor:
-    """The numbers of the image, in -1..1; of a grey one each three times."""
-    return lambda images: Features(pool=(images.flatten(1).float() / 127.5 - 1).numpy())
+    """The numbers of the image, in -1..1; of a grey one each three times. For small images."""
+
+    def extractor(images: Tensor) -> Features:
+        count = images[0].numel()
+        if count > MOST_NUMBERS:
+            raise ValueError(
+                f"features=pixels of {images.shape[-2]} x {images.shape[-1]} pixels are {count:,} numbers, whose "
+                f"covariance would take {8 * count**2 / 2**30:,.0f} GiB: take Inception's features"
+            )
+        return Features(pool=(images.flatten(1).float() / 127.5 - 1).numpy())
+
+    return extractor
 
 
 @FEATURES.register("inception")

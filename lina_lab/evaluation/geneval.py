@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from PIL import Image
 Pixels = npt.NDArray[np.uint8]
 Metadata = dict[str, Any]
 METADATA, SAMPLES = "metadata.jsonl", "samples"
+LAYOUT = "geneval"
+"""Folder of such images beside `lina_lab.sample`'s."""
 
 
 def read_prompts(path: Path) -> list[Metadata]:
@@ -27,14 +29,15 @@ def read_prompts(path: Path) -> list[Metadata]:
         ValueError: there is no such file, no prompt in it, or a line that is none.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"prompts={path} cannot be read: {error}") from error
-    if not lines:
+    numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not numbered:
         raise ValueError(f"prompts={path} holds no prompts")
     if path.suffix not in (".jsonl", ".json"):
-        return [{"prompt": line} for line in lines]
-    return [_prompt(path, number, line) for number, line in enumerate(lines, start=1)]
+        return [{"prompt": line} for _, line in numbered]
+    return [_prompt(path, number, line) for number, line in numbered]
 
 
 def _prompt(path: Path, number: int, line: str) -> Metadata:
@@ -47,14 +50,19 @@ def _prompt(path: Path, number: int, line: str) -> Metadata:
     return found
 
 
-def write_layout(folder: Path, images: Pixels, prompts: list[Metadata]) -> None:
-    """Write images, uint8 [n, H, W, 3], that are of the prompts in turn."""
+def write_layout(folder: Path, images: Iterable[Pixels], prompts: list[Metadata]) -> None:
+    """Write images that are of the prompts in turn, in portions of uint8 [n, H, W, 3]; those that are there stay."""
     for number, metadata in enumerate(prompts):
         own = folder / f"{number:05d}"
         (own / SAMPLES).mkdir(parents=True, exist_ok=True)
         (own / METADATA).write_text(json.dumps(metadata) + "\n")
-        for turn, image in enumerate(images[number :: len(prompts)]):
-            Image.fromarray(image).save(own / SAMPLES / f"{turn:04d}.png")
+    for place, image in enumerate(image for portion in images for image in portion):
+        turn, number = divmod(place, len(prompts))
+        path = folder / f"{number:05d}" / SAMPLES / f"{turn:04d}.png"
+        if not path.exists():
+            draft = path.with_suffix(".draft")
+            Image.fromarray(image).save(draft, format="png")
+            draft.replace(path)
 
 
 def read_layout(folder: Path) -> Iterator[tuple[Path, Path]]:

@@ -3,6 +3,7 @@
 import io
 import math
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -11,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from lina_lab.data.sources import PICTURES, pictures_in
+from lina_lab.data.sources import PICTURE_ERRORS, PICTURES, files_of, pictures_in
 from lina_lab.evaluation.moments import Gaussian
 
 Pixels = npt.NDArray[np.uint8]
@@ -41,7 +42,14 @@ def read_images(path: Path, portion: int = PORTION) -> Iterator[Pixels]:
     Raises:
         ValueError: nothing that holds images, or a damaged file.
     """
-    return _from_folder(path, portion) if path.is_dir() else _from_npz(path, portion)
+    return _from_folder(path, portion) if path.is_dir() else _whole(path, _from_npz(path, portion))
+
+
+def _whole(path: Path, portions: Iterator[Pixels]) -> Iterator[Pixels]:
+    try:
+        yield from portions
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def read_statistics(path: Path) -> Statistics | None:
@@ -54,7 +62,7 @@ def read_statistics(path: Path) -> Statistics | None:
         return None
     with np.load(path, allow_pickle=False) as arrays:
         pool = _gaussian(path, arrays["mu"], arrays["sigma"])
-        spatial = _gaussian(path, arrays["mu_s"], arrays["sigma_s"]) if "mu_s" in arrays else None
+        spatial = _gaussian(path, arrays["mu_s"], arrays["sigma_s"]) if {"mu_s", "sigma_s"} <= {*arrays} else None
     return Statistics(pool=pool, spatial=spatial)
 
 
@@ -95,11 +103,10 @@ def _from_npz(path: Path, portion: int) -> Iterator[Pixels]:
 
 
 def _from_folder(path: Path, portion: int) -> Iterator[Pixels]:
-    tars = sorted(path.rglob("*.tar"))
+    tars, files = files_of(path)
     if tars:
         yield from _stacked(path, (_picture(*each) for tar in tars for each in pictures_in(tar)), portion)
         return
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
     if not files:
         raise ValueError(f"{path} holds no pictures ({', '.join(PICTURES)}), and no shards (.tar)")
     yield from _stacked(path, (_picture(str(file), file.read_bytes()) for file in files), portion)
@@ -117,5 +124,5 @@ def _picture(name: str, data: bytes) -> Pixels:
     try:
         with Image.open(io.BytesIO(data)) as picture:
             return np.asarray(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
+    except PICTURE_ERRORS as error:
         raise ValueError(f"{name} is no picture that can be read: {error}") from error

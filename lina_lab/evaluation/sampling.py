@@ -6,7 +6,7 @@ same whoever draws it; a portion is on disk whole or not at all. The last rank t
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 
 from lina_lab.files import write_atomically
 from lina_lab.model import LINA
+from lina_lab.model.masking import step_schedule
 from lina_lab.seeds import derive
 
 Pixels = npt.NDArray[np.uint8]
@@ -47,6 +48,7 @@ class Recipe:
     """Captions in turn, of a model of texts."""
     encoder: str | None = None
     """What turns them into states."""
+    encoder_sha256: str | None = None
 
 
 Condition = dict[str, Tensor]
@@ -96,7 +98,10 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
         write_atomically(path, json.dumps(mine, indent=1) + "\n")
         return
     theirs = json.loads(path.read_text())
-    other = [f"{name}={theirs.get(name)} there" for name in mine if theirs.get(name) != mine[name]]
+    # A field that an earlier version did not know had its default.
+    usual = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
+    there = {name: theirs.get(name, json.loads(json.dumps(usual.get(name)))) for name in mine}
+    other = [f"{name}={there[name]} there" for name in mine if there[name] != mine[name]]
     if other:
         raise ValueError(f"{folder} holds images of another recipe ({', '.join(other)}): choose another out=FOLDER")
 
@@ -127,6 +132,7 @@ def sample(
     Returns:
         Whether the whole set is there now: the other ranks may still be drawing.
     """
+    _check(model, decode, recipe)
     parts = folder / PARTS
     parts.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
@@ -148,6 +154,16 @@ def sample(
         if not (folder / SAMPLES_FILE).exists() and all(file.exists() for file in files):
             _put_together(folder, recipe, files)
         return (folder / SAMPLES_FILE).exists()
+
+
+def _check(model: LINA, decode: Callable[[Tensor], Pixels], recipe: Recipe) -> None:
+    """Raise what drawing would raise, before the folder is one of this recipe."""
+    config = model.config
+    step_schedule(config.num_tokens, recipe.steps)
+    if (recipe.guidance, recipe.min_guidance) != (1.0, 1.0) and not config.conditional:
+        raise ValueError("guidance needs a model with a condition: this one has neither classes nor texts")
+    blank = torch.zeros(1, config.latent_channels, *config.latent_size, device=next(model.parameters()).device)
+    decode(blank)
 
 
 def _write(path: Path, pixels: Pixels) -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,8 @@ from scipy import ndimage
 from lina_lab.config import CHECKS
 from lina_lab.data.shapes import BACKGROUND, COLORS, RELATIONS, SHAPES, TASKS, Metadata, Pixels
 from lina_lab.dotlist import one_line, parse
-from lina_lab.evaluation.geneval import read_layout
+from lina_lab.evaluation.geneval import LAYOUT, read_layout
+from lina_lab.evaluation.sampling import SAMPLES_FILE
 from lina_lab.files import write_atomically
 
 SMALLEST = 0.004
@@ -193,6 +195,8 @@ def check(config: ShapesCheckConfig) -> tuple[int, int]:
         ValueError: no pictures, or one without what it is to hold.
     """
     folder = Path(config.images)
+    if (folder / SAMPLES_FILE).exists():
+        raise ValueError(f"images={folder} is a folder of lina_lab.sample: give {folder / LAYOUT}, of its prompts")
     pairs = [(file, file.with_suffix(".json")) for file in sorted(folder.glob("*.png"))] or list(read_layout(folder))
     if not pairs:
         raise ValueError(f"images={folder} holds no pictures (.png), alone or in GenEval's layout")
@@ -214,9 +218,34 @@ def _read_metadata(file: Path) -> Metadata:
         raise ValueError(f"{file} is not there: it says what the picture is to hold") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{file} is damaged: {error}") from error
-    if found.get("tag") not in TASKS or not all(entry.get("class") in SHAPES for entry in found.get("include", [{}])):
-        raise ValueError(f"{file}: it needs a tag of {', '.join(TASKS)}, and classes of {', '.join(SHAPES)}")
+    _check(file, found)
     return found
+
+
+def _check(file: Path, found: Any) -> None:
+    """Hold what a picture is to have against what there is.
+
+    Raises:
+        ValueError: a field is missing, or holds what this set does not have.
+    """
+
+    def need(right: bool, what: str) -> None:
+        if not right:
+            raise ValueError(f"{file}: it needs {what}")
+
+    need(isinstance(found, dict) and found.get("tag") in TASKS, f"a tag of {', '.join(TASKS)}")
+    need(isinstance(found.get("prompt"), str), "a prompt")
+    entries = found.get("include")
+    need(isinstance(entries, list) and bool(entries) and all(isinstance(e, dict) for e in entries), "a list include")
+    for place, entry in enumerate(entries):
+        need(entry.get("class") in SHAPES, f"classes of {', '.join(SHAPES)}")
+        need(type(entry.get("count")) is int and entry["count"] > 0, "a count of each class")
+        need(entry.get("color") in (None, *COLORS), f"colors of {', '.join(COLORS)}")
+        if "position" in entry:
+            position = entry["position"]
+            right = isinstance(position, list) and len(position) == 2 and position[0] in RELATIONS
+            need(right, f"a position of {', '.join(RELATIONS)} and the place of another entry")
+            need(type(position[1]) is int and 0 <= position[1] < place, "a position with the place of an entry before")
 
 
 def main(arguments: Sequence[str]) -> int:

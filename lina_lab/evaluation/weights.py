@@ -29,6 +29,7 @@ class Trained:
     """ema or raw; "as saved" for a model's folder, which has one kind."""
     encoder: str | None = None
     """The text encoder that it was trained with, where captions came without states."""
+    encoder_sha256: str | None = None
 
 
 def load_trained(path: Path, which: Which = "ema") -> Trained:
@@ -57,5 +58,11 @@ def load_trained(path: Path, which: Which = "ema") -> Trained:
         model.load_state_dict(state)
     except Exception as error:
         raise ValueError(f"{path} is not a whole checkpoint of a trial: {first_line(error)}") from error
-    encoder = saved["hyper_parameters"]["data"].get("encoder")
-    return Trained(model=model.eval(), sha256=sha256(path), weights=which, encoder=encoder)
+    data: dict[str, Any] = next((part for name, part in saved.items() if name.endswith("DataModule")), {})
+    return Trained(
+        model=model.eval(),
+        sha256=sha256(path),
+        weights=which,
+        encoder=saved["hyper_parameters"]["data"].get("encoder"),
+        encoder_sha256=data.get("encoder_sha256"),
+    )

@@ -133,17 +133,22 @@ def _with_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
     return changed
 
 
-MEASURED_BY = {"fid_pixels": "quality_images", "fid": "quality_images", "captions": "caption_images"}
-"""Metric of generated images -> field of `sampling` that has them generated."""
+MEASURED_BY: dict[str, dict[str, Any]] = {
+    "fid_pixels": {"quality_features": "pixels", "quality_images": None},
+    "fid_inception": {"quality_features": "inception", "quality_images": None},
+    "captions": {"caption_images": None},
+}
+"""Metric of generated images -> fields of `sampling` that have it measured; None: any number but 0."""
 
 
 def _check_measured(study: StudyConfig, config: TrialConfig) -> None:
     for objective in study.objectives:
-        field = MEASURED_BY.get(objective.metric.removeprefix(EVALUATION))
-        if field is not None and not getattr(config.sampling, field):
-            raise ValueError(
-                f"study.objectives names {objective.metric}, and sampling.{field}=0 generates no images for it"
-            )
+        for field, needed in MEASURED_BY.get(objective.metric.removeprefix(EVALUATION), {}).items():
+            given = getattr(config.sampling, field)
+            if given != needed if needed else not given:
+                raise ValueError(
+                    f"study.objectives names {objective.metric}, which sampling.{field}={given} does not measure"
+                )
 
 
 def _shared(study: StudyConfig, base: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from lina_lab.model import LINA
 from lina_lab.runstore import EVALUATION
 from lina_lab.seeds import derive
 from lina_lab.training.callbacks import ExponentialAverage
-from lina_lab.training.evaluation import Evaluation
+from lina_lab.training.evaluation import Crew, Evaluation
 
 METRIC = f"{EVALUATION}captions"
 SHUFFLED = f"{EVALUATION}captions_shuffled"
@@ -26,7 +26,7 @@ PORTION = 100
 
 
 class CaptionCheck(Evaluation):
-    """Generates an image for each of the held-out captions, with guidance, and looks whether it is what is asked for.
+    """Generates an image for each of the first held-out captions, with guidance, and looks whether it is right.
 
     `eval/captions` is the mean of the six kinds' shares of right images; `eval/captions_shuffled` is that of the same
     images held against captions of others, which is what a model has that ignores its text. The last verdicts stand in
@@ -42,13 +42,16 @@ class CaptionCheck(Evaluation):
         super().__init__(config, average)
         self.folder = folder
 
-    def measure(self, model: LINA, data: StepDataModule) -> dict[str, float]:
+    def measure(self, model: LINA, data: StepDataModule, crew: Crew) -> dict[str, float]:
         asked = [scene(HELD_OUT, place).metadata for place in range(self.config.sampling.caption_images)]
-        portions = [range(i, min(i + PORTION, len(asked))) for i in range(0, len(asked), PORTION)]
+        mine = crew.mine(len(asked))
+        portions = [mine[i : i + PORTION] for i in range(0, len(mine), PORTION)]
         pixels = [image for part in portions for image in self._drawn(model, data, part, asked)]
-        right = judged(pixels, asked)
-        others = shuffled(asked)
-        chance = judged(pixels, others)
+        names = [f"{place:05d}" for place in mine]
+        right, chance = (
+            crew.together(judged(pixels, [wanted[place] for place in mine], names))
+            for wanted in (asked, shuffled(asked))
+        )
         if data.trainer is None or data.trainer.is_global_zero:
             write_results(self.folder / CAPTIONS_FILE, right)
             write_results(self.folder / SHUFFLED_FILE, chance)

@@ -70,9 +70,8 @@ class LinaModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         if self.config.data.max_skipped:
-            # Images that could not be read, of all ranks together.
-            skipped = float(len(self.trainer.datamodule.problems))  # type: ignore[attr-defined]
-            self.log("data/skipped", skipped, reduce_fx="sum", sync_dist=True)
+            skipped = self.trainer.datamodule.gather_damaged()  # type: ignore[attr-defined]
+            self.log_over_images({"data/skipped": float(skipped)}, self.images_seen)
         self.log_over_images({}, self.images_seen)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

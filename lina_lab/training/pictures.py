@@ -13,8 +13,9 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image, ImageDraw, ImageFont
 from torch import Generator, Tensor
 
-from lina_lab.config import SamplingConfig
+from lina_lab.config import TrialConfig
 from lina_lab.data.steps import StepDataModule
+from lina_lab.evaluation.decoding import decoder_of
 from lina_lab.model import LINA
 from lina_lab.seeds import derive
 from lina_lab.training.callbacks import ExponentialAverage
@@ -35,8 +36,8 @@ class SampleGrid(Callback):
     A row for each class, or for each of the first held-out captions.
     """
 
-    def __init__(self, config: SamplingConfig, path: Path, average: ExponentialAverage) -> None:
-        self.config, self.path, self.average = config, path, average
+    def __init__(self, config: TrialConfig, path: Path, average: ExponentialAverage) -> None:
+        self.config, self.data, self.path, self.average = config.sampling, config.data, path, average
         self.problem: str | None = None
         """Why there is no picture: that is reported, and never ends a trial that trained well."""
 
@@ -46,11 +47,19 @@ class SampleGrid(Callback):
         try:
             module: Any = self.average.averaged()
             data = trainer.datamodule  # type: ignore[attr-defined]
-            latents = self._draw(module.model, data)
+            images = self._look(self._draw(module.model, data))
             if trainer.is_global_zero:
-                save_grid(latents, self.config.images_per_class, self.path, self._titles(module.model, data))
+                save_grid(images, self.config.images_per_class, self.path, self._titles(module.model, data))
         except Exception as error:
             self.problem = f"no picture of samples: {type(error).__name__}: {error}"
+
+    def _look(self, latents: Tensor) -> Tensor:
+        """Latents as they are, or decoded."""
+        if self.config.vae is None:
+            return latents
+        assert self.data.path is not None
+        pixels = decoder_of(self.config.vae, Path(self.data.path), latents.device)(latents)
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
 
     def _titles(self, model: LINA, data: StepDataModule) -> list[str]:
         """Of the rows: captions, where there are some."""

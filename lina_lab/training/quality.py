@@ -17,9 +17,9 @@ from lina_lab.evaluation.sampling import Condition, Pixels, Recipe, condition_of
 from lina_lab.model import LINA
 from lina_lab.runstore import EVALUATION
 from lina_lab.training.callbacks import ExponentialAverage
-from lina_lab.training.evaluation import Evaluation
+from lina_lab.training.evaluation import Crew, Evaluation
 
-METRICS = {"pixels": f"{EVALUATION}fid_pixels", "inception": f"{EVALUATION}fid"}
+METRICS = {"pixels": f"{EVALUATION}fid_pixels", "inception": f"{EVALUATION}fid_inception"}
 """By `sampling.quality_features`."""
 PORTION = 250
 REFERENCE_IMAGES = 10_000
@@ -29,7 +29,7 @@ REFERENCE_IMAGES = 10_000
 class Quality(Evaluation):
     """Generates images without guidance, of the same classes, orders and noise for every trial.
 
-    Ranks share the work, unless the weights are sharded. Autoencoder, network and reference are looked for before
+    Ranks share the work, unless the weights are sharded. Autoencoder, network and reference are looked at before
     training begins.
 
     Args:
@@ -42,6 +42,8 @@ class Quality(Evaluation):
         self._decode: Callable[[Tensor], Pixels] = to_pixels
         self._extract: Extractor
         self._reference: Gaussian | None = None
+        self._width = 0
+        """Numbers of an image's features."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         sampling, device = self.config.sampling, pl_module.device
@@ -49,21 +51,29 @@ class Quality(Evaluation):
             assert self.config.data.path is not None
             self._decode = decoder_of(sampling.vae, Path(self.config.data.path), device)
         self._extract = FEATURES[sampling.quality_features](sampling.inception, device)
+        model = self.config.model
+        blank = self._decode(torch.zeros(1, model.latent_channels, *model.latent_size, device=device))
+        self._width = self._extract(torch.from_numpy(blank).permute(0, 3, 1, 2)).pool.shape[1]
         if sampling.quality_reference is not None:
             self._reference = self._given_reference(Path(sampling.quality_reference))
+            if len(self._reference.mean) != self._width:
+                raise ValueError(
+                    f"sampling.quality_reference={sampling.quality_reference} has features of "
+                    f"{len(self._reference.mean)} numbers, and generated images of {self._width}"
+                )
 
-    def measure(self, model: LINA, data: StepDataModule) -> dict[str, float]:
+    def measure(self, model: LINA, data: StepDataModule, crew: Crew) -> dict[str, float]:
         if self._reference is None:
-            self._reference = self._training_images(data)
-        generated = self._generated(model, data, len(self._reference.mean))
+            self._reference = self._training_images(data, crew)
+        generated = self._generated(model, data, crew)
         return {METRICS[self.config.sampling.quality_features]: frechet_distance(self._reference, generated)}
 
-    def _generated(self, model: LINA, data: StepDataModule, width: int) -> Gaussian:
-        sampling, tokens = self.config.sampling, self.config.model.num_tokens
+    def _generated(self, model: LINA, data: StepDataModule, crew: Crew) -> Gaussian:
+        sampling = self.config.sampling
         recipe = Recipe(
             images=sampling.quality_images,
             classes=tuple(range(self.config.model.num_classes or 0)),
-            steps=min(sampling.steps, tokens),
+            steps=sampling.steps,
             flow_steps=sampling.flow_steps,
             guidance=1.0,
             min_guidance=1.0,
@@ -78,7 +88,7 @@ class Quality(Evaluation):
             condition = self._condition(model, data, recipe, places)
             return self._moments(self._decode(draw(model, recipe, places, condition, "quality")))
 
-        return self.shared(recipe.images, PORTION, moments, width).gaussian
+        return crew.moments(recipe.images, PORTION, moments, self._width).gaussian
 
     def _condition(self, model: LINA, data: StepDataModule, recipe: Recipe, places: range) -> Condition:
         """Classes in turn, or what is said of the held-out images in turn."""
@@ -87,15 +97,17 @@ class Quality(Evaluation):
             return condition_of(recipe, places, device)
         return data.examples([place % len(data.val_set) for place in places], device)
 
-    def _training_images(self, data: StepDataModule) -> Gaussian:
-        places = torch.arange(min(data.images, REFERENCE_IMAGES)).split(PORTION)  # type: ignore[no-untyped-call]
-        return merged(self._moments(self._decode(data.train_set[part][0])) for part in places).gaussian
+    def _training_images(self, data: StepDataModule, crew: Crew) -> Gaussian:
+        def moments(places: range) -> Moments:
+            return self._moments(self._decode(data.train_set[torch.tensor(places)][0]))
+
+        return crew.moments(min(data.images, REFERENCE_IMAGES), PORTION, moments, self._width).gaussian
 
     def _given_reference(self, path: Path) -> Gaussian:
         stored = read_statistics(path)
         if stored is not None and self.config.sampling.quality_features == "inception":
             return stored.pool
-        if not has_images(path):
+        if stored is not None and not has_images(path):
             raise ValueError(
                 f"{path} holds statistics of Inception's features, and quality_features=pixels needs images"
             )

@@ -55,6 +55,7 @@ class Handshake(Callback):
             **code_versions(),
             "configuration": self.config.identity(),
             "checkpoint": "none" if self.checkpoint is None else self.checkpoint.name,
+            "text encoder": str(trainer.datamodule.encoder_sha256),  # type: ignore[attr-defined]
         }
         views: list[Any] = [None] * trainer.world_size
         torch.distributed.all_gather_object(views, (socket.gethostname(), mine))

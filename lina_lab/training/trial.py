@@ -78,7 +78,7 @@ def run_trial(
     logger = None if tracking is None else MetricStream(*tracking, folder)
     watch, clock, wire, keeper = Stopwatch(), StepClock(), CommunicationClock(), Checkpoints(folder, logger)
     module, average = _module_and_average(config, resources)
-    pictures = SampleGrid(config.sampling, folder / PICTURE_FILE, average)
+    pictures = SampleGrid(config, folder / PICTURE_FILE, average)
 
     def save(trainer: L.Trainer) -> None:
         watch.lap()

@@ -6,7 +6,7 @@ import platform
 from functools import lru_cache
 from pathlib import Path
 
-PACKAGES = ("torch", "lightning", "numpy", "einops", "webdataset")
+PACKAGES = ("torch", "lightning", "numpy", "einops", "webdataset", "pillow", "transformers", "tokenizers", "diffusers")
 
 
 @lru_cache

@@ -1,7 +1,9 @@
 """Shards are made of images as they are found, once each, whoever makes them and however often they are stopped."""
 
 import io
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +47,66 @@ def test_shards_hold_the_moments_of_images_and_mirror_images(made: Path, picture
     assert (manifest.images, len(manifest.shards), manifest.classes) == (IMAGES, 6, ("cat", "dog"))
     assert manifest.latent_shape == (2, 8, 8)
     assert main([f"out={made}", "verify=true"]) == 0
+
+
+def test_a_shard_that_was_taken_away_is_made_again(pictures: Path, vae: Path, made: Path, tmp_path: Path) -> None:
+    """By the same command, and the manifest says what is there then."""
+    out = tmp_path / "out"
+    assert main(command(pictures, vae, out)) == 0
+    (out / "shard-000002.tar").unlink()
+    (out / "shard-000003.tar").write_bytes(b"half")
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps(manifest | {"mean": [9.0, 9.0]}))
+    assert main(command(pictures, vae, out)) == 0
+    assert main([f"out={out}", "verify=true"]) == 0
+    assert read_manifest(out).mean == read_manifest(made).mean
+
+
+def test_a_cache_of_other_captions_is_not_gone_on_with(
+    vae: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second caption that came beside each picture meanwhile. The shards may lie in the folder of the pictures."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(4):
+        Image.new("RGB", (16, 16), (number * 50, 0, 0)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("a picture")
+    for _ in range(2):
+        assert main(command(folder, vae, folder / "shards")) == 0
+    for number in range(4):
+        (folder / f"{number}.long.txt").write_text("a long caption of a picture")
+    capsys.readouterr()
+    assert main(command(folder, vae, folder / "shards")) == 2
+    assert "holds shards of another long_captions" in capsys.readouterr().err
+    shutil.rmtree(folder / "shards")
+    (folder / "0.txt").write_bytes(b"\xff\xfe\xff")
+    assert main(command(folder, vae, tmp_path / "out")) == 2
+    assert "0.txt is no text in UTF-8" in capsys.readouterr().err
+    (folder / "stray.tar").write_bytes(b"")
+    assert main(command(folder, vae, tmp_path / "out")) == 2
+    assert "holds both shards" in capsys.readouterr().err
+
+
+def test_tars_of_the_system_are_read(pictures: Path, vae: Path, tmp_path: Path) -> None:
+    """`tar cf x.tar .` begins with its folder; files whose names begin with a dot are no samples."""
+    inside = tmp_path / "in"
+    inside.mkdir()
+    for number, file in enumerate(sorted(pictures.rglob("*.png"))[:4]):
+        (inside / f"{number}.png").write_bytes(file.read_bytes())
+        (inside / f"{number}.cls").write_text(str(number % 2))
+    (inside / ".DS_Store").write_bytes(b"")
+    (tmp_path / "tars").mkdir()
+    subprocess.run(["tar", "cf", tmp_path / "tars/x.tar", "-C", inside, "."], check=True)
+    assert main(command(tmp_path / "tars", vae, tmp_path / "out")) == 0
+    assert read_manifest(tmp_path / "out").images == 4
+
+
+def test_the_autoencoder_of_a_pipeline_is_found(vae: Path, tmp_path: Path) -> None:
+    """In its folder `vae`, as pipelines of diffusers have it."""
+    (tmp_path / "vae").symlink_to(vae)
+    assert load_vae(str(tmp_path)).sha256() == load_vae(str(vae)).sha256()
+    with pytest.raises(ValueError, match="is no autoencoder that can be loaded"):
+        load_vae(str(tmp_path / "nowhere"))
 
 
 @pytest.mark.system
@@ -160,7 +222,7 @@ def test_shards_of_pictures_that_are_not_whole_are_refused(
     assert "in.tar, key k0: it has neither cls nor txt" in complaint({"png": png})
     assert "in.tar, key k1: it has no cls, and others have" in complaint({"png": png, "cls": 1}, {"png": png})
     assert "in.tar, key k0: it has 0 pictures" in complaint({"cls": 1})
-    assert "in.tar, key k0: class b'cat' is no number" in complaint({"png": png, "cls": b"cat"})
+    assert "in.tar, key k0: class b'cat' is no number below" in complaint({"png": png, "cls": b"cat"})
     said = complaint({"png": png, "txt": "a", "long.txt": "b"}, {"png": png, "txt": "a"})
     assert "in.tar, key k1: it has no long.txt, and others have" in said
     assert "in.tar/k0 is no picture that can be read" in complaint({"png": b"no picture", "txt": "a"})

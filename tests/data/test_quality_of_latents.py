@@ -1,15 +1,21 @@
 """Images of a model of latents are decoded, and judged by what one gives to judge them by, at stated budgets."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lina_lab.config import TrialConfig
+from lina_lab.data.shard_format import read_manifest
+from lina_lab.data.vae import load_vae
+from lina_lab.evaluation.decoding import decoder_of
 from lina_lab.evaluation.images import read_images
 from lina_lab.evaluation.moments import moments_of
+from lina_lab.evaluation.sampling import to_pixels
 from lina_lab.training.quality import METRICS
 from lina_lab.training.trial import run_trial
 from tests.data.shard_tools import Tiny, trial
@@ -54,6 +60,21 @@ def test_latents_are_decoded_and_held_against_a_reference(tiny: Tiny, made: Path
     assert 0 < distances["training"] < distances["folder"]
 
 
+def test_latents_are_scaled_back_before_they_are_decoded(made: Path, vae: Path, tmp_path: Path) -> None:
+    manifest, autoencoder = read_manifest(made), load_vae(str(vae))
+    latents = torch.randn(40, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(v).reshape(-1, 1, 1) for v in (manifest.mean, manifest.std))
+    expected = to_pixels(autoencoder.decode(latents * std + mean))
+    assert np.abs(decoder_of(str(vae), made, "cpu")(latents).astype(int) - expected).max() <= 1
+    (tmp_path / "manifest.json").write_text(
+        json.dumps(
+            json.loads((made / "manifest.json").read_text()) | {"vae_sha256": "other", "shards": [], "images": 0}
+        )
+    )
+    with pytest.raises(ValueError, match="is not the autoencoder that made"):
+        decoder_of(str(vae), tmp_path, "cpu")
+
+
 def test_what_cannot_be_judged_is_said_before_training(
     tiny: Tiny, made: Path, vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,11 +88,13 @@ def test_what_cannot_be_judged_is_said_before_training(
         tiny(sampling={"vae": "somewhere"})
     stored = moments_of(np.random.default_rng(0).normal(size=(30, 768))).gaussian
     np.savez(tmp_path / "stored.npz", mu=stored.mean, sigma=stored.covariance)
+    np.savez(tmp_path / "wide.npz", arr_0=np.zeros((3, 32, 32, 3), np.uint8))
     for number, (sampling, said) in enumerate(
         [
             ({"quality_reference": str(tmp_path / "stored.npz")}, "quality_features=pixels needs images"),
             ({"quality_reference": str(tmp_path / "nowhere.npz")}, "there is no such file"),
             ({"quality_features": "inception"}, "the Inception network's weights are not here"),
+            ({"quality_reference": str(tmp_path / "wide.npz")}, "of 3072 numbers, and generated images of 768"),
         ]
     ):
         with pytest.raises(ValueError, match=said):

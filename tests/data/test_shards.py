@@ -2,6 +2,7 @@
 
 import json
 import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,10 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     ),
     "a missing field": (only(FIRST, "cls", None), f"key {FIRST}: it has moments.npy, and needs"),
     "a wrong class": (only(FIRST, "cls", b"7"), "class b'7' is not one of 2"),
+    "a damaged header": (
+        only(FIRST, "moments.npy", b"\x93NUMPY\x01\x00\x76\x00{'descr': (" + b" " * 200),
+        "no array that",
+    ),
     "no array": (only(FIRST, "moments.npy", b"nothing"), "no array that can be read"),
 }
 
@@ -169,6 +174,53 @@ def test_a_damaged_shard_is_named(shards: Path, capsys: pytest.CaptureFixture[st
     (shards / "manifest.json").unlink()
     with pytest.raises(ShardError, match=r"is not there: make shards with python -m lina_lab\.data\.cache"):
         read_manifest(shards)
+
+
+def test_a_manifest_of_the_first_format_is_read(shards: Path) -> None:
+    path = shards / "manifest.json"
+    found = json.loads(path.read_text())
+    old = {name: value for name, value in found.items() if name not in ("text", "long_captions")} | {"format": 1}
+    path.write_text(json.dumps(old))
+    assert read_manifest(shards).classes == ("cat", "dog")
+    path.write_text(json.dumps(found | {"std": [1.0]}))
+    with pytest.raises(ShardError, match="mean and std are not of the 2 channels"):
+        read_manifest(shards)
+
+
+def test_a_whole_damaged_shard_is_replaced_by_many_images(shards: Path) -> None:
+    """Each of its images counts, and no image stands for all of them."""
+    path = shards / "shard-000001.tar"
+    path.write_bytes(b"\0" * path.stat().st_size)
+    data = images_of(shards, first=0, images=IMAGES, seed=None, skip=0.5)
+    latents, _ = data[torch.arange(IMAGES)]
+    assert set(data.damaged) == set(range(8, 16))
+    replaced = {tuple(image.flatten().tolist()) for image in latents[8:16]}
+    assert len(replaced) > 4
+
+
+def test_no_batch_stays_in_memory_for_a_damaged_shard(shards: Path) -> None:
+    path = shards / "shard-000001.tar"
+    path.write_bytes(b"\0" * path.stat().st_size)
+    data, alive = images_of(shards, first=0, images=IMAGES, skip=0.5), []
+    for _ in range(3):
+        latents, _ = data[torch.arange(IMAGES)]
+        alive.append(weakref.ref(latents))
+        del latents
+    assert [ref() for ref in alive] == [None] * 3
+    assert data.reader.at(0).number == 0
+    found = data.reader._indices[1]
+    assert isinstance(found, str)
+
+
+def test_what_was_passed_over_is_known_after_an_interruption(tiny: Tiny, shards: Path, tmp_path: Path) -> None:
+    rewrite(shards / "shard-000001.tar", only(FIRST, "moments.npy", b"nothing"))
+    config = trial(tiny, shards, max_skipped=0.1)
+    module = DATA["shards"](config)
+    module.damaged[3] = "shard-000000.tar, key 3: gone"
+    resumed = DATA["shards"](config)
+    resumed.load_state_dict(module.state_dict())
+    assert resumed.problems == ["passed over: shard-000000.tar, key 3: gone"]
+    assert resumed.gather_damaged() == 1
 
 
 def test_no_file_is_left_open(made: Path) -> None:

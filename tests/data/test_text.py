@@ -102,10 +102,40 @@ def test_encoders_are_told_apart_and_wrong_ones_refused(networks: dict[str, Path
     assert not any(p.requires_grad for p in load_encoder(networks["bert"]).network.parameters())
     with pytest.raises(ValueError, match="is no text encoder that can be loaded"):
         load_text_encoder(str(tmp_path))
-    with pytest.raises(ValueError, match=r"has states of 16 channels, and model\.text_dim=8"):
+    with pytest.raises(ValueError, match=r"has states of 16 channels, and 8 are asked for"):
         load_text_encoder(str(networks["t5"]), 8)
-    with pytest.raises(ValueError, match="encoder=words has as many channels as one asks for"):
+    with pytest.raises(ValueError, match="words has as many channels as one asks for"):
         load_text_encoder("words")
+
+
+def test_weights_that_are_not_there_are_not_drawn_at_random(networks: dict[str, Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for file in networks["bert"].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    pooler = {name: value for name, value in weights.items() if "pooler" not in name}
+    save_file(pooler, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert load_text_encoder(str(tmp_path)).sha256() == load_text_encoder(str(networks["bert"])).sha256()
+    some = {name: value for name, value in pooler.items() if "layer.1.output.dense" not in name}
+    save_file(some, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="its file lacks weights of BertModel"):
+        load_text_encoder(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes((networks["bert"] / "model.safetensors").read_bytes()[:500])
+    with pytest.raises(ValueError, match="is no text encoder that can be loaded"):
+        load_text_encoder(str(tmp_path))
+
+
+def test_half_precision_is_widened_and_too_many_tokens_are_refused(networks: dict[str, Path], tmp_path: Path) -> None:
+    import transformers
+
+    network = transformers.AutoModel.from_pretrained(networks["bert"]).to(torch.bfloat16)
+    for file in networks["bert"].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    network.save_pretrained(tmp_path)
+    assert {p.dtype for p in load_encoder(tmp_path).network.parameters()} == {torch.float32}
+    with pytest.raises(ValueError, match="takes 16 tokens, and 17 are asked for"):
+        load_encoder(tmp_path).encode(CAPTIONS, 17)
 
 
 def load_encoder(folder: Path) -> PretrainedEncoder:
@@ -155,8 +185,9 @@ def test_states_are_kept_beside_the_latents(made: Path, networks: dict[str, Path
     assert main([f"out={made}", "verify=true"]) == 0
 
 
-def test_a_share_of_the_images_comes_with_its_long_caption(made: Path) -> None:
-    """By draws of (seed, pass, place), which change nothing else; held-out images have the short one."""
+def test_a_share_of_the_images_comes_with_its_long_caption(tiny: Tiny, made: Path) -> None:
+    """By draws of (seed, pass, place), which change nothing else; held-out images have the short one. As captions may
+    say what is left, no image is mirrored unless asked for."""
     places = torch.arange(24 * 10)
     usual: dict[str, Any] = {"given": "captions", "first": 0, "images": 24}
     latents, given = images_of(made, long=0.3, **usual)[places]
@@ -167,6 +198,8 @@ def test_a_share_of_the_images_comes_with_its_long_caption(made: Path) -> None:
     assert set(short["captions"]) == set(CAPTIONS[:2])
     held_out = images_of(made, **usual | {"long": 1.0}, seed=None)[places][1]
     assert set(held_out["captions"]) == set(CAPTIONS[:2])
+    assert not DATA["shards"](trial(tiny, made)).train_set.flip
+    assert DATA["shards"](trial(tiny, made, flip=True)).train_set.flip
     _, states = images_of(made, long=1.0, **usual | {"given": "text"})[places]
     assert states["text"].shape == (240, LENGTH, 16)
     assert states["present"].all()

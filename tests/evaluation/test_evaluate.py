@@ -49,7 +49,7 @@ def result(folder: Path, *arguments: str) -> dict[str, float]:
 def test_metrics_do_not_depend_on_portions_or_on_how_images_are_stored(sets: Path) -> None:
     whole = result(sets, f"reference={sets / 'reference.npz'}")
     assert set(whole) == {
-        f"{name}_pixels"
+        f"{name}_by_pixels"
         for name in (
             "images",
             "fid",
@@ -62,8 +62,8 @@ def test_metrics_do_not_depend_on_portions_or_on_how_images_are_stored(sets: Pat
             "reference_images",
         )
     }
-    assert (whole["images_pixels"], whole["reference_images_pixels"]) == (60, 80)
-    assert whole["fid_pixels"] > 0
+    assert (whole["images_by_pixels"], whole["reference_images_by_pixels"]) == (60, 80)
+    assert whole["fid_by_pixels"] > 0
     for arguments in (
         ["portion=7", f"reference={sets / 'reference.npz'}"],
         *([f"reference={sets / name}"] for name in ("folder", "shards")),
@@ -71,8 +71,8 @@ def test_metrics_do_not_depend_on_portions_or_on_how_images_are_stored(sets: Pat
         other = result(sets, *arguments)
         assert other == pytest.approx(whole, rel=1e-9)
     itself = result(sets, f"reference={sets / 'samples.npz'}")
-    assert itself["fid_pixels"] == pytest.approx(0, abs=1e-6)
-    assert (itself["precision_pixels"], itself["recall_pixels"]) == (1, 1)
+    assert itself["fid_by_pixels"] == pytest.approx(0, abs=1e-6)
+    assert (itself["precision_by_pixels"], itself["recall_by_pixels"]) == (1, 1)
 
 
 def test_metrics_go_to_an_mlflow_run_with_their_recipe(sets: Path) -> None:

@@ -113,6 +113,24 @@ def test_images_of_another_recipe_are_not_mixed_in(model: LINA, tmp_path: Path) 
         sample(model, to_pixels, recipe(guidance=3.0, seed=5), tmp_path)
 
 
+def test_a_recipe_is_noted_only_when_it_can_be_drawn(model: LINA, tmp_path: Path) -> None:
+    """The command put right goes on in the same folder; to an earlier version's recipe new fields are as usual."""
+    with pytest.raises(ValueError, match="must be between 1 and the 16 tokens"):
+        sample(model, to_pixels, recipe(steps=17), tmp_path)
+
+    def no_decoder(latents: torch.Tensor) -> np.ndarray:
+        raise ValueError("no pixels")
+
+    with pytest.raises(ValueError, match="no pixels"):
+        sample(model, no_decoder, recipe(), tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert sample(model, to_pixels, recipe(), tmp_path)
+    path = tmp_path / "recipe.json"
+    noted = json.loads(path.read_text())
+    path.write_text(json.dumps({name: noted[name] for name in noted if name not in ("prompts", "encoder")}))
+    assert sample(model, to_pixels, recipe(), tmp_path)
+
+
 def test_pixels() -> None:
     grey = torch.tensor([-1.0, 1.0, 0.0, 7.0]).reshape(1, 1, 2, 2)
     assert to_pixels(grey)[0, :, :, 0].tolist() == [[0, 255], [128, 255]]

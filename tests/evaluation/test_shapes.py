@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from analysis.geneval import read_results, scores
-from lina_lab.data.cache import find_images
 from lina_lab.data.shapes import COLORS, SHAPES, TASKS, draw, scene
 from lina_lab.data.shapes import main as shapes_main
+from lina_lab.data.sources import find_images
 from lina_lab.evaluation.shapes import judge, look, main
 
 SCENES = [scene(0, index) for index in range(240)]
@@ -95,6 +95,30 @@ def test_a_picture_of_nothing_is_wrong() -> None:
     for made in SCENES[:12]:
         assert not judge(blank, made.metadata)[0]
         assert not judge(grey, made.metadata)[0]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ([1], "it needs a tag of"),
+        ({"tag": "counting", "include": []}, "it needs a prompt"),
+        ({"tag": "counting", "prompt": "x", "include": []}, "it needs a list include"),
+        ({"tag": "counting", "prompt": "x", "include": [{"class": "cat", "count": 1}]}, "it needs classes of"),
+        ({"tag": "counting", "prompt": "x", "include": [{"class": "circle"}]}, "it needs a count"),
+        ({"tag": "counting", "prompt": "x", "include": [{"class": "circle", "count": "2"}]}, "it needs a count"),
+        (
+            {"tag": "position", "prompt": "x", "include": [{"class": "circle", "count": 1, "position": ["above", 0]}]},
+            "it needs a position with the place of an entry before",
+        ),
+    ],
+)
+def test_metadata_that_is_none_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], metadata: object, said: str
+) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "0.png")
+    (tmp_path / "0.json").write_text(json.dumps(metadata))
+    assert main([f"images={tmp_path}", f"out={tmp_path / 'results.jsonl'}"]) == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("resolution", [24, 64])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from analysis.geneval import compare, read_results, scores
 from lina_lab.config import StudyConfig, TrialConfig, from_dict, to_dict
@@ -21,6 +22,7 @@ from lina_lab.model import LINA
 from lina_lab.sample import main as sample_main
 from lina_lab.study.grid import make_plan
 from lina_lab.training import captions as captions_module
+from lina_lab.training.agreement import Requests
 from lina_lab.training.captions import METRIC, SHUFFLED, shuffled
 from lina_lab.training.trial import run_trial
 from tests.conftest import STUDY
@@ -151,6 +153,13 @@ def test_images_of_prompts_are_laid_out_for_genevals_tool(
     assert (recipe["images"], recipe["encoder"]) == (12, "words")
     assert recipe["prompts"] == [each["prompt"] for each in asked]
     layout = tmp_path / "out/geneval"
+    with np.load(tmp_path / "out/samples.npz", allow_pickle=False) as arrays:
+        images = arrays["arr_0"]
+    for place in range(12):
+        with Image.open(layout / f"{place % 3:05d}/samples/{place // 3:04d}.png") as picture:
+            assert np.array_equal(np.asarray(picture), images[place])
+    assert check_main([f"images={tmp_path / 'out'}", f"out={tmp_path / 'results.jsonl'}"]) == 2
+    assert "give" in capsys.readouterr().err
     assert len(list(layout.glob("*/samples/*.png"))) == 12
     assert json.loads((layout / "00002/metadata.jsonl").read_text()) == asked[2]
     assert check_main([f"images={layout}", f"out={tmp_path / 'results.jsonl'}"]) == 0
@@ -169,10 +178,33 @@ def test_images_of_prompts_are_laid_out_for_genevals_tool(
 
     assert "the model is one of texts, and needs prompts=FILE" in complaint()
     assert "cannot be read" in complaint("prompts=nowhere.txt")
-    assert "encoder=nowhere" not in complaint(f"prompts={plain}", "classes=[1]")
+    assert "the model has no classes" in complaint(f"prompts={plain}", "classes=[1]")
     assert "nowhere is no text encoder" in complaint(f"prompts={plain}", "encoder=nowhere")
     (tmp_path / "bad.jsonl").write_text('{"tag": "counting"}\n')
     assert "line 1: it has no prompt" in complaint(f"prompts={tmp_path / 'bad.jsonl'}")
+
+
+def test_an_interrupted_trial_has_the_scores_of_an_undisturbed_one(tiny: Tiny, tmp_path: Path) -> None:
+    """Asked to leave between two looks at the captions, and taken up again."""
+    trainer = {"max_images": 96, "val_every_images": 16}
+    config = t2i(tiny, trainer=trainer, sampling={"caption_images": 12, "quality_every_images": 32})
+    results = {}
+    for name in ("whole", "broken"):
+        folder = tmp_path / name
+        folder.mkdir()
+        if name == "broken":
+            requests = Requests()
+
+            def ask(images: int, loss: float, requests: Requests = requests) -> None:
+                if images == 32:
+                    requests.leave = True
+
+            assert run_trial(config, folder, report=ask, requests=requests).status == "preempted"
+        results[name] = run_trial(config, folder)
+    assert results["broken"].resumed_at == 5
+    assert results["broken"].metrics == results["whole"].metrics
+    files = [(tmp_path / name / "captions.jsonl").read_text() for name in results]
+    assert files[0] == files[1]
 
 
 @pytest.mark.parametrize(
@@ -195,5 +227,11 @@ def test_contradictions_are_said(tiny: Tiny, changes: dict[str, Any], said: str)
 
 def test_an_objective_that_nothing_measures_is_refused(tiny: Tiny) -> None:
     study = from_dict(StudyConfig, {**STUDY, "name": "x", "objectives": [{"metric": METRIC, "direction": "maximize"}]})
-    with pytest.raises(ValueError, match=r"sampling\.caption_images=0"):
+    with pytest.raises(ValueError, match=r"sampling\.caption_images=0 does not measure"):
         make_plan(study, to_dict(t2i(tiny)))
+    for metric, direction in ((METRIC, "minimize"), ("val/loss_ema", "maximize")):
+        with pytest.raises(ValueError, match="needs direction="):
+            from_dict(StudyConfig, {**STUDY, "name": "x", "objectives": [{"metric": metric, "direction": direction}]})
+    inception = from_dict(StudyConfig, {**STUDY, "name": "x", "objectives": [{"metric": "eval/fid_inception"}]})
+    with pytest.raises(ValueError, match=r"sampling\.quality_features=pixels does not measure"):
+        make_plan(inception, to_dict(t2i(tiny, sampling={"quality_images": 20})))

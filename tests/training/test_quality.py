@@ -54,7 +54,7 @@ def test_a_trained_model_is_nearer_than_a_fresh_one(tiny: Tiny, tmp_path: Path) 
 
 def test_an_objective_that_nothing_measures_is_refused(tiny: Tiny) -> None:
     study = from_dict(StudyConfig, {**STUDY, "name": "x", "objectives": [{"metric": METRIC}]})
-    with pytest.raises(ValueError, match=r"sampling\.quality_images=0 generates no images for it"):
+    with pytest.raises(ValueError, match=r"sampling\.quality_images=0 does not measure"):
         make_plan(study, to_dict(tiny()))
     with pytest.raises(ValueError, match="one image has no covariance"):
         tiny(sampling={"quality_images": 1})
