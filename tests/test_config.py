@@ -55,6 +55,7 @@ OTHER: dict[str, Any] = {
     "sampling.min_guidance": 1.5,
     "sampling.quality_images": 20,
     "sampling.quality_every_images": 32,
+    "sampling.quality_features": "inception",
     "data.flip": False,
     "data.max_skipped": 0.01,
     "data.workers": 1,
@@ -69,8 +70,14 @@ ONE_VALUED = {
     "model.position",
     "data.name",
     "data.path",
+    "data.encoder",
+    "data.long_captions",
+    "sampling.caption_images",
+    "sampling.quality_reference",
+    "sampling.inception",
+    "sampling.vae",
 }
-"""Fields that cannot change alone while digits are the only data."""
+"""Fields that cannot change alone in a trial on digits."""
 
 
 def test_every_field_is_part_of_the_identity(tiny: Tiny) -> None:
