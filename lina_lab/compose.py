@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from lina_lab.config import CommandConfig, PathsConfig, StudyConfig, TrialConfig, from_dict, to_dict
+from lina_lab.dotlist import one_line
 from lina_lab.presets import SIZES
 from lina_lab.studies import OVERLAYS, ConfigError, overlay, overlay_names, read_study, study_files
 from lina_lab.study.grid import Plan, flatten, make_plan
@@ -119,7 +120,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
     try:
         overrides = OverridesParser.create().parse_overrides(overrides_of(arguments))
     except HydraException as error:
-        raise ConfigError(_one_line(error)) from None
+        raise ConfigError(one_line(error)) from None
     groups = {**{group: overlay_names(group) for group in OVERLAYS}, "size": SIZES}
     for override in overrides:
         if override.is_delete():
@@ -288,11 +289,7 @@ def _owner(prefix: str) -> Any:
 def sentence(error: HydraException | OmegaConfBaseException) -> str:
     """What Hydra or OmegaConf found wrong, on one line."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-    return " ".join(_one_line(part) for part in (error, cause) if part is not None)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    return " ".join(one_line(part) for part in (error, cause) if part is not None)
 
 
 def _listed(names: Any) -> str:

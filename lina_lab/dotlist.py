@@ -23,6 +23,6 @@ def parse(cls: type[T], arguments: Sequence[str]) -> T:
         raise ValueError(str(error)) from error
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """An error's message as one line."""
     return " ".join(str(error).split())

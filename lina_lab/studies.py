@@ -7,6 +7,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lina_lab.dotlist import one_line
+
 OVERLAYS = ("task", "scale")
 """Folders of what can be laid over a study, in this order; a file's section of that name is its own part of it."""
 
@@ -54,8 +56,9 @@ def _own_parts(path: Path, node: dict[str, Any], group: str) -> dict[str, Any]:
     own, known = node.get(group, {}), overlay_names(group)
     if not isinstance(own, dict) or not all(isinstance(part, dict) for part in own.values()):
         raise ConfigError(f"{path}: {group} maps the name of a {group}, such as {', '.join(known)}, to what it changes")
-    if unknown := [str(name) for name in own if name not in known]:
-        raise ConfigError(f"{path}: there is no {group} {unknown[0]}; the {group}s are {', '.join(known) or 'none'}")
+    # A folder of studies without any of them may hold copies of ours.
+    if known and (unknown := [str(name) for name in own if name not in known]):
+        raise ConfigError(f"{path}: there is no {group} {unknown[0]}; the {group}s are {', '.join(known)}")
     return own
 
 
@@ -86,7 +89,7 @@ def overlay(group: str, name: str, study: dict[str, Any], chosen: dict[str, str 
     try:
         return OmegaConf.merge(*parts)
     except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{path} cannot be laid over a study: {_one_line(error)}") from None
+        raise ConfigError(f"{path} cannot be laid over a study: {one_line(error)}") from None
 
 
 def _read(path: Path) -> Any:
@@ -95,8 +98,4 @@ def _read(path: Path) -> Any:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{path} is not YAML: {_one_line(error)}") from None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+        raise ConfigError(f"{path} is not YAML: {one_line(error)}") from None

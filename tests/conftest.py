@@ -9,6 +9,8 @@ import pytest
 
 # Workers times threads must not exceed the cores; before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
+# A name that is no folder is one of the hub, which would be asked for it several times.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 from safetensors import safe_open

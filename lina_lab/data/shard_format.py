@@ -132,7 +132,7 @@ def read_index(path: Path, images: int) -> Index:
                 if not member.isfile() or kind not in ALLOWED:
                     raise ShardError(f"{path.name}, key {key}: {member.name} is none of {', '.join(ALLOWED)}: refused")
                 found.setdefault(key, {})[kind] = (member.offset_data, member.size)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError) as error:
         raise ShardError(f"{path.name} is no tar that can be read to its end: {error}") from error
     if len(found) != images:
         raise ShardError(f"{path.name} holds {len(found)} samples, and {images} in the manifest")

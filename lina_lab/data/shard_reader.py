@@ -117,7 +117,8 @@ class ShardReader:
         try:
             return os.pread(self._file(at.number), size, offset)
         except OSError as error:
-            raise ShardError(f"{self.where(at)} cannot be read: {error}") from error
+            # Of the disk, not of the data: it may pass, and no other image is to take this one's place.
+            raise OSError(f"{self.where(at)} cannot be read: {error}") from error
 
     def where(self, at: At) -> str:
         """Shard and key, for messages."""

@@ -132,13 +132,16 @@ def files_of(folder: Path, out: Path | None = None) -> tuple[list[Path], list[Pa
     Raises:
         ValueError: both.
     """
-    left_out = None if out is None else out.resolve()
+    here, left_out = folder.resolve(), None if out is None else out.resolve()
+    if here == left_out:
+        raise ValueError(f"out={out} is the folder of the images: give another one, which may lie in it")
     tars, pictures = [], []
-    for place, _, names in os.walk(folder, followlinks=True):
-        if left_out is not None and Path(place).resolve().is_relative_to(left_out):
+    for place, _, names in os.walk(here):
+        if left_out is not None and left_out.is_relative_to(here) and Path(place).is_relative_to(left_out):
             continue
-        tars += [Path(place, name) for name in names if name.endswith(".tar")]
-        pictures += [Path(place, name) for name in names if Path(name).suffix.lower() in PICTURES]
+        own = folder / Path(place).relative_to(here)
+        tars += [own / name for name in names if name.endswith(".tar")]
+        pictures += [own / name for name in names if Path(name).suffix.lower() in PICTURES]
     if tars and pictures:
         raise ValueError(f"{folder} holds both shards ({min(tars)}) and pictures ({min(pictures)}): which are meant?")
     return sorted(tars), sorted(pictures)
@@ -167,7 +170,7 @@ def _in_folder(folder: Path, files: list[Path]) -> FolderSource:
     if not files:
         raise ValueError(f"images={folder} holds no pictures ({', '.join(PICTURES)}), and no shards (.tar)")
     # Listed once: on a network disk it takes long to ask for each.
-    there = {Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names}
+    there = {Path(place, name) for place, _, names in os.walk(folder) for name in names}
     captioned = [_caption(file) in there for file in files]
     if any(captioned) and not all(captioned):
         raise ValueError(f"{files[captioned.index(False)]} has no caption beside it, and others have")
@@ -207,6 +210,7 @@ def _in_tars(folder: Path, tars: list[Path]) -> TarSource:
 
 def _samples(tar: Path) -> list[TarSample]:
     found: dict[str, dict[str, tuple[int, int]]] = {}
+    labels: dict[str, bytes] = {}
     try:
         with tarfile.open(tar, "r:") as archive:
             for member in archive:
@@ -215,11 +219,15 @@ def _samples(tar: Path) -> list[TarSample]:
                 stem, _, kind = name.partition(".")
                 if not member.isfile() or not stem:
                     continue
-                place = (member.offset_data, member.size)
-                found.setdefault(f"{folder}{slash}{stem}", {})[kind.lower()] = place
-    except (tarfile.TarError, EOFError, OSError) as error:
+                key = f"{folder}{slash}{stem}"
+                found.setdefault(key, {})[kind.lower()] = (member.offset_data, member.size)
+                if kind.lower() == CLASS:
+                    file = archive.extractfile(member)
+                    assert file is not None
+                    labels[key] = file.read().strip()
+    except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"{tar} is no tar that can be read to its end: {error}") from error
-    return [_sample(tar, key, members) for key, members in found.items()]
+    return [_sample(tar, key, members, labels.get(key)) for key, members in found.items()]
 
 
 def pictures_in(tar: Path) -> Iterator[tuple[str, bytes]]:
@@ -232,13 +240,12 @@ def pictures_in(tar: Path) -> Iterator[tuple[str, bytes]]:
         yield f"{tar}, key {sample.key}", _read(tar, *sample.members[sample.picture])
 
 
-def _sample(tar: Path, key: str, members: dict[str, tuple[int, int]]) -> TarSample:
+def _sample(tar: Path, key: str, members: dict[str, tuple[int, int]], text: bytes | None) -> TarSample:
     pictures = [kind for kind in members if f".{kind}" in PICTURES]
     if len(pictures) != 1:
         raise ValueError(f"{tar}, key {key}: it has {len(pictures)} pictures ({', '.join(PICTURES)}), and needs one")
     label = None
-    if CLASS in members:
-        text = _read(tar, *members[CLASS]).strip()
+    if text is not None:
         if not text.isdigit() or int(text) >= MOST_CLASSES:
             raise ValueError(f"{tar}, key {key}: class {text[:20]!r} is no number below {MOST_CLASSES:,}")
         label = int(text)

@@ -88,16 +88,25 @@ class StepDataModule(L.LightningDataModule):
         return [f"passed over: {sentence}" for sentence in dict.fromkeys(self.damaged.values())]
 
     def gather_damaged(self) -> int:
-        """How many images all ranks together passed over; from then on each rank knows them all."""
+        """How many images all ranks together passed over; from then on each rank knows them all.
+
+        Raises:
+            ValueError: on all ranks, if they are more than `data.max_skipped` allows.
+        """
         if self.trainer is not None and self.trainer.world_size > 1:
             found: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(found, self.damaged)
             for each in found:
                 self.damaged.update(each)
+        if len(self.damaged) > self.config.data.max_skipped * self.images:
+            allowed = f"are more than data.max_skipped={self.config.data.max_skipped}"
+            raise ValueError(f"{len(self.damaged)} damaged images of {self.images} {allowed}: {self.problems[0]}")
         return len(self.damaged)
 
     def state_dict(self) -> dict[str, Any]:
-        """For checkpoints: whose states were learned from, and what was passed over."""
+        """For checkpoints, on all ranks together: whose states were learned from, and what was passed over."""
+        if self.config.data.max_skipped:
+            self.gather_damaged()
         return {"encoder_sha256": self.encoder_sha256, "damaged": dict(self.damaged)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

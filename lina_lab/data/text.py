@@ -152,7 +152,7 @@ def _load(transformers: Any, name: str) -> PretrainedEncoder:
         name, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-    if getattr(network, "pooler", None) is not None:
+    if any(key.startswith("pooler.") for key in report["missing_keys"]):
         # It makes one vector of a text, which nobody asks for; published weights often lack it.
         network.pooler = None
     lacking = [key for key in report["missing_keys"] if not key.startswith("pooler.")]

@@ -57,18 +57,25 @@ def load_vae(name: str, device: torch.device | str = "cpu") -> Autoencoder:
         raise ValueError(NOT_INSTALLED) from error
     try:
         model = _load(AutoencoderKL, name)
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        # What a damaged folder raises is of a dozen kinds, some of them of libraries beneath diffusers.
         raise ValueError(f"vae={name} is no autoencoder that can be loaded: {first_line(error)}") from error
     return Autoencoder(model=model.eval().requires_grad_(False).to(device), name=name)
 
 
 def _load(kind: Any, name: str) -> Any:
+    options = {"use_safetensors": True, "output_loading_info": True}
     try:
-        return kind.from_pretrained(name, use_safetensors=True)
-    except (OSError, ValueError):
+        model, report = kind.from_pretrained(name, **options)
+    except OSError:
         try:
-            return kind.from_pretrained(name, subfolder="vae", use_safetensors=True)
-        except (OSError, ValueError):
-            pass
-        # What is wrong with the one that was named, not with what might have been in it.
-        raise
+            model, report = kind.from_pretrained(name, subfolder="vae", **options)
+        except OSError:
+            model = None
+        if model is None:
+            # What is wrong with the one that was named, not with what might have been in it.
+            raise
+    if lacking := [*report["missing_keys"], *report["mismatched_keys"]]:
+        # diffusers would draw them at random, anew each time.
+        raise ValueError(f"its file lacks weights, such as {lacking[0]}")
+    return model

@@ -16,6 +16,7 @@ import pytest
 import torch
 import webdataset as wds
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from lina_lab.data.cache import main
 from lina_lab.data.shard_format import read_manifest
@@ -73,12 +74,15 @@ def test_a_cache_of_other_captions_is_not_gone_on_with(
         (folder / f"{number}.txt").write_text("a picture")
     for _ in range(2):
         assert main(command(folder, vae, folder / "shards")) == 0
+    assert main(command(folder, vae, folder)) == 2
+    assert "is the folder of the images" in capsys.readouterr().err
     for number in range(4):
         (folder / f"{number}.long.txt").write_text("a long caption of a picture")
     capsys.readouterr()
     assert main(command(folder, vae, folder / "shards")) == 2
     assert "holds shards of another long_captions" in capsys.readouterr().err
     shutil.rmtree(folder / "shards")
+    assert main(command(folder, vae, tmp_path)) == 0
     (folder / "0.txt").write_bytes(b"\xff\xfe\xff")
     assert main(command(folder, vae, tmp_path / "out")) == 2
     assert "0.txt is no text in UTF-8" in capsys.readouterr().err
@@ -107,6 +111,16 @@ def test_the_autoencoder_of_a_pipeline_is_found(vae: Path, tmp_path: Path) -> No
     assert load_vae(str(tmp_path)).sha256() == load_vae(str(vae)).sha256()
     with pytest.raises(ValueError, match="is no autoencoder that can be loaded"):
         load_vae(str(tmp_path / "nowhere"))
+
+
+def test_weights_that_an_autoencoder_lacks_are_not_drawn_at_random(vae: Path, tmp_path: Path) -> None:
+    for file in vae.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    weights = {name: value for name, value in load_file(path).items() if not name.startswith("encoder.conv_in")}
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"its file lacks weights, such as encoder\.conv_in"):
+        load_vae(str(tmp_path))
 
 
 @pytest.mark.system

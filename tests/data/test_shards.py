@@ -221,6 +221,9 @@ def test_what_was_passed_over_is_known_after_an_interruption(tiny: Tiny, shards:
     resumed.load_state_dict(module.state_dict())
     assert resumed.problems == ["passed over: shard-000000.tar, key 3: gone"]
     assert resumed.gather_damaged() == 1
+    resumed.damaged.update({place: f"image {place}" for place in range(8)})
+    with pytest.raises(ValueError, match=r"8 damaged images of 40 are more than data\.max_skipped=0\.1"):
+        resumed.gather_damaged()
 
 
 def test_no_file_is_left_open(made: Path) -> None:
