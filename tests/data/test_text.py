@@ -19,6 +19,9 @@ from lina_lab.data.text import PretrainedEncoder, TextEncoder, load_text_encoder
 from lina_lab.training.trial import run_trial
 from tests.data.shard_tools import as_webdataset_reads, images_of, npy, only, rewrite
 
+# In an environment of its own: see TEXT in the Makefile.
+pytest.importorskip("transformers")
+
 Tiny = Callable[..., TrialConfig]
 CAPTIONS = ["a red circle", "two squares", "", "a green triangle above a red square and a blue circle"]
 LENGTH = 6
