@@ -179,7 +179,7 @@ def test_images_of_prompts_are_laid_out_for_genevals_tool(
     assert "the model is one of texts, and needs prompts=FILE" in complaint()
     assert "cannot be read" in complaint("prompts=nowhere.txt")
     assert "the model has no classes" in complaint(f"prompts={plain}", "classes=[1]")
-    assert "nowhere is no text encoder" in complaint(f"prompts={plain}", "encoder=nowhere")
+    assert "text encoder" in complaint(f"prompts={plain}", "encoder=nowhere")
     (tmp_path / "bad.jsonl").write_text('{"tag": "counting"}\n')
     assert "line 1: it has no prompt" in complaint(f"prompts={tmp_path / 'bad.jsonl'}")
 
