@@ -24,6 +24,7 @@ from lina_lab.counting import image_progress
 from lina_lab.data.shard_format import read_manifest
 from lina_lab.data.text import TextEncoder, load_text_encoder
 from lina_lab.dotlist import one_line, parse
+from lina_lab.evaluation.decoding import decoder_of
 from lina_lab.evaluation.geneval import LAYOUT, read_prompts, write_layout
 from lina_lab.evaluation.images import read_images
 from lina_lab.evaluation.sampling import SAMPLES_FILE, Encode, Pixels, Recipe, sample, to_pixels
@@ -166,8 +167,6 @@ def _encode(encoder: TextEncoder, model: LINA, device: torch.device | str) -> En
 def _decoder(config: SampleConfig, device: torch.device | str) -> Callable[[Tensor], Pixels]:
     if config.vae is None:
         return to_pixels
-    from lina_lab.evaluation.decoding import decoder_of
-
     assert config.shards is not None
     return decoder_of(config.vae, Path(config.shards), device)
 

@@ -187,7 +187,7 @@ def write_manifest(
         "vae_sha256": plan["vae"],
         "classes": plan["classes"],
         "long_captions": plan["long_captions"],
-        "text": None if encoders.text is None else _text_origin(encoders.text, config),
+        "text": None if encoders.text is None else _text_origin(encoders.text, plan),
         "shards": [
             {"name": name, **{part: summary[part] for part in ("images", "bytes", "sha256")}}
             for name, summary in zip(names, found, strict=True)
@@ -196,8 +196,9 @@ def write_manifest(
     write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
-def _text_origin(encoder: TextEncoder, config: CacheConfig) -> dict[str, Any]:
-    return asdict(TextOrigin(encoder=encoder.name, sha256=encoder.sha256(), dim=encoder.dim, length=config.text_length))
+def _text_origin(encoder: TextEncoder, plan: dict[str, Any]) -> dict[str, Any]:
+    sha256, dim, length = plan["text"]
+    return asdict(TextOrigin(encoder=encoder.name, sha256=sha256, dim=dim, length=length))
 
 
 def load_encoders(config: CacheConfig, source: Source) -> Encoders:
@@ -258,9 +259,12 @@ def cache(config: CacheConfig, console: Console) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a shard is there as its summary says; one that was taken away is made again."""
-    summary = path.with_suffix(".json")
-    return path.exists() and summary.exists() and json.loads(summary.read_text())["bytes"] == path.stat().st_size
+    """Whether a shard is there as its summary says; one that was taken away, or whose summary is damaged, is remade."""
+    try:
+        summary = json.loads(path.with_suffix(".json").read_text())
+        return bool(summary["bytes"] == path.stat().st_size)
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return False
 
 
 def _plan(source: Source, config: CacheConfig, encoders: Encoders) -> dict[str, Any]:

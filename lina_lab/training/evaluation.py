@@ -88,7 +88,7 @@ class Evaluation(Callback, ABC):
         """Images seen when it was last measured."""
 
     @abstractmethod
-    def measure(self, model: LINA, data: StepDataModule, crew: "Crew") -> dict[str, float]:
+    def measure(self, model: LINA, data: StepDataModule, crew: Crew) -> dict[str, float]:
         """Metric -> value, the same on all ranks."""
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 from PIL import Image
 
 from analysis.geneval import compare, read_results, scores
@@ -17,6 +18,7 @@ from lina_lab.config import StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.data import ShapesDataModule
 from lina_lab.data.shapes import draw, scene
 from lina_lab.data.shapes_module import HELD_OUT
+from lina_lab.data.text import load_text_encoder
 from lina_lab.evaluation.shapes import main as check_main
 from lina_lab.model import LINA
 from lina_lab.sample import main as sample_main
@@ -83,12 +85,12 @@ def test_long_captions_say_all_that_is_there(tiny: Tiny) -> None:
     assert any(abs(item.row - 0.5) < 1 / 6 and abs(item.column - 0.5) < 1 / 6 for item in middle.items)
 
 
-def right_images(model: LINA, text: torch.Tensor, generator: list[torch.Generator], **rest: Any) -> torch.Tensor:
-    """What a perfect model would draw: images are asked for in the order of the held-out captions."""
-    first = right_images.drawn  # type: ignore[attr-defined]
-    right_images.drawn += len(text)  # type: ignore[attr-defined]
-    pixels = np.stack([draw(scene(HELD_OUT, first + place), 64) for place in range(len(text))])
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
+def right_images(model: LINA, text: torch.Tensor, **rest: Any) -> torch.Tensor:
+    """What a perfect model would draw for the states that it is given."""
+    scenes = [scene(HELD_OUT, place) for place in range(240)]
+    states, _ = load_text_encoder("words", 8).encode([made.caption for made in scenes], text.shape[1])
+    found = [scenes[next(i for i, own in enumerate(states) if torch.equal(own, row))] for row in text]
+    return torch.from_numpy(np.stack([draw(made, 64) for made in found])).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def test_the_score_is_the_checkers_and_files_say_it_too(
@@ -97,7 +99,6 @@ def test_the_score_is_the_checkers_and_files_say_it_too(
     """1 for images that are as asked for, chance for those of other captions; GenEval's files give the same scores."""
     monkeypatch.setattr(captions_module, "PORTION", 50)
     monkeypatch.setattr(LINA, "generate", right_images)
-    right_images.drawn = 0  # type: ignore[attr-defined]
     model = {"latent_size": [64, 64], "patch_size": 16}
     sampling = {"caption_images": 240, "images_per_class": 0}
     result = run_trial(t2i(tiny, model=model, sampling=sampling), tmp_path)
@@ -122,13 +123,19 @@ def test_shuffled_captions_are_the_same_ones_and_none_its_own() -> None:
 
 def test_it_is_measured_at_stated_budgets_and_is_no_part_of_training(tiny: Tiny, tmp_path: Path) -> None:
     trainer = {"max_images": 64, "val_every_images": 16}
-    results = {}
+    results, steps = {}, {}
     for name, sampling in (
         ("with", {"caption_images": 12, "quality_every_images": 32}),
         ("without", {"images_per_class": 1}),
     ):
         (tmp_path / name).mkdir()
-        results[name] = run_trial(t2i(tiny, trainer=trainer, sampling=sampling), tmp_path / name)
+        uri = f"sqlite:///{tmp_path / name / 'mlflow.db'}"
+        client = MlflowClient(uri)
+        run = client.create_run(client.create_experiment("x")).info.run_id
+        config = t2i(tiny, trainer=trainer, sampling=sampling)
+        results[name] = run_trial(config, tmp_path / name, tracking=(uri, run))
+        steps[name] = [point.step for point in client.get_metric_history(run, METRIC)]
+    assert steps == {"with": [32, 64], "without": []}
     assert {METRIC, SHUFFLED} <= results["with"].metrics.keys()
     rest = {name: value for name, value in results["with"].metrics.items() if name not in (METRIC, SHUFFLED)}
     assert rest == results["without"].metrics
