@@ -227,6 +227,6 @@ def metric_name(metric: str) -> str:
         "val/loss_raw": "validation loss, raw weights",
         "eval/fid_pixels": "Fréchet distance of pixels",
         "eval/fid_inception": "FID during training",
-        "eval/captions": "Images that are what their captions ask for",
+        "eval/captions": "share of captions that hold",
     }
     return names.get(metric, metric)

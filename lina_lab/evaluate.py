@@ -112,7 +112,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; 0, or 2 with one sentence."""
     console = Console()
     if {"-h", "--help"} & set(arguments):
-        console.print(__doc__)
+        console.print(__doc__, markup=False, highlight=False)
         return 0
     from mlflow.exceptions import MlflowException
 

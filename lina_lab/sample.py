@@ -174,7 +174,7 @@ def _decoder(config: SampleConfig, device: torch.device | str) -> Callable[[Tens
 def main(arguments: Sequence[str]) -> int:
     """Run the command; 0, or 2 with one sentence."""
     if {"-h", "--help"} & set(arguments):
-        Console().print(__doc__)
+        Console().print(__doc__, markup=False, highlight=False)
         return 0
     try:
         return run(parse(SampleConfig, arguments), Console())

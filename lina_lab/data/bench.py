@@ -94,6 +94,9 @@ def rate(read: Callable[[], int]) -> float:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; 0, or 2 with one sentence."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
     try:
         config = parse(LoaderBenchConfig, arguments)
     except ValueError as error:

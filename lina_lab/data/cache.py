@@ -319,7 +319,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; 0, or 2 with a sentence for each thing that is wrong."""
     console = Console()
     if {"-h", "--help"} & set(arguments):
-        console.print(__doc__)
+        console.print(__doc__, markup=False, highlight=False)
         return 0
     try:
         config = parse(CacheConfig, arguments)

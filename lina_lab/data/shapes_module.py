@@ -6,7 +6,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from lina_lab.config import TrialConfig
-from lina_lab.data.shapes import Scene, draw, scene
+from lina_lab.data.scenes import Scene, draw, scene
 from lina_lab.data.steps import Batch, StepDataModule
 from lina_lab.seeds import derive
 

@@ -25,6 +25,8 @@ Pixels = npt.NDArray[np.uint8]
 RECIPE_FILE, SAMPLES_FILE, GRID_FILE, PARTS = "recipe.json", "samples.npz", "grid.png", "parts"
 GRID = 64
 """Images in the grid."""
+FRAME = 217
+"""Shade of the lines between images: white ones would not be told from a white background."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,11 +196,11 @@ def _put_together(folder: Path, recipe: Recipe, files: Sequence[Path]) -> None:
 
 
 def _grid(images: Pixels) -> Pixels:
-    """Images side by side, about as many down as across, the last row filled with white."""
+    """Images side by side, about as many down as across."""
     columns = int(np.ceil(np.sqrt(len(images))))
     rows = -(-len(images) // columns)
     height, width = images.shape[1] + 1, images.shape[2] + 1
-    sheet = np.full((rows * height, columns * width, 3), 255, dtype=np.uint8)
+    sheet = np.full((rows * height, columns * width, 3), FRAME, dtype=np.uint8)
     for place, image in enumerate(images):
         top, left = place // columns * height, place % columns * width
         sheet[top : top + height - 1, left : left + width - 1] = image

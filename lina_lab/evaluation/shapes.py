@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass as checked
 from scipy import ndimage
 
 from lina_lab.config import CHECKS
-from lina_lab.data.shapes import BACKGROUND, COLORS, RELATIONS, SHAPES, TASKS, Metadata, Pixels
+from lina_lab.data.scenes import BACKGROUND, COLORS, RELATIONS, SHAPES, TASKS, Metadata, Pixels
 from lina_lab.dotlist import one_line, parse
 from lina_lab.evaluation.geneval import LAYOUT, read_layout
 from lina_lab.evaluation.sampling import SAMPLES_FILE

@@ -8,7 +8,7 @@ import torch
 from torch import Generator
 
 from lina_lab.config import TrialConfig
-from lina_lab.data.shapes import Metadata, scene
+from lina_lab.data.scenes import Metadata, scene
 from lina_lab.data.shapes_module import HELD_OUT
 from lina_lab.data.steps import StepDataModule
 from lina_lab.evaluation.sampling import Pixels, to_pixels

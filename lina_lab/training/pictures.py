@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from lina_lab.config import TrialConfig
 from lina_lab.data.steps import StepDataModule
 from lina_lab.evaluation.decoding import decoder_of
+from lina_lab.evaluation.sampling import FRAME
 from lina_lab.model import LINA
 from lina_lab.seeds import derive
 from lina_lab.training.callbacks import ExponentialAverage
@@ -24,8 +25,6 @@ CAPTIONS = 8
 """Held-out captions in the grid."""
 LARGEST = 1600
 """Pixels of the picture's width, about."""
-FRAME = 0.85
-"""Shade of the lines between images: white ones would not be told from a white background."""
 LINE = 20
 """Pixels of a line of text."""
 
@@ -108,7 +107,7 @@ def save_grid(latents: Tensor, columns: int, path: Path, titles: Sequence[str] =
     shades = (images + 1) / 2 if images.shape[1] == 3 else (1 - images.mean(1, keepdim=True)).expand(-1, 3, -1, -1) / 2
     scale = max(1, min(scale, LARGEST // ((shades.shape[-1] + 1) * columns)))
     large = shades.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
-    framed = torch.nn.functional.pad(large, (1, 1, 1, 1), value=FRAME)
+    framed = torch.nn.functional.pad(large, (1, 1, 1, 1), value=FRAME / 255)
     rows = rearrange(framed, "(r c) k h w -> r h (c w) k", c=columns)
     strips = [_titled(strip, titles[row] if titles else None) for row, strip in enumerate((rows * 255).byte().numpy())]
     Image.fromarray(np.concatenate(strips)).save(path)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from analysis.geneval import read_results, scores
-from lina_lab.data.shapes import COLORS, SHAPES, TASKS, draw, scene
+from lina_lab.data.scenes import COLORS, SHAPES, TASKS, draw, scene
 from lina_lab.data.shapes import main as shapes_main
 from lina_lab.data.sources import find_images
 from lina_lab.evaluation.shapes import judge, look, main

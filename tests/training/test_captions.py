@@ -16,7 +16,7 @@ from PIL import Image
 from analysis.geneval import compare, read_results, scores
 from lina_lab.config import StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.data import ShapesDataModule
-from lina_lab.data.shapes import draw, scene
+from lina_lab.data.scenes import draw, scene
 from lina_lab.data.shapes_module import HELD_OUT
 from lina_lab.data.text import load_text_encoder
 from lina_lab.evaluation.shapes import main as check_main
