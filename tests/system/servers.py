@@ -14,6 +14,14 @@ import requests
 from tests.system.conftest import wait_for
 
 
+def answers(uri: str) -> bool:
+    """Whether an MLflow server is up; one that has just begun to listen may take long over its first answers."""
+    try:
+        return requests.get(f"{uri}/health", timeout=5).ok
+    except (requests.ConnectionError, requests.Timeout):
+        return False
+
+
 class Server:
     """An MLflow server that can be stopped and started again."""
 
@@ -34,17 +42,14 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        wait_for(self._answers)
+        wait_for(self._answers, 180)
 
     def _answers(self) -> bool:
         if self.prefix:
-            ask = "import requests, sys; requests.get(sys.argv[1], timeout=2).raise_for_status()"
+            ask = "import requests, sys; requests.get(sys.argv[1], timeout=5).raise_for_status()"
             asked = [*self.prefix, sys.executable, "-c", ask, f"{self.uri}/health"]
             return subprocess.run(asked, check=False, capture_output=True).returncode == 0
-        try:
-            return requests.get(f"{self.uri}/health", timeout=2).ok
-        except requests.ConnectionError:
-            return False
+        return answers(self.uri)
 
     def stop(self) -> None:
         if self.process is not None:
@@ -70,7 +75,9 @@ def database(folder: Path, port: int, address: str = "127.0.0.1", prefix: Sequen
     options = f"-p {port} -c listen_addresses={address} -c unix_socket_directories={folder}"
     control = [*user, programs / "pg_ctl", "-D", data, "-w"]
     subprocess.run([*control, "-l", folder / "log", "-o", options, "start"], check=True, capture_output=True, cwd="/")
-    where = ["-h", address, "-p", str(port)]
-    subprocess.run([*user, programs / "createdb", *where, "optuna"], check=True, capture_output=True, cwd="/")
-    yield f"postgresql+psycopg://postgres@{address}:{port}/optuna"
-    subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")
+    try:
+        where = ["-h", address, "-p", str(port)]
+        subprocess.run([*user, programs / "createdb", *where, "optuna"], check=True, capture_output=True, cwd="/")
+        yield f"postgresql+psycopg://postgres@{address}:{port}/optuna"
+    finally:
+        subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")

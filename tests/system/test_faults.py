@@ -107,9 +107,11 @@ def test_a_store_that_another_process_locks(tmp_path: Path, undisturbed: Losses,
 @pytest.fixture
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    server.stop()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 def test_a_tracking_server_that_is_away_for_a_minute(tmp_path: Path, undisturbed: Losses, server: Server) -> None:

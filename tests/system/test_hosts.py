@@ -228,9 +228,9 @@ def test_workers_on_two_machines_share_a_study(tmp_path: Path, net: Network) -> 
     there, prefix = f"{net.subnet}.254", ["ip", "netns", "exec", net.switch]
     (tmp_path / "database").mkdir()
     server = Server(tmp_path, address=there, prefix=prefix)
-    server.start()
     place.tracking_uri = server.uri
     try:
+        server.start()
         with database(tmp_path / "database", 54333, there, prefix) as url:
             arguments = [
                 "study=tiny",
