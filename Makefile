@@ -35,7 +35,7 @@ study: setup  ## run a study (STUDY=normalization_scaling) and draw its figures
 	@echo "compare: make ui, then http://$(HOST):$(PORT)"
 
 test: setup  ## run the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 	PYTHONPATH=$(CURDIR)/$(TEXT) $(BIN)/python -m pytest -n 2 tests/data/test_text.py
 
 test-fast: setup  ## run the tests that start no processes of their own

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lina_lab.compose import check_overrides, convert, pinned_fields, register_configs, sentence
 from lina_lab.config import CommandConfig, PathsConfig
+from lina_lab.loading import uncollected
 from lina_lab.studies import ConfigError
 from lina_lab.study.grid import Plan
 
@@ -52,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"error: {error}", file=sys.stderr)
                 return 2
         return 0
-    from lina_lab.study.command import run_and_report
+    with uncollected():
+        from lina_lab.study.command import run_and_report
 
     return run_and_report(plan, paths, command, arguments)
 

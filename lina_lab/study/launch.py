@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lina_lab.config import CommandConfig, PathsConfig, ResourcesConfig, TrialConfig
 from lina_lab.files import JOB_FILE, LOGS
+from lina_lab.loading import uncollected
 from lina_lab.study.errors import StudyError
 from lina_lab.study.grid import Plan
 
@@ -42,7 +43,8 @@ Launcher = Callable[[], AbstractContextManager[Launch]]
 @contextmanager
 def in_this_process(resources: ResourcesConfig) -> Iterator[Launch]:
     """Train on this machine, here. Imports torch and Lightning, which takes seconds: once, before the first cell."""
-    from lina_lab.training.trial import run_trial
+    with uncollected():
+        from lina_lab.training.trial import run_trial
 
     def launch(config: TrialConfig, folder: Path, *, tracking: Tracking, report: "Report") -> "TrialResult":
         refuse_job(folder)

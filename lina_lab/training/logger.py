@@ -2,15 +2,17 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from lina_lab.training.points import MAX_BATCH, Point, behind, last_steps, send, write_unsent
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 EVERY_SECONDS = 5.0
 """What waits is sent at least so often."""
@@ -32,11 +34,18 @@ class MetricStream(Logger):
 
     def __init__(self, tracking_uri: str, run_id: str, folder: Path) -> None:
         super().__init__()
-        self.client, self.run_id, self.folder = MlflowClient(tracking_uri), run_id, folder
+        self.tracking_uri, self.run_id, self.folder = tracking_uri, run_id, folder
         self.waiting: list[Point] = []
         self.problem: str | None = None
         self._last: dict[str, int] = {}
         self._sent, self._retry = time.monotonic(), 0.0
+
+    @cached_property
+    def client(self) -> "MlflowClient":
+        """Of the first rank alone: the others never import MLflow, which takes a second."""
+        from mlflow import MlflowClient
+
+        return MlflowClient(self.tracking_uri)
 
     @property
     def name(self) -> str:
@@ -67,6 +76,8 @@ class MetricStream(Logger):
         """Send what waits. What could not be sent goes on waiting."""
         if time.monotonic() < self._retry:
             return
+        from mlflow.exceptions import MlflowException
+
         try:
             # Steps that are done again, behind a checkpoint, may have been logged before an interruption.
             self._last = last_steps(self.client, self.run_id, self.waiting, self._last)

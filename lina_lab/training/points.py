@@ -1,13 +1,17 @@
-"""Points of metrics on their way to an MLflow run: sent in batches, or kept in a file. Imports no torch."""
+"""Points of metrics on their way to an MLflow run: sent in batches, or kept in a file.
+
+Imports no torch, and MLflow only to send.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-
-from mlflow import MlflowClient
-from mlflow.entities import Metric
+from typing import TYPE_CHECKING
 
 from lina_lab.files import UNSENT_FILE, write_atomically
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 MAX_BATCH = 1000
 """MLflow takes at most 1,000 metrics a request."""
@@ -15,12 +19,16 @@ Point = tuple[str, float, int, int]
 """Name, value, step, milliseconds since 1970."""
 
 
-def send(client: MlflowClient, run_id: str, points: Iterable[Point]) -> None:
+def send(client: "MlflowClient", run_id: str, points: Iterable[Point]) -> None:
     """Log points, at most 1,000, to a run."""
+    from mlflow.entities import Metric
+
     client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value, step, now in points])
 
 
-def last_steps(client: MlflowClient, run_id: str, points: Iterable[Point], known: Mapping[str, int]) -> dict[str, int]:
+def last_steps(
+    client: "MlflowClient", run_id: str, points: Iterable[Point], known: Mapping[str, int]
+) -> dict[str, int]:
     """Name -> the last step that a run has of it, -1 for none; what is `known` is not asked again."""
     names = {name for name, *_ in points} - known.keys()
     histories = {name: client.get_metric_history(run_id, name) for name in names}
@@ -37,7 +45,7 @@ def write_unsent(folder: Path, points: list[Point]) -> None:
     write_atomically(folder / UNSENT_FILE, "".join(json.dumps(point) + "\n" for point in points))
 
 
-def deliver_unsent(client: MlflowClient, run_id: str, folder: Path) -> None:
+def deliver_unsent(client: "MlflowClient", run_id: str, folder: Path) -> None:
     """Send what `write_unsent` kept, and forget it.
 
     Raises:

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from lina_lab.config import TrialConfig, from_dict
 from lina_lab.files import CONFIG_FILE, LOGS
+from lina_lab.loading import uncollected
 from lina_lab.training.group import Order, RankNote, write_outcome, write_progress
 
 if TYPE_CHECKING:
@@ -51,8 +52,9 @@ def main(folder: Path) -> "tuple[TrialResult, Requests]":
 
 
 def _train(folder: Path, order: Order, rank: int) -> "tuple[TrialResult, Requests]":
-    from lina_lab.training.agreement import Requests
-    from lina_lab.training.trial import run_trial
+    with uncollected():
+        from lina_lab.training.agreement import Requests
+        from lina_lab.training.trial import run_trial
 
     config = from_dict(TrialConfig, yaml.safe_load((folder / CONFIG_FILE).read_text()))
     # Not SIGUSR1, which NCCL may take for itself.

@@ -243,9 +243,9 @@ def test_the_profile_is_lowest_at_the_fitted_offset_and_costs_what_the_fit_costs
 
 @pytest.mark.system
 def test_nine_in_ten_intervals_cover_the_planted_exponent() -> None:
-    """200 studies of six sizes and four seeds."""
+    """100 studies of six sizes and four seeds."""
     generator, hits, bca = np.random.default_rng(1), 0, 0
-    studies = 200
+    studies = 100
     for number in range(studies):
         rows = planted().loc[np.repeat(range(len(SIZES)), 4)].assign(seed=np.tile(range(4), len(SIZES)))
         noisy = rows.assign(loss=rows["loss"] * np.exp(0.01 * generator.standard_normal(len(rows))))

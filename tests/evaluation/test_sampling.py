@@ -160,9 +160,9 @@ def test_a_checkpoint_has_both_weights_and_a_folder_is_enough(tiny: Callable[...
 
 @pytest.mark.system
 def test_killed_ranks_go_on_with_what_they_have(model: LINA, tmp_path: Path) -> None:
-    """Two processes, killed as soon as a few portions are there; then three: the images of one that was left alone."""
+    """Two processes, killed as soon as a few portions are there; then three: the images that one alone makes."""
     save_model(model, tmp_path / "model")
-    line = [sys.executable, "-m", "lina_lab.sample", f"checkpoint={tmp_path / 'model'}", "images=120", "portion=2"]
+    line = [sys.executable, "-m", "lina_lab.sample", f"checkpoint={tmp_path / 'model'}", "images=80", "portion=2"]
     line += ["steps=16", "guidance=2.0", "min_guidance=1.0"]
 
     def start(out: str, rank: int, world: int) -> "subprocess.Popen[bytes]":
@@ -171,7 +171,7 @@ def test_killed_ranks_go_on_with_what_they_have(model: LINA, tmp_path: Path) -> 
             [*line, f"out={tmp_path / out}"], env={**os.environ, **ranks}, stdout=subprocess.DEVNULL
         )
 
-    assert start("alone", 0, 1).wait(timeout=240) == 0
+    assert main([*line[3:], f"out={tmp_path / 'alone'}"]) == 0
     both = [start("killed", rank, 2) for rank in range(2)]
     deadline = time.monotonic() + 120
     while len(list((tmp_path / "killed/parts").glob("*.npy"))) < 5:
@@ -182,7 +182,7 @@ def test_killed_ranks_go_on_with_what_they_have(model: LINA, tmp_path: Path) -> 
         process.wait()
     assert not (tmp_path / "killed/samples.npz").exists()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed/parts").glob("*.npy")}
-    assert 5 <= len(kept) < 60
+    assert 5 <= len(kept) < 40
     three = [start("killed", rank, 3) for rank in range(3)]
     assert [process.wait(timeout=240) for process in three] == [0, 0, 0]
     assert np.array_equal(images(tmp_path / "alone"), images(tmp_path / "killed"))

@@ -27,7 +27,7 @@ RENDEZVOUS = 29500
 TWO_CELLS = {
     "study": STUDY | {"axes": {"size": {"model.dim": [8, 16]}}},
     "model": TINY["model"] | {"attention": {"normalization": "subtraction"}},
-    "trainer": {"max_images": 3200, "val_every_images": 640},
+    "trainer": {"max_images": 1920, "val_every_images": 640},
 }
 
 
@@ -94,11 +94,11 @@ def when_at_work(place: Place, images: int, action: Callable[[Path], None]) -> t
     return thread
 
 
-@pytest.mark.parametrize("fault", ["none", "rank", "host", "link", "slow"])
+@pytest.mark.parametrize("fault", ["slow", "rank", "host", "link"])
 def test_two_machines_train_as_one(tmp_path: Path, net: Network, undisturbed: Losses, fault: str) -> None:
     """A rank is killed; all of the second machine is, and comes back; the link is cut for 25 s, or slow."""
     place = make_place(tmp_path, **TWO_CELLS)
-    cells = [] if fault == "none" else ["model.dim=16"]
+    cells = [] if fault == "slow" else ["model.dim=16"]
     one, two = (net.start(net.host(i), command(net, *cells), tmp_path) for i in (1, 2))
     again: list[subprocess.Popen[str]] = []
 
@@ -115,7 +115,7 @@ def test_two_machines_train_as_one(tmp_path: Path, net: Network, undisturbed: Lo
         elif fault == "slow":
             net.slow(2, 20)
 
-    striking = when_at_work(place, 1000, strike)
+    striking = when_at_work(place, 700, strike)
     code, out, err = ended(one)
     striking.join()
     assert (code, err) == (0, ""), out
@@ -126,7 +126,6 @@ def test_two_machines_train_as_one(tmp_path: Path, net: Network, undisturbed: Lo
     assert_as_if_undisturbed(place, undisturbed, cells=1 if cells else 2)
     restarts = [line for line in out.splitlines() if line.startswith("the group was started again")]
     sentences = {
-        "none": None,
         "slow": None,
         "rank": "rank 1 on lh2 was killed by SIGKILL",
         "host": "rank 1 on lh2 was lost",
@@ -146,7 +145,7 @@ def test_a_leader_that_is_killed_and_started_again_finds_its_follower(
 ) -> None:
     place = make_place(tmp_path, **TWO_CELLS)
     one, two = (net.start(net.host(i), command(net, "model.dim=16"), tmp_path) for i in (1, 2))
-    striking = when_at_work(place, 1000, lambda folder: net.kill(net.host(1)))
+    striking = when_at_work(place, 700, lambda folder: net.kill(net.host(1)))
     striking.join()
     one.wait(timeout=30)
     code, out, err = ended(net.start(net.host(1), command(net, "model.dim=16"), tmp_path))
@@ -160,13 +159,13 @@ def test_ctrl_c_at_the_leader_saves_the_state_and_sends_the_follower_home(
 ) -> None:
     place = make_place(tmp_path, **TWO_CELLS)
     one, two = (net.start(net.host(i), command(net, "model.dim=16"), tmp_path) for i in (1, 2))
-    striking = when_at_work(place, 1000, lambda folder: one.send_signal(signal.SIGINT))
+    striking = when_at_work(place, 700, lambda folder: one.send_signal(signal.SIGINT))
     striking.join()
     code, _, err = ended(one, 60)
     assert (code, err) == (130, "error: stopped; the same command goes on from here\n")
     assert ended(two, 30)[0] == 0
     saved = max((tmp_path / "runs/tiny").glob("*/step-*.ckpt")).stem
-    assert int(saved.removeprefix("step-")) > 1000 / 16
+    assert int(saved.removeprefix("step-")) > 700 / 16
     code, out, err = place.study("model.dim=16")
     assert (code, err) == (0, ""), out
     assert_as_if_undisturbed(place, undisturbed)
@@ -234,7 +233,7 @@ def test_workers_on_two_machines_share_a_study(tmp_path: Path, net: Network) -> 
         with database(tmp_path / "database", 54333, there, prefix) as url:
             arguments = [
                 "study=tiny",
-                "study.seeds=[0,1,2]",
+                "study.seeds=[0,1]",
                 f"paths.storage={url}",
                 f"paths.tracking_uri={server.uri}",
             ]
@@ -244,7 +243,7 @@ def test_workers_on_two_machines_share_a_study(tmp_path: Path, net: Network) -> 
             said = [ended(worker) for worker in workers]
             assert [(code, err) for code, _, err in said] == [(0, "")] * 2, said
             shares = [sum(": done" in line for line in out.splitlines()) for _, out, _ in said]
-            assert sum(shares) == 12
+            assert sum(shares) == 8
             assert min(shares) > 0
             listing = (
                 "import optuna, json, sys\n"
@@ -271,7 +270,7 @@ def test_workers_on_two_machines_share_a_study(tmp_path: Path, net: Network) -> 
             code, _, err = ended(elsewhere)
     finally:
         server.stop()
-    assert [state for _, state in trials] == ["COMPLETE"] * 12
+    assert [state for _, state in trials] == ["COMPLETE"] * 8
     assert Counter(cell for cell, _ in trials) == Counter(cell for cell, _ in runs)
     assert {status for _, status in runs} == {"done"}
     assert code == 1

@@ -19,10 +19,10 @@ from tests.system.conftest import Place, make_place
 from tests.system.network import network
 
 pytestmark = pytest.mark.system
-FOUR_CELLS = {
-    "study": STUDY | {"axes": {"size": {"model.dim": [8, 12, 16, 20]}}},
+CELLS = {
+    "study": STUDY | {"axes": {"size": {"model.dim": [8, 12, 16]}}},
     "model": TINY["model"] | {"attention": {"normalization": "subtraction"}},
-    "trainer": {"max_images": 4800, "val_every_images": 1600},
+    "trainer": {"max_images": 2400, "val_every_images": 800},
 }
 
 
@@ -67,9 +67,9 @@ class Striker:
             self.actions[width[1]](cell, job)
 
 
-def test_four_cells_of_two_nodes_whatever_befalls_their_jobs(tmp_path: Path, slurm: Cluster) -> None:
-    """One job is cancelled by hand, one preempted, one loses a node, one is left alone."""
-    place, reference = make_place(tmp_path / "slurm", **FOUR_CELLS), make_place(tmp_path / "here", **FOUR_CELLS)
+def test_cells_of_two_nodes_whatever_befalls_their_jobs(tmp_path: Path, slurm: Cluster) -> None:
+    """One job is cancelled by hand, one preempted, one loses a node."""
+    place, reference = make_place(tmp_path / "slurm", **CELLS), make_place(tmp_path / "here", **CELLS)
     code, _, err = reference.study()
     assert (code, err) == (0, "")
 
@@ -83,16 +83,16 @@ def test_four_cells_of_two_nodes_whatever_befalls_their_jobs(tmp_path: Path, slu
     striker = Striker(
         place,
         {
-            "12": lambda cell, job: slurm.run("scancel", job),
-            "16": lambda cell, job: slurm.run("scancel", "--signal=USR2", job),
-            "20": lose_a_node,
+            "8": lambda cell, job: slurm.run("scancel", job),
+            "12": lambda cell, job: slurm.run("scancel", "--signal=USR2", job),
+            "16": lose_a_node,
         },
     )
     out, err = start(slurm, place).communicate(timeout=560)
     assert err == "", out
-    assert "tiny: 4 done" in out
-    assert striker.struck == {"12", "16", "20"}
-    assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"] * 4
+    assert "tiny: 3 done" in out
+    assert striker.struck == {"8", "12", "16"}
+    assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"] * 3
     losses, expected = place.losses(), reference.losses()
     assert losses.keys() == expected.keys()
     for cell, curve in expected.items():
@@ -101,21 +101,19 @@ def test_four_cells_of_two_nodes_whatever_befalls_their_jobs(tmp_path: Path, slu
     assert "MADE_BY_THE_TEMPLATE" in next(place.folder.glob("runs/tiny/*/logs/slurm/*_submission.sh")).read_text()
     records = {p.parent: json.loads(p.read_text()) for p in place.folder.glob("runs/tiny/*/result.json")}
     problems = {record["axes"]["model.dim"]: record["result"]["problems"] for record in records.values()}
-    assert problems[8] == []
-    assert any("ended as CANCELLED" in problem for problem in problems[12])
+    assert any("ended as CANCELLED" in problem for problem in problems[8])
     # Put back into the queue, by itself or by SLURM, it is the same attempt.
-    assert problems[16] == []
+    assert problems[12] == []
     resumed = {record["axes"]["model.dim"]: record["result"]["resumed_at"] for record in records.values()}
-    assert resumed[8] is None
     # Asked to make room it saved its state in the middle of an epoch; the others went on from the last validation.
-    assert resumed[16] > 1000 / 16
-    assert resumed[16] % 100
+    assert resumed[12] > 1000 / 16
+    assert resumed[12] % 50
     hosts = {json.loads(p.read_text())["host"] for p in place.folder.glob("runs/tiny/*/logs/rank-*.json")}
     assert hosts == {"sn1", "sn2"}
 
 
 def test_a_job_outlives_the_process_that_submitted_it_and_is_found_again(tmp_path: Path, slurm: Cluster) -> None:
-    place = make_place(tmp_path, **FOUR_CELLS)
+    place = make_place(tmp_path, **CELLS)
     first = start(slurm, place, "model.dim=16")
     striker = Striker(place, {"16": lambda cell, job: first.kill()})
     striker.thread.join(timeout=120)
@@ -130,7 +128,7 @@ def test_a_job_outlives_the_process_that_submitted_it_and_is_found_again(tmp_pat
 
 
 def test_what_slurm_does_not_take_is_said_before_anything_runs(tmp_path: Path, slurm: Cluster) -> None:
-    place = make_place(tmp_path, **FOUR_CELLS)
+    place = make_place(tmp_path, **CELLS)
     process = start(slurm, place, "slurm.partition=nowhere")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -139,8 +137,8 @@ def test_what_slurm_does_not_take_is_said_before_anything_runs(tmp_path: Path, s
 
 
 def test_several_jobs_at_once(tmp_path: Path, slurm: Cluster) -> None:
-    """`workers=2`: two jobs of one node each run side by side, and all cells are done once."""
-    place = make_place(tmp_path, **FOUR_CELLS | {"trainer": {"max_images": 1600, "val_every_images": 1600}})
+    """`workers=2`: two jobs of one node each, side by side; all cells are done once, and nothing befalls them."""
+    place = make_place(tmp_path, **CELLS | {"trainer": {"max_images": 1600, "val_every_images": 1600}})
     process = start(slurm, place, "study.resources.nodes=1", "workers=2")
     most = 0
     while process.poll() is None:
@@ -148,7 +146,9 @@ def test_several_jobs_at_once(tmp_path: Path, slurm: Cluster) -> None:
         time.sleep(0.5)
     out, err = process.communicate()
     assert (process.returncode, err) == (0, ""), out
-    assert "tiny: 4 done" in out
+    assert "tiny: 3 done" in out
     # A job that has said what it came to may still be ending when the next one starts.
     assert most >= 2
-    assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"] * 4
+    assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"] * 3
+    results = [json.loads(path.read_text())["result"] for path in place.folder.glob("runs/tiny/*/result.json")]
+    assert [(result["problems"], result["resumed_at"]) for result in results] == [([], None)] * 3

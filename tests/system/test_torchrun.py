@@ -17,7 +17,7 @@ GROUPS = ("launcher=torchrun", "study.resources.devices=2")
 ONE_CELL = {
     "study": STUDY | {"axes": {"size": {"model.dim": [16]}}},
     "model": TINY["model"] | {"attention": {"normalization": "subtraction"}},
-    "trainer": {"max_images": 6400, "val_every_images": 1600},
+    "trainer": {"max_images": 3200, "val_every_images": 800},
 }
 
 
@@ -45,8 +45,8 @@ def images(place: Place) -> int:
 
 @pytest.mark.parametrize(
     ("how", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
-    ids=["ctrl-c", "sigterm", "kill"],
+    [(signal.SIGTERM, 143), (signal.SIGKILL, -9)],
+    ids=["sigterm", "kill"],
 )
 def test_no_rank_outlives_the_process_that_leads_and_the_same_command_goes_on(
     tmp_path: Path, undisturbed: Losses, how: signal.Signals, code: int
@@ -54,7 +54,7 @@ def test_no_rank_outlives_the_process_that_leads_and_the_same_command_goes_on(
     """Asked to stop, a group saves its state first; killed, it is back at the last validation."""
     place = make_place(tmp_path, **ONE_CELL)
     process = place.start("-m", "lina_lab.run", "study=tiny", *GROUPS)
-    wait_for(lambda: images(place) > 2000)
+    wait_for(lambda: images(place) > 1000)
     ranks = ranks_of(place)
     assert len(ranks) == 2
     process.send_signal(how)
@@ -62,7 +62,7 @@ def test_no_rank_outlives_the_process_that_leads_and_the_same_command_goes_on(
     assert process.returncode == code
     wait_for(lambda: not any(alive(rank) for rank in ranks), seconds=10)
     saved = int(max((tmp_path / "runs/tiny").glob("*/step-*.ckpt")).stem.removeprefix("step-"))
-    assert saved % 100 == 0 if how is signal.SIGKILL else saved > 2000 / 16
+    assert saved % 50 == 0 if how is signal.SIGKILL else saved > 1000 / 16
     again, out, err = place.study(*GROUPS)
     assert (again, err) == (0, ""), out
     assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"]

@@ -15,7 +15,7 @@ from tests.system.conftest import alive, make_place
 
 pytestmark = pytest.mark.system
 SHORT = {"trainer": {"max_images": 160, "val_every_images": 80}}
-SIXTY = {"study": STUDY | {"seeds": list(range(15))}, **SHORT, "sampling": {"images_per_class": 0}}
+MANY = {"study": STUDY | {"seeds": list(range(9))}, **SHORT, "sampling": {"images_per_class": 0}}
 
 
 def workers_of(pool: psutil.Process) -> list[psutil.Process]:
@@ -31,22 +31,22 @@ def workers_of(pool: psutil.Process) -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[int, float]]]:
-    """Losses of the sixty cells, one worker, nothing in its way."""
-    place = make_place(tmp_path_factory.mktemp("undisturbed"), **SIXTY)
+    """Losses of the many cells, one worker, nothing in its way."""
+    place = make_place(tmp_path_factory.mktemp("undisturbed"), **MANY)
     code, _, err = place.study()
     assert (code, err) == (0, "")
     return place.losses()
 
 
-def test_sixty_cells_are_done_once_each_though_a_worker_is_killed_every_few_seconds(
+def test_many_cells_are_done_once_each_though_a_worker_is_killed_every_few_seconds(
     tmp_path: Path, undisturbed: dict[str, list[tuple[int, float]]]
 ) -> None:
-    place, choose = make_place(tmp_path, **SIXTY), random.Random(0)
+    place, choose = make_place(tmp_path, **MANY), random.Random(0)
     process = place.start("-m", "lina_lab.run", "study=tiny", "workers=3")
     pool, killed, next_kill = psutil.Process(process.pid), 0, time.monotonic() + 12
     while process.poll() is None:
         time.sleep(0.2)
-        if time.monotonic() > next_kill and killed < 8:
+        if time.monotonic() > next_kill and killed < 5:
             found = workers_of(pool)
             if found:
                 choose.choice(found).kill()
@@ -54,17 +54,16 @@ def test_sixty_cells_are_done_once_each_though_a_worker_is_killed_every_few_seco
     out, err = process.communicate()
     assert (process.returncode, err) == (0, ""), out
     assert killed >= 3
-    assert "tiny: 60 done" in out
+    assert "tiny: 36 done" in out
     ended = Counter(cell for cell, state in place.trials() if state == "done")
-    assert len(ended) == 60
+    assert len(ended) == 36
     assert set(ended.values()) == {1}
     assert {state for _, state in place.trials()} <= {"done", "interrupted"}
-    assert len(place.attempts()) == 60
+    assert len(place.attempts()) == 36
     assert place.losses() == undisturbed
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
-def test_a_pool_that_is_stopped_stops_its_workers_and_goes_on(tmp_path: Path, how: signal.Signals, code: int) -> None:
+def test_a_pool_that_is_stopped_stops_its_workers_and_goes_on(tmp_path: Path) -> None:
     place = make_place(tmp_path)
     process = place.start("-m", "lina_lab.run", "study=tiny", "workers=2")
     pool, deadline = psutil.Process(process.pid), time.monotonic() + 90
@@ -73,9 +72,9 @@ def test_a_pool_that_is_stopped_stops_its_workers_and_goes_on(tmp_path: Path, ho
         time.sleep(0.05)
     children = workers_of(pool)
     assert len(children) == 2
-    process.send_signal(how)
+    process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=90)
-    assert process.returncode == code
+    assert process.returncode == 130
     assert err.endswith("the same command goes on from here\n")
     assert not any(alive(child) for child in children)
     assert set(place.states().values()) <= {"interrupted", "waiting", "done"}
