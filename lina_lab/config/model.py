@@ -100,7 +100,7 @@ class LinaConfig:
     condition_attention: Placement | None = None
     """Attention of the condition encoder; null: the decoder's core without convolution and gate."""
     compile: bool = False
-    """Compile the model with torch.compile."""
+    """Compile each block with torch.compile: blocks that are alike are compiled once, so that depth costs no time."""
     checkpoint: bool = False
     """Keep no activations inside blocks, and compute them again in the backward pass."""
 

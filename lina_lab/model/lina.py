@@ -7,7 +7,7 @@ C numbers of a token, D width.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import torch
 from torch import Generator, Tensor, nn
@@ -25,6 +25,10 @@ from lina_lab.model.flow import LEVELS, FlowHead, integrate, logit_normal_levels
 from lina_lab.model.initialization import initialize
 from lina_lab.model.masking import draw_mask_ratio, num_masked, random_orders, step_schedule
 from lina_lab.seeds import derive
+
+
+RECOMPILATIONS = 64
+"""Forms of a block that torch.compile may make in one process: stacks, numbers of tokens, with and without gradients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +156,13 @@ class LINA(nn.Module):
         self.flow_head = FlowHead(config.token_dim, config.dim, config.flow_dim or config.dim, config.flow_depth)
         initialize(self, seed=0)
         if config.compile:
-            for part in (self.condition_encoder, self.backbone, self.flow_head):
-                part.compile()
+            self._compile()
+
+    def _compile(self) -> None:
+        """Each block by itself: blocks that are alike share what is made for one, so that depth costs no time."""
+        stacks = (self.condition_encoder.blocks, self.backbone.encoder, self.backbone.decoder)
+        for part in (*chain.from_iterable(stacks), self.flow_head):
+            part.compile(recompile_limit=RECOMPILATIONS)
 
     def condition(
         self,

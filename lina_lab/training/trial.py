@@ -208,6 +208,8 @@ def _quiet_lightning() -> Iterator[None]:
             # What is logged so is the same on all ranks.
             warnings.filterwarnings("ignore", ".*sync_dist=True.*")
             warnings.filterwarnings("ignore", ".*`srun` command is available.*")
+            # `study.resources.accelerator=cpu` asks for just that.
+            warnings.filterwarnings("ignore", "GPU available but not used.*")
             warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
             warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
             yield

@@ -171,7 +171,7 @@ def test_checkpointing_changes_no_gradient() -> None:
 @pytest.mark.system
 @pytest.mark.filterwarnings("ignore")  # torch.compile's own
 def test_compiled_equals_not_compiled() -> None:
-    """The attention in one graph, and a whole model."""
+    """The attention in one graph, and a whole model; a deeper one needs nothing that was not compiled for it."""
     from lina_lab.model import Attention
 
     attention = Attention(8, 2, AttentionConfig(conv_kernel=3), (3, 4), 4)
@@ -186,6 +186,9 @@ def test_compiled_equals_not_compiled() -> None:
     assert torch.allclose(*losses, atol=1e-5)
     losses[1].backward()
     assert all(p.grad is not None for p in fast.parameters() if p.requires_grad)
+    deep = LINA(replace(SMALL, depth=6, condition_depth=2, compile=True))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        deep.loss(latents, label=label, generator=seeded()).backward()
 
 
 def test_configs_of_all_kinds_go_through_plain_data() -> None:
