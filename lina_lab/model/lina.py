@@ -26,9 +26,8 @@ from lina_lab.model.initialization import initialize
 from lina_lab.model.masking import draw_mask_ratio, num_masked, random_orders, step_schedule
 from lina_lab.seeds import derive
 
-
 RECOMPILATIONS = 64
-"""Forms of a block that torch.compile may make in one process: stacks, numbers of tokens, with and without gradients."""
+"""Forms of a block that torch.compile may make in a process: other stacks, numbers of tokens, with gradients or not."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,9 +52,7 @@ def test_a_trial_comes_to_a_result(tiny: Tiny, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == wanted
 
 
-def test_a_gpu_that_is_left_alone_is_no_warning(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_that_is_left_alone_is_no_warning(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning.pytorch.accelerators.CUDAAccelerator.is_available", lambda: True)
     assert run_trial(tiny(), tmp_path, resources=ResourcesConfig(accelerator="cpu")).status == "done"
 
