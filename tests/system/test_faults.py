@@ -127,7 +127,7 @@ def test_a_tracking_server_that_is_away_for_a_while(tmp_path: Path, undisturbed:
     results_then = len(list((tmp_path / "runs/tiny").glob("*/result.json")))
     # The cell that ran when the server went away trains to its end; then the study waits.
     wait_for(lambda: len(list((tmp_path / "runs/tiny").glob("*/result.json"))) > results_then)
-    time.sleep(15)
+    time.sleep(5)
     assert process.poll() is None
     server.start()
     out, err = process.communicate(timeout=300)
