@@ -1,7 +1,6 @@
 """Two machines at one study: one model over both, and whatever befalls a machine or the link between them."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -94,18 +93,16 @@ def when_at_work(place: Place, images: int, action: Callable[[Path], None]) -> t
     return thread
 
 
-@pytest.mark.parametrize("fault", ["slow", "rank", "host", "link"])
+@pytest.mark.parametrize("fault", ["slow", "host", "link"])
 def test_two_machines_train_as_one(tmp_path: Path, net: Network, undisturbed: Losses, fault: str) -> None:
-    """A rank is killed; all of the second machine is, and comes back; the link is cut for 25 s, or slow."""
+    """All of the second machine is killed, and comes back; the link is cut for 25 s, or slow."""
     place = make_place(tmp_path, **TWO_CELLS)
     cells = [] if fault == "slow" else ["model.dim=16"]
     one, two = (net.start(net.host(i), command(net, *cells), tmp_path) for i in (1, 2))
     again: list[subprocess.Popen[str]] = []
 
     def strike(folder: Path) -> None:
-        if fault == "rank":
-            os.kill(json.loads((folder / "logs/rank-1.json").read_text())["pid"], signal.SIGKILL)
-        elif fault == "host":
+        if fault == "host":
             net.kill(net.host(2))
             again.append(net.start(net.host(2), command(net, *cells), tmp_path))
         elif fault == "link":
@@ -127,7 +124,6 @@ def test_two_machines_train_as_one(tmp_path: Path, net: Network, undisturbed: Lo
     restarts = [line for line in out.splitlines() if line.startswith("the group was started again")]
     sentences = {
         "slow": None,
-        "rank": "rank 1 on lh2 was killed by SIGKILL",
         "host": "rank 1 on lh2 was lost",
         "link": "lh2 has not been heard of for 20 s",
     }
@@ -175,14 +171,11 @@ def test_ctrl_c_at_the_leader_saves_the_state_and_sends_the_follower_home(
     ("first", "second", "sentence"),
     [
         (None, (), "has not reached 10.78.1.1:29500 for 6 s: see that the same command runs there"),
-        ((), None, "1 of 2 machines are there after 6 s (those heard of: none): run the same command on each"),
         ((), ("seed=1",), "lh2 was not given what lh1 was: cells is 2 ("),
-        ((), ("study.resources.nodes=4",), "study.resources.nodes is 4 there and 2 here"),
         ((), ("paths.runs=elsewhere",), "lh2 does not see the folder of runs that lh1 writes to"),
         ((), ("study.resources.accelerator=gpu",), "study.resources.accelerator=gpu: lh2 has no GPU"),
-        (("torchrun.rendezvous=localhost:29500",), None, "is 127.0.0.1 on lh1, which no other machine reaches"),
     ],
-    ids=["no leader", "no follower", "seed", "nodes", "folder", "gpu", "loopback"],
+    ids=["no leader", "seed", "folder", "gpu"],
 )
 def test_what_the_machines_were_told_is_refused_with_the_host_and_the_cause(
     tmp_path: Path, net: Network, first: tuple[str, ...] | None, second: tuple[str, ...] | None, sentence: str
