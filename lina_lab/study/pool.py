@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lina_lab.config import CommandConfig, PathsConfig
@@ -21,6 +22,8 @@ from lina_lab.study.terminable import terminable
 LOOK_SECONDS = 1.0
 STOP_SECONDS = 60.0
 """How long workers may take to record that they were stopped."""
+ASK_AGAIN_SECONDS = 5.0
+"""One that has not ended is asked again so often."""
 DEATHS_WITHOUT_A_CELL = 3
 """So often each worker may die, on average, while no cell ends; then the pool gives up."""
 EXITS_OF_THEIR_OWN = (0, 1, 2)
@@ -139,16 +142,16 @@ class _Pool:
 
     def stop(self) -> None:
         """Ask all to end, and see to it that they do."""
-        for worker in filter(None, self.workers):
-            if worker.poll() is None:
-                worker.send_signal(signal.SIGINT)
         end = time.monotonic() + STOP_SECONDS
-        for worker in filter(None, self.workers):
-            try:
-                worker.wait(timeout=max(0.1, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                worker.kill()
-                worker.wait()
+        while at_work := [worker for worker in filter(None, self.workers) if worker.poll() is None]:
+            late = time.monotonic() > end
+            for worker in at_work:
+                # Python drops a KeyboardInterrupt that comes while it runs a destructor: ask until it is heard.
+                worker.send_signal(signal.SIGKILL if late else signal.SIGINT)
+            again = time.monotonic() + ASK_AGAIN_SECONDS
+            for worker in at_work:
+                with suppress(subprocess.TimeoutExpired):
+                    worker.wait(timeout=max(0.1, again - time.monotonic()))
 
 
 def worker_command(arguments: Sequence[str]) -> list[str]:

@@ -1,5 +1,7 @@
 """Which machine a study may run on."""
 
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,3 +94,32 @@ def test_workers_share_the_devices_and_the_processors(tmp_path: Path, monkeypatc
     assert [one["OMP_NUM_THREADS"] for one in environments] == ["2", "2", "2"]
     groups = _Pool(tmp_path, 2, ["true"], [], ranks=2)
     assert groups._environment(0)["OMP_NUM_THREADS"] == "2"
+
+
+DEAF = """
+import pathlib, signal, sys, time
+heard = []
+def hear(*_):
+    heard.append(True)
+    if len(heard) == 2:
+        sys.exit(7)
+signal.signal(signal.SIGINT, hear)
+pathlib.Path(sys.argv[1]).touch()
+while True:
+    time.sleep(0.05)
+"""
+
+
+def test_a_worker_that_does_not_hear_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one whose KeyboardInterrupt came within a destructor."""
+    monkeypatch.setattr("lina_lab.study.pool.ASK_AGAIN_SECONDS", 0.3)
+    made = _Pool(tmp_path, 1, [sys.executable, "-c", DEAF, str(tmp_path / "ready")], ())
+    made.start()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "ready").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    made.stop()
+    (worker,) = made.workers
+    assert worker is not None
+    assert worker.returncode == 7

@@ -26,7 +26,7 @@ FILE = {
     "study": STUDY,
     **TINY,
     # Long enough to be hit in the middle.
-    "trainer": {"max_images": 960, "val_every_images": 480},
+    "trainer": {"max_images": 1600, "val_every_images": 800},
 }
 
 

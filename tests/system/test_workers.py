@@ -64,7 +64,7 @@ def test_many_cells_are_done_once_each_though_a_worker_is_killed_every_few_secon
 
 
 def test_a_pool_that_is_stopped_stops_its_workers_and_goes_on(tmp_path: Path) -> None:
-    place = make_place(tmp_path)
+    place = make_place(tmp_path, trainer={"max_images": 3200, "val_every_images": 800})
     process = place.start("-m", "lina_lab.run", "study=tiny", "workers=2")
     pool, deadline = psutil.Process(process.pid), time.monotonic() + 90
     while len(list((tmp_path / "runs/tiny").glob("*/lease.json"))) < 2:
