@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from lina_lab.config import ResourcesConfig, TrialConfig
+from lina_lab.interrupts import terminable
 from lina_lab.study.launch import Tracking
-from lina_lab.study.terminable import terminable
 from lina_lab.training.group import Engine as EngineName
 from lina_lab.training.group import Exit, GroupError, Order, first_error, read_outcome, read_progress
 from lina_lab.training.result import TrialResult

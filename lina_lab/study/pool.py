@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lina_lab.config import CommandConfig, PathsConfig
+from lina_lab.interrupts import terminable
 from lina_lab.study.errors import StudyError, explained
 from lina_lab.study.grid import Cell, Plan
 from lina_lab.study.launch import gpus
@@ -17,7 +18,6 @@ from lina_lab.study.lease import Watch, read_note
 from lina_lab.study.progress import Display
 from lina_lab.study.store import CellState, Store, open_cells
 from lina_lab.study.summary import Summary, summarise
-from lina_lab.study.terminable import terminable
 
 LOOK_SECONDS = 1.0
 STOP_SECONDS = 60.0

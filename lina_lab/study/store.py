@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lina_lab.config import to_dict
 from lina_lab.files import CANCEL_FILE, write_atomically
+from lina_lab.interrupts import held
 from lina_lab.study.backend import TrialRow, open_storage, trial_rows
 from lina_lab.study.errors import ChangedError, StudyError
 from lina_lab.study.grid import Cell, Plan, flatten
@@ -160,6 +161,7 @@ class Store:
             "study": {"objectives": metrics, "size_axis": study["size_axis"], "budget": study["budget"]},
         }
 
+    @held()
     def states(self) -> dict[str, CellState]:
         """The latest state of every cell that the study ever had, by identity."""
         rows = trial_rows(self.study, (CELL, STATUS, ERROR, DEATHS))
@@ -190,6 +192,7 @@ class Store:
 
         self._order.sort(key=lambda identity: -training_flops(self._cells[identity].config))
 
+    @held()
     def claim(self) -> Claim | None:
         """The first cell of the plan that waits and that nobody has, now this process' own; None if there is none."""
         claimed = self._claim_known()
@@ -234,6 +237,7 @@ class Store:
         except UpdateFinishedTrialError:
             return None
 
+    @held()
     def reap(self) -> list[CellState]:
         """Say of each cell that runs and whose process is dead that it was interrupted, or has failed for good.
 
@@ -261,6 +265,7 @@ class Store:
         """Whether a cell that is queued has not come to an end, be it in other hands."""
         return any(state.open for identity, state in self._known.items() if identity in self._cells)
 
+    @held()
     def end(self, claim: Claim, status: Status, *, values: list[float] | None = None, error: str | None = None) -> None:
         """Say how an attempt ended, and let others at the cell; `values` are the objectives of one that is done."""
         try:

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from time import monotonic, sleep, time
-from typing import Any, TypeVar, get_args
+from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
 
 import git
 from mlflow import MlflowClient
@@ -20,6 +21,7 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from lina_lab.config import to_dict
+from lina_lab.interrupts import held_for
 from lina_lab.runstore import (
     AXES,
     AXIS,
@@ -39,6 +41,7 @@ from lina_lab.study.grid import Cell, Plan, flatten
 from lina_lab.study.store import Status
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 PARAMS_A_REQUEST = 100
 RUN_STATUS = {
@@ -56,6 +59,17 @@ PAUSE_SECONDS = 2.0
 SUMMARY_SECONDS = 5.0
 """The study's table is written at most so often, and at the end."""
 TABLE_FILE = "table.md"
+
+
+def _whole(method: Callable[Concatenate["Tracker", P], T]) -> Callable[Concatenate["Tracker", P], T]:
+    """A method that Ctrl-C does not cut through where the store is a file."""
+
+    @wraps(method)
+    def wrapper(self: "Tracker", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with held_for(self.uri):
+            return method(self, *args, **kwargs)
+
+    return wrapper
 
 
 class Tracker:
@@ -105,6 +119,7 @@ class Tracker:
         )
         return run_id
 
+    @_whole
     def start(self, cell: Cell, config_file: Path) -> str:
         """The run of a cell, with all that is known before it trains: made, or taken up again; returns its id.
 
@@ -134,12 +149,14 @@ class Tracker:
         self.client.log_artifact(run_id, str(config_file))
         return run_id
 
+    @_whole
     def run_of(self, identity: str) -> str | None:
         """The id of a cell's run; None if it has none yet."""
         wanted = f"tags.`{KIND}` = 'cell' and tags.`{CELL}` = '{identity}'"
         found = self.client.search_runs([self.experiment_id], wanted, max_results=1)
         return found[0].info.run_id if found else None
 
+    @_whole
     def end(
         self,
         run_id: str,
@@ -158,12 +175,14 @@ class Tracker:
         self.client.log_batch(run_id, metrics=entries, tags=[RunTag(k, v) for k, v in tags.items()])
         self.client.set_terminated(run_id, RUN_STATUS[status])
 
+    @_whole
     def deliver(self, run_id: str, folder: Path) -> None:
         """Send the metrics that a cell left in its folder because the store was away."""
         from lina_lab.training.points import deliver_unsent
 
         deliver_unsent(self.client, run_id, folder)
 
+    @_whole
     def summarise(self, counts: dict[str, int], metrics: dict[str, float], table: str, *, ended: bool = False) -> None:
         """Put the study so far on its own run: cells in each state (0 where there is none), numbers, the table."""
         self._set_tags(self.study_run, {STATUS: ", ".join(f"{count} {name}" for name, count in counts.items())})

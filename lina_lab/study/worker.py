@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from lina_lab.config import PathsConfig
 from lina_lab.files import CANCEL_FILE, ERROR_FILE, PICTURE_FILE
+from lina_lab.interrupts import held
 from lina_lab.runstore import quiet_logs
 from lina_lab.study.backend import make_whole
 from lina_lab.study.errors import StudyError, explained, explanation
@@ -114,21 +115,35 @@ class _Worker:
         self._summarised = self._reaped = 0.0
 
     def work_through(self) -> None:
-        while True:
-            clock = time.perf_counter()
+        """Work on cells, or wait for one, while there may be more."""
+        while self._work_on_next():
+            pass
+
+    def _work_on_next(self) -> bool:
+        clock, claim = time.perf_counter(), None
+        try:
             with explained(self.runs):
                 if time.monotonic() - self._reaped > REAP_SECONDS:
                     self._bury()
-                claim = self.store.claim()
+                # Ctrl-C comes when it is known which cell this is, so that it is recorded.
+                with held():
+                    claim = self.store.claim()
                 if claim is None:
                     self._bury()
-                    claim = self.store.claim()
+                    with held():
+                        claim = self.store.claim()
             if claim is not None:
-                self.work(claim, clock)
-            elif self.store.someone_works():
-                time.sleep(IDLE_SECONDS)
-            else:
-                return
+                self._work(claim, clock)
+                return True
+        except BaseException as error:
+            if claim is None:
+                raise
+            self._record_fault(claim, error)
+            return True
+        if self.store.someone_works():
+            time.sleep(IDLE_SECONDS)
+            return True
+        return False
 
     def _bury(self) -> None:
         """Give up the cells of the dead; say in MLflow too which have failed because that was so again and again."""
@@ -138,22 +153,18 @@ class _Worker:
             if run_id is not None:
                 self._patiently(lambda: self.tracker.end(run_id, "failed", error=state.error))  # noqa: B023
 
-    def work(self, claim: Claim, clock: float) -> None:
+    def _work(self, claim: Claim, clock: float) -> None:
         """Train one cell and record how it ended."""
-        cell, run_id = claim.cell, None
+        cell, folder = claim.cell, self.store.folder / claim.cell.identity
         self.display.cell_started(cell)
-        folder = self.store.folder / cell.identity
-        try:
-            config_file = write_config(folder, cell)
-            run_id = self._patiently(lambda: self.tracker.start(cell, config_file))
-            kept = read_record(folder, cell.identity)
-            if kept is not None and kept.status in FINAL and kept.mlflow_run == run_id:
-                self._record(claim, folder, kept, clock, note=", found in its folder")
-                return
-            begin_attempt(folder, run_id)
-            self._record(claim, folder, self._train(claim, folder, run_id), clock)
-        except BaseException as error:
-            self._record_fault(claim, folder, run_id, error)
+        config_file = write_config(folder, cell)
+        run_id = self._patiently(lambda: self.tracker.start(cell, config_file))
+        kept = read_record(folder, cell.identity)
+        if kept is not None and kept.status in FINAL and kept.mlflow_run == run_id:
+            self._record(claim, folder, kept, clock, note=", found in its folder")
+            return
+        begin_attempt(folder, run_id)
+        self._record(claim, folder, self._train(claim, folder, run_id), clock)
 
     def _train(self, claim: Claim, folder: Path, run_id: str) -> Record:
         def report(images: int, loss: float) -> None:
@@ -194,7 +205,7 @@ class _Worker:
         self.display.cell_ended(claim.cell, status, f"{shown}, {speed}{note}")
         self._summarise()
 
-    def _record_fault(self, claim: Claim, folder: Path, run_id: str | None, error: BaseException) -> None:
+    def _record_fault(self, claim: Claim, error: BaseException) -> None:
         """Record a cell that came to no result. Its own fault lets the next cell go on.
 
         Raises:
@@ -205,25 +216,35 @@ class _Worker:
         environment = str(error) if isinstance(error, StudyError) else explanation(error, self.runs)
         status: Status = "interrupted" if stopped or environment else "failed"
         sentence = "stopped by hand" if stopped else environment or f"{type(error).__name__}: {error}"
+        ended = False
         try:
-            try:
-                if run_id is not None:
-                    (folder / ERROR_FILE).write_text("".join(traceback.format_exception(error)))
-                    self.tracker.end(run_id, status, error=sentence, artifacts=(folder / ERROR_FILE,))
-                    kept = read_record(folder, claim.cell.identity)
-                    if kept is None or kept.status not in FINAL:
-                        write_record(folder, _record_of(claim, status, run_id, error=sentence))
-            finally:
-                self.store.end(claim, status, error=sentence)
+            # Ctrl-C may have come behind the last word on it.
+            ended = not self.store.states()[claim.cell.identity].open
+            if not ended:
+                self._write_fault(claim, status, sentence, error)
         except Exception as second:
             # What broke the cell keeps the news out too. The next command finds a cell that runs without a process,
             # which says the same.
             error.add_note(f"its state could not be written either: {second}")
-        self.display.cell_ended(claim.cell, status, sentence)
+        if not ended:
+            self.display.cell_ended(claim.cell, status, sentence)
         if environment is not None:
             raise StudyError(environment) from error
         if stopped:
             raise error
+
+    def _write_fault(self, claim: Claim, status: Status, sentence: str, error: BaseException) -> None:
+        folder = self.store.folder / claim.cell.identity
+        try:
+            run_id = self.tracker.run_of(claim.cell.identity)
+            if run_id is not None:
+                (folder / ERROR_FILE).write_text("".join(traceback.format_exception(error)))
+                self.tracker.end(run_id, status, error=sentence, artifacts=(folder / ERROR_FILE,))
+                kept = read_record(folder, claim.cell.identity)
+                if kept is None or kept.status not in FINAL:
+                    write_record(folder, _record_of(claim, status, run_id, error=sentence))
+        finally:
+            self.store.end(claim, status, error=sentence)
 
     def _patiently(self, action: Callable[[], Any]) -> Any:
         return patiently(action, self.display.line, self.runs)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lina_lab.interrupts import held_for
 from lina_lab.training.points import MAX_BATCH, Point, behind, last_steps, send, write_unsent
 
 if TYPE_CHECKING:
@@ -79,16 +80,20 @@ class MetricStream(Logger):
         from mlflow.exceptions import MlflowException
 
         try:
-            # Steps that are done again, behind a checkpoint, may have been logged before an interruption.
-            self._last = last_steps(self.client, self.run_id, self.waiting, self._last)
-            self.waiting = behind(self.waiting, self._last)
-            while self.waiting:
-                send(self.client, self.run_id, self.waiting[:MAX_BATCH])
-                del self.waiting[:MAX_BATCH]
+            with held_for(self.tracking_uri):
+                self._send()
             self._sent = time.monotonic()
         except MlflowException as error:
             self.problem = f"the tracking store did not take metrics: {_first_line(error)}"
             self._retry = time.monotonic() + PAUSE_SECONDS
+
+    def _send(self) -> None:
+        # Steps that are done again, behind a checkpoint, may have been logged before an interruption.
+        self._last = last_steps(self.client, self.run_id, self.waiting, self._last)
+        self.waiting = behind(self.waiting, self._last)
+        while self.waiting:
+            send(self.client, self.run_id, self.waiting[:MAX_BATCH])
+            del self.waiting[:MAX_BATCH]
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:

@@ -1,0 +1,63 @@
+"""Ctrl-C wherever it falls: no cell seems to run, none is held, and the same command goes on."""
+
+import gc
+import os
+import random
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from lina_lab.study.lease import Lease
+from lina_lab.study.store import Store
+from tests.study.conftest import Lab
+
+FIRST_CLAIM, CALLS = 8_000, 210_000
+"""About as many functions are called to claim the first cell, and to work through all."""
+
+
+def work(lab: Lab, interrupted_at: int) -> None:
+    """Run the study; at so many function calls behind its preparations this process gets a SIGINT."""
+    launcher, calls = lab.launcher, 0
+
+    def profile(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal calls
+        calls += event == "call"
+        if event == "call" and calls == interrupted_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def counting() -> Any:
+        sys.setprofile(profile)
+        return launcher()
+
+    lab.launcher = counting  # type: ignore[method-assign]
+    try:
+        lab.run()
+    finally:
+        sys.setprofile(None)
+        lab.launcher = launcher  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("within", [FIRST_CLAIM, CALLS], ids=["claim", "all"])
+@pytest.mark.parametrize("seed", range(4))
+def test_wherever_it_falls(lab: Lab, within: int, seed: int) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        work(lab, interrupted_at=random.Random(seed).randrange(within))
+    # A process would be at its end: what an exception still refers to is gone.
+    gc.collect()
+    store = Store(lab.runs, lab.plan)
+    states = [state.status for state in store.states().values()]
+    assert set(states) <= {"done", "interrupted", "waiting"}
+    assert states.count("interrupted") <= 1
+    for cell in lab.plan.cells:
+        lease = Lease.take(store.folder / cell.identity)
+        assert lease is not None
+        lease.release()
+    assert {run.info.status for run in lab.cell_runs()} <= {"FINISHED", "KILLED"}
+    trained = len(lab.trained)
+    assert lab.run().counts == {"done": 4}
+    assert len(lab.trained) <= trained + 4
+    assert max(map(lab.trained.count, lab.trained)) <= 2
+    assert {run.info.status for run in lab.cell_runs()} == {"FINISHED"}

@@ -1,0 +1,115 @@
+"""Signals that are put off, and that are not lost."""
+
+import os
+import signal
+import threading
+from contextlib import ExitStack
+
+import pytest
+
+from lina_lab.interrupts import STOPS, held, held_for, terminable
+
+
+def send(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_one_comes_when_the_block_has_ended(number: signal.Signals, error: type[BaseException]) -> None:
+    before, done = [signal.getsignal(each) for each in STOPS], []
+
+    @terminable()
+    def block() -> None:
+        try:
+            with held():
+                send(number)
+                done.append("the rest")
+        finally:
+            done.append("then")
+
+    with pytest.raises(error):
+        block()
+    assert done == ["the rest", "then"]
+    assert [signal.getsignal(each) for each in STOPS] == before
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_second_one_does_not_wait(depth: int) -> None:
+    done = []
+
+    def block() -> None:
+        with ExitStack() as blocks:
+            for _ in range(depth):
+                blocks.enter_context(held())
+            send(signal.SIGINT)
+            done.append("first")
+            send(signal.SIGINT)
+            done.append("second")
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert done == ["first"]
+
+
+def test_blocks_in_blocks_wait_for_the_outermost() -> None:
+    done = []
+
+    @held()
+    def block() -> None:
+        with held():
+            send(signal.SIGINT)
+        done.append("outer")
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert done == ["outer"]
+
+
+def test_an_error_of_the_block_is_kept_as_the_context() -> None:
+    @held()
+    def block() -> None:
+        send(signal.SIGINT)
+        raise ValueError("within")
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        block()
+    assert isinstance(caught.value.__context__, ValueError)
+
+
+def test_what_was_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with held():
+            send(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_other_threads_have_no_signals_to_hold() -> None:
+    handlers = []
+
+    def look() -> None:
+        with held():
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert handlers == [signal.getsignal(signal.SIGINT)]
+
+
+@pytest.mark.parametrize(
+    ("uri", "waits"), [("sqlite:////tmp/mlflow.db", True), ("http://host:5000", False), ("databricks", False)]
+)
+def test_a_server_is_not_waited_for(uri: str, waits: bool) -> None:
+    done = []
+
+    def block() -> None:
+        with held_for(uri):
+            send(signal.SIGINT)
+            done.append("the rest")
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert bool(done) == waits
