@@ -25,6 +25,7 @@ from lina_lab.evaluation.moments import moments_of
 from lina_lab.evaluation.quality import Reference, quality
 from lina_lab.evaluation.sampling import RECIPE_FILE
 from lina_lab.files import sha256, write_atomically
+from lina_lab.loading import freeze_at_exit
 from lina_lab.runstore import EVALUATION, quiet_logs
 
 METRICS_FILE = "metrics.json"
@@ -134,4 +135,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    freeze_at_exit()
     sys.exit(main(sys.argv[1:]))

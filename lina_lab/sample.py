@@ -29,6 +29,7 @@ from lina_lab.evaluation.geneval import LAYOUT, read_prompts, write_layout
 from lina_lab.evaluation.images import read_images
 from lina_lab.evaluation.sampling import SAMPLES_FILE, Encode, Pixels, Recipe, sample, to_pixels
 from lina_lab.evaluation.weights import Trained, load_trained
+from lina_lab.loading import freeze_at_exit
 from lina_lab.model import LINA
 
 Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -184,4 +185,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    freeze_at_exit()
     sys.exit(main(sys.argv[1:]))

@@ -1,11 +1,14 @@
-"""Imports without collection leave the collector as they found it."""
+"""Imports without collection, and the end of a process behind them."""
 
 import gc
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine
 
-from lina_lab.loading import uncollected
+from lina_lab.loading import _freeze, uncollected
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -21,3 +24,27 @@ def test_the_collector_is_put_off_and_then_as_before(enabled: bool) -> None:
         assert gc.isenabled() == enabled
     finally:
         (gc.enable if were else gc.disable)()
+
+
+def test_the_log_of_a_database_goes_with_the_process(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'some.db'}")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        connection.exec_driver_sql("CREATE TABLE some (number)")
+    assert (tmp_path / "some.db-wal").exists()
+    try:
+        _freeze()
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+    assert [path.name for path in tmp_path.iterdir()] == ["some.db"]
+
+
+def test_a_process_is_frozen_at_its_end_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered: list[Callable[[], None]] = []
+    monkeypatch.setattr("atexit.register", registered.append)
+    monkeypatch.setattr("atexit.unregister", lambda function: registered.remove(function) if registered else None)
+    for _ in range(2):
+        with uncollected():
+            pass
+    assert registered == [_freeze]

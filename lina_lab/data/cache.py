@@ -44,6 +44,7 @@ from lina_lab.data.text import TextEncoder, load_text_encoder
 from lina_lab.data.vae import Autoencoder, load_vae
 from lina_lab.dotlist import one_line, parse
 from lina_lab.files import sha256, write_atomically
+from lina_lab.loading import freeze_at_exit
 
 PLAN = "plan.json"
 
@@ -336,4 +337,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    freeze_at_exit()
     sys.exit(main(sys.argv[1:]))

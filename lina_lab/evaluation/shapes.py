@@ -24,6 +24,7 @@ from lina_lab.dotlist import one_line, parse
 from lina_lab.evaluation.geneval import LAYOUT, read_layout
 from lina_lab.evaluation.sampling import SAMPLES_FILE
 from lina_lab.files import write_atomically
+from lina_lab.loading import freeze_at_exit
 
 SMALLEST = 0.004
 """Share of the picture below which a patch of colour is a speck."""
@@ -264,4 +265,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    freeze_at_exit()
     sys.exit(main(sys.argv[1:]))

@@ -77,7 +77,8 @@ def test_a_pool_that_is_stopped_stops_its_workers_and_goes_on(tmp_path: Path) ->
     assert process.returncode == 130
     assert err.endswith("the same command goes on from here\n")
     assert not any(alive(child) for child in children)
-    assert set(place.states().values()) <= {"interrupted", "waiting", "done"}
+    said = "".join(path.read_text() for path in (tmp_path / "runs/tiny").glob("worker-*.log"))
+    assert set(place.states().values()) <= {"interrupted", "waiting", "done"}, said
     assert "interrupted" in place.states().values()
     code, _, err = place.study("workers=2")
     assert (code, err) == (0, "")
