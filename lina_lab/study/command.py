@@ -31,13 +31,14 @@ def run_and_report(plan: Plan, paths: PathsConfig, command: CommandConfig, argum
     try:
         if command.action in actions:
             return actions[command.action](plan, paths, command)
-        if not _leads(plan, command):
-            _follow(plan, paths, command)
-            return 0
-        if command.new_version:
-            plan = _versioned(plan, paths)
-            arguments = [*arguments, f"study.name={plan.study.name}"]
-        summary = _work(plan, paths, command, arguments)
+        with terminable():
+            if not _leads(plan, command):
+                _follow(plan, paths, command)
+                return 0
+            if command.new_version:
+                plan = _versioned(plan, paths)
+                arguments = [*arguments, f"study.name={plan.study.name}"]
+            summary = _work(plan, paths, command, arguments)
     except StudyError as error:
         return _complain(str(error), 2 if isinstance(error, RefusedError) else 1)
     except KeyboardInterrupt:
@@ -67,8 +68,7 @@ def _follow(plan: Plan, paths: PathsConfig, command: CommandConfig) -> None:
     """Be one of the machines that another one leads, until the study has ended."""
     from lina_lab.study.follow import follow
 
-    with terminable():
-        follow(meeting(plan, command, Path(paths.runs).resolve()), display().line)
+    follow(meeting(plan, command, Path(paths.runs).resolve()), display().line)
 
 
 def _work(plan: Plan, paths: PathsConfig, command: CommandConfig, arguments: Sequence[str]) -> Summary:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 from lina_lab.config import ResourcesConfig, TrialConfig
-from lina_lab.interrupts import terminable
 from lina_lab.study.launch import Tracking
 from lina_lab.training.group import Engine as EngineName
 from lina_lab.training.group import Exit, GroupError, Order, first_error, read_outcome, read_progress
@@ -74,17 +73,16 @@ class GroupLaunch:
     ) -> TrialResult:
         self.resources.check_batch(config.data.batch_size)
         troubles: list[str] = []
-        with terminable():
-            while True:
-                try:
-                    result = self._attempt(folder, tracking, report)
-                except GroupError as error:
-                    if not error.again or len(troubles) == self.resources.max_restarts:
-                        raise
-                    troubles.append(f"the group was started again: {error}")
-                    self.tell(troubles[-1])
-                    continue
-                return _with_problems(result, troubles)
+        while True:
+            try:
+                result = self._attempt(folder, tracking, report)
+            except GroupError as error:
+                if not error.again or len(troubles) == self.resources.max_restarts:
+                    raise
+                troubles.append(f"the group was started again: {error}")
+                self.tell(troubles[-1])
+                continue
+            return _with_problems(result, troubles)
 
     def _attempt(self, folder: Path, tracking: Tracking | None, report: Callable[[int, float], None]) -> TrialResult:
         found = self.engine.resume(folder)

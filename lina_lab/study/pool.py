@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from lina_lab.config import CommandConfig, PathsConfig
-from lina_lab.interrupts import terminable
 from lina_lab.study.errors import StudyError, explained
 from lina_lab.study.grid import Cell, Plan
 from lina_lab.study.launch import gpus
@@ -57,9 +56,8 @@ def run_pool(
     devices = () if command.launcher == "slurm" else gpus()
     pool = _Pool(store.folder, min(command.workers, left), arguments, devices, plan.study.resources.devices)
     try:
-        with terminable():
-            pool.start()
-            _watch(store, pool, display, states)
+        pool.start()
+        _watch(store, pool, display, states)
     except BaseException:
         pool.stop()
         display.ended()
@@ -146,8 +144,9 @@ class _Pool:
         while at_work := [worker for worker in filter(None, self.workers) if worker.poll() is None]:
             late = time.monotonic() > end
             for worker in at_work:
-                # Python drops a KeyboardInterrupt that comes while it runs a destructor: ask until it is heard.
-                worker.send_signal(signal.SIGKILL if late else signal.SIGINT)
+                # Not SIGINT, which is ignored below a shell that was started in the background. Python drops an
+                # exception that comes while it runs a destructor: ask until it is heard.
+                worker.send_signal(signal.SIGKILL if late else signal.SIGTERM)
             again = time.monotonic() + ASK_AGAIN_SECONDS
             for worker in at_work:
                 with suppress(subprocess.TimeoutExpired):

@@ -221,7 +221,9 @@ class _Worker:
             # Ctrl-C may have come behind the last word on it.
             ended = not self.store.states()[claim.cell.identity].open
             if not ended:
-                self._write_fault(claim, status, sentence, error)
+                # A terminal's Ctrl-C comes here directly, and again from the pool.
+                with held():
+                    self._write_fault(claim, status, sentence, error)
         except Exception as second:
             # What broke the cell keeps the news out too. The next command finds a cell that runs without a process,
             # which says the same.
@@ -268,7 +270,8 @@ class _Worker:
     def close_after(self, error: BaseException) -> None:
         """Close the study's run when `error` ends the study, as far as the stores still allow."""
         try:
-            self._write_summary(ended=True)
+            with held():
+                self._write_summary(ended=True)
         except Exception as second:
             error.add_note(f"the study's run could not be closed: {second}")
 

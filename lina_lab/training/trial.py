@@ -70,8 +70,8 @@ def run_trial(
 
     Raises:
         ValueError: ranks differ in code, packages, configuration or checkpoint, or the batch cannot be shared out.
-        KeyboardInterrupt: on Ctrl-C, after Lightning has closed the loggers. (SIGTERM raises Lightning's
-            SIGTERMException, a SystemExit.)
+        KeyboardInterrupt, SystemExit: on Ctrl-C, and on SIGTERM where that is an exception (`interrupts.terminable`),
+            after Lightning has closed the loggers.
     """
     resources.check_batch(config.data.batch_size)
     checkpoint, problems = newest(folder)

@@ -103,7 +103,7 @@ def hear(*_):
     heard.append(True)
     if len(heard) == 2:
         sys.exit(7)
-signal.signal(signal.SIGINT, hear)
+signal.signal(signal.SIGTERM, hear)
 pathlib.Path(sys.argv[1]).touch()
 while True:
     time.sleep(0.05)
@@ -111,7 +111,7 @@ while True:
 
 
 def test_a_worker_that_does_not_hear_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one whose KeyboardInterrupt came within a destructor."""
+    """As one whose SystemExit came within a destructor."""
     monkeypatch.setattr("lina_lab.study.pool.ASK_AGAIN_SECONDS", 0.3)
     made = _Pool(tmp_path, 1, [sys.executable, "-c", DEAF, str(tmp_path / "ready")], ())
     made.start()

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lina_lab.runstore import STATUS
 from tests.conftest import STUDY
 from tests.system.conftest import alive, make_place
 
@@ -63,7 +64,9 @@ def test_many_cells_are_done_once_each_though_a_worker_is_killed_every_few_secon
     assert place.losses() == undisturbed
 
 
-def test_a_pool_that_is_stopped_stops_its_workers_and_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whom", ["pool", "all"])
+def test_a_pool_that_is_stopped_stops_its_workers_and_goes_on(tmp_path: Path, whom: str) -> None:
+    """By a signal of its own, or by Ctrl-C at a terminal, which goes to all processes of the command."""
     place = make_place(tmp_path, trainer={"max_images": 3200, "val_every_images": 800})
     process = place.start("-m", "lina_lab.run", "study=tiny", "workers=2")
     pool, deadline = psutil.Process(process.pid), time.monotonic() + 90
@@ -72,7 +75,8 @@ def test_a_pool_that_is_stopped_stops_its_workers_and_goes_on(tmp_path: Path) ->
         time.sleep(0.05)
     children = workers_of(pool)
     assert len(children) == 2
-    process.send_signal(signal.SIGINT)
+    for each in [*(children if whom == "all" else []), process]:
+        each.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=90)
     assert process.returncode == 130
     assert err.endswith("the same command goes on from here\n")
@@ -80,6 +84,7 @@ def test_a_pool_that_is_stopped_stops_its_workers_and_goes_on(tmp_path: Path) ->
     said = "".join(path.read_text() for path in (tmp_path / "runs/tiny").glob("worker-*.log"))
     assert set(place.states().values()) <= {"interrupted", "waiting", "done"}, said
     assert "interrupted" in place.states().values()
+    assert {run.data.tags[STATUS] for run in place.attempts()} <= {"interrupted", "done"}
     code, _, err = place.study("workers=2")
     assert (code, err) == (0, "")
     assert set(place.states().values()) == {"done"}
