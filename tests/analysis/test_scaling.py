@@ -243,14 +243,14 @@ def test_the_profile_is_lowest_at_the_fitted_offset_and_costs_what_the_fit_costs
 
 @pytest.mark.system
 def test_nine_in_ten_intervals_cover_the_planted_exponent() -> None:
-    """120 studies of six sizes and four seeds: a share of so many has a standard deviation of 0.027."""
+    """80 studies of six sizes and four seeds: a share of so many has a standard deviation of 0.034."""
     generator, hits, bca = np.random.default_rng(1), 0, 0
-    studies = 120
+    studies = 80
     for number in range(studies):
         rows = planted().loc[np.repeat(range(len(SIZES)), 4)].assign(seed=np.tile(range(4), len(SIZES)))
         noisy = rows.assign(loss=rows["loss"] * np.exp(0.01 * generator.standard_normal(len(rows))))
         found = interval(refit(noisy, power(offset=False), draws=60, seed=number), lambda f: f.exponents["a"][0])
         hits += found.low <= 0.31 <= found.high
         bca += found.bca_low <= 0.31 <= found.bca_high
-    assert 0.83 <= hits / studies <= 0.97
-    assert 0.83 <= bca / studies <= 0.97
+    assert 0.82 <= hits / studies <= 0.98
+    assert 0.82 <= bca / studies <= 0.98

@@ -4,10 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,16 @@ FILE = {
     "study": STUDY,
     **TINY,
     # Long enough to be hit in the middle.
-    "trainer": {"max_images": 1600, "val_every_images": 800},
+    "trainer": {"max_images": 1200, "val_every_images": 600},
 }
+
+
+@cache
+def mlflow_tables() -> bytes:
+    """MLflow's store with its tables: making them takes seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+        return (Path(folder) / "mlflow.db").read_bytes()
 
 
 @dataclass
@@ -117,21 +127,25 @@ def alive(process: psutil.Process) -> bool:
     return False
 
 
-def make_place(folder: Path, **sections: Any) -> Place:
+def make_place(folder: Path, *, empty: bool = False, **sections: Any) -> Place:
+    """A place with the study's file, and MLflow's empty tables if the place is not to be `empty`."""
     (folder / "studies").mkdir(parents=True)
+    if not empty:
+        (folder / "runs").mkdir()
+        (folder / "runs/mlflow.db").write_bytes(mlflow_tables())
     (folder / "studies/tiny.yaml").write_text(yaml.safe_dump(FILE | sections))
     return Place(folder)
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    return make_place(tmp_path)
+    return make_place(tmp_path, empty=True)
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, tuple[int, str, str]]:
     """The study, run to its end once; not to be changed."""
-    place = make_place(tmp_path_factory.mktemp("finished"))
+    place = make_place(tmp_path_factory.mktemp("finished"), empty=True)
     return place, place.study()
 
 

@@ -1,7 +1,6 @@
 """Cells as jobs of a SLURM cluster, and what befalls jobs and nodes."""
 
 import json
-import re
 import subprocess
 import sys
 import threading
@@ -15,7 +14,7 @@ import pytest
 from lina_lab.runstore import STATUS
 from tests.conftest import STUDY, TINY
 from tests.system.cluster import Cluster, cluster
-from tests.system.conftest import Place, make_place
+from tests.system.conftest import Place, make_place, wait_for
 from tests.system.network import network
 
 pytestmark = pytest.mark.system
@@ -39,39 +38,49 @@ def start(slurm: Cluster, place: Place, *overrides: str) -> subprocess.Popen[str
     return slurm.net.start(slurm.net.switch, command, place.folder, slurm.environment)
 
 
-class Striker:
-    """Does something to the job of each cell once it trains."""
+Strike = Callable[[Path, str], object]
 
-    def __init__(self, place: Place, actions: dict[str, Callable[[Path, str], object]]) -> None:
-        self.folder, self.actions = place.folder / "runs/tiny", actions
-        self.struck: set[str] = set()
+
+class Striker:
+    """Does things to a cell's job, each when it has seen so many images; told the cell's folder and the job."""
+
+    def __init__(self, place: Place, *strikes: tuple[int, Strike]) -> None:
+        self.folder, self.strikes = place.folder / "runs/tiny", list(strikes)
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
 
     def _watch(self) -> None:
         deadline = time.monotonic() + 300
-        while self.actions.keys() - self.struck and time.monotonic() < deadline:
+        while self.strikes and time.monotonic() < deadline:
             time.sleep(0.1)
             for progress in self.folder.glob("*/progress.json"):
                 with suppress(FileNotFoundError, ValueError):
-                    self._strike(progress)
-
-    def _strike(self, progress: Path) -> None:
-        cell = progress.parent
-        width = re.search(r"dim: (\d+)", (cell / "config.yaml").read_text())
-        assert width is not None
-        seen = json.loads(progress.read_text())["images"]
-        if width[1] in self.actions and width[1] not in self.struck and seen > 1000:
-            job = json.loads((cell / "job.json").read_text())["job"]
-            self.struck.add(width[1])
-            self.actions[width[1]](cell, job)
+                    if json.loads(progress.read_text())["images"] > self.strikes[0][0]:
+                        _, strike = self.strikes.pop(0)
+                        strike(progress.parent, json.loads((progress.parent / "job.json").read_text())["job"])
+                        break
 
 
-def test_cells_of_two_nodes_whatever_befalls_their_jobs(tmp_path: Path, slurm: Cluster) -> None:
-    """One job is cancelled by hand, one preempted, one loses a node."""
+def test_a_cell_of_two_nodes_whatever_befalls_its_jobs(tmp_path: Path, slurm: Cluster) -> None:
+    """The first is cancelled by hand, the second preempted; then a node is lost."""
     place, reference = make_place(tmp_path / "slurm", **CELLS), make_place(tmp_path / "here", **CELLS)
-    code, _, err = reference.study()
+    code, _, err = reference.study("model.dim=16")
     assert (code, err) == (0, "")
+    saved: list[int] = []
+
+    def cancel(cell: Path, job: str) -> None:
+        slurm.run("scancel", job)
+        (cell / "progress.json").unlink()
+
+    def preempt(cell: Path, job: str) -> None:
+        slurm.run("scancel", "--signal=USR2", job)
+
+        def in_the_middle() -> bool:
+            steps = [int(path.stem.removeprefix("step-")) for path in cell.glob("step-*.ckpt")]
+            saved.extend(step for step in steps if step % 50 and step > 1000 / 16)
+            return bool(saved)
+
+        wait_for(in_the_middle)
 
     def lose_a_node(cell: Path, job: str) -> None:
         slurm.net.kill(slurm.net.host(2))
@@ -80,34 +89,28 @@ def test_cells_of_two_nodes_whatever_befalls_their_jobs(tmp_path: Path, slurm: C
         slurm.net.link(2, "up")
         slurm.start_node(2)
 
-    striker = Striker(
-        place,
-        {
-            "8": lambda cell, job: slurm.run("scancel", job),
-            "12": lambda cell, job: slurm.run("scancel", "--signal=USR2", job),
-            "16": lose_a_node,
-        },
-    )
-    out, err = start(slurm, place).communicate(timeout=560)
+    striker = Striker(place, (600, cancel), (1000, preempt), (1800, lose_a_node))
+    out, err = start(slurm, place, "model.dim=16").communicate(timeout=560)
     assert err == "", out
-    assert "tiny: 3 done" in out
-    assert striker.struck == {"8", "12", "16"}
-    assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"] * 3
+    assert "tiny: 1 done" in out
+    assert striker.strikes == []
+    assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"]
     losses, expected = place.losses(), reference.losses()
     assert losses.keys() == expected.keys()
     for cell, curve in expected.items():
         assert [images for images, _ in losses[cell]] == [images for images, _ in curve]
         assert [loss for _, loss in losses[cell]] == pytest.approx([loss for _, loss in curve], abs=1e-5)
     assert "MADE_BY_THE_TEMPLATE" in next(place.folder.glob("runs/tiny/*/logs/slurm/*_submission.sh")).read_text()
-    records = {p.parent: json.loads(p.read_text()) for p in place.folder.glob("runs/tiny/*/result.json")}
-    problems = {record["axes"]["model.dim"]: record["result"]["problems"] for record in records.values()}
-    assert any("ended as CANCELLED" in problem for problem in problems[8])
-    # Put back into the queue, by itself or by SLURM, it is the same attempt.
-    assert problems[12] == []
-    resumed = {record["axes"]["model.dim"]: record["result"]["resumed_at"] for record in records.values()}
-    # Asked to make room it saved its state in the middle of an epoch; the others went on from the last validation.
-    assert resumed[12] > 1000 / 16
-    assert resumed[12] % 50
+    (record,) = [json.loads(path.read_text())["result"] for path in place.folder.glob("runs/tiny/*/result.json")]
+    # Put back into the queue by itself it is the same attempt. The loss of a node is seen by the other one's rank, which
+    # fails, or by SLURM, which puts the job back.
+    assert "ended as CANCELLED" in record["problems"][0]
+    assert all("ended as FAILED" in problem for problem in record["problems"][1:])
+    assert len(record["problems"]) <= 2
+    # Asked to make room it saved its state in the middle of an epoch. From the loss of the node it went on from the last
+    # validation.
+    assert saved
+    assert record["resumed_at"] == 100
     hosts = {json.loads(p.read_text())["host"] for p in place.folder.glob("runs/tiny/*/logs/rank-*.json")}
     assert hosts == {"sn1", "sn2"}
 
@@ -115,7 +118,7 @@ def test_cells_of_two_nodes_whatever_befalls_their_jobs(tmp_path: Path, slurm: C
 def test_a_job_outlives_the_process_that_submitted_it_and_is_found_again(tmp_path: Path, slurm: Cluster) -> None:
     place = make_place(tmp_path, **CELLS)
     first = start(slurm, place, "model.dim=16")
-    striker = Striker(place, {"16": lambda cell, job: first.kill()})
+    striker = Striker(place, (1000, lambda cell, job: first.kill()))
     striker.thread.join(timeout=120)
     first.communicate(timeout=30)
     assert first.returncode == -9
