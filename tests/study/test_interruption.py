@@ -18,14 +18,14 @@ FIRST_CLAIM, CALLS = 8_000, 210_000
 """About as many functions are called to claim the first cell, and to work through all."""
 
 
-def work(lab: Lab, interrupted_at: int) -> None:
-    """Run the study; at so many function calls behind its preparations this process gets a SIGINT."""
+def work(lab: Lab, *interrupted_at: int) -> None:
+    """Run the study; at so many function calls behind its preparations this process gets a SIGINT each."""
     launcher, calls = lab.launcher, 0
 
     def profile(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal calls
         calls += event == "call"
-        if event == "call" and calls == interrupted_at:
+        if event == "call" and calls in interrupted_at:
             os.kill(os.getpid(), signal.SIGINT)
 
     def counting() -> Any:
@@ -40,11 +40,15 @@ def work(lab: Lab, interrupted_at: int) -> None:
         lab.launcher = launcher  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("within", [FIRST_CLAIM, CALLS], ids=["claim", "all"])
+@pytest.mark.parametrize(
+    ("within", "again"), [(FIRST_CLAIM, None), (CALLS, None), (CALLS, 5000)], ids=["claim", "all", "twice"]
+)
 @pytest.mark.parametrize("seed", range(4))
-def test_wherever_it_falls(lab: Lab, within: int, seed: int) -> None:
+def test_wherever_it_falls(lab: Lab, within: int, again: int | None, seed: int) -> None:
+    """Once; or twice, as from a terminal, which sends it to a worker and to the pool that then tells the worker."""
+    first = random.Random(seed).randrange(within)
     with pytest.raises(KeyboardInterrupt):
-        work(lab, interrupted_at=random.Random(seed).randrange(within))
+        work(lab, first, *([] if again is None else [first + again]))
     # A process would be at its end: what an exception still refers to is gone.
     gc.collect()
     store = Store(lab.runs, lab.plan)

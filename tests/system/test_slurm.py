@@ -102,13 +102,13 @@ def test_a_cell_of_two_nodes_whatever_befalls_its_jobs(tmp_path: Path, slurm: Cl
         assert [loss for _, loss in losses[cell]] == pytest.approx([loss for _, loss in curve], abs=1e-5)
     assert "MADE_BY_THE_TEMPLATE" in next(place.folder.glob("runs/tiny/*/logs/slurm/*_submission.sh")).read_text()
     (record,) = [json.loads(path.read_text())["result"] for path in place.folder.glob("runs/tiny/*/result.json")]
-    # Put back into the queue by itself it is the same attempt. The loss of a node is seen by the other one's rank, which
-    # fails, or by SLURM, which puts the job back.
+    # Put back into the queue by itself it is the same attempt. The loss of a node is seen by the other one's rank,
+    # which fails, or by SLURM, which puts the job back.
     assert "ended as CANCELLED" in record["problems"][0]
     assert all("ended as FAILED" in problem for problem in record["problems"][1:])
     assert len(record["problems"]) <= 2
-    # Asked to make room it saved its state in the middle of an epoch. From the loss of the node it went on from the last
-    # validation.
+    # Asked to make room it saved its state in the middle of an epoch. From the loss of the node it went on from the
+    # last validation.
     assert saved
     assert record["resumed_at"] == 100
     hosts = {json.loads(p.read_text())["host"] for p in place.folder.glob("runs/tiny/*/logs/rank-*.json")}
