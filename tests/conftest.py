@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 # A name that is no folder is one of the hub, which would be asked for it several times.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# Below a shell in the background Ctrl-C is ignored, and would be by all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import torch
 from safetensors import safe_open

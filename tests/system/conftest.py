@@ -28,7 +28,7 @@ FILE = {
     "study": STUDY,
     **TINY,
     # Long enough to be hit in the middle.
-    "trainer": {"max_images": 1200, "val_every_images": 600},
+    "trainer": {"max_images": 1280, "val_every_images": 640},
 }
 
 

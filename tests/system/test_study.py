@@ -59,9 +59,9 @@ def test_metrics_are_over_images_seen(finished: Finished) -> None:
     for run in place.attempts():
         train = place.client.get_metric_history(run.info.run_id, "train/loss")
         # The first loss is that of weights which have seen nothing.
-        assert [point.step for point in train] == list(range(0, 1200, 16))
+        assert [point.step for point in train] == list(range(0, 1280, 16))
         for name in ("val/loss_raw", "val/loss_ema"):
-            assert [p.step for p in place.client.get_metric_history(run.info.run_id, name)] == [600, 1200]
+            assert [p.step for p in place.client.get_metric_history(run.info.run_id, name)] == [640, 1280]
 
 
 def test_the_same_cell_in_another_process_has_the_same_losses_bit_for_bit(finished: Finished, place: Place) -> None:
