@@ -100,7 +100,7 @@ def test_other_threads_have_no_signals_to_hold() -> None:
 
 
 @pytest.mark.parametrize(
-    ("uri", "waits"), [("sqlite:////tmp/mlflow.db", True), ("http://host:5000", False), ("databricks", False)]
+    ("uri", "waits"), [("sqlite:///mlflow.db", True), ("http://host:5000", False), ("databricks", False)]
 )
 def test_a_server_is_not_waited_for(uri: str, waits: bool) -> None:
     done = []

@@ -15,8 +15,9 @@ from lina_lab.study.errors import RefusedError, StudyError, explained
 from lina_lab.study.grid import Cell, Plan
 from lina_lab.study.launch import check_machine, launcher_for, leads, meeting
 from lina_lab.study.progress import display
-from lina_lab.study.store import Store, newest_version, open_cells
+from lina_lab.study.store import Store, open_cells
 from lina_lab.study.summary import Summary, summarise
+from lina_lab.study.versions import newest_version
 
 STATUS_SECONDS = 2.0
 

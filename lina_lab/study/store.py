@@ -8,7 +8,7 @@ a process that died, and a cell is never worked on twice at once.
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -339,15 +339,3 @@ def _state(trial: TrialRow) -> CellState | None:
         deaths=attributes.get(DEATHS, 0),
         values=trial.values,
     )
-
-
-def newest_version(plan: Plan, runs: Path, url: str | None) -> Plan:
-    """The plan under its study's name, or under the first of NAME-v2, NAME-v3, ... whose configuration it has."""
-    name, number = plan.study.name, 1
-    while True:
-        try:
-            Store(runs, plan, url)
-            return plan
-        except ChangedError:
-            number += 1
-            plan = replace(plan, study=replace(plan.study, name=f"{name}-v{number}"))

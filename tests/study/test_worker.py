@@ -15,8 +15,9 @@ from lina_lab.config import TrialConfig, to_dict
 from lina_lab.runstore import CELL, KIND, STATUS, STUDY
 from lina_lab.study.errors import StudyError
 from lina_lab.study.grid import make_plan
-from lina_lab.study.store import Store, newest_version
+from lina_lab.study.store import Store
 from lina_lab.study.tracking import Tracker
+from lina_lab.study.versions import newest_version
 from lina_lab.training.result import TrialResult
 from tests.study.conftest import RESULT, Lab, raising, second_only
 
