@@ -218,12 +218,9 @@ class _Worker:
         sentence = "stopped by hand" if stopped else environment or f"{type(error).__name__}: {error}"
         ended = False
         try:
-            # Ctrl-C may have come behind the last word on it.
-            ended = not self.store.states()[claim.cell.identity].open
-            if not ended:
-                # A terminal's Ctrl-C comes here directly, and again from the pool.
-                with held():
-                    self._write_fault(claim, status, sentence, error)
+            # A terminal's Ctrl-C comes here directly, and again from the pool.
+            with held():
+                ended = self._write_fault(claim, status, sentence, error)
         except Exception as second:
             # What broke the cell keeps the news out too. The next command finds a cell that runs without a process,
             # which says the same.
@@ -235,9 +232,12 @@ class _Worker:
         if stopped:
             raise error
 
-    def _write_fault(self, claim: Claim, status: Status, sentence: str, error: BaseException) -> None:
+    def _write_fault(self, claim: Claim, status: Status, sentence: str, error: BaseException) -> bool:
+        """Write it down, and let others at the cell; True if it had ended: Ctrl-C came behind the last word on it."""
         folder = self.store.folder / claim.cell.identity
         try:
+            if not self.store.states()[claim.cell.identity].open:
+                return True
             run_id = self.tracker.run_of(claim.cell.identity)
             if run_id is not None:
                 (folder / ERROR_FILE).write_text("".join(traceback.format_exception(error)))
@@ -245,6 +245,7 @@ class _Worker:
                 kept = read_record(folder, claim.cell.identity)
                 if kept is None or kept.status not in FINAL:
                     write_record(folder, _record_of(claim, status, run_id, error=sentence))
+            return False
         finally:
             self.store.end(claim, status, error=sentence)
 

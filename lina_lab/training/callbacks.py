@@ -19,7 +19,7 @@ class ExponentialAverage(WeightAveraging):
 
     def __init__(self, config: EmaConfig) -> None:
         # The buffers are constants (positions): to average them would only add rounding. Not Lightning's own
-        # EMAWeightAveraging, which goes through the parameters one by one: a fifth of a small model's step.
+        # EMAWeightAveraging, which goes through the parameters one by one: a tenth of a small model's step.
         super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(config.decay))  # type: ignore[no-untyped-call]
         self.every_n_steps = config.every_n_steps
 

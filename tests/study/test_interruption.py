@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from lina_lab.config import TrialConfig
 from lina_lab.study.lease import Lease
 from lina_lab.study.store import Store
-from tests.study.conftest import Lab
+from lina_lab.training.result import TrialResult
+from tests.study.conftest import Lab, raising
 
 FIRST_CLAIM, CALLS = 8_000, 210_000
 """About as many functions are called to claim the first cell, and to work through all."""
@@ -65,3 +67,18 @@ def test_wherever_it_falls(lab: Lab, within: int, again: int | None, seed: int) 
     assert len(lab.trained) <= trained + 4
     assert max(map(lab.trained.count, lab.trained)) <= 2
     assert {run.info.status for run in lab.cell_runs()} == {"FINISHED"}
+
+
+def test_a_cell_is_let_go_though_the_store_fails_when_its_fault_is_recorded(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down(config: TrialConfig) -> TrialResult:
+        monkeypatch.setattr(Store, "states", lambda store: raising(OSError("the store is gone"))())
+        raise RuntimeError("and so is the cell")
+
+    lab.behaviour = break_down
+    with pytest.raises(OSError, match="the store is gone"):
+        lab.run()
+    lease = Lease.take(lab.runs / lab.plan.study.name / lab.plan.cells[0].identity)
+    assert lease is not None
+    lease.release()
