@@ -23,7 +23,7 @@ class TrialResult:
     fit_seconds: float
     """Wall time inside `Trainer.fit`, this time."""
     peak_memory_mib: float
-    """Largest resident memory of the process so far."""
+    """Largest resident memory of the process during the trial, this time; what it held before is in it."""
     ranks: int = 1
     """Processes that trained it together, this time."""
     step_seconds: float = 0.0

@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ def run_trial(
             after Lightning has closed the loggers.
     """
     resources.check_batch(config.data.batch_size)
+    forget_peak_memory()
     checkpoint, problems = newest(folder)
     logger = None if tracking is None else MetricStream(*tracking, folder)
     watch, clock, wire, keeper = Stopwatch(), StepClock(), CommunicationClock(), Checkpoints(folder, logger)
@@ -163,8 +164,19 @@ def _module_and_average(config: TrialConfig, resources: ResourcesConfig) -> tupl
     return ShardedModule(config), ShardedAverage(config.ema)
 
 
+def forget_peak_memory() -> None:
+    """Let `peak_memory_mib` begin anew, at what this process holds now.
+
+    A process that works through many cells would else give each of them the memory of the largest before it.
+    Outside Linux, and where the kernel keeps the file closed, the peak stays that of the whole process.
+    """
+    with suppress(OSError):
+        # proc(5), clear_refs: 5 resets the peak resident set size.
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_mib() -> float:
-    """Largest resident memory of this process so far."""
+    """Largest resident memory of this process since `forget_peak_memory`, or else since its start."""
     status = Path("/proc/self/status")
     if status.exists():
         # Not getrusage: it counts in what the process that started this one had in memory then.
