@@ -38,9 +38,11 @@ class DataConfig:
     transformers; null: the shards hold states."""
     long_captions: Share = 0.0
     """For captions: share of the training images that come with their long caption."""
-    max_skipped: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """For name=shards: share of the training images that may be damaged; each is named, and another one takes its
-    place. 0: a damaged image ends the trial."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """For name=shards: what a damaged training image does, `raise`: it ends the trial; `skip`: it is named and counted,
+    and another one takes its place."""
+    max_skipped: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """For on_error=skip: share of the training images that may be damaged; more end the trial."""
     workers: NonNegativeInt = 0
     """Processes of each rank that read training images; 0: the one that trains."""
     batch_size: PositiveInt = 128
@@ -167,8 +169,6 @@ class TrialConfig:
             raise contradiction("sampling.caption_images must be 6 at least: there are six kinds of captions")
         if self.sampling.quality_images == 1:
             raise contradiction("sampling.quality_images=1: one image has no covariance")
-        if self.data.max_skipped and self.data.workers:
-            raise contradiction("data.max_skipped counts in the process that trains: it needs data.workers=0")
         if (self.data.path is None) != (self.data.name in ("digits", "shapes")):
             raise contradiction("data.path is for data.name=latents and data.name=shards, which need it")
         self._check_digits()

@@ -74,7 +74,7 @@ class ShardImages(Dataset[Batch]):
         self.latent_shape = manifest.latent_shape
         self.mean, self.std = (torch.tensor(v).reshape(-1, 1, 1) for v in (manifest.mean, manifest.std))
         self.damaged: dict[int, str] = {}
-        """Place -> what is wrong with the image there."""
+        """Place -> what is wrong with the image there; of what this process read, or was told."""
 
     def __len__(self) -> int:
         return self.images
@@ -83,18 +83,19 @@ class ShardImages(Dataset[Batch]):
         count, generator = len(numbers), Generator()
         moments = np.empty((count, 2 * self.latent_shape[0], *self.latent_shape[1:]), dtype=np.float16)
         noise = torch.zeros(count, *self.latent_shape)
-        asked, said = [], []
+        asked, said, damaged = [], [], dict[int, str]()
         for row, number in enumerate(numbers.tolist()):
             asked.append(self._drawn(number, noise[row], generator))
-            moments[row], told = self._readable(asked[-1])
+            moments[row], told = self._readable(asked[-1], damaged)
             said.append(told)
         floats = moments.astype(np.float32)
         # A sum is finite where all its parts are.
         for row in np.flatnonzero(~np.isfinite(floats.sum(axis=(1, 2, 3)))).tolist():
-            floats[row], said[row] = self._readable(asked[row], finite=True)
+            floats[row], said[row] = self._readable(asked[row], damaged, finite=True)
         mean, log_variance = torch.from_numpy(floats).chunk(2, dim=1)
         latents = mean + noise * (0.5 * log_variance.clamp(-30, 20)).exp_()
-        return latents.sub_(self.mean).div_(self.std), self._together(said)
+        given = self._together(said) | ({"damaged": damaged} if damaged else {})
+        return latents.sub_(self.mean).div_(self.std), given
 
     def captions(self, places: Iterable[int]) -> list[str]:
         """The short captions of images."""
@@ -122,15 +123,18 @@ class ShardImages(Dataset[Batch]):
         long = bool(self.long) and bool(torch.rand((), generator=generator) < self.long)
         return Wanted(place=place, mirrored=int(self.flip and heads), long=long)
 
-    def _readable(self, wanted: Wanted, *, finite: bool = False) -> tuple[Half, Any]:
-        """Moments [2C, h, w] of an image, or of another one in its place, within limits; what is said of it."""
+    def _readable(self, wanted: Wanted, damaged: dict[int, str], *, finite: bool = False) -> tuple[Half, Any]:
+        """Moments [2C, h, w] of an image, or of another one in its place, within limits; what is said of it.
+
+        What is found `damaged` on the way is added to it.
+        """
         for attempt in range(self.images):
             # Not the next one: those of a whole damaged shard would all become the first of the next.
             place = derive("in place of", wanted.place, attempt) % self.images if attempt else wanted.place
             try:
                 return self._read(replace(wanted, place=place) if attempt else wanted, finite=finite)
             except ShardError as error:
-                self.damaged[place] = str(error)
+                self.damaged[place] = damaged[place] = str(error)
                 if len(self.damaged) > self.skip * self.images:
                     allowed = f"; {len(self.damaged)} of {self.images} are more than data.max_skipped={self.skip}"
                     raise ShardError(f"{error}{allowed if self.skip else ''}") from error

@@ -35,7 +35,7 @@ class ShardsDataModule(StepDataModule):
             # A caption may say what is left and what is right.
             flip=manifest.classes is not None if config.data.flip is None else config.data.flip,
             long=config.data.long_captions,
-            skip=config.data.max_skipped,
+            skip=config.data.max_skipped if config.data.on_error == "skip" else 0.0,
         )
         val = ShardImages(folder, manifest, given, first=0, images=held_out, seed=None)
         super().__init__(config, train, len(train), val, order=train.order, numbered=True)

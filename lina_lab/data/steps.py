@@ -15,7 +15,8 @@ from lina_lab.data.text import TextEncoder, load_text_encoder
 
 Batch = tuple[Tensor, dict[str, Any]]
 """Latents float32 [B, C, H, W], and what the model is told of them: `label` int64 [B]; or `captions`, a list of B; or
-`text` [B, l, d] with `present` bool [B, l]; or nothing."""
+`text` [B, l, d] with `present` bool [B, l]; or nothing. Where images were passed over, `damaged` says which, see
+`StepDataModule.damaged`: the process that read the batch may be a worker's."""
 
 
 class HeldOut(Protocol):
@@ -37,6 +38,22 @@ class Labelled(Dataset[Batch]):
 
     def __getitem__(self, places: Tensor) -> Batch:
         return self.latents[places], {"label": self.labels[places]}
+
+
+class _ErrorsAsBatches(Dataset[Batch | Exception]):
+    """For worker processes: what is wrong with data crosses as the error that it is, to be raised by who asked.
+
+    PyTorch would make the text of its traceback the message.
+    """
+
+    def __init__(self, data: Dataset[Batch]) -> None:
+        self.data = data
+
+    def __getitem__(self, numbers: Tensor) -> Batch | Exception:
+        try:
+            return self.data[numbers]
+        except (ValueError, OSError) as error:
+            return error
 
 
 class StepDataModule(L.LightningDataModule):
@@ -98,14 +115,17 @@ class StepDataModule(L.LightningDataModule):
             torch.distributed.all_gather_object(found, self.damaged)
             for each in found:
                 self.damaged.update(each)
+        self._check_damaged()
+        return len(self.damaged)
+
+    def _check_damaged(self) -> None:
         if len(self.damaged) > self.config.data.max_skipped * self.images:
             allowed = f"are more than data.max_skipped={self.config.data.max_skipped}"
             raise ValueError(f"{len(self.damaged)} damaged images of {self.images} {allowed}: {self.problems[0]}")
-        return len(self.damaged)
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints, on all ranks together: whose states were learned from, and what was passed over."""
-        if self.config.data.max_skipped:
+        if self.config.data.on_error == "skip":
             self.gather_damaged()
         return {"encoder_sha256": self.encoder_sha256, "damaged": dict(self.damaged)}
 
@@ -134,7 +154,8 @@ class StepDataModule(L.LightningDataModule):
             numbered=self.numbered,
         )
         workers = self.config.data.workers
-        return DataLoader(self.train_set, sampler=batches, batch_size=None, num_workers=workers)
+        data = _ErrorsAsBatches(self.train_set) if workers else self.train_set
+        return DataLoader(data, sampler=batches, batch_size=None, num_workers=workers)  # type: ignore[arg-type]
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """The validation set twice: the module takes raw weights to the first and averaged ones to the second."""
@@ -143,9 +164,14 @@ class StepDataModule(L.LightningDataModule):
         )
         return [DataLoader(self.val_set, sampler=batches, batch_size=None) for _ in range(2)]  # type: ignore[arg-type]
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Captions become states where the model is."""
+    def on_after_batch_transfer(self, batch: Batch | Exception, dataloader_idx: int) -> Batch:
+        """Captions become states where the model is; what workers passed over, or ended at, becomes known here."""
+        if isinstance(batch, Exception):
+            raise batch
         latents, given = batch
+        if "damaged" in given:
+            self.damaged.update(given["damaged"])
+            self._check_damaged()
         return latents, self.condition(given, latents.device)
 
     def condition(self, given: dict[str, Any], device: torch.device) -> dict[str, Tensor]:

@@ -69,7 +69,7 @@ class LinaModule(L.LightningModule):
         self.log(name, loss, batch_size=counted, add_dataloader_idx=False, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
-        if self.config.data.max_skipped:
+        if self.config.data.on_error == "skip":
             skipped = self.trainer.datamodule.gather_damaged()  # type: ignore[attr-defined]
             self.log_over_images({"data/skipped": float(skipped)}, self.images_seen)
         self.log_over_images({}, self.images_seen)

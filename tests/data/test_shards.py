@@ -214,7 +214,7 @@ def test_no_batch_stays_in_memory_for_a_damaged_shard(shards: Path) -> None:
 
 def test_what_was_passed_over_is_known_after_an_interruption(tiny: Tiny, shards: Path, tmp_path: Path) -> None:
     rewrite(shards / "shard-000001.tar", only(FIRST, "moments.npy", b"nothing"))
-    config = trial(tiny, shards, max_skipped=0.1)
+    config = trial(tiny, shards, on_error="skip", max_skipped=0.1)
     module = DATA["shards"](config)
     module.damaged[3] = "shard-000000.tar, key 3: gone"
     resumed = DATA["shards"](config)
@@ -235,15 +235,30 @@ def test_no_file_is_left_open(made: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_damaged_images_are_passed_over_up_to_a_limit(tiny: Tiny, shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_images_are_passed_over_up_to_a_limit(tiny: Tiny, shards: Path, tmp_path: Path, workers: int) -> None:
+    """Also where workers read: they meet only some of them each, and the limit is one of the data set."""
     rewrite(shards / "shard-000001.tar", only(FIRST, "moments.npy", b"nothing"))
-    result = run_trial(trial(tiny, shards, max_skipped=0.1), tmp_path)
+    skipping = {"on_error": "skip", "max_skipped": 0.1, "workers": workers}
+    result = run_trial(trial(tiny, shards, **skipping), tmp_path)
     assert result.status == "done"
-    assert result.problems[0].startswith(f"passed over: shard-000001.tar, key {FIRST}")
+    assert [problem[:44] for problem in result.problems] == [f"passed over: shard-000001.tar, key {FIRST}"]
     assert result.metrics["data/skipped"] == 1
+    (tmp_path / "raise").mkdir()
+    with pytest.raises(ShardError, match=f"^shard-000001.tar, key {FIRST}: no array") as raised:
+        run_trial(trial(tiny, shards, workers=workers), tmp_path / "raise")
+    assert "\n" not in str(raised.value)
+    rewrite(shards / "shard-000002.tar", lambda member, contents: iter([(member.name, b"nothing")]))
+    (tmp_path / "more").mkdir()
+    with pytest.raises(ValueError, match=r"of 40 are more than data\.max_skipped=0\.1"):
+        run_trial(trial(tiny, shards, **skipping), tmp_path / "more")
+
+
+def test_no_more_are_passed_over_than_the_limit_allows(shards: Path) -> None:
+    rewrite(shards / "shard-000001.tar", only(FIRST, "moments.npy", b"nothing"))
     data = images_of(shards, first=0, images=IMAGES, skip=0.5)
-    data[torch.arange(IMAGES)]
-    assert list(data.damaged) == [8]
+    _, given = data[torch.arange(IMAGES)]
+    assert list(data.damaged) == list(given["damaged"]) == [8]
     rewrite(shards / "shard-000002.tar", lambda member, contents: iter([(member.name, b"nothing")]))
     with pytest.raises(ShardError, match=r"are more than data\.max_skipped=0\.1"):
         images_of(shards, first=0, images=IMAGES, skip=0.1)[torch.arange(IMAGES)]
