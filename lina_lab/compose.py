@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from lina_lab.config import CommandConfig, PathsConfig, StudyConfig, TrialConfig, from_dict, to_dict
+from lina_lab.config import CommandConfig, DataConfig, PathsConfig, StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.dotlist import one_line
 from lina_lab.presets import SIZES
 from lina_lab.studies import OVERLAYS, ConfigError, overlay, overlay_names, read_study, study_files
@@ -27,6 +27,12 @@ SECTIONS: dict[str, Any] = {"study": StudyConfig, "paths": PathsConfig}
 COMMAND = typing.get_type_hints(CommandConfig)
 """Fields at the top that say what to do, and are no trial's."""
 
+PRESETS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
+    "size": ("model", SIZES),
+    "data": ("data", {name: {"name": name} for name in typing.get_args(typing.get_type_hints(DataConfig)["name"])}),
+}
+"""Groups whose options give fields of a section some values: group -> section, options."""
+
 MISSING = "???"
 """OmegaConf's mark of a value that must be given."""
 
@@ -37,6 +43,7 @@ Runs every cell of a study that is not done yet.
 
 A field that an axis of the study varies is fixed by giving it a value. size=NAME gives those of a preset:
 {sizes}.
+data=NAME is data.name=NAME: {datas}.
 task=NAME asks a study's question of another task: {tasks} (text to image).
 scale=NAME lays other sizes, data and resources over a study: {scales}.
 Hydra's own flags: --cfg job shows the configuration, --hydra-help lists the rest.
@@ -85,10 +92,11 @@ def register_configs(arguments: Sequence[str] = ()) -> None:
                     raise
                 continue
             store.store(group=group, name=name, node=node, package="_global_")
-    for name, preset in SIZES.items():
-        store.store(group="size", name=name, node=preset, package="model")
+    for group, (section, options) in PRESETS.items():
+        for name, preset in options.items():
+            store.store(group=group, name=name, node=preset, package=section)
     _store_help(store, questions)
-    groups = [{group: None} for group in ("study", *OVERLAYS, "size")]
+    groups = [{group: None} for group in ("study", *OVERLAYS, *PRESETS)]
     quiet = [{f"override hydra/{name}_logging": "none"} for name in ("job", "hydra")]
     defaults = ["_self_", *groups, {"override hydra/help": "lina_lab"}, *quiet]
     hydra = {"run": {"dir": "."}, "output_subdir": None}
@@ -102,8 +110,8 @@ def _chosen(group: str, arguments: Sequence[str]) -> str | None:
 
 def _store_help(store: ConfigStore, questions: list[str]) -> None:
     fields = "\n".join(f"  {name} = {default}\n      {doc}" for name, default, doc in _documented_fields())
-    names = {f"{group}s": _listed(overlay_names(group)) for group in OVERLAYS}
-    text = HELP.format(sizes=_listed(SIZES), studies="\n".join(questions), fields=fields, **names)
+    names = {f"{group}s": _listed(known) for group, known in _groups().items()}
+    text = HELP.format(studies="\n".join(questions), fields=fields, **names)
     node = {"app_name": "lina_lab", "header": "", "footer": "", "template": text.replace("$", "$$")}
     store.store(group="hydra/help", name="lina_lab", node=node)
 
@@ -121,7 +129,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
         overrides = OverridesParser.create().parse_overrides(overrides_of(arguments))
     except HydraException as error:
         raise ConfigError(one_line(error)) from None
-    groups = {**{group: overlay_names(group) for group in OVERLAYS}, "size": SIZES}
+    groups = _groups()
     for override in overrides:
         if override.is_delete():
             raise ConfigError(f"~{override.key_or_group} would leave the field out; give it a value")
@@ -139,10 +147,16 @@ def check_overrides(arguments: Sequence[str]) -> None:
         elif override.key_or_group in groups:
             known = groups[override.key_or_group]
             if override.value() not in known:
-                what = override.key_or_group
+                what = override.key_or_group.replace("data", "data set")
                 raise ConfigError(f"there is no {what} {override.value()}; the {what}s are {_listed(known)}")
         else:
             _check_field(override.key_or_group, override.value())
+
+
+def _groups() -> dict[str, list[str]]:
+    """The groups beside the study, and their options."""
+    laid_over = {group: list(overlay_names(group)) for group in OVERLAYS}
+    return laid_over | {group: list(options) for group, (_, options) in PRESETS.items()}
 
 
 def overrides_of(arguments: Sequence[str]) -> list[str]:
@@ -157,8 +171,9 @@ def pinned_fields(arguments: Sequence[str]) -> list[str]:
         value = override.value()
         if override.key_or_group in OVERLAYS:
             continue
-        if override.key_or_group == "size":
-            pinned += [f"model.{name}" for name in SIZES[str(value)]]
+        if override.key_or_group in PRESETS:
+            section, options = PRESETS[override.key_or_group]
+            pinned += [f"{section}.{name}" for name in options[str(value)]]
             continue
         inner = flatten(value) if isinstance(value, dict) else {}
         pinned += [f"{override.key_or_group}.{name}" for name in inner] or [override.key_or_group]

@@ -70,6 +70,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("optimizer.betas=[1,1]", ["optimizer.betas.0=1", "less than 1"]),
         ("model.dim=${nothing}", ["Interpolation key 'nothing' not found"]),
         ("size=huge", ["there is no size huge", "width1536"]),
+        ("size={dim:3}", ["there is no size {'dim': 3}", "width1536"]),
+        ("data=digitz", ["there is no data set digitz; the data sets are digits, latents, shards, shapes"]),
+        ("data={name:digits}", ["there is no data set {'name': 'digits'}"]),
+        ("data=shards", ["data.path is for data.name=latents and data.name=shards, which need it"]),
         ("--multirun", ["a study enumerates its own cells"]),
     ],
 )
@@ -261,6 +265,12 @@ def test_a_broken_file_is_in_the_way_of_no_other_study(tmp_path: Path, capsys: p
 def test_a_preset_fixes_the_size() -> None:
     plan, *_ = run._compose(["study=normalization_scaling", "size=cpu48"])
     assert {(cell.config.model.dim, cell.config.model.num_heads) for cell in plan.cells} == {(48, 4)}
+
+
+def test_a_data_set_is_chosen_by_its_name() -> None:
+    plan, *_ = run._compose(["study=kv_gate", "data=latents", "data.path=here"])
+    assert {(cell.config.data.name, cell.config.data.path) for cell in plan.cells} == {("latents", "here")}
+    assert "data.name" not in plan.study.axes
 
 
 def test_a_section_on_the_command_line_fixes_its_fields() -> None:
