@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from analysis.figures import STYLE, line_style
 from lina_lab.config import CHECKS
-from lina_lab.dotlist import one_line, parse
+from lina_lab.dotlist import command
 
 NAMES = {
     "softmax": "softmax",
@@ -102,28 +102,33 @@ def _mark(axes: Axes, point: tuple[float, float] | None) -> None:
     axes.annotate(f"{point[0]:,.0f} tokens", point, xytext=(8, -12), textcoords="offset points")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence where there is nothing to draw."""
-    try:
-        folder = Path(parse(BenchPlotsConfig, arguments).folder)
-        figures = {path: tokens_figure for path in sorted(folder.glob("tokens-*.csv"))}
-        figures |= {path: ranks_figure for path in folder.glob("ranks.csv")}
-        if not figures:
-            raise ValueError(
-                f"{folder} has no tokens-*.csv and no ranks.csv: run `python -m lina_lab.bench` or "
-                "`python -m lina_lab.study.ranks_bench` first"
-            )
-        with plt.style.context(STYLE):
-            for path, draw in figures.items():
-                figure = draw(pd.read_csv(path))
-                for ending in (".png", ".pdf"):
-                    figure.savefig(path.with_suffix(ending))
-                    print(path.with_suffix(ending))
-                plt.close(figure)
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+def run(config: BenchPlotsConfig) -> int:
+    """Draw what there is; 0.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    folder = Path(config.folder)
+    figures = {path: tokens_figure for path in sorted(folder.glob("tokens-*.csv"))}
+    figures |= {path: ranks_figure for path in folder.glob("ranks.csv")}
+    if not figures:
+        raise ValueError(
+            f"{folder} has no tokens-*.csv and no ranks.csv: run `python -m lina_lab.bench` or "
+            "`python -m lina_lab.study.ranks_bench` first"
+        )
+    with plt.style.context(STYLE):
+        for path, draw in figures.items():
+            figure = draw(pd.read_csv(path))
+            for ending in (".png", ".pdf"):
+                figure.savefig(path.with_suffix(ending))
+                print(path.with_suffix(ending))
+            plt.close(figure)
     return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 2 with one sentence."""
+    return command(run, BenchPlotsConfig, __doc__, arguments)
 
 
 if __name__ == "__main__":

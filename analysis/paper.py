@@ -16,13 +16,13 @@ from yaml import YAMLError
 
 from analysis.cells import KEYS
 from analysis.errors import StoreError
-from analysis.geneval import OVERALL, TASKS, ResultsError, read_results, scores
+from analysis.geneval import OVERALL, TASKS, read_results, scores
 from analysis.page import Section, versions, write_report
 from analysis.published_runs import parameters, published_metrics, read_published
 from analysis.runs import read_study
 from analysis.tables import records, write_table
 from lina_lab.config import CHECKS, AttentionConfig, LinaConfig, from_dict
-from lina_lab.dotlist import one_line, parse
+from lina_lab.dotlist import command
 from lina_lab.model import count
 from lina_lab.presets import SIZES
 from lina_lab.runstore import EVALUATION, TRAIN_LOSS
@@ -297,22 +297,20 @@ def write_tables(config: PaperConfig) -> list[Path]:
     return [*files, *write_report(folder, "The paper's tables", lead, [*sections, versions()])]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence."""
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return 0
+def run(config: PaperConfig) -> int:
+    """Write the tables and say where; 0."""
     try:
-        files = write_tables(parse(PaperConfig, arguments))
+        files = write_tables(config)
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    except (ResultsError, StoreError, ValueError, YAMLError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+        raise ValueError(f"{error.filename}: {error.strerror}") from error
     for file in files:
         print(file)
     return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 2 with one sentence."""
+    return command(run, PaperConfig, __doc__, arguments, errors=(StoreError, ValueError, YAMLError))
 
 
 if __name__ == "__main__":

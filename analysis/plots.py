@@ -31,7 +31,7 @@ from analysis.tables import difference_table, records, summary_table, write_tabl
 from analysis.verdicts import PAIRING, audit_sentences, growth_sentences, overall_sentences, sentences
 from analysis.views import TAIL, View, iso_flop, iso_image, iso_step
 from lina_lab.config import CHECKS
-from lina_lab.dotlist import one_line, parse
+from lina_lab.dotlist import command
 
 NO_FIT = "More than size differs between the sizes: no law of size is fitted to them."
 NOTHING = "Nothing to compare: no two variants that are done differ by one axis."
@@ -182,23 +182,24 @@ def _sections(found: Answer, tables: Mapping[str, pd.DataFrame], pictures: Mappi
     ]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence where there is nothing to draw."""
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return 0
+def run(config: PlotsConfig) -> int:
+    """Write the report and say where; 0.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
     try:
-        config = parse(PlotsConfig, arguments)
         files = write_report(config)
     except OSError as error:
-        print(f"error: cannot write {error.filename} ({error.strerror}): choose another out=FOLDER", file=sys.stderr)
-        return 2
-    except (StoreError, ValueError, YAMLError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+        raise ValueError(f"cannot write {error.filename} ({error.strerror}): choose another out=FOLDER") from error
     for file in files:
         print(file)
     return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 2 with one sentence."""
+    return command(run, PlotsConfig, __doc__, arguments, errors=(StoreError, ValueError, YAMLError))
 
 
 if __name__ == "__main__":

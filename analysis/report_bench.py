@@ -22,7 +22,7 @@ from sqlalchemy import Connection, create_engine, text
 
 from lina_lab.config import CHECKS, StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.config.checks import PositiveInt
-from lina_lab.dotlist import one_line, parse
+from lina_lab.dotlist import command
 from lina_lab.model import count
 from lina_lab.runstore import AXES, CELL, FORMAT, KIND, SEED, STATUS, STUDY, TRAIN_LOSS, quiet_logs
 
@@ -148,24 +148,24 @@ def _points(run: str, generator: np.random.Generator, losses: "pd.Series[float]"
             yield {"r": run, "k": metric, "s": int(images) - before, "v": float(loss)}
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence."""
-    try:
-        config = parse(ReportBenchConfig, arguments)
-    except ValueError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+def run(config: ReportBenchConfig) -> int:
+    """Measure and print; 0."""
     with tempfile.TemporaryDirectory() as name:
         folder, start = Path(name), time.perf_counter()
         study = make_store(config, folder)
         cells = len(study.seeds) * len(WIDTHS) * len(EFFECTS)
         print(f"made: {cells:,} cells, {config.checkpoints} checkpoints each, in {time.perf_counter() - start:.0f} s")
         start = time.perf_counter()
-        command = ["-m", "analysis.plots", f"study={NAME}", f"runs={folder}", f"out={folder / 'reports'}"]
-        subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+        report = ["-m", "analysis.plots", f"study={NAME}", f"runs={folder}", f"out={folder / 'reports'}"]
+        subprocess.run([sys.executable, *report], check=True, stdout=subprocess.DEVNULL)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
         print(f"report: {time.perf_counter() - start:.1f} s, {peak:.2f} GiB at most")
     return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 2 with one sentence."""
+    return command(run, ReportBenchConfig, __doc__, arguments, errors=())
 
 
 if __name__ == "__main__":

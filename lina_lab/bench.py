@@ -31,7 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from lina_lab.config import CHECKS, AttentionConfig
 from lina_lab.config.checks import PositiveInt
-from lina_lab.dotlist import one_line, parse
+from lina_lab.dotlist import command
 from lina_lab.model import Attention
 from lina_lab.model.gates import PositionGate
 from lina_lab.model.linear import EPSILON
@@ -64,6 +64,10 @@ class BenchConfig:
     """Time for each variant of a case, and at least 5 rounds; a fifth of it for each point of the sweep."""
     sweep: bool = True
     """Whether to measure against the number of tokens, 64 to 16,384."""
+
+    def __post_init__(self) -> None:
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device=cuda: there is no GPU that PyTorch can use")
 
 
 Step = Callable[[], None]
@@ -216,21 +220,15 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name().replace(" ", "-") if device == "cuda" else "cpu"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence where it cannot be done."""
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return 0
-    try:
-        config = parse(BenchConfig, arguments)
-        device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device=cuda: there is no GPU that PyTorch can use")
-        folder = Path(config.out)
-        folder.mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+def run(config: BenchConfig) -> int:
+    """Measure, and write a table for each type; 0.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    folder = Path(config.out)
+    folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads)
     for dtype in config.dtypes:
         ending = f"{device_name(device)}-{dtype}-torch{torch.__version__.split('+')[0]}.csv"
@@ -240,6 +238,11 @@ def main(arguments: Sequence[str]) -> int:
             measure_sweep(config, device, dtype).to_csv(folder / f"tokens-{ending}", index=False)
             print(folder / f"tokens-{ending}")
     return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 2 with one sentence."""
+    return command(run, BenchConfig, __doc__, arguments, errors=(OSError,))
 
 
 if __name__ == "__main__":

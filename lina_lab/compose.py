@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from lina_lab.config import CommandConfig, DataConfig, PathsConfig, StudyConfig, TrialConfig, from_dict, to_dict
-from lina_lab.dotlist import one_line
+from lina_lab.dotlist import documentation, one_line
 from lina_lab.presets import SIZES
 from lina_lab.studies import OVERLAYS, ConfigError, overlay, overlay_names, read_study, study_files
 from lina_lab.study.grid import Plan, flatten, make_plan
@@ -287,11 +287,8 @@ def _fields_under(prefix: str, kinds: dict[str, Any], defaults: dict[str, Any]) 
             yield from _fields_under(f"{prefix}{name}.", _children(_dataclass_in(kind)), defaults[name])
             continue
         owner: Any = _owner(prefix) if prefix else (CommandConfig if name in COMMAND else TrialConfig)
-        doc = owner.__pydantic_fields__[name].description or ""
-        allowed = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
-        choices = f" One of {_listed([str(choice) for choice in allowed])}." if allowed else ""
         default = "null" if defaults[name] is None else defaults[name]
-        yield f"{prefix}{name}", default, doc + choices
+        yield f"{prefix}{name}", default, documentation(owner, name, kind)
 
 
 def _owner(prefix: str) -> Any:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import PositiveInt
-from lina_lab.dotlist import one_line, parse
+from lina_lab.dotlist import command
 from lina_lab.evaluation.features import FEATURES, Features, extract
 from lina_lab.evaluation.images import PORTION, has_images, read_images, read_statistics
 from lina_lab.evaluation.moments import moments_of
@@ -97,41 +97,45 @@ def log_to_mlflow(run: str, tracking_uri: str | None, result: dict[str, Any]) ->
     """Metrics as `eval/...`, and the recipe as an artifact.
 
     Raises:
-        MlflowException: there is no such run, or no such store.
+        ValueError: there is no such run, or no such store.
     """
     from mlflow import MlflowClient
     from mlflow.entities import Metric
-
-    quiet_logs()
-    client = MlflowClient(tracking_uri)
-    now = int(time.time() * 1000)
-    client.log_batch(run, [Metric(f"{EVALUATION}{name}", value, now, 0) for name, value in result["metrics"].items()])
-    client.log_dict(run, result, METRICS_FILE)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence."""
-    console = Console()
-    if {"-h", "--help"} & set(arguments):
-        console.print(__doc__, markup=False, highlight=False)
-        return 0
     from mlflow.exceptions import MlflowException
 
+    quiet_logs()
+    now = int(time.time() * 1000)
+    metrics = [Metric(f"{EVALUATION}{name}", value, now, 0) for name, value in result["metrics"].items()]
     try:
-        config = parse(EvaluateConfig, arguments)
-        result = evaluate(config)
-        samples = Path(config.samples)
-        out = Path(config.out) if config.out else (samples if samples.is_dir() else samples.parent) / METRICS_FILE
-        write_atomically(out, json.dumps(result, indent=1) + "\n")
-        if config.run is not None:
-            log_to_mlflow(config.run, config.tracking_uri, result)
-    except (ValueError, OSError, MlflowException) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+        client = MlflowClient(tracking_uri)
+        client.log_batch(run, metrics)
+        client.log_dict(run, result, METRICS_FILE)
+    except MlflowException as error:
+        raise ValueError(f"run={run}: {error}") from error
+
+
+def run(config: EvaluateConfig) -> int:
+    """Evaluate, write the metrics beside the samples, log them, say them; 0.
+
+    Raises:
+        ValueError: MLflow does not take them.
+    """
+    result = evaluate(config)
+    samples = Path(config.samples)
+    out = Path(config.out) if config.out else (samples if samples.is_dir() else samples.parent) / METRICS_FILE
+    write_atomically(out, json.dumps(result, indent=1) + "\n")
+    if config.run is not None:
+        log_to_mlflow(config.run, config.tracking_uri, result)
+    console = Console()
     for name, value in result["metrics"].items():
         console.print(f"{name:24} {value:.5g}", highlight=False)
     console.print(str(out), soft_wrap=True, highlight=False)
     return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 2 with one sentence."""
+    return command(run, EvaluateConfig, __doc__, arguments)
 
 
 if __name__ == "__main__":

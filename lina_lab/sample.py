@@ -23,7 +23,7 @@ from lina_lab.config.checks import NonNegativeInt, PositiveInt
 from lina_lab.counting import image_progress
 from lina_lab.data.shard_format import read_manifest
 from lina_lab.data.text import TextEncoder, load_text_encoder
-from lina_lab.dotlist import one_line, parse
+from lina_lab.dotlist import command
 from lina_lab.evaluation.decoding import decoder_of
 from lina_lab.evaluation.geneval import LAYOUT, read_prompts, write_layout
 from lina_lab.evaluation.images import read_images
@@ -174,14 +174,7 @@ def _decoder(config: SampleConfig, device: torch.device | str) -> Callable[[Tens
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; 0, or 2 with one sentence."""
-    if {"-h", "--help"} & set(arguments):
-        Console().print(__doc__, markup=False, highlight=False)
-        return 0
-    try:
-        return run(parse(SampleConfig, arguments), Console())
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+    return command(lambda config: run(config, Console()), SampleConfig, __doc__, arguments)
 
 
 if __name__ == "__main__":

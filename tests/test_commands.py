@@ -1,23 +1,98 @@
 """What all commands of a line of fields have in common."""
 
+import dataclasses
 from importlib import import_module
+from typing import Any
 
 import pytest
 
-COMMANDS = ("sample", "evaluate", "data.cache", "data.shapes", "data.bench", "evaluation.shapes")
+from lina_lab.config import CHECKS
+from lina_lab.dotlist import command
+
+COMMANDS = {
+    "lina_lab.sample": "SampleConfig",
+    "lina_lab.evaluate": "EvaluateConfig",
+    "lina_lab.data.cache": "CacheConfig",
+    "lina_lab.data.shapes": "ShapesConfig",
+    "lina_lab.data.bench": "LoaderBenchConfig",
+    "lina_lab.evaluation.shapes": "ShapesCheckConfig",
+    "lina_lab.model.count": "CountConfig",
+    "lina_lab.bench": "BenchConfig",
+    "lina_lab.study.bench": "StudyBenchConfig",
+    "lina_lab.study.ranks_bench": "RanksBenchConfig",
+    "analysis.bench": "BenchPlotsConfig",
+    "analysis.paper": "PaperConfig",
+    "analysis.plots": "PlotsConfig",
+    "analysis.report_bench": "ReportBenchConfig",
+}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_is_the_module_s_own_text(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_the_module_s_own_text_and_every_field(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Whole: what stands in brackets is no markup of the terminal."""
-    module = import_module(f"lina_lab.{name}")
+    module = import_module(name)
     assert module.main(["--help"]) == 0
-    assert capsys.readouterr().out.split() == module.__doc__.split()
+    text, fields = capsys.readouterr().out.split("\n\nFields\n")
+    assert text == module.__doc__.strip()
+    lines = fields.splitlines()
+    names = [field.name for field in dataclasses.fields(getattr(module, COMMANDS[name]))]
+    assert [line.split(" = ")[0].strip() for line in lines[::2]] == names
+    assert all(len(line.strip()) > 5 for line in lines[1::2])
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_misspelt_field_is_named_in_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert import_module(f"lina_lab.{name}").main(["imagess=3"]) == 2
+    assert import_module(name).main(["imagess=3"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert "imagess is not a field" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("lina_lab.sample", ["checkpoint=x", "out=y", "vae=z"], "vae=NAME and shards=FOLDER go together: the shards'"),
+        ("lina_lab.sample", ["out=y"], "checkpoint must be given"),
+        ("lina_lab.sample", ["out=@"], "while scanning for the next token found character '@'"),
+        ("lina_lab.study.ranks_bench", ["size=huge"], "size=huge is not one of width768"),
+        ("lina_lab.study.ranks_bench", ["ranks=[3]"], "data.batch_size=64"),
+        ("analysis.plots", [], "name a study with study=NAME"),
+    ],
+)
+def test_fields_that_do_not_go_together_are_one_sentence(
+    name: str, given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert import_module(name).main(given) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+
+
+def test_help_says_defaults_and_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    assert import_module("lina_lab.sample").main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "  checkpoint = ???  (must be given)" in lines
+    assert "  classes = null" in lines
+    assert lines[lines.index("  weights = ema") + 1] == "      Which weights of a checkpoint. One of ema, raw."
+
+
+@dataclasses.dataclass(frozen=True)
+class Nothing:
+    """A command that takes nothing."""
+
+    __pydantic_config__ = CHECKS
+
+
+@pytest.mark.parametrize("error", [ValueError("it is\nso"), OSError("it is so")])
+def test_what_a_command_raises_for_its_user_is_one_sentence(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: Any) -> int:
+        raise error
+
+    assert command(run, Nothing, "", []) == 2
+    assert capsys.readouterr().err == "error: it is so\n"
+    with pytest.raises(type(error)):
+        command(run, Nothing, "", [], errors=(KeyError,))
+
+
+def test_a_command_has_the_status_of_what_it_ran() -> None:
+    assert [command(lambda _, status=status: status, Nothing, "", []) for status in (0, 1)] == [0, 1]  # type: ignore[misc]

@@ -52,6 +52,10 @@ def _sentence(error: Any, within: str) -> str:
     where = ".".join(str(part) for part in (within, *error["loc"]) if part not in ("", *TAGS))
     if error["type"] == "contradiction":
         return f"{where}: {error['msg']}" if where else str(error["msg"])
+    if error["type"].startswith("missing"):
+        return f"{where} must be given"
+    if error["type"] == "value_error" and not where:
+        return str(error["ctx"]["error"])
     if error["type"] == "unexpected_keyword_argument":
         return f"{where} is not a field"
     return f"{where}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"

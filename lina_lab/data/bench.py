@@ -25,7 +25,7 @@ from lina_lab.config.checks import NonNegativeInt, PositiveInt
 from lina_lab.data.shard_format import CLASS, FORMAT, MANIFEST, MOMENTS, read_manifest
 from lina_lab.data.shards import ShardImages
 from lina_lab.data.stream import StepBatches
-from lina_lab.dotlist import one_line, parse
+from lina_lab.dotlist import command
 
 SHAPE = (16, 16, 16)
 A_SHARD, ROUNDS = 1000, 3
@@ -92,16 +92,8 @@ def rate(read: Callable[[], int]) -> float:
     return read() / (time.perf_counter() - start)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence."""
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return 0
-    try:
-        config = parse(LoaderBenchConfig, arguments)
-    except ValueError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+def run(config: LoaderBenchConfig) -> int:
+    """Measure and print; 0."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -114,6 +106,11 @@ def main(arguments: Sequence[str]) -> int:
         print(f"tar and npy alone {alone:,.0f} images/s, as training {training:,.0f}: {training / alone:.2f}")
     print(f"median ratio {np.median([training / alone for alone, training in pairs]):.2f}")
     return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 2 with one sentence."""
+    return command(run, LoaderBenchConfig, __doc__, arguments, errors=())
 
 
 if __name__ == "__main__":

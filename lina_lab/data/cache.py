@@ -42,7 +42,7 @@ from lina_lab.data.shard_format import (
 from lina_lab.data.sources import Source, find_images, load_image
 from lina_lab.data.text import TextEncoder, load_text_encoder
 from lina_lab.data.vae import Autoencoder, load_vae
-from lina_lab.dotlist import one_line, parse
+from lina_lab.dotlist import command, refuse
 from lina_lab.files import sha256, write_atomically
 from lina_lab.loading import freeze_at_exit
 
@@ -316,24 +316,23 @@ def verify(folder: Path) -> Iterator[str]:
             yield str(error)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with a sentence for each thing that is wrong."""
+def run(config: CacheConfig) -> int:
+    """Cache or verify; 0, or 2 with a sentence for each thing that is wrong."""
     console = Console()
-    if {"-h", "--help"} & set(arguments):
-        console.print(__doc__, markup=False, highlight=False)
+    if not config.verify:
+        cache(config, console)
         return 0
-    try:
-        config = parse(CacheConfig, arguments)
-        problems = list(verify(Path(config.out))) if config.verify else []
-        if not config.verify:
-            cache(config, console)
-    except (ValueError, OSError) as error:
-        problems = [one_line(error)]
+    problems = list(verify(Path(config.out)))
     for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
-    if not problems and config.verify:
+        refuse(problem)
+    if not problems:
         console.print(f"{config.out}: as the manifest says", soft_wrap=True, highlight=False)
     return 2 if problems else 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 2 with a sentence for each thing that is wrong."""
+    return command(run, CacheConfig, __doc__, arguments)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import NonNegativeInt, PositiveInt
 from lina_lab.data.scenes import draw, scene
-from lina_lab.dotlist import one_line, parse
+from lina_lab.dotlist import command
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -49,19 +49,16 @@ def write(config: ShapesConfig) -> None:
     (folder / "prompts.jsonl").write_text("\n".join(asked) + "\n")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence."""
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return 0
-    try:
-        config = parse(ShapesConfig, arguments)
-        write(config)
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+def run(config: ShapesConfig) -> int:
+    """Write the pictures and say where; 0."""
+    write(config)
     print(f"{config.images:,} pictures: {config.out}")
     return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 2 with one sentence."""
+    return command(run, ShapesConfig, __doc__, arguments)
 
 
 if __name__ == "__main__":

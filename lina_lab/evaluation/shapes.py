@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from lina_lab.config import CHECKS
 from lina_lab.data.scenes import BACKGROUND, COLORS, RELATIONS, SHAPES, TASKS, Metadata, Pixels
-from lina_lab.dotlist import one_line, parse
+from lina_lab.dotlist import command
 from lina_lab.evaluation.geneval import LAYOUT, read_layout
 from lina_lab.evaluation.sampling import SAMPLES_FILE
 from lina_lab.files import write_atomically
@@ -249,19 +249,16 @@ def _check(file: Path, found: Any) -> None:
             need(type(position[1]) is int and 0 <= position[1] < place, "a position with the place of an entry before")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence."""
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return 0
-    try:
-        config = parse(ShapesCheckConfig, arguments)
-        right, count = check(config)
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+def run(config: ShapesCheckConfig) -> int:
+    """Judge and say the count; 0."""
+    right, count = check(config)
     print(f"{right:,} of {count:,} are what their captions ask for: {config.out}")
     return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 2 with one sentence."""
+    return command(run, ShapesCheckConfig, __doc__, arguments)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pydantic.dataclasses import dataclass as checked
 
 from lina_lab.config import CHECKS, AttentionConfig, LinaConfig, from_dict
-from lina_lab.dotlist import one_line, parse
+from lina_lab.dotlist import command
 from lina_lab.model.masking import num_masked, step_schedule, stratified_mask_ratios
 from lina_lab.presets import SIZES
 
@@ -263,18 +263,17 @@ def table(config: LinaConfig) -> str:
     )
 
 
-def main(arguments: Sequence[str]) -> int:
-    """`python -m lina_lab.model.count size=width1024 model.attention.gate=none`; 2 with one sentence if it is wrong."""
-    try:
-        given = parse(CountConfig, arguments)
-        if given.size not in SIZES:
-            raise ValueError(f"size={given.size} is not a preset; they are {', '.join(SIZES)}")
-        config = from_dict(LinaConfig, {**SIZES[given.size], **(given.model or {})}, within="model")
-    except ValueError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    print(table(config))
+def run(given: CountConfig) -> int:
+    """Print the table; 0."""
+    if given.size not in SIZES:
+        raise ValueError(f"size={given.size} is not a preset; they are {', '.join(SIZES)}")
+    print(table(from_dict(LinaConfig, {**SIZES[given.size], **(given.model or {})}, within="model")))
     return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 2 with one sentence."""
+    return command(run, CountConfig, __doc__, arguments, errors=(ValueError,))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lina_lab.config import CHECKS, to_dict
-from lina_lab.dotlist import one_line, parse
+from lina_lab.dotlist import parse, refuse
 from lina_lab.model.detect import Found, detect
 from lina_lab.model.folder import CONFIG, WEIGHTS, save_model
 from lina_lab.model.layout import load_official
@@ -88,8 +88,7 @@ def main(arguments: Sequence[str]) -> int:
         given = parse(ConvertConfig, arguments[3:]).model
         found = convert(source, target, given)
     except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+        return refuse(error)
     print(yaml.safe_dump(to_dict(found.config), sort_keys=False), end="")
     for assumption in found.assumptions:
         print(f"assumed, not in the weights: {assumption}")

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from lina_lab.config import CHECKS, PathsConfig, StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.config.checks import PositiveInt
-from lina_lab.dotlist import one_line, parse
+from lina_lab.dotlist import command
 from lina_lab.study.grid import Cell, Plan, make_plan
 from lina_lab.study.progress import PlainDisplay
 from lina_lab.study.store import Store
@@ -105,13 +105,8 @@ def measure_plan(cells: int, storage: str | None, runs: Path) -> str:
     return f"{len(states)} cells: {planned:.2f} s to plan, {time.perf_counter() - start:.2f} s to read their states"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence where it cannot be done."""
-    try:
-        config = parse(StudyBenchConfig, arguments)
-    except ValueError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+def run(config: StudyBenchConfig) -> int:
+    """Measure and print; 0."""
     with tempfile.TemporaryDirectory() as folder:
         for number, (measure, cells) in enumerate(
             ((measure_store, config.cells), (measure_worker, config.cells), (measure_plan, config.planned))
@@ -120,6 +115,11 @@ def main(arguments: Sequence[str]) -> int:
             runs.mkdir()
             print(measure(cells, config.storage, runs), flush=True)
     return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 2 with one sentence."""
+    return command(run, StudyBenchConfig, __doc__, arguments, errors=())
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from lina_lab.config import CHECKS, DataConfig, LinaConfig, ResourcesConfig, TrialConfig, from_dict, to_dict
 from lina_lab.config.checks import PositiveInt
-from lina_lab.dotlist import one_line, parse
+from lina_lab.dotlist import command
 from lina_lab.files import CONFIG_FILE
 from lina_lab.presets import SIZES
 from lina_lab.study.group import GroupLaunch
@@ -48,6 +48,11 @@ class RanksBenchConfig:
     """Runs of each, in turns."""
     out: str = "reports/bench"
     """Where the table goes."""
+
+    def __post_init__(self) -> None:
+        trial(self)
+        for ranks in self.ranks:
+            ResourcesConfig(devices=ranks).check_batch(self.batch_size)
 
 
 def trial(config: RanksBenchConfig) -> TrialConfig:
@@ -131,22 +136,19 @@ def summary(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence where it cannot be done."""
-    try:
-        config = parse(RanksBenchConfig, arguments)
-        trial(config)
-        for ranks in config.ranks:
-            ResourcesConfig(devices=ranks).check_batch(config.batch_size)
-    except ValueError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+def bench(config: RanksBenchConfig) -> int:
+    """Measure, write the table, print its summary; 0."""
     table = measure(config)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / TABLE_FILE, index=False)
     print(summary(table))
     return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 2 with one sentence."""
+    return command(bench, RanksBenchConfig, __doc__, arguments, errors=())
 
 
 if __name__ == "__main__":
