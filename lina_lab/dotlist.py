@@ -91,4 +91,6 @@ def one_line(error: BaseException | str) -> str:
 def _shown(field: "dataclasses.Field[Any]") -> str:
     if field.default is dataclasses.MISSING:
         return "???  (must be given)"
-    return str({None: "null", True: "true", False: "false"}.get(field.default, field.default))
+    if isinstance(field.default, bool):
+        return str(field.default).lower()
+    return "null" if field.default is None else str(field.default)

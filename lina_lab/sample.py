@@ -21,7 +21,7 @@ from torch import Tensor
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import NonNegativeInt, PositiveInt
 from lina_lab.counting import image_progress
-from lina_lab.data.shard_format import read_manifest
+from lina_lab.data.shard_format import TextOrigin, read_manifest
 from lina_lab.data.text import TextEncoder, load_text_encoder
 from lina_lab.dotlist import command
 from lina_lab.evaluation.decoding import decoder_of
@@ -53,7 +53,8 @@ class SampleConfig:
     """For a model of texts: file of captions, one a line, or GenEval's evaluation_metadata.jsonl; each in turn. The
     images are laid out as GenEval's tool takes them, too."""
     encoder: str | None = None
-    """For prompts: the text encoder, `words` or a folder or hub name; null: that of the checkpoint."""
+    """For prompts: the text encoder, `words` or a folder or hub name; null: that of the checkpoint, or of the
+    shards."""
     steps: PositiveInt | None = None
     """Autoregressive steps K; null: 64, or the model's tokens if they are fewer."""
     flow_steps: PositiveInt = 25
@@ -91,9 +92,12 @@ def recipe_of(config: SampleConfig, trained: Trained, prompts: Sequence[str]) ->
     if bool(prompts) != (model.text_dim is not None):
         has = "is not one of texts, and takes no" if prompts else "is one of texts, and needs"
         raise ValueError(f"the model {has} prompts=FILE")
-    encoder = config.encoder or trained.encoder
+    text = _text_of_shards(config)
+    encoder = config.encoder or trained.encoder or (None if text is None else text.encoder)
     if prompts and encoder is None:
-        raise ValueError("encoder=NAME is needed: the checkpoint does not say which text encoder it was trained with")
+        raise ValueError(
+            "encoder=NAME is needed: neither the checkpoint nor shards=FOLDER says which text encoder it is"
+        )
     return Recipe(
         images=config.images or (4 * len(prompts) if prompts else 1000),
         classes=classes,
@@ -147,14 +151,17 @@ def _encoder(name: str, config: SampleConfig, trained: Trained) -> TextEncoder:
         ValueError: it is another one.
     """
     encoder = load_text_encoder(name, trained.model.config.text_dim)
-    known = {"the checkpoint": trained.encoder_sha256}
-    if config.shards is not None:
-        text = read_manifest(Path(config.shards)).text
-        known[config.shards] = None if text is None else text.sha256
+    text = _text_of_shards(config)
+    known = {"the checkpoint": trained.encoder_sha256, config.shards: text and text.sha256}
     for owner, sha256 in known.items():
         if sha256 not in (None, encoder.sha256()):
             raise ValueError(f"encoder={name} is not the text encoder whose states {owner} was made with")
     return encoder
+
+
+def _text_of_shards(config: SampleConfig) -> TextOrigin | None:
+    """What the states that the model was trained on are of, where the shards hold them."""
+    return None if config.shards is None else read_manifest(Path(config.shards)).text
 
 
 def _encode(encoder: TextEncoder, model: LINA, device: torch.device | str) -> Encode:

@@ -70,8 +70,10 @@ def test_help_says_defaults_and_choices(capsys: pytest.CaptureFixture[str]) -> N
     assert import_module("lina_lab.sample").main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "  checkpoint = ???  (must be given)" in lines
-    assert "  classes = null" in lines
+    assert {"  classes = null", "  seed = 0", "  guidance = 1.0"} <= set(lines)
     assert lines[lines.index("  weights = ema") + 1] == "      Which weights of a checkpoint. One of ema, raw."
+    assert import_module("lina_lab.data.cache").main(["--help"]) == 0
+    assert "  verify = false\n" in capsys.readouterr().out
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,9 @@ Pixels = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.float32]
 SPATIAL_CHANNELS = 7
 """Of the block mixed_6, for sFID: 17 x 17 x 7 numbers an image."""
-MOST_NUMBERS = 64 * 64 * 3
-"""Of an image that is compared by its pixels."""
+MOST_NUMBERS = 32 * 32 * 3
+"""Of an image that is compared by its pixels: roots of covariances take a minute or two, and eight times as long for
+twice as many."""
 NO_WEIGHTS = (
     "the Inception network's weights are not here: download weights-inception-2015-12-05-6726825d.pth from the "
     "releases of torch-fidelity and give inception=FILE, or take features=pixels"
@@ -48,8 +49,8 @@ def pixels(weights: str | None, device: torch.device | str) -> Extractor:
         count = images[0].numel()
         if count > MOST_NUMBERS:
             raise ValueError(
-                f"features=pixels of {images.shape[-2]} x {images.shape[-1]} pixels are {count:,} numbers, whose "
-                f"covariance would take {8 * count**2 / 2**30:,.0f} GiB: take Inception's features"
+                f"features=pixels of {images.shape[-2]} x {images.shape[-1]} pixels are {count:,} numbers, and of more "
+                f"than {MOST_NUMBERS:,} the distance takes too long: take Inception's features"
             )
         return Features(pool=(images.flatten(1).float() / 127.5 - 1).numpy())
 

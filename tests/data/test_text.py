@@ -16,6 +16,7 @@ from lina_lab.data import DATA
 from lina_lab.data.cache import main
 from lina_lab.data.shard_format import ShardError, read_manifest
 from lina_lab.data.text import PretrainedEncoder, TextEncoder, load_text_encoder
+from lina_lab.sample import main as sample_main
 from lina_lab.training.trial import run_trial
 from tests.data.shard_tools import as_webdataset_reads, images_of, npy, only, rewrite
 
@@ -228,6 +229,20 @@ def test_training_on_kept_states_is_training_on_captions(
         assert results[-1].problems == ()
     kept, encoded = (result.metrics["val/loss_ema"] for result in results)
     assert kept == pytest.approx(encoded, rel=1e-3)
+
+
+def test_the_shards_say_which_encoder_prompts_need(
+    tiny: Tiny, made: Path, vae: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a model that was trained on kept states, whose checkpoint knows of none."""
+    run_trial(trial(tiny, made), tmp_path)
+    (tmp_path / "prompts.txt").write_text("\n".join(CAPTIONS[:2]))
+    given = [f"checkpoint={tmp_path}", f"prompts={tmp_path / 'prompts.txt'}", "images=2", "steps=4", "flow_steps=2"]
+    assert sample_main([*given, f"out={tmp_path / 'none'}"]) == 2
+    assert "neither the checkpoint nor shards=FOLDER says which text encoder it is" in capsys.readouterr().err
+    assert sample_main([*given, f"out={tmp_path / 'out'}", f"vae={vae}", f"shards={made}"]) == 0
+    with np.load(tmp_path / "out/samples.npz", allow_pickle=False) as arrays:
+        assert arrays["arr_0"].shape == (2, 16, 16, 3)
 
 
 def test_a_model_learns_from_its_captions(tiny: Tiny, vae: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from lina_lab.evaluate import main
 from lina_lab.evaluation import features as features_module
-from lina_lab.evaluation.features import extract, inception
+from lina_lab.evaluation.features import FEATURES, extract, inception
 from lina_lab.evaluation.images import read_images, read_statistics
 from lina_lab.evaluation.moments import moments_of
 
@@ -174,6 +174,13 @@ def test_inception_s_features_have_adm_s_layout(weights: Path) -> None:
         assert found.spatial[1, (row * 17 + column) * 7 + channel] == block[1, channel, row, column]
     logits = torch.from_numpy(found.pool) @ network.fc.weight.T
     assert torch.allclose(logits.softmax(1), torch.from_numpy(found.probabilities), atol=1e-6)
+
+
+def test_large_images_are_not_compared_by_their_pixels() -> None:
+    extractor = FEATURES["pixels"](None, "cpu")
+    assert extractor(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).pool.shape == (2, 3072)
+    with pytest.raises(ValueError, match=r"of 64 x 64 pixels are 12,288 numbers, and of more than 3,072"):
+        extractor(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
 
 
 @pytest.mark.system
