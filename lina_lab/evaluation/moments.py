@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,12 @@ class Gaussian:
     """[d]"""
     covariance: Array
     """[d, d]"""
+
+    @cached_property
+    def root(self) -> Array:
+        """The covariance's symmetric root [d, d]. Of a reference it is needed again and again, and takes longest."""
+        values, vectors = linalg.eigh(self.covariance)
+        return np.asarray((vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,14 +102,14 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"features of {len(a.mean)} and of {len(b.mean)} numbers have no distance")
-    cross = linalg.svdvals(_root(a.covariance) @ _root(b.covariance)).sum()
+    cross = linalg.svdvals(a.root @ b.root).sum()
     gap = a.mean - b.mean
     return float(gap @ gap + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross)
 
 
 def distances_to(reference: Gaussian) -> Callable[[Array], float]:
     """The Fréchet distance to one reference, for many sets of features [n, d]; what they share is done once."""
-    root = _root(reference.covariance)
+    root = reference.root
 
     def distance(rows: Array) -> float:
         mean = rows.mean(axis=0)
@@ -118,8 +125,3 @@ def distances_to(reference: Gaussian) -> Callable[[Array], float]:
         return float(gap @ gap + np.trace(reference.covariance) + trace - 2 * cross)
 
     return distance
-
-
-def _root(covariance: Array) -> Array:
-    values, vectors = linalg.eigh(covariance)
-    return np.asarray((vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T)
