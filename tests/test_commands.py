@@ -2,6 +2,7 @@
 
 import dataclasses
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,6 +75,16 @@ def test_help_says_defaults_and_choices(capsys: pytest.CaptureFixture[str]) -> N
     assert lines[lines.index("  weights = ema") + 1] == "      Which weights of a checkpoint. One of ema, raw."
     assert import_module("lina_lab.data.cache").main(["--help"]) == 0
     assert "  verify = false\n" in capsys.readouterr().out
+
+
+def test_a_bench_that_cannot_write_says_so_before_it_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = import_module("lina_lab.study.ranks_bench")
+    monkeypatch.setattr(module, "measure", lambda config: pytest.fail("it measured"))
+    (tmp_path / "file").write_text("")
+    assert module.main([f"out={tmp_path / 'file'}"]) == 2
+    assert "file" in capsys.readouterr().err
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Parameters and operations of a LINA by component, from its configuration alone.
+"""Parameters and operations of a LINA by component, from its configuration alone:
+`python -m lina_lab.model.count size=width1024 model.attention.gate=none`.
 
 A multiply-add counts as one operation, as in the published figures; `FLOPS_PER_MULTIPLY_ADD` turns it into the other
 convention. Counted are linear layers, matrix products and convolutions. Softmax, norms, activations, gates' products

@@ -137,10 +137,14 @@ def summary(table: pd.DataFrame) -> str:
 
 
 def bench(config: RanksBenchConfig) -> int:
-    """Measure, write the table, print its summary; 0."""
-    table = measure(config)
+    """Measure, write the table, print its summary; 0.
+
+    Raises:
+        OSError: the folder cannot be made, which is found before anything is measured.
+    """
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
+    table = measure(config)
     table.to_csv(out / TABLE_FILE, index=False)
     print(summary(table))
     return 0
@@ -148,7 +152,7 @@ def bench(config: RanksBenchConfig) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; 0, or 2 with one sentence."""
-    return command(bench, RanksBenchConfig, __doc__, arguments, errors=())
+    return command(bench, RanksBenchConfig, __doc__, arguments, errors=(OSError,))
 
 
 if __name__ == "__main__":
