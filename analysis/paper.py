@@ -14,18 +14,19 @@ import pandas as pd
 from pydantic.dataclasses import dataclass
 from yaml import YAMLError
 
-from analysis.cells import KEYS
-from analysis.errors import StoreError
-from analysis.geneval import OVERALL, TASKS, read_results, scores
-from analysis.page import Section, versions, write_report
-from analysis.published_runs import parameters, published_metrics, read_published
-from analysis.runs import read_study
-from analysis.tables import records, write_table
+from lina_lab.commands.grammar import command
 from lina_lab.config import CHECKS, AttentionConfig, LinaConfig, from_dict
-from lina_lab.dotlist import command
+from lina_lab.config.presets import SIZES
 from lina_lab.model import count
-from lina_lab.presets import SIZES
-from lina_lab.runstore import EVALUATION, TRAIN_LOSS
+from lina_lab.records.runstore import EVALUATION, TRAIN_LOSS
+
+from .geneval import OVERALL, TASKS, read_results, scores
+from .load.cells import KEYS
+from .load.errors import StoreError
+from .load.published import parameters, published_metrics, read_published
+from .load.runs import read_study
+from .report.page import Section, versions, write_report
+from .report.tables import records, write_table
 
 WIDTHS = (768, 1024, 1536)
 HEADLINE = {"latent_channels": 4, "latent_size": [128, 128], "patch_size": 2, "num_classes": None}

@@ -17,21 +17,22 @@ from matplotlib.figure import Figure
 from pydantic.dataclasses import dataclass
 from yaml import YAMLError
 
-from analysis import page
-from analysis.compare import comparisons, over_seeds, paired_differences, with_size
-from analysis.errors import StoreError
-from analysis.figures import STYLE, curves_figure, differences_figure, scaling_figure, views_figure
-from analysis.fit_figures import compute_figure, fits_figure, profile_figure, surface_figure
-from analysis.fit_words import fit_sentences, fit_table
-from analysis.fits import StudyFits, fit_study
-from analysis.page import Section
-from analysis.published_runs import read_published
-from analysis.runs import StudyRuns, read_study
-from analysis.tables import difference_table, records, summary_table, write_table
-from analysis.verdicts import PAIRING, audit_sentences, growth_sentences, overall_sentences, sentences
-from analysis.views import TAIL, View, iso_flop, iso_image, iso_step
+from lina_lab.commands.grammar import command
 from lina_lab.config import CHECKS
-from lina_lab.dotlist import command
+
+from .load.errors import StoreError
+from .load.published import read_published
+from .load.runs import StudyRuns, read_study
+from .report import page
+from .report.figures import STYLE, curves_figure, differences_figure, scaling_figure, views_figure
+from .report.fit_figures import compute_figure, fits_figure, profile_figure, surface_figure
+from .report.fit_narrative import fit_sentences, fit_table
+from .report.narrative import PAIRING, audit_sentences, growth_sentences, overall_sentences, sentences
+from .report.page import Section
+from .report.tables import difference_table, records, summary_table, write_table
+from .stats.budgets import TAIL, View, iso_flop, iso_image, iso_step
+from .stats.paired import comparisons, over_seeds, paired_differences, with_size
+from .stats.study_fits import StudyFits, fit_study
 
 NO_FIT = "More than size differs between the sizes: no law of size is fitted to them."
 NOTHING = "Nothing to compare: no two variants that are done differ by one axis."
@@ -58,7 +59,7 @@ class PlotsConfig:
 
 
 @plain(frozen=True, kw_only=True)
-class Answer:
+class StudyReport:
     """All that a study's report says."""
 
     runs: StudyRuns
@@ -77,7 +78,7 @@ class Answer:
         return [NO_FIT] if self.fits is None else fit_sentences(self.fits)
 
 
-def answer(runs: StudyRuns, tail: float) -> Answer:
+def answer(runs: StudyRuns, tail: float) -> StudyReport:
     """Compare and fit.
 
     Args:
@@ -85,7 +86,7 @@ def answer(runs: StudyRuns, tail: float) -> Answer:
         tail: share of a run that its training loss is averaged over, for paired differences.
     """
     differences, views = paired_differences(runs, tail), (iso_step(runs), iso_image(runs), iso_flop(runs))
-    return Answer(
+    return StudyReport(
         runs=runs,
         views=views,
         summary=summary_table(runs),
@@ -96,7 +97,7 @@ def answer(runs: StudyRuns, tail: float) -> Answer:
     )
 
 
-def figures(found: Answer) -> dict[str, tuple[Figure, pd.DataFrame]]:
+def figures(found: StudyReport) -> dict[str, tuple[Figure, pd.DataFrame]]:
     """Every figure that the study allows, with the numbers behind it."""
     runs, fits = found.runs, found.fits
     # Where more than size differs, sizes are shown in each view, and not as scaling.
@@ -123,7 +124,7 @@ def write_report(config: PlotsConfig) -> list[Path]:
     """Write all figures and tables of a study; returns the files.
 
     Raises:
-        StoreError: see `analysis.runs.read_study`.
+        StoreError: see `analysis.load.runs.read_study`.
         OSError: the folder cannot be written.
     """
     if config.study is None:
@@ -149,12 +150,12 @@ def write_report(config: PlotsConfig) -> list[Path]:
         files += write_table(table, folder / name)
     found.runs.checkpoints.to_parquet(folder / "checkpoints.parquet", index=False)
     study = found.runs.study
-    lead = (study.question.strip(), f"Held equal: {'; '.join(study.held_equal)}.")
+    lead = (study.question.strip(), f"Held equal: {'; '.join(study.controlled)}.")
     parts = [*_sections(found, tables, pictures), page.provenance(found.runs, list(pictures.values()))]
     return [*files, folder / "checkpoints.parquet", *page.write_report(folder, study.name, lead, parts)]
 
 
-def _sections(found: Answer, tables: Mapping[str, pd.DataFrame], pictures: Mapping[str, Path]) -> list[Section]:
+def _sections(found: StudyReport, tables: Mapping[str, pd.DataFrame], pictures: Mapping[str, Path]) -> list[Section]:
     """The parts of the page, in a reader's order."""
     runs, means, fits = found.runs, found.means, found.fits
 

@@ -14,11 +14,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lina_lab.compose import check_overrides, convert, pinned_fields, register_configs, sentence
 from lina_lab.config import CommandConfig, PathsConfig
-from lina_lab.loading import uncollected
-from lina_lab.studies import ConfigError
+from lina_lab.config.compose import check_overrides, convert, overridden_fields, register_configs, sentence
+from lina_lab.config.studies import ConfigError
 from lina_lab.study.grid import Plan
+from lina_lab.util.imports import gc_paused
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,17 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(describe(plan, Path(paths.runs)), end="")
         if command.launcher != "local":
+            from lina_lab.launch.select import describe_launch
             from lina_lab.study.errors import StudyError
-            from lina_lab.study.launch import launch_text
 
             try:
-                print(launch_text(plan, paths, command))
+                print(describe_launch(plan, paths, command))
             except StudyError as error:
                 print(f"error: {error}", file=sys.stderr)
                 return 2
         return 0
-    with uncollected():
-        from lina_lab.study.command import run_and_report
+    with gc_paused():
+        from lina_lab.commands.study import run_and_report
 
     return run_and_report(plan, paths, command, arguments)
 
@@ -70,7 +70,7 @@ def _compose(arguments: list[str]) -> tuple[Plan, PathsConfig, CommandConfig]:
     if not found:
         sys.exit(0)
     data = cast(dict[str, Any], OmegaConf.to_container(found[0], resolve=True))
-    return convert(data, pinned_fields(arguments))
+    return convert(data, overridden_fields(arguments))
 
 
 if __name__ == "__main__":

@@ -32,14 +32,14 @@ TINY: dict[str, Any] = {
         "condition_depth": 1,
         "depth": 2,
         "flow_depth": 1,
-        "noise_draws": 1,
+        "noise_samples_per_token": 1,
         "num_classes": 10,
     },
     "data": {"batch_size": 16, "val_images": 40, "val_batch_size": 20},
     "optimizer": {"lr": 1e-3},
     "ema": {"decay": 0.5, "every_n_steps": 1},
     "trainer": {"max_images": 64, "val_every_images": 32},
-    "sampling": {"images_per_class": 1, "steps": 2, "flow_steps": 2},
+    "sampling": {"images_per_class": 1, "ar_steps": 2, "ode_steps": 2},
 }
 
 
@@ -51,7 +51,7 @@ STUDY: dict[str, Any] = {
     },
     "size_axis": "size",
     "seeds": [0],
-    "held_equal": ["images seen"],
+    "controlled": ["images seen"],
 }
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis import bench as pictures
-from lina_lab import bench
+from benchmarks import attention as bench
+from benchmarks import attention_figures as pictures
 from lina_lab.config import AttentionConfig
 from lina_lab.model import Attention
 from tests.conftest import relative_error
@@ -103,7 +103,7 @@ def test_crossing_is_where_the_lines_meet() -> None:
         (
             pictures.main,
             ["folder=/nonexistent"],
-            "has no tokens-*.csv and no ranks.csv: run `python -m lina_lab.bench`",
+            "has no tokens-*.csv and no ranks.csv: run `python -m benchmarks.attention`",
         ),
     ],
 )

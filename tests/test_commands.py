@@ -7,24 +7,24 @@ from typing import Any
 
 import pytest
 
+from lina_lab.commands.grammar import command
 from lina_lab.config import CHECKS
-from lina_lab.dotlist import command
 
 COMMANDS = {
-    "lina_lab.sample": "SampleConfig",
-    "lina_lab.evaluate": "EvaluateConfig",
-    "lina_lab.data.cache": "CacheConfig",
-    "lina_lab.data.shapes": "ShapesConfig",
-    "lina_lab.data.bench": "LoaderBenchConfig",
-    "lina_lab.evaluation.shapes": "ShapesCheckConfig",
+    "lina_lab.commands.sample": "SampleConfig",
+    "lina_lab.commands.evaluate": "EvaluateConfig",
+    "lina_lab.data.shards.cache": "CacheConfig",
+    "lina_lab.commands.shapes": "ShapesConfig",
+    "benchmarks.loader": "LoaderBenchConfig",
+    "lina_lab.evaluation.prompts.shapes": "ShapesCheckConfig",
     "lina_lab.model.count": "CountConfig",
-    "lina_lab.bench": "BenchConfig",
-    "lina_lab.study.bench": "StudyBenchConfig",
-    "lina_lab.study.ranks_bench": "RanksBenchConfig",
-    "analysis.bench": "BenchPlotsConfig",
-    "analysis.paper": "PaperConfig",
-    "analysis.plots": "PlotsConfig",
-    "analysis.report_bench": "ReportBenchConfig",
+    "benchmarks.attention": "BenchConfig",
+    "benchmarks.study": "StudyBenchConfig",
+    "benchmarks.ranks": "RanksBenchConfig",
+    "benchmarks.attention_figures": "BenchPlotsConfig",
+    "lina_lab.analysis.paper": "PaperConfig",
+    "lina_lab.analysis.plots": "PlotsConfig",
+    "benchmarks.report": "ReportBenchConfig",
 }
 
 
@@ -52,12 +52,16 @@ def test_a_misspelt_field_is_named_in_one_line(name: str, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("name", "given", "said"),
     [
-        ("lina_lab.sample", ["checkpoint=x", "out=y", "vae=z"], "vae=NAME and shards=FOLDER go together: the shards'"),
-        ("lina_lab.sample", ["out=y"], "checkpoint must be given"),
-        ("lina_lab.sample", ["out=@"], "while scanning for the next token found character '@'"),
-        ("lina_lab.study.ranks_bench", ["size=huge"], "size=huge is not one of width768"),
-        ("lina_lab.study.ranks_bench", ["ranks=[3]"], "data.batch_size=64"),
-        ("analysis.plots", [], "name a study with study=NAME"),
+        (
+            "lina_lab.commands.sample",
+            ["checkpoint=x", "out=y", "vae=z"],
+            "vae=NAME and shards=FOLDER go together: the shards'",
+        ),
+        ("lina_lab.commands.sample", ["out=y"], "checkpoint must be given"),
+        ("lina_lab.commands.sample", ["out=@"], "while scanning for the next token found character '@'"),
+        ("benchmarks.ranks", ["size=huge"], "size=huge is not one of width768"),
+        ("benchmarks.ranks", ["ranks=[3]"], "data.batch_size=64"),
+        ("lina_lab.analysis.plots", [], "name a study with study=NAME"),
     ],
 )
 def test_fields_that_do_not_go_together_are_one_sentence(
@@ -68,19 +72,19 @@ def test_fields_that_do_not_go_together_are_one_sentence(
 
 
 def test_help_says_defaults_and_choices(capsys: pytest.CaptureFixture[str]) -> None:
-    assert import_module("lina_lab.sample").main(["--help"]) == 0
+    assert import_module("lina_lab.commands.sample").main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "  checkpoint = ???  (must be given)" in lines
-    assert {"  classes = null", "  seed = 0", "  guidance = 1.0"} <= set(lines)
+    assert {"  classes = null", "  seed = 0", "  guidance_scale = 1.0"} <= set(lines)
     assert lines[lines.index("  weights = ema") + 1] == "      Which weights of a checkpoint. One of ema, raw."
-    assert import_module("lina_lab.data.cache").main(["--help"]) == 0
+    assert import_module("lina_lab.data.shards.cache").main(["--help"]) == 0
     assert "  verify = false\n" in capsys.readouterr().out
 
 
 def test_a_bench_that_cannot_write_says_so_before_it_measures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = import_module("lina_lab.study.ranks_bench")
+    module = import_module("benchmarks.ranks")
     monkeypatch.setattr(module, "measure", lambda config: pytest.fail("it measured"))
     (tmp_path / "file").write_text("")
     assert module.main([f"out={tmp_path / 'file'}"]) == 2

@@ -28,10 +28,10 @@ OTHER: dict[str, Any] = {
     "model.text_dim": None,
     "model.text_length": 8,
     "model.position": None,
-    "model.condition_drop": 0.2,
+    "model.condition_dropout": 0.2,
     "model.compile": True,
-    "model.checkpoint": True,
-    "model.noise_draws": 2,
+    "model.gradient_checkpointing": True,
+    "model.noise_samples_per_token": 2,
     "model.attention": {"gate": "none"},
     "model.encoder_attention": {"conv": "none", "gate": "none", "normalization": "subtraction"},
     "model.condition_attention": {"conv": "none", "gate": "none", "normalization": "subtraction"},
@@ -49,10 +49,10 @@ OTHER: dict[str, Any] = {
     "trainer.log_every_n_steps": 2,
     "trainer.precision": "bf16-mixed",
     "sampling.images_per_class": 2,
-    "sampling.steps": 3,
-    "sampling.flow_steps": 3,
-    "sampling.guidance": 3.0,
-    "sampling.min_guidance": 1.5,
+    "sampling.ar_steps": 3,
+    "sampling.ode_steps": 3,
+    "sampling.guidance_scale": 3.0,
+    "sampling.guidance_scale_start": 1.5,
     "sampling.quality_images": 20,
     "sampling.quality_every_images": 32,
     "sampling.quality_features": "inception",
@@ -85,16 +85,16 @@ def test_every_field_is_part_of_the_identity(tiny: Tiny) -> None:
     sections = [name for name, value in to_dict(tiny()).items() if isinstance(value, dict)]
     fields = {f"{section}.{field}" for section in sections for field in to_dict(tiny())[section]} | {"seed"}
     assert fields - ONE_VALUED == OTHER.keys() - ONE_VALUED
-    identities = {tiny().identity()}
+    identities = {tiny().config_hash()}
     for field in fields - ONE_VALUED:
         section, _, name = field.partition(".")
         changed = tiny(**{section: {name: OTHER[field]} if name else OTHER[field]})
-        identities.add(changed.identity())
+        identities.add(changed.config_hash())
     assert len(identities) == 1 + len(fields - ONE_VALUED)
 
 
 def test_equal_configurations_are_one_trial(tiny: Tiny) -> None:
-    assert tiny().identity() == from_dict(TrialConfig, to_dict(tiny())).identity()
+    assert tiny().config_hash() == from_dict(TrialConfig, to_dict(tiny())).config_hash()
     assert from_dict(TrialConfig, to_dict(tiny())) == tiny()
 
 
@@ -135,7 +135,7 @@ def test_the_configuration_imports_no_torch() -> None:
         ({"model": {"num_classes": 9}}, "data.name=digits needs model.num_classes=10"),
         ({"data": {"val_images": 9}}, "data.name=digits needs data.val_images between 10 and 1787"),
         ({"data": {"val_images": 1788}}, "data.name=digits needs data.val_images between 10 and 1787"),
-        ({"sampling": {"steps": 65}}, "sampling.steps=65 is more than the 64 tokens"),
+        ({"sampling": {"ar_steps": 65}}, "sampling.ar_steps=65 is more than an image's 64 tokens"),
         ({"trainer": {"max_images": 0}}, "trainer.max_images=0: input should be greater than 0"),
         ({"optimizer": {"lr": float("nan")}}, "optimizer.lr=nan: input should be"),
         ({"optimizer": {"betas": [0.9]}}, "optimizer.betas"),

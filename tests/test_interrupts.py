@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from lina_lab.interrupts import STOPS, held, held_for, terminable
+from lina_lab.util.signals import STOPS, defer_signals, signals_deferred_for, sigterm_as_exit
 
 
 def send(number: signal.Signals) -> None:
@@ -18,10 +18,10 @@ def send(number: signal.Signals) -> None:
 def test_one_comes_when_the_block_has_ended(number: signal.Signals, error: type[BaseException]) -> None:
     before, done = [signal.getsignal(each) for each in STOPS], []
 
-    @terminable()
+    @sigterm_as_exit()
     def block() -> None:
         try:
-            with held():
+            with defer_signals():
                 send(number)
                 done.append("the rest")
         finally:
@@ -40,7 +40,7 @@ def test_a_second_one_does_not_wait(depth: int) -> None:
     def block() -> None:
         with ExitStack() as blocks:
             for _ in range(depth):
-                blocks.enter_context(held())
+                blocks.enter_context(defer_signals())
             send(signal.SIGINT)
             done.append("first")
             send(signal.SIGINT)
@@ -54,9 +54,9 @@ def test_a_second_one_does_not_wait(depth: int) -> None:
 def test_blocks_in_blocks_wait_for_the_outermost() -> None:
     done = []
 
-    @held()
+    @defer_signals()
     def block() -> None:
-        with held():
+        with defer_signals():
             send(signal.SIGINT)
         done.append("outer")
 
@@ -66,7 +66,7 @@ def test_blocks_in_blocks_wait_for_the_outermost() -> None:
 
 
 def test_an_error_of_the_block_is_kept_as_the_context() -> None:
-    @held()
+    @defer_signals()
     def block() -> None:
         send(signal.SIGINT)
         raise ValueError("within")
@@ -79,7 +79,7 @@ def test_an_error_of_the_block_is_kept_as_the_context() -> None:
 def test_what_was_ignored_stays_so() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with held():
+        with defer_signals():
             send(signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
@@ -90,7 +90,7 @@ def test_other_threads_have_no_signals_to_hold() -> None:
     handlers = []
 
     def look() -> None:
-        with held():
+        with defer_signals():
             handlers.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=look)
@@ -106,7 +106,7 @@ def test_a_server_is_not_waited_for(uri: str, waits: bool) -> None:
     done = []
 
     def block() -> None:
-        with held_for(uri):
+        with signals_deferred_for(uri):
             send(signal.SIGINT)
             done.append("the rest")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine
 
-from lina_lab.loading import _freeze, uncollected
+from lina_lab.util.imports import _freeze, gc_paused
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -16,10 +16,10 @@ def test_the_collector_is_put_off_and_then_as_before(enabled: bool) -> None:
     were = gc.isenabled()
     try:
         (gc.enable if enabled else gc.disable)()
-        with uncollected():
+        with gc_paused():
             assert not gc.isenabled()
         assert gc.isenabled() == enabled
-        with suppress(ImportError), uncollected():
+        with suppress(ImportError), gc_paused():
             raise ImportError
         assert gc.isenabled() == enabled
     finally:
@@ -45,6 +45,6 @@ def test_a_process_is_frozen_at_its_end_once(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("atexit.register", registered.append)
     monkeypatch.setattr("atexit.unregister", lambda function: registered.remove(function) if registered else None)
     for _ in range(2):
-        with uncollected():
+        with gc_paused():
             pass
     assert registered == [_freeze]

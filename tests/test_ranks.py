@@ -2,7 +2,7 @@
 
 import pytest
 
-from lina_lab.ranks import held_out, microbatch, share
+from lina_lab.util.partition import held_out, microbatch, share
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7, 20])
@@ -13,20 +13,26 @@ def test_shares_lie_beside_each_other_are_even_and_lose_nothing(count: int, part
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-@pytest.mark.parametrize(("world", "turns"), [(1, 1), (2, 1), (1, 4), (4, 2), (8, 3)])
-def test_all_ranks_and_turns_have_the_whole_batch(world: int, turns: int) -> None:
+@pytest.mark.parametrize(("world_size", "accumulate_grad_batches"), [(1, 1), (2, 1), (1, 4), (4, 2), (8, 3)])
+def test_all_ranks_and_turns_have_the_whole_batch(world_size: int, accumulate_grad_batches: int) -> None:
     places = [
         place
-        for rank in range(world)
-        for turn in range(turns)
-        for place in microbatch(24, rank=rank, world=world, turn=turn, turns=turns)
+        for rank in range(world_size)
+        for accumulation_step in range(accumulate_grad_batches)
+        for place in microbatch(
+            24,
+            rank=rank,
+            world_size=world_size,
+            accumulation_step=accumulation_step,
+            accumulate_grad_batches=accumulate_grad_batches,
+        )
     ]
     assert places == list(range(24))
 
 
-@pytest.mark.parametrize("world", [1, 3, 8])
-def test_every_image_that_is_evaluated_counts_once_and_every_rank_has_one(world: int) -> None:
+@pytest.mark.parametrize("world_size", [1, 3, 8])
+def test_every_image_that_is_evaluated_counts_once_and_every_rank_has_one(world_size: int) -> None:
     for batch in (1, 5, 8, 20):
-        parts = [held_out(batch, rank=rank, world=world) for rank in range(world)]
+        parts = [held_out(batch, rank=rank, world_size=world_size) for rank in range(world_size)]
         assert all(len(places) >= 1 for places, _ in parts)
         assert [p for places, counted in parts for p in list(places)[:counted]] == list(range(batch))

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from lina_lab import run
-from lina_lab.compose import register_configs
 from lina_lab.config import CommandConfig
-from lina_lab.studies import ConfigError, studies_folder
+from lina_lab.config.compose import register_configs
+from lina_lab.config.studies import ConfigError, studies_folder
 from lina_lab.study import plan as study_plan
 
 STUDIES = sorted(path.stem for path in (Path(__file__).parents[1] / "studies").glob("*.yaml"))
@@ -155,7 +155,7 @@ def test_every_study_composes(name: str) -> None:
     assert command == CommandConfig()
     assert plan.study.name == name
     assert plan.study.question
-    assert plan.study.held_equal
+    assert plan.study.controlled
     assert paths.runs == "runs"
     assert len(plan.cells) > 1
 
@@ -169,7 +169,7 @@ def test_every_study_has_the_paper_s_scale(name: str) -> None:
         (1024, 16),
         (1536, 16),
     }
-    assert plan.study.resources.world == 32
+    assert plan.study.resources.world_size == 32
     assert {cell.config.max_steps for cell in plan.cells} == {200_000}
     audit = [line.split(" (")[0] for line in study_plan.audit(plan)]
     assert audit == ["heads", "channels of a head"]

@@ -6,6 +6,7 @@ The string under a field is its documentation: `python -m lina_lab.run --help` p
 """
 
 from lina_lab.config.checks import CHECKS, from_dict, to_dict
+from lina_lab.config.history import current_name, current_names, from_stored, study_from_stored
 from lina_lab.config.model import AttentionConfig, LinaConfig
 from lina_lab.config.study import (
     BudgetConfig,
@@ -44,6 +45,10 @@ __all__ = [
     "TorchrunConfig",
     "TrainerConfig",
     "TrialConfig",
+    "current_name",
+    "current_names",
     "from_dict",
+    "from_stored",
+    "study_from_stored",
     "to_dict",
 ]

@@ -89,9 +89,9 @@ class LinaConfig:
     """Text tokens L in front of the condition tokens."""
     position: Literal["sincos", "rotary"] = "sincos"
     """Position code of the tokens: added to them, or a rotation of queries and keys."""
-    condition_drop: Share = 0.1
+    condition_dropout: Share = 0.1
     """Share of the training samples whose class or text is hidden, for guidance."""
-    noise_draws: PositiveInt = 4
+    noise_samples_per_token: PositiveInt = 4
     """Noise levels and noises drawn for each masked token in the loss."""
     attention: Placement = AttentionConfig()
     """Attention of the masked decoder; a list is a pattern that its blocks repeat."""
@@ -101,7 +101,7 @@ class LinaConfig:
     """Attention of the condition encoder; null: the decoder's core without convolution and gate."""
     compile: bool = False
     """Compile each block with torch.compile: blocks that are alike are compiled once, so that depth costs no time."""
-    checkpoint: bool = False
+    gradient_checkpointing: bool = False
     """Keep no activations inside blocks, and compute them again in the backward pass."""
 
     @model_validator(mode="after")

@@ -58,7 +58,7 @@ class ResourcesConfig:
     """gpu refuses a machine that has none; auto takes GPUs where there are any, and else the processor."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """How several devices train one model: each with a copy of it (ddp), or each with a part of it (fsdp)."""
-    accumulate: PositiveInt = 1
+    accumulate_grad_batches: PositiveInt = 1
     """Portions in which a device takes its part of the batch, one after another. The batch stays data.batch_size."""
     timeout_seconds: PositiveFloat = 300.0
     """How long one device waits for another before the group is taken for broken."""
@@ -71,7 +71,7 @@ class ResourcesConfig:
     """Stated rate of a device in training, for `action=plan`; null: as measured on cells of the study that are done."""
 
     @property
-    def world(self) -> int:
+    def world_size(self) -> int:
         """Processes that train together."""
         return self.nodes * self.devices
 
@@ -81,11 +81,11 @@ class ResourcesConfig:
         Raises:
             ValueError: which numbers do not fit.
         """
-        shares = self.world * self.accumulate
+        shares = self.world_size * self.accumulate_grad_batches
         if batch_size % shares:
             raise ValueError(
                 f"data.batch_size={batch_size} cannot be shared out evenly: study.resources has nodes={self.nodes} x "
-                f"devices={self.devices} x accumulate={self.accumulate} = {shares} portions"
+                f"devices={self.devices} x accumulate_grad_batches={self.accumulate_grad_batches} = {shares} portions"
             )
 
 
@@ -105,7 +105,7 @@ class StudyConfig:
     """The axis along which models grow; the others make the variants that are compared."""
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
     """Seeds of each cell; two variants with one seed see the same data, masks and noise."""
-    held_equal: list[str]
+    controlled: list[str]
     """What is the same for all cells, as a reviewer would want to read it."""
     seeds_at_size: dict[str, Annotated[list[NonNegativeInt], Field(min_length=1)]] = field(default_factory=dict)
     """Seeds of single sizes, in place of `seeds`: value of the size axis' first field, as text -> seeds."""

@@ -16,6 +16,7 @@ from lina_lab.config.checks import (
     Share,
     contradiction,
 )
+from lina_lab.config.history import recorded_names
 from lina_lab.config.model import LinaConfig
 
 
@@ -25,7 +26,7 @@ class DataConfig:
 
     name: Literal["digits", "latents", "shards", "shapes"] = "digits"
     """Data set: `digits` is scikit-learn's, 1,797 real images of 8 x 8 pixels in 10 classes; `latents` are arrays that
-    were encoded before, and `shards` are what `python -m lina_lab.data.cache` makes, in data.path; `shapes` are
+    were encoded before, and `shards` are what `lina cache` makes, in data.path; `shapes` are
     captioned pictures without end, made as they are needed, of the model's latent_size."""
     path: str | None = None
     """For name=latents: a folder of train_latents.npy [n, C, H, W], train_labels.npy [n], and two such for val. For
@@ -107,13 +108,13 @@ class SamplingConfig:
 
     images_per_class: NonNegativeInt = 4
     """Pictures of each class, or of each of the first held-out captions, in the grid; 0: none."""
-    steps: PositiveInt = 16
+    ar_steps: PositiveInt = 16
     """Autoregressive steps K; at most one a token."""
-    flow_steps: PositiveInt = 25
+    ode_steps: PositiveInt = 25
     """Euler steps of the flow's ODE for each of them."""
-    guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
+    guidance_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
     """Guidance at the last step."""
-    min_guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    guidance_scale_start: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """Guidance at the first step."""
     quality_images: NonNegativeInt = 0
     """Images generated without guidance, whose features' Fréchet distance to those of real images is measured; 0: none.
@@ -121,7 +122,7 @@ class SamplingConfig:
     quality_features: Literal["pixels", "inception"] = "pixels"
     """What images are compared by: `eval/fid_pixels`, or by Inception's features `eval/fid_inception`."""
     quality_reference: str | None = None
-    """Real images, or their stored statistics, as `lina_lab.evaluate` takes them; null: the first 10,000 training
+    """Real images, or their stored statistics, as `lina evaluate` takes them; null: the first 10,000 training
     images, of latents as the autoencoder gives them back."""
     inception: str | None = None
     """For quality_features=inception: file of the weights; null: torch-fidelity's in torch's cache of downloads."""
@@ -150,9 +151,9 @@ class TrialConfig:
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.sampling.steps > self.model.num_tokens:
+        if self.sampling.ar_steps > self.model.num_tokens:
             raise contradiction(
-                f"sampling.steps={self.sampling.steps} is more than the {self.model.num_tokens} tokens of an image"
+                f"sampling.ar_steps={self.sampling.ar_steps} is more than an image's {self.model.num_tokens} tokens"
             )
         if self.sampling.quality_images and self.sampling.vae is None and self.model.latent_channels not in (1, 3):
             raise contradiction(
@@ -217,6 +218,6 @@ class TrialConfig:
         """Stretches between validations; the last may be shorter."""
         return -(-self.max_steps // self.epoch_steps)
 
-    def identity(self) -> str:
+    def config_hash(self) -> str:
         """First 12 hex digits of the SHA-256 of the configuration."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(recorded_names(asdict(self)), sort_keys=True).encode()).hexdigest()[:12]

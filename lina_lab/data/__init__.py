@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 from lina_lab.config import TrialConfig
-from lina_lab.data.digits import DigitsDataModule
-from lina_lab.data.latents import LatentsDataModule
-from lina_lab.data.shapes_module import ShapesDataModule
-from lina_lab.data.shards_module import ShardsDataModule
-from lina_lab.data.steps import StepDataModule
-from lina_lab.registry import Registry
+from lina_lab.data.modules.base import StepDataModule
+from lina_lab.data.modules.digits import DigitsDataModule
+from lina_lab.data.modules.latents import LatentsDataModule
+from lina_lab.data.modules.shapes import ShapesDataModule
+from lina_lab.data.modules.shards import ShardsDataModule
+from lina_lab.util.registry import Registry
 
 DATA: Registry[Callable[[TrialConfig], StepDataModule]] = Registry("data.name")
 DATA.register("digits")(DigitsDataModule)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 from pydantic.dataclasses import dataclass
 
-from lina_lab.seeds import derive
+from lina_lab.util.seeds import derive
 
 Pixels = npt.NDArray[np.uint8]
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")

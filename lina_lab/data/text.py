@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from lina_lab.data.pretrained import first_line, weights_sha256
-from lina_lab.seeds import derive
+from lina_lab.util.seeds import derive
 
 WORDS = "words"
 NOT_INSTALLED = "a text encoder needs transformers: pip install 'lina_lab[text]'"

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lina_lab.data.shard_format import read_manifest
+from lina_lab.data.shards.format import read_manifest
 from lina_lab.data.vae import load_vae
 from lina_lab.evaluation.sampling import Pixels, to_pixels
 

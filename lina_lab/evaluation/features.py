@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lina_lab.registry import Registry
+from lina_lab.util.registry import Registry
 
 Pixels = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.float32]

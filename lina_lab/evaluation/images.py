@@ -14,7 +14,7 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 from PIL import Image
 
-from lina_lab.data.sources import PICTURE_ERRORS, PICTURES, files_of, pictures_in
+from lina_lab.data.shards.sources import PICTURE_ERRORS, PICTURES, files_of, pictures_in
 from lina_lab.evaluation.moments import Gaussian
 
 Pixels = npt.NDArray[np.uint8]

@@ -31,7 +31,7 @@ class Reference:
 
 
 def quality(generated: Features, reference: Reference) -> dict[str, float]:
-    """Metric -> value: `images`, `fid`, `fid_sd` (bootstrap over the images), `fid_infinite`; with images of the
+    """Metric -> value: `images`, `fid`, `fid_std` (bootstrap over the images), `fid_inf`; with images of the
     reference `kid`, `kid_sd`, `precision`, `recall`, `reference_images`; with Inception `sfid`, `inception_score`,
     `inception_score_sd`.
 
@@ -42,8 +42,8 @@ def quality(generated: Features, reference: Reference) -> dict[str, float]:
     found = {
         "images": float(len(rows)),
         "fid": frechet_distance(reference.pool, moments_of(rows).gaussian),
-        "fid_sd": bootstrap_deviation(reference.pool, rows),
-        "fid_infinite": extrapolate(reference.pool, rows).infinite,
+        "fid_std": bootstrap_deviation(reference.pool, rows),
+        "fid_inf": extrapolate(reference.pool, rows).infinite,
     }
     if reference.spatial is not None and generated.spatial is not None:
         found["sfid"] = frechet_distance(reference.spatial, moments_of(generated.spatial).gaussian)

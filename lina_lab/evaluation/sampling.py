@@ -16,10 +16,10 @@ from filelock import FileLock
 from matplotlib.image import imsave
 from torch import Generator, Tensor
 
-from lina_lab.files import write_atomically
 from lina_lab.model import LINA
 from lina_lab.model.masking import step_schedule
-from lina_lab.seeds import derive
+from lina_lab.util.files import write_atomically
+from lina_lab.util.seeds import derive
 
 Pixels = npt.NDArray[np.uint8]
 RECIPE_FILE, SAMPLES_FILE, GRID_FILE, PARTS = "recipe.json", "samples.npz", "grid.png", "parts"
@@ -36,12 +36,12 @@ class Recipe:
     images: int
     classes: tuple[int, ...]
     """In turn; none of an unconditional model."""
-    steps: int
-    flow_steps: int
-    guidance: float
-    min_guidance: float
+    ar_steps: int
+    ode_steps: int
+    guidance_scale: float
+    guidance_scale_start: float
     seed: int
-    portion: int
+    batch_size: int
     """Images drawn together."""
     weights: str
     weights_sha256: str
@@ -73,10 +73,10 @@ def draw(model: LINA, recipe: Recipe, places: range, condition: Condition, kind:
     return model.generate(
         **condition,
         batch=None if condition else len(places),
-        steps=recipe.steps,
-        flow_steps=recipe.flow_steps,
-        guidance=recipe.guidance,
-        min_guidance=recipe.min_guidance,
+        steps=recipe.ar_steps,
+        flow_steps=recipe.ode_steps,
+        guidance=recipe.guidance_scale,
+        min_guidance=recipe.guidance_scale_start,
         generator=[Generator().manual_seed(derive(recipe.seed, kind, i)) for i in places],
     )
 
@@ -115,7 +115,7 @@ def sample(
     folder: Path,
     *,
     rank: int = 0,
-    world: int = 1,
+    world_size: int = 1,
     encode: Encode | None = None,
     report: Callable[[int], None] = lambda _: None,
 ) -> bool:
@@ -127,7 +127,7 @@ def sample(
         recipe: what to draw.
         folder: where to; shared by the ranks.
         rank: of this process.
-        world: processes that draw.
+        world_size: processes that draw.
         encode: captions to arguments of the model, for a recipe with prompts.
         report: called with the number of images behind each portion of this rank.
 
@@ -142,10 +142,11 @@ def sample(
     if (folder / SAMPLES_FILE).exists():
         return True
     portions = [
-        range(start, min(start + recipe.portion, recipe.images)) for start in range(0, recipe.images, recipe.portion)
+        range(start, min(start + recipe.batch_size, recipe.images))
+        for start in range(0, recipe.images, recipe.batch_size)
     ]
     device = next(model.parameters()).device
-    for number in range(rank, len(portions), world):
+    for number in range(rank, len(portions), world_size):
         path = parts / f"{number:06d}.npy"
         if not path.exists():
             condition = condition_of(recipe, portions[number], device, encode)
@@ -161,8 +162,8 @@ def sample(
 def _check(model: LINA, decode: Callable[[Tensor], Pixels], recipe: Recipe) -> None:
     """Raise what drawing would raise, before the folder is one of this recipe."""
     config = model.config
-    step_schedule(config.num_tokens, recipe.steps)
-    if (recipe.guidance, recipe.min_guidance) != (1.0, 1.0) and not config.conditional:
+    step_schedule(config.num_tokens, recipe.ar_steps)
+    if (recipe.guidance_scale, recipe.guidance_scale_start) != (1.0, 1.0) and not config.conditional:
         raise ValueError("guidance needs a model with a condition: this one has neither classes nor texts")
     blank = torch.zeros(1, config.latent_channels, *config.latent_size, device=next(model.parameters()).device)
     decode(blank)
@@ -182,7 +183,7 @@ def _put_together(folder: Path, recipe: Recipe, files: Sequence[Path]) -> None:
     # On disk: 50,000 images of 256 pixels are 10 GB.
     whole = np.lib.format.open_memmap(whole_file, mode="w+", dtype=np.uint8, shape=(recipe.images, *first.shape[1:]))
     for number, file in enumerate(files):
-        whole[number * recipe.portion : (number + 1) * recipe.portion] = np.load(file, allow_pickle=False)
+        whole[number * recipe.batch_size : (number + 1) * recipe.batch_size] = np.load(file, allow_pickle=False)
     arrays: dict[str, npt.NDArray[np.generic]] = {"arr_0": whole}
     if recipe.classes:
         arrays["arr_1"] = np.resize(np.array(recipe.classes, dtype=np.int64), recipe.images)

@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 import torch
 
-from lina_lab.config import LinaConfig, from_dict
+from lina_lab.config import LinaConfig, from_stored
 from lina_lab.data.pretrained import first_line
-from lina_lab.files import CHECKPOINTS, sha256
 from lina_lab.model import LINA, load_model
 from lina_lab.model.folder import WEIGHTS
+from lina_lab.records.files import CHECKPOINTS
+from lina_lab.util.files import sha256
 
 Which = Literal["ema", "raw"]
 PREFIX = "model."
@@ -52,7 +53,7 @@ def load_trained(path: Path, which: Which = "ema") -> Trained:
     try:
         # On disk until it is needed: only one of the states is.
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        config = from_dict(LinaConfig, saved["hyper_parameters"]["model"], within="model")
+        config = from_stored(LinaConfig, saved["hyper_parameters"]["model"], within="model")
         state = {n.removeprefix(PREFIX): v for n, v in saved[STATES[which]].items() if n.startswith(PREFIX)}
         model = LINA(config)
         model.load_state_dict(state)

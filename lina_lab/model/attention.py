@@ -47,7 +47,7 @@ class Attention(nn.Module):
             raise ValueError(f"dim={dim} is not a multiple of num_heads={num_heads}")
         self.num_heads, self.config = num_heads, config
         self.feature_map, self.normalization = FEATURE_MAPS[config.feature_map], NORMALIZATIONS[config.normalization]
-        self.other_core = softmax if config.kind == "softmax" else partial(mediator, mediators=config.mediators)
+        self.softmax_core = softmax if config.kind == "softmax" else partial(mediator, mediators=config.mediators)
         self.qkv = nn.Linear(dim, 3 * dim)
         tokens = condition_tokens + grid[0] * grid[1]
         self.gate = Gate() if config.gate == "none" else GATES[config.gate](dim, num_heads, tokens)
@@ -64,7 +64,7 @@ class Attention(nn.Module):
         if self.config.kind == "linear":
             o = linear_attention(qkv, self.gate.weights(x_BTD), self.feature_map, self.normalization)
         else:
-            o = self.other_core(*qkv)
+            o = self.softmax_core(*qkv)
         o_BTD = rearrange(o, "b h t e -> b t (h e)")
         if self.conv is not None:
             o_BTD = self.conv(x_BTD, qkv_BT3D[..., -x_BTD.shape[-1] :]).add_(o_BTD)

@@ -51,11 +51,11 @@ class Stack(nn.ModuleList):
 
     def __init__(self, config: LinaConfig, attentions: Sequence[AttentionConfig]) -> None:
         super().__init__(Block(config, attention) for attention in attentions)
-        self.checkpoint = config.checkpoint
+        self.gradient_checkpointing = config.gradient_checkpointing
 
     def forward(self, x: Tensor, rotation: Rotation | None) -> Tensor:
         for block in self:
-            if self.checkpoint and torch.is_grad_enabled():
+            if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, rotation, use_reentrant=False)
             else:
                 x = block(x, rotation)

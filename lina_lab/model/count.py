@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 from pydantic.dataclasses import dataclass as checked
 
+from lina_lab.commands.grammar import command
 from lina_lab.config import CHECKS, AttentionConfig, LinaConfig, from_dict
-from lina_lab.dotlist import command
+from lina_lab.config.presets import SIZES
 from lina_lab.model.masking import num_masked, step_schedule, stratified_mask_ratios
-from lina_lab.presets import SIZES
 
 FLOPS_PER_MULTIPLY_ADD = 2
 BACKWARD = 2
@@ -172,7 +172,7 @@ def loss_operations(config: LinaConfig, mask_ratio: float | None = None) -> Coun
     masked = _masked(config, mask_ratio)
     encoder, decoder = _encode_operations(config, config.num_tokens - masked)
     for_z, for_level, for_token = _head_operations(config)
-    head = masked * (for_z + config.noise_draws * (for_level + for_token))
+    head = masked * (for_z + config.noise_samples_per_token * (for_level + for_token))
     return Counts(condition=_condition_operations(config), encoder=encoder, decoder=decoder, head=head)
 
 
@@ -188,7 +188,7 @@ def training_operations(config: LinaConfig, mask_ratio: float | None = None) -> 
         condition=text * config.dim,
         encoder=(config.num_tokens - masked) * config.token_dim * config.dim,
         decoder=0,
-        head=masked * config.noise_draws * (config.token_dim + SINUSOID) * flow,
+        head=masked * config.noise_samples_per_token * (config.token_dim + SINUSOID) * flow,
     )
     return Counts(**{name: (1 + BACKWARD) * value - vars(outside)[name] for name, value in vars(forward).items()})
 

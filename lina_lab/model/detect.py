@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from lina_lab.config import LinaConfig, from_dict
+from lina_lab.config.presets import SIZES
 from lina_lab.model.gates import BY_POSITION
-from lina_lab.presets import SIZES
 
 GATES = {
     frozenset({"key_scale"}): "key",

@@ -14,17 +14,17 @@ from torch.nn import functional as F
 
 from lina_lab.model.positions import sinusoid
 
-LEVELS = 1000
-SIGMA_MIN = 1 / LEVELS
+NUM_TIMESTEPS = 1000
+SIGMA_MIN = 1 / NUM_TIMESTEPS
 SINUSOID_DIM = 256
 
 
-def logit_normal_levels(uniform: Tensor) -> Tensor:
+def sample_logit_normal_timesteps(uniform: Tensor) -> Tensor:
     """Uniform numbers in [0, 1) to levels t in 1..1000 with `sigmoid(normal)` as their law; int64, same shape."""
     # The ends of the unit interval would become infinite: stay half a float32 step away from them.
     edge = 2.0**-25
     sigma = torch.special.ndtri(uniform.double().clamp(edge, 1 - edge)).sigmoid()
-    return (sigma * LEVELS).floor().long().clamp(max=LEVELS - 1) + 1
+    return (sigma * NUM_TIMESTEPS).floor().long().clamp(max=NUM_TIMESTEPS - 1) + 1
 
 
 class TwoLayer(nn.Module):
@@ -39,7 +39,7 @@ class TwoLayer(nn.Module):
         return self.fc2(F.silu(self.fc1(x)))
 
 
-class Modulation(nn.Module):
+class AdaLNModulation(nn.Module):
     """The condition's SiLU to `chunks` tensors of width F; zero at first."""
 
     def __init__(self, dim: int, chunks: int) -> None:
@@ -56,7 +56,7 @@ class FlowBlock(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.modulation = Modulation(dim, 3)
+        self.modulation = AdaLNModulation(dim, 3)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.mlp = TwoLayer(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
@@ -79,7 +79,7 @@ class FlowHead(nn.Module):
         self.time_mlp = TwoLayer(SINUSOID_DIM, flow_dim)
         self.z_mlp = TwoLayer(dim, flow_dim)
         self.blocks = nn.ModuleList(FlowBlock(flow_dim) for _ in range(depth))
-        self.modulation = Modulation(flow_dim, 2)
+        self.modulation = AdaLNModulation(flow_dim, 2)
         self.norm = nn.LayerNorm(flow_dim, eps=1e-6, elementwise_affine=False)
         self.head = nn.Linear(flow_dim, token_dim)
 
@@ -109,5 +109,5 @@ def integrate(velocity: Callable[[Tensor, float], Tensor], noise: Tensor, steps:
     sigmas = [*torch.linspace(1, SIGMA_MIN, steps, dtype=torch.float64).tolist(), 0.0]
     x = noise
     for sigma, following in pairwise(sigmas):
-        x = x + (following - sigma) * velocity(x, LEVELS * sigma)
+        x = x + (following - sigma) * velocity(x, NUM_TIMESTEPS * sigma)
     return x

@@ -7,7 +7,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lina_lab.config import LinaConfig, from_dict, to_dict
+from lina_lab.config import LinaConfig, from_stored, to_dict
 from lina_lab.model.lina import LINA
 
 CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
@@ -39,7 +39,7 @@ def load_model(folder: Path) -> LINA:
         ValueError: the folder holds no model, or not a whole one.
     """
     try:
-        config = from_dict(LinaConfig, yaml.safe_load((folder / CONFIG).read_text()))
+        config = from_stored(LinaConfig, yaml.safe_load((folder / CONFIG).read_text()), within="model")
         model = LINA(config)
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, SafetensorError, yaml.YAMLError, RuntimeError) as error:

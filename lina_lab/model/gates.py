@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lina_lab.model.linear import Weights
-from lina_lab.registry import Registry
+from lina_lab.util.registry import Registry
 
 
 class Gate(nn.Module):

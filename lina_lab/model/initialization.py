@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from lina_lab.model.backbone import ConditionEncoder, MaskedAutoencoder, TextEmbedding
-from lina_lab.model.flow import FlowHead, Modulation
-from lina_lab.seeds import derive
+from lina_lab.model.flow import AdaLNModulation, FlowHead
+from lina_lab.util.seeds import derive
 
 TOKEN_STD = 0.02
 
@@ -34,7 +34,7 @@ def initialize(model: nn.Module, seed: int) -> None:
 def _draw(model: nn.Module, module: nn.Module, name: str, parameter: Tensor, generator: Generator) -> None:
     parent = model.get_submodule(name.rpartition(".")[0].rpartition(".")[0])
     if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
-        zero = isinstance(parent, Modulation) or (isinstance(parent, FlowHead) and module is parent.head)
+        zero = isinstance(parent, AdaLNModulation) or (isinstance(parent, FlowHead) and module is parent.head)
         bound = 0.0 if zero else 1 / math.sqrt(module.weight[0].numel())
         parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
     elif isinstance(module, ConditionEncoder | MaskedAutoencoder | nn.Embedding | TextEmbedding):

@@ -21,17 +21,17 @@ from lina_lab.model.backbone import (
     patchify,
     unpatchify,
 )
-from lina_lab.model.flow import LEVELS, FlowHead, integrate, logit_normal_levels
+from lina_lab.model.flow import NUM_TIMESTEPS, FlowHead, integrate, sample_logit_normal_timesteps
 from lina_lab.model.initialization import initialize
-from lina_lab.model.masking import draw_mask_ratio, num_masked, random_orders, step_schedule
-from lina_lab.seeds import derive
+from lina_lab.model.masking import num_masked, random_orders, sample_mask_ratio, step_schedule
+from lina_lab.util.seeds import derive
 
 RECOMPILATIONS = 64
 """Forms of a block that torch.compile may make in a process: other stacks, numbers of tokens, with gradients or not."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossDraws:
+class LossInputs:
     """All that is random in one loss. It depends on the image's geometry, never on the variant or the size."""
 
     visible_ids: Tensor
@@ -45,14 +45,14 @@ class LossDraws:
     drop: Tensor
     """bool [B]: whose class or text is hidden"""
 
-    def to(self, device: torch.device) -> "LossDraws":
+    def to(self, device: torch.device) -> "LossInputs":
         """The same draws on `device`."""
-        return LossDraws(**{name: value.to(device) for name, value in vars(self).items()})
+        return LossInputs(**{name: value.to(device) for name, value in vars(self).items()})
 
-    def part(self, images: range) -> "LossDraws":
+    def part(self, images: range) -> "LossInputs":
         """The draws of some of the images: places in the batch."""
         places = slice(images.start, images.stop)
-        return LossDraws(
+        return LossInputs(
             visible_ids=self.visible_ids[places],
             masked_ids=self.masked_ids[places],
             timestep=self.timestep[:, places],
@@ -65,7 +65,7 @@ DRAWN_TOGETHER = 32
 """Images of a batch that share a generator. A rank draws the groups that its images are in, and no others."""
 
 
-def draw_step(config: LinaConfig, *, seed: int, step: int, images: range) -> LossDraws:
+def sample_step_inputs(config: LinaConfig, *, seed: int, step: int, images: range) -> LossInputs:
     """The draws of some images of an optimizer step's batch: the same ones whoever else draws for the others.
 
     They depend on (seed, step, place in the batch) alone, so on no layout of ranks, and on no variant or size. The mask
@@ -78,14 +78,14 @@ def draw_step(config: LinaConfig, *, seed: int, step: int, images: range) -> Los
         images: places in the batch of all ranks.
     """
     first = _group_generator(seed, step, 0)
-    ratio = draw_mask_ratio(first)
+    ratio = sample_mask_ratio(first)
     groups = range(images.start // DRAWN_TOGETHER, -(-images.stop // DRAWN_TOGETHER))
     parts = []
     for group in groups:
         generator = first if group == 0 else _group_generator(seed, step, group)
         start = group * DRAWN_TOGETHER
         # The last group of a batch may be smaller; its draws must not depend on who asks, so it is drawn whole.
-        draws = draw_loss(config, DRAWN_TOGETHER, generator, mask_ratio=ratio)
+        draws = sample_loss_inputs(config, DRAWN_TOGETHER, generator, mask_ratio=ratio)
         parts.append(draws.part(range(max(images.start - start, 0), min(images.stop - start, DRAWN_TOGETHER))))
     return parts[0] if len(parts) == 1 else _joined(parts)
 
@@ -94,14 +94,16 @@ def _group_generator(seed: int, step: int, group: int) -> Generator:
     return Generator().manual_seed(derive(seed, "step", step, group))
 
 
-def _joined(parts: Sequence[LossDraws]) -> LossDraws:
+def _joined(parts: Sequence[LossInputs]) -> LossInputs:
     """Draws of images beside each other as one."""
     along = {"timestep": 1, "noise": 1}
     names = vars(parts[0])
-    return LossDraws(**{n: torch.cat([getattr(part, n) for part in parts], along.get(n, 0)) for n in names})
+    return LossInputs(**{n: torch.cat([getattr(part, n) for part in parts], along.get(n, 0)) for n in names})
 
 
-def draw_loss(config: LinaConfig, batch: int, generator: Generator, *, mask_ratio: float | None = None) -> LossDraws:
+def sample_loss_inputs(
+    config: LinaConfig, batch: int, generator: Generator, *, mask_ratio: float | None = None
+) -> LossInputs:
     """Draw what one loss needs, on the CPU, so that every device sees the same numbers.
 
     Args:
@@ -110,20 +112,20 @@ def draw_loss(config: LinaConfig, batch: int, generator: Generator, *, mask_rati
         generator: on the CPU.
         mask_ratio: share of the tokens to mask; None: drawn.
     """
-    ratio = draw_mask_ratio(generator) if mask_ratio is None else mask_ratio
+    ratio = sample_mask_ratio(generator) if mask_ratio is None else mask_ratio
     masked = num_masked(ratio, config.num_tokens)
     order = random_orders(batch, config.num_tokens, generator)
-    draws = (config.noise_draws, batch, masked)
-    return LossDraws(
+    draws = (config.noise_samples_per_token, batch, masked)
+    return LossInputs(
         visible_ids=order[:, : config.num_tokens - masked],
         masked_ids=order[:, config.num_tokens - masked :],
-        timestep=logit_normal_levels(torch.rand(draws, generator=generator)),
+        timestep=sample_logit_normal_timesteps(torch.rand(draws, generator=generator)),
         noise=torch.randn(*draws, config.token_dim, generator=generator),
-        drop=torch.rand(batch, generator=generator) < config.condition_drop,
+        drop=torch.rand(batch, generator=generator) < config.condition_dropout,
     )
 
 
-def draw_generation(
+def sample_generation_inputs(
     config: LinaConfig, images: int, generator: Generator | Sequence[Generator]
 ) -> tuple[Tensor, Tensor]:
     """The order in which tokens are written, int64 [B, N], and the noise that each starts from, [B, N, C].
@@ -136,7 +138,7 @@ def draw_generation(
         return order, torch.randn(images, config.num_tokens, config.token_dim, generator=generator)
     if len(generator) != images:
         raise ValueError(f"{len(generator)} generators for {images} images")
-    orders, noises = zip(*(draw_generation(config, 1, own) for own in generator), strict=True)
+    orders, noises = zip(*(sample_generation_inputs(config, 1, own) for own in generator), strict=True)
     return torch.cat(orders), torch.cat(noises)
 
 
@@ -225,13 +227,13 @@ class LINA(nn.Module):
         generator: Generator,
     ) -> Tensor:
         """Flow-matching loss of latents [B, C, H, W]: a scalar. `generator` (on the CPU) gives all its draws."""
-        draws = draw_loss(self.config, len(latents), generator)
-        return self.loss_given(latents, draws, label=label, text=text, present=present)
+        draws = sample_loss_inputs(self.config, len(latents), generator)
+        return self.loss_from_inputs(latents, draws, label=label, text=text, present=present)
 
-    def loss_given(
+    def loss_from_inputs(
         self,
         latents: Tensor,
-        draws: LossDraws,
+        draws: LossInputs,
         *,
         label: Tensor | None = None,
         text: Tensor | None = None,
@@ -249,7 +251,7 @@ class LINA(nn.Module):
         tokens_BNC = patchify(latents, self.config.patch_size)
         z_BND = self._encode_tokens(tokens_BNC, c_BMD, draws.visible_ids)
         z_BKD, x_BKC = gather(z_BND, draws.masked_ids), gather(tokens_BNC, draws.masked_ids)
-        sigma = (draws.timestep / LEVELS).unsqueeze(-1).to(x_BKC.dtype)
+        sigma = (draws.timestep / NUM_TIMESTEPS).unsqueeze(-1).to(x_BKC.dtype)
         noised = sigma * draws.noise + (1 - sigma) * x_BKC
         velocity = self.velocity(noised, draws.timestep, z_BKD)
         return (velocity.float() - (draws.noise - x_BKC)).square().mean()
@@ -292,7 +294,7 @@ class LINA(nn.Module):
         known = step_schedule(config.num_tokens, steps)
         c = self.condition(label=label, text=text, present=present, batch=batch)
         images = len(c)
-        order, noise = (draw.to(c.device) for draw in draw_generation(config, images, generator))
+        order, noise = (draw.to(c.device) for draw in sample_generation_inputs(config, images, generator))
         if guided:
             c = torch.cat([c, self.condition(batch=images)])
         tokens = torch.zeros_like(noise)

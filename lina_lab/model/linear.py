@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from lina_lab.registry import Registry
+from lina_lab.util.registry import Registry
 
 EPSILON = 1e-6
 """Added to division's mapped queries and keys, and to its denominator."""

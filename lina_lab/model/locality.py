@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from lina_lab.registry import Registry
+from lina_lab.util.registry import Registry
 
 
 class Geometry:

@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 MASK_RATIO_MEAN, MASK_RATIO_STD, MASK_RATIO_MIN, MASK_RATIO_MAX = 1.0, 0.25, 0.7, 1.0
 
 
-def draw_mask_ratio(generator: Generator) -> float:
+def sample_mask_ratio(generator: Generator) -> float:
     """One mask ratio: normal(1, 0.25) truncated to [0.7, 1]."""
     ratio = nn.init.trunc_normal_(
         torch.empty(1, dtype=torch.float64),

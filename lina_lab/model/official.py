@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lina_lab.commands.grammar import parse, refuse
 from lina_lab.config import CHECKS, to_dict
-from lina_lab.dotlist import parse, refuse
 from lina_lab.model.detect import Found, detect
 from lina_lab.model.folder import CONFIG, WEIGHTS, save_model
 from lina_lab.model.layout import load_official

@@ -42,6 +42,6 @@ def memory_bytes(config: TrialConfig, devices: int = 1) -> float:
         * (model.condition_depth * (model.condition_tokens + 1) + model.depth // 2 * (visible + tokens))
     )
     flow = model.flow_dim or model.dim
-    per_image += HEAD_ACTIVATIONS * flow * model.flow_depth * masked * model.noise_draws
+    per_image += HEAD_ACTIVATIONS * flow * model.flow_depth * masked * model.noise_samples_per_token
     width = 2 if config.trainer.precision == "bf16-mixed" else 4
     return STATE_BYTES * parameters(model) + width * images * per_image

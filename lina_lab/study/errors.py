@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DatabaseError
 
-from lina_lab.training.group import causes
+from lina_lab.launch.contract import causes
 
 
 class StudyError(RuntimeError):

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lina_lab.config import BudgetConfig, StudyConfig, TrialConfig, from_dict
-from lina_lab.runstore import EVALUATION
+from lina_lab.records.runstore import EVALUATION
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One point of the grid with one seed."""
 
-    identity: str
+    config_hash: str
     """Hash of the configuration."""
     axes: dict[str, Any]
     """Field -> value, for the fields that the study varies."""
@@ -36,21 +36,21 @@ class Plan:
 
     def digest(self) -> str:
         """A short hash of all cells."""
-        return hashlib.sha256(" ".join(cell.identity for cell in self.cells).encode()).hexdigest()[:12]
+        return hashlib.sha256(" ".join(cell.config_hash for cell in self.cells).encode()).hexdigest()[:12]
 
 
-def make_plan(study: StudyConfig, base: Mapping[str, Any], pinned: Sequence[str] = ()) -> Plan:
+def make_plan(study: StudyConfig, base: Mapping[str, Any], overridden: Sequence[str] = ()) -> Plan:
     """Cross the axes and the seeds.
 
     Args:
         study: the question.
         base: the trial's fields as plain nested data.
-        pinned: fields that were given on the command line: an axis that varies one keeps the value in `base` only.
+        overridden: fields that were given on the command line: an axis that varies one keeps the value in `base` only.
 
     Raises:
         ValueError: an axis of an unknown field, a value that a trial refuses, equal cells.
     """
-    axes = [_points(name, axis, base, pinned) for name, axis in study.axes.items()]
+    axes = [_points(name, axis, base, overridden) for name, axis in study.axes.items()]
     size_field = next(iter(study.axes[study.size_axis]))
     points = [
         {field: value for point in combination for field, value in point.items()}
@@ -62,19 +62,19 @@ def make_plan(study: StudyConfig, base: Mapping[str, Any], pinned: Sequence[str]
     cells: dict[str, Cell] = {}
     # Seeds outermost: a study that is stopped early has whole grids.
     seeds = [study.seeds_at_size.get(str(values[size_field]), study.seeds) for values in kept]
-    every = [base["seed"]] if "seed" in pinned else list(dict.fromkeys(seed for own in seeds for seed in own))
+    every = [base["seed"]] if "seed" in overridden else list(dict.fromkeys(seed for own in seeds for seed in own))
     for seed, (values, own) in itertools.product(every, list(zip(kept, seeds, strict=True))):
-        if seed not in own and "seed" not in pinned:
+        if seed not in own and "seed" not in overridden:
             continue
         config = from_dict(TrialConfig, _with_values(base, {**values, "seed": seed}))
         if study.budget is not None:
             config = _with_budget(config, study.budget)
         label = " ".join([*(study.point_name(axis, values) for axis in study.axes), f"seed {seed}"])
-        cell = Cell(identity=config.identity(), axes=values, config=config, label=label)
+        cell = Cell(config_hash=config.config_hash(), axes=values, config=config, label=label)
         _check_measured(study, config)
-        if cell.identity in cells:
+        if cell.config_hash in cells:
             raise ValueError(f"two cells of the study are equal: {cell.label}")
-        cells[cell.identity] = cell
+        cells[cell.config_hash] = cell
     return Plan(study=study, base=_shared(study, base), cells=tuple(cells.values()))
 
 
@@ -97,12 +97,12 @@ def _with_budget(config: TrialConfig, budget: BudgetConfig) -> TrialConfig:
 
 
 def _points(
-    name: str, axis: Mapping[str, list[Any]], base: Mapping[str, Any], pinned: Sequence[str]
+    name: str, axis: Mapping[str, list[Any]], base: Mapping[str, Any], overridden: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The axis' points, each a value for each of its fields."""
     points = [dict(zip(axis, values, strict=True)) for values in zip(*axis.values(), strict=True)]
     for field in axis:
-        if field not in pinned:
+        if field not in overridden:
             continue
         value = _lookup(base, field)
         if len(axis) == 1:

@@ -17,21 +17,21 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from lina_lab.files import write_atomically
+from lina_lab.util.files import write_atomically
 
-LOCK_FILE, NOTE_FILE = "lease.lock", "lease.json"
+LOCK_FILE, HEARTBEAT_FILE = "lease.lock", "lease.json"
 BEAT_SECONDS = 2.0
 GRACE_SECONDS = 60.0
 """How long the counter of an owner on another machine stands still until it is taken for dead."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Note:
+class Heartbeat:
     """What an owner says of itself."""
 
     host: str
     pid: int
-    beat: int
+    count: int
     """Grows by one with each beat."""
     images: int = 0
     loss: float | None = None
@@ -73,7 +73,7 @@ class Lease:
             self._ended.set()
             self._thread.join()
             # Only its own note: that of an owner elsewhere, whose lock is not seen here, must stay.
-            (self.folder / NOTE_FILE).unlink(missing_ok=True)
+            (self.folder / HEARTBEAT_FILE).unlink(missing_ok=True)
         self._lock.release()
 
     def _beat(self) -> None:
@@ -84,38 +84,38 @@ class Lease:
 
     def _note(self, count: int) -> None:
         images, loss = self._progress
-        note = Note(host=socket.gethostname(), pid=os.getpid(), beat=count, images=images, loss=loss)
+        note = Heartbeat(host=socket.gethostname(), pid=os.getpid(), count=count, images=images, loss=loss)
         # A full disk is no reason to lose the cell: the lock holds without the note.
         with suppress(OSError):
-            write_atomically(self.folder / NOTE_FILE, json.dumps(asdict(note)))
+            write_atomically(self.folder / HEARTBEAT_FILE, json.dumps(asdict(note)))
 
 
-def read_note(folder: Path) -> Note | None:
+def read_heartbeat(folder: Path) -> Heartbeat | None:
     """What the owner of a cell last said; None if it said nothing."""
     try:
-        return Note(**json.loads((folder / NOTE_FILE).read_text()))
+        return Heartbeat(**json.loads((folder / HEARTBEAT_FILE).read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-class Watch:
+class StaleLeases:
     """Tells which owners are dead, from what it has seen of them so far."""
 
     def __init__(self) -> None:
-        self._seen: dict[Path, tuple[Note, float]] = {}
+        self._seen: dict[Path, tuple[Heartbeat, float]] = {}
 
-    def take_from_dead(self, folder: Path) -> Lease | None:
+    def take_stale(self, folder: Path) -> Lease | None:
         """The lease of a cell whose owner is dead; None if the owner lives, or may live."""
         lease = Lease.take(folder)
         if lease is None:
             return None
-        note = read_note(folder)
+        note = read_heartbeat(folder)
         if note is None or note.host == socket.gethostname() or self._stands_still(folder, note):
             return lease
         lease.release()
         return None
 
-    def _stands_still(self, folder: Path, note: Note) -> bool:
+    def _stands_still(self, folder: Path, note: Heartbeat) -> bool:
         known, since = self._seen.get(folder, (None, 0.0))
         if known != note:
             self._seen[folder] = (note, time.monotonic())

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from lina_lab.config import TrialConfig
+from lina_lab.records.record import read_record
 from lina_lab.study.cost import memory_bytes, parameters, training_flops
 from lina_lab.study.grid import Cell, Plan
-from lina_lab.study.record import read_record
 
 ENOUGH = 100
 """Cells whose speed is looked at."""
@@ -39,14 +39,14 @@ def seconds_per_flop(plan: Plan, runs: Path) -> float | None:
     for cell in plan.cells:
         if len(measured) == ENOUGH:
             break
-        record = read_record(runs / plan.study.name / cell.identity, cell.identity)
+        record = read_record(runs / plan.study.name / cell.config_hash, cell.config_hash)
         if record is not None and record.status == "done" and record.result is not None:
             images = cell.config.max_steps * cell.config.data.batch_size
             measured.append(images / record.result["images_per_second"] / training_flops(cell.config))
     if measured:
         return float(statistics.median(measured))
     stated = plan.study.resources.flops_per_second
-    return None if stated is None else 1 / (stated * plan.study.resources.world)
+    return None if stated is None else 1 / (stated * plan.study.resources.world_size)
 
 
 def time_left(plan: Plan, runs: Path, cells: Sequence[Cell], workers: int) -> str:
@@ -60,14 +60,14 @@ def time_left(plan: Plan, runs: Path, cells: Sequence[Cell], workers: int) -> st
 
 def cell_table(plan: Plan, runs: Path) -> pd.DataFrame:
     """A row for each cell: axes, seed, parameters, training FLOPs, memory a device, steps, hours."""
-    rate, devices = seconds_per_flop(plan, runs), plan.study.resources.world
+    rate, devices = seconds_per_flop(plan, runs), plan.study.resources.world_size
     return pd.DataFrame([_row(cell, devices, rate) for cell in plan.cells])
 
 
 def _row(cell: Cell, devices: int, rate: float | None) -> dict[str, Any]:
     flops = training_flops(cell.config)
     return {
-        "cell": cell.identity,
+        "cell": cell.config_hash,
         **{field.rpartition(".")[2]: str(value) for field, value in cell.axes.items()},
         "seed": cell.config.seed,
         "parameters": parameters(cell.config.model),
@@ -90,7 +90,7 @@ def describe(plan: Plan, runs: Path) -> str:
         **{"GiB a device": [f"{value:.2g}" for value in merged["GiB a device"]]},
         hours=["unknown" if isnan(value) else f"{value:.3g}" for value in merged["hours"]],
     )
-    devices, hours = plan.study.resources.world, cells["hours"].sum(skipna=False)
+    devices, hours = plan.study.resources.world_size, cells["hours"].sum(skipna=False)
     total = (
         f"{len(cells)} cells of {devices} device{'s' if devices > 1 else ''}, {cells['FLOPs'].sum():.3g} FLOPs in all, "
     )
@@ -106,7 +106,7 @@ def describe(plan: Plan, runs: Path) -> str:
         "",
         total,
         "",
-        "Held equal, as the study says: " + "; ".join(plan.study.held_equal) + ".",
+        "Held equal, as the study says: " + "; ".join(plan.study.controlled) + ".",
         "Audit, what moves together with size: " + ("; ".join(audit(plan)) or "nothing that is looked at") + ".",
     ]
     return "\n".join(lines) + "\n"

@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from lina_lab.config import CommandConfig, PathsConfig
+from lina_lab.launch.select import gpus
+from lina_lab.study.display import Display
 from lina_lab.study.errors import StudyError, explained
 from lina_lab.study.grid import Cell, Plan
-from lina_lab.study.launch import gpus
-from lina_lab.study.lease import Watch, read_note
-from lina_lab.study.progress import Display
+from lina_lab.study.lease import StaleLeases, read_heartbeat
 from lina_lab.study.store import CellState, Store, open_cells
 from lina_lab.study.summary import Summary, summarise
 
@@ -69,18 +69,18 @@ def run_pool(
 
 def _watch(store: Store, pool: "_Pool", display: Display, states: Mapping[str, CellState]) -> None:
     """Tell how cells end until all workers have ended."""
-    cells = {cell.identity: cell for cell in store.plan.cells}
-    told = cells.keys() - {cell.identity for cell in open_cells(store.plan, states)}
+    cells = {cell.config_hash: cell for cell in store.plan.cells}
+    told = cells.keys() - {cell.config_hash for cell in open_cells(store.plan, states)}
     while True:
         alive = pool.look()
         with explained(store.runs):
             states = store.states()
-        still = {cell.identity for cell in open_cells(store.plan, states)}
-        for identity in cells.keys() - told - still:
-            told.add(identity)
+        still = {cell.config_hash for cell in open_cells(store.plan, states)}
+        for config_hash in cells.keys() - told - still:
+            told.add(config_hash)
             pool.deaths = 0
-            display.cell_started(cells[identity])
-            display.cell_ended(cells[identity], states[identity].status, _detail(states[identity], store))
+            display.cell_started(cells[config_hash])
+            display.cell_ended(cells[config_hash], states[config_hash].status, _detail(states[config_hash], store))
         if not alive:
             left = len(cells.keys() - told)
             if left:
@@ -163,15 +163,15 @@ def running_now(store: Store, states: Mapping[str, CellState]) -> list[tuple[Cel
     """Cells that somebody works on, and how far they are."""
     found = []
     for cell in store.plan.cells:
-        state = states.get(cell.identity)
+        state = states.get(cell.config_hash)
         if state is None or state.status != "running":
             continue
-        lease = Watch().take_from_dead(store.folder / cell.identity)
+        lease = StaleLeases().take_stale(store.folder / cell.config_hash)
         if lease is not None:
             lease.release()
             found.append((cell, "stale: the process that ran it died"))
             continue
-        note = read_note(store.folder / cell.identity)
+        note = read_heartbeat(store.folder / cell.config_hash)
         total = cell.config.max_steps * cell.config.data.batch_size
         where = "" if note is None else f"{note.images:,} of {total:,} images on {note.host}"
         found.append((cell, where))

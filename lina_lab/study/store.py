@@ -17,19 +17,20 @@ from filelock import FileLock, Timeout
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lina_lab.config import to_dict
-from lina_lab.files import CANCEL_FILE, write_atomically
-from lina_lab.interrupts import held
+from lina_lab.config import current_names, to_dict
+from lina_lab.records.files import CANCEL_FILE
 from lina_lab.study.backend import TrialRow, open_storage, trial_rows
 from lina_lab.study.errors import ChangedError, StudyError
 from lina_lab.study.grid import Cell, Plan, flatten
-from lina_lab.study.lease import Lease, Watch
+from lina_lab.study.lease import Lease, StaleLeases
+from lina_lab.util.files import write_atomically
+from lina_lab.util.signals import defer_signals
 
 Status = Literal["waiting", "running", "done", "diverged", "failed", "interrupted", "cancelled"]
 TRIED_AGAIN: tuple[Status, ...] = ("failed", "cancelled")
 """States that a new command starts again from."""
-CELL, STATUS, ERROR, DEATHS = "cell", "status", "error", "deaths"
-MAX_DEATHS = 3
+CELL, STATUS, ERROR, ATTEMPTS_LOST = "cell", "status", "error", "deaths"
+MAX_ATTEMPTS_LOST = 3
 """So often may the process of a cell die; then the cell has failed."""
 SETUP_WAIT_SECONDS = 300
 FOLDER_FILE = "folder.id"
@@ -40,7 +41,7 @@ FOLDER_FILE = "folder.id"
 class CellState:
     """What the store says of one cell."""
 
-    identity: str
+    config_hash: str
     status: Status
     trial_id: int
     error: str | None = None
@@ -79,10 +80,10 @@ class Store:
     def __init__(self, runs: Path, plan: Plan, url: str | None = None) -> None:
         self.runs, self.plan = runs, plan
         self.folder = runs / plan.study.name
-        self._watch = Watch()
+        self._watch = StaleLeases()
         self._known: dict[str, CellState] = {}
         self._passed: set[str] = set()
-        self._cells = {cell.identity: cell for cell in plan.cells}
+        self._cells = {cell.config_hash: cell for cell in plan.cells}
         self._order = list(self._cells)
         with self.setup():
             storage = open_storage(url, runs)
@@ -124,7 +125,7 @@ class Store:
             self.study.set_user_attr("question", self.plan.study.question)
             self.study.set_user_attr("base", self._shared())
             return
-        before, now = flatten(stored), flatten(self._shared())
+        before, now = flatten(current_names(stored)), flatten(self._shared())
         changes = [
             f"{field} was {before.get(field, 'absent')} and is {now.get(field, 'absent')}"
             for field in sorted(before.keys() | now.keys())
@@ -161,11 +162,11 @@ class Store:
             "study": {"objectives": metrics, "size_axis": study["size_axis"], "budget": study["budget"]},
         }
 
-    @held()
+    @defer_signals()
     def states(self) -> dict[str, CellState]:
-        """The latest state of every cell that the study ever had, by identity."""
-        rows = trial_rows(self.study, (CELL, STATUS, ERROR, DEATHS))
-        return {state.identity: state for state in map(_state, rows) if state is not None}
+        """The latest state of every cell that the study ever had, by config_hash."""
+        rows = trial_rows(self.study, (CELL, STATUS, ERROR, ATTEMPTS_LOST))
+        return {state.config_hash: state for state in map(_state, rows) if state is not None}
 
     def enqueue(self, only: list[str] | None = None) -> None:
         """Queue each cell of the plan, or of `only`, that is new, or failed or cancelled before."""
@@ -174,11 +175,11 @@ class Store:
             fresh = [
                 cell
                 for cell in self.plan.cells
-                if (only is None or cell.identity in only)
-                and (cell.identity not in states or states[cell.identity].status in TRIED_AGAIN)
+                if (only is None or cell.config_hash in only)
+                and (cell.config_hash not in states or states[cell.config_hash].status in TRIED_AGAIN)
             ]
             for cell in fresh:
-                (self.folder / cell.identity / CANCEL_FILE).unlink(missing_ok=True)
+                (self.folder / cell.config_hash / CANCEL_FILE).unlink(missing_ok=True)
             self.study.add_trials([_waiting(cell) for cell in fresh])
         self.join()
 
@@ -190,9 +191,9 @@ class Store:
         """Take the costliest cells first from now on: several workers are then done sooner."""
         from lina_lab.study.cost import training_flops
 
-        self._order.sort(key=lambda identity: -training_flops(self._cells[identity].config))
+        self._order.sort(key=lambda config_hash: -training_flops(self._cells[config_hash].config))
 
-    @held()
+    @defer_signals()
     def claim(self) -> Claim | None:
         """The first cell of the plan that waits and that nobody has, now this process' own; None if there is none."""
         claimed = self._claim_known()
@@ -202,13 +203,13 @@ class Store:
         return self._claim_known()
 
     def _claim_known(self) -> Claim | None:
-        for identity in self._order:
-            cell, known = self._cells[identity], self._known.get(identity)
-            if known is None or known.status not in ("waiting", "interrupted") or identity in self._passed:
+        for config_hash in self._order:
+            cell, known = self._cells[config_hash], self._known.get(config_hash)
+            if known is None or known.status not in ("waiting", "interrupted") or config_hash in self._passed:
                 continue
             # Whatever comes of it: no use in trying this one again before the next look at the store.
-            self._passed.add(identity)
-            lease = Lease.take(self.folder / identity)
+            self._passed.add(config_hash)
+            lease = Lease.take(self.folder / config_hash)
             if lease is None:
                 continue
             try:
@@ -219,7 +220,7 @@ class Store:
                 lease.release()
                 raise
             if trial_id is not None:
-                self._known[identity] = CellState(identity=identity, status="running", trial_id=trial_id)
+                self._known[config_hash] = CellState(config_hash=config_hash, status="running", trial_id=trial_id)
                 return Claim(cell=cell, trial_id=trial_id, lease=lease)
             lease.release()
         return None
@@ -228,7 +229,7 @@ class Store:
         """Make the waiting trial a running one, with the lease in hand; None if it waits no longer."""
         trial_id = known.trial_id
         if known.status == "interrupted":
-            latest = self.states()[cell.identity]
+            latest = self.states()[cell.config_hash]
             if latest != known:
                 return None
             trial_id = self._storage.create_new_trial(self.study._study_id, _waiting(cell, known.deaths))
@@ -237,41 +238,41 @@ class Store:
         except UpdateFinishedTrialError:
             return None
 
-    @held()
-    def reap(self) -> list[CellState]:
+    @defer_signals()
+    def requeue_stale(self) -> list[CellState]:
         """Say of each cell that runs and whose process is dead that it was interrupted, or has failed for good.
 
         Returns those that have failed.
         """
         self.join()
         failed = []
-        for identity, state in list(self._known.items()):
-            if state.status != "running" or identity not in self._cells:
+        for config_hash, state in list(self._known.items()):
+            if state.status != "running" or config_hash not in self._cells:
                 continue
-            lease = self._watch.take_from_dead(self.folder / identity)
+            lease = self._watch.take_stale(self.folder / config_hash)
             if lease is None:
                 continue
             deaths = state.deaths + 1
-            often = deaths >= MAX_DEATHS
+            often = deaths >= MAX_ATTEMPTS_LOST
             error = "the process that ran it died" + (f", {deaths} times in all" if often else "")
             self._storage_end(state.trial_id, "failed" if often else "interrupted", error=error, deaths=deaths)
             lease.release()
             self.join()
-            if often and self._known[identity].trial_id == state.trial_id:
-                failed.append(self._known[identity])
+            if often and self._known[config_hash].trial_id == state.trial_id:
+                failed.append(self._known[config_hash])
         return failed
 
     def someone_works(self) -> bool:
         """Whether a cell that is queued has not come to an end, be it in other hands."""
-        return any(state.open for identity, state in self._known.items() if identity in self._cells)
+        return any(state.open for config_hash, state in self._known.items() if config_hash in self._cells)
 
-    @held()
+    @defer_signals()
     def end(self, claim: Claim, status: Status, *, values: list[float] | None = None, error: str | None = None) -> None:
         """Say how an attempt ended, and let others at the cell; `values` are the objectives of one that is done."""
         try:
             self._storage_end(claim.trial_id, status, values=values, error=error)
         finally:
-            self._known.pop(claim.cell.identity, None)
+            self._known.pop(claim.cell.config_hash, None)
             claim.lease.release()
 
     def _storage_end(
@@ -288,37 +289,37 @@ class Store:
             if error is not None:
                 self._storage.set_trial_user_attr(trial_id, ERROR, error[:2000])
             if deaths is not None:
-                self._storage.set_trial_user_attr(trial_id, DEATHS, deaths)
+                self._storage.set_trial_user_attr(trial_id, ATTEMPTS_LOST, deaths)
             state = TrialState.COMPLETE if status == "done" else TrialState.FAIL
             self._storage.set_trial_state_values(trial_id, state, values)
         except UpdateFinishedTrialError:
             # A worker of before, paused and back: whoever took the cell over has said how it ended.
             pass
 
-    def cancel(self, identities: list[str]) -> None:
+    def cancel(self, config_hashes: list[str]) -> None:
         """Cancel cells that wait, and tell those who work on the others to stop."""
         states = self.states()
-        for identity in identities:
-            state = states[identity]
-            lease = None if state.status == "running" else Lease.take(self.folder / identity)
+        for config_hash in config_hashes:
+            state = states[config_hash]
+            lease = None if state.status == "running" else Lease.take(self.folder / config_hash)
             if lease is None:
-                (self.folder / identity / CANCEL_FILE).touch()
+                (self.folder / config_hash / CANCEL_FILE).touch()
                 continue
             trial_id = state.trial_id
             if state.status == "interrupted":
-                trial_id = self._storage.create_new_trial(self.study._study_id, _waiting(self._cells[identity]))
+                trial_id = self._storage.create_new_trial(self.study._study_id, _waiting(self._cells[config_hash]))
             self._storage_end(trial_id, "cancelled", error="cancelled")
             lease.release()
 
 
 def open_cells(plan: Plan, states: Mapping[str, CellState]) -> list[Cell]:
     """The plan's cells that have not come to an end; one that the store does not know is new."""
-    return [cell for cell in plan.cells if cell.identity not in states or states[cell.identity].open]
+    return [cell for cell in plan.cells if cell.config_hash not in states or states[cell.config_hash].open]
 
 
 def _waiting(cell: Cell, deaths: int = 0) -> FrozenTrial:
-    attributes = {CELL: cell.identity, "seed": cell.config.seed, **cell.axes}
-    return create_trial(state=TrialState.WAITING, user_attrs=attributes | ({DEATHS: deaths} if deaths else {}))
+    attributes = {CELL: cell.config_hash, "seed": cell.config.seed, **cell.axes}
+    return create_trial(state=TrialState.WAITING, user_attrs=attributes | ({ATTEMPTS_LOST: deaths} if deaths else {}))
 
 
 def _state(trial: TrialRow) -> CellState | None:
@@ -332,10 +333,10 @@ def _state(trial: TrialRow) -> CellState | None:
         # Without a status it was ended by another tool.
         status = attributes.get(STATUS, "done" if trial.state is TrialState.COMPLETE else "interrupted")
     return CellState(
-        identity=attributes[CELL],
+        config_hash=attributes[CELL],
         status=status,
         trial_id=trial.trial_id,
         error=attributes.get(ERROR),
-        deaths=attributes.get(DEATHS, 0),
+        deaths=attributes.get(ATTEMPTS_LOST, 0),
         values=trial.values,
     )

@@ -25,7 +25,7 @@ class Summary:
 
 def summarise(plan: Plan, states: Mapping[str, CellState], overhead: list[float]) -> Summary:
     """Count the plan's cells; one that the store does not know counts as waiting."""
-    mine = [(cell, states.get(cell.identity)) for cell in plan.cells]
+    mine = [(cell, states.get(cell.config_hash)) for cell in plan.cells]
     return Summary(
         counts=dict(Counter("waiting" if state is None else state.status for _, state in mine)),
         failures={
@@ -40,7 +40,7 @@ def table(plan: Plan, states: Mapping[str, CellState]) -> str:
     objectives = [objective.metric for objective in plan.study.objectives]
     rows: list[dict[str, Any]] = []
     for cell in plan.cells:
-        state = states.get(cell.identity)
+        state = states.get(cell.config_hash)
         values = (state.values if state is not None else None) or [float("nan")] * len(objectives)
         status = "waiting" if state is None else state.status
         rows.append(

@@ -21,8 +21,7 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from lina_lab.config import to_dict
-from lina_lab.interrupts import held_for
-from lina_lab.runstore import (
+from lina_lab.records.runstore import (
     AXES,
     AXIS,
     CELL,
@@ -39,6 +38,7 @@ from lina_lab.runstore import (
 from lina_lab.study.errors import StudyError, explanation
 from lina_lab.study.grid import Cell, Plan, flatten
 from lina_lab.study.store import Status
+from lina_lab.util.signals import signals_deferred_for
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -66,7 +66,7 @@ def _whole(method: Callable[Concatenate["Tracker", P], T]) -> Callable[Concatena
 
     @wraps(method)
     def wrapper(self: "Tracker", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with held_for(self.uri):
+        with signals_deferred_for(self.uri):
             return method(self, *args, **kwargs)
 
     return wrapper
@@ -112,7 +112,7 @@ class Tracker:
         else:
             name = f"study {study.name}"
             run_id = self.client.create_run(self.experiment_id, run_name=name, tags={KIND: "study"}).info.run_id
-        note = f"**{study.question.strip()}**\n\nHeld equal: {'; '.join(study.held_equal)}."
+        note = f"**{study.question.strip()}**\n\nHeld equal: {'; '.join(study.controlled)}."
         definition = json.dumps(to_dict(study))
         self._set_tags(
             run_id, {KIND: "study", FORMAT: str(FORMAT_VERSION), NOTE: note, STUDY: definition, **self.source}
@@ -129,14 +129,14 @@ class Tracker:
             MLFLOW_RUN_NAME: cell.label,
             MLFLOW_PARENT_RUN_ID: self.study_run,
             KIND: "cell",
-            CELL: cell.identity,
+            CELL: cell.config_hash,
             SEED: str(cell.config.seed),
             STATUS: "running",
             AXES: json.dumps(cell.axes),
             **{f"{AXIS}{field}": str(value) for field, value in cell.axes.items()},
             **self.source,
         }
-        found = self.run_of(cell.identity)
+        found = self.run_of(cell.config_hash)
         if found is None:
             run_id: str = self.client.create_run(self.experiment_id, tags=tags).info.run_id
         else:
@@ -150,9 +150,9 @@ class Tracker:
         return run_id
 
     @_whole
-    def run_of(self, identity: str) -> str | None:
+    def run_of(self, config_hash: str) -> str | None:
         """The id of a cell's run; None if it has none yet."""
-        wanted = f"tags.`{KIND}` = 'cell' and tags.`{CELL}` = '{identity}'"
+        wanted = f"tags.`{KIND}` = 'cell' and tags.`{CELL}` = '{config_hash}'"
         found = self.client.search_runs([self.experiment_id], wanted, max_results=1)
         return found[0].info.run_id if found else None
 
@@ -178,7 +178,7 @@ class Tracker:
     @_whole
     def deliver(self, run_id: str, folder: Path) -> None:
         """Send the metrics that a cell left in its folder because the store was away."""
-        from lina_lab.training.points import deliver_unsent
+        from lina_lab.training.mlflow_buffer import deliver_unsent
 
         deliver_unsent(self.client, run_id, folder)
 

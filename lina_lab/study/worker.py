@@ -11,25 +11,25 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import Engine
 
 from lina_lab.config import PathsConfig
-from lina_lab.files import CANCEL_FILE, ERROR_FILE, PICTURE_FILE
-from lina_lab.interrupts import held
-from lina_lab.runstore import quiet_logs
+from lina_lab.launch.select import Launch, Launcher
+from lina_lab.records.files import CANCEL_FILE, ERROR_FILE, PICTURE_FILE
+from lina_lab.records.record import Record, begin_attempt, read_record, write_config, write_record
+from lina_lab.records.runstore import quiet_logs
 from lina_lab.study.backend import make_whole
+from lina_lab.study.display import Display
 from lina_lab.study.errors import StudyError, explained, explanation
 from lina_lab.study.grid import Plan
-from lina_lab.study.launch import Launch, Launcher
-from lina_lab.study.progress import Display
-from lina_lab.study.record import Record, begin_attempt, read_record, write_config, write_record
 from lina_lab.study.store import Claim, Status, Store, open_cells
 from lina_lab.study.summary import Summary, summarise, table
 from lina_lab.study.tracking import SUMMARY_SECONDS, Tracker, patiently
+from lina_lab.util.signals import defer_signals
 
 if TYPE_CHECKING:
-    from lina_lab.training.result import TrialResult
+    from lina_lab.records.result import TrialResult
 
 IDLE_SECONDS = 1.0
 """Between two looks at a store that has nothing to do but what others are at."""
-REAP_SECONDS = 10.0
+STALE_CHECK_SECONDS = 10.0
 """At least so often, between two cells, a worker looks whether others have died."""
 NUMBERS = {
     **{
@@ -123,14 +123,14 @@ class _Worker:
         clock, claim = time.perf_counter(), None
         try:
             with explained(self.runs):
-                if time.monotonic() - self._reaped > REAP_SECONDS:
-                    self._bury()
+                if time.monotonic() - self._reaped > STALE_CHECK_SECONDS:
+                    self._requeue_stale()
                 # Ctrl-C comes when it is known which cell this is, so that it is recorded.
-                with held():
+                with defer_signals():
                     claim = self.store.claim()
                 if claim is None:
-                    self._bury()
-                    with held():
+                    self._requeue_stale()
+                    with defer_signals():
                         claim = self.store.claim()
             if claim is not None:
                 self._work(claim, clock)
@@ -145,21 +145,21 @@ class _Worker:
             return True
         return False
 
-    def _bury(self) -> None:
+    def _requeue_stale(self) -> None:
         """Give up the cells of the dead; say in MLflow too which have failed because that was so again and again."""
         self._reaped = time.monotonic()
-        for state in self.store.reap():
-            run_id = self._patiently(lambda state=state: self.tracker.run_of(state.identity))  # type: ignore[misc]
+        for state in self.store.requeue_stale():
+            run_id = self._patiently(lambda state=state: self.tracker.run_of(state.config_hash))  # type: ignore[misc]
             if run_id is not None:
                 self._patiently(lambda: self.tracker.end(run_id, "failed", error=state.error))  # noqa: B023
 
     def _work(self, claim: Claim, clock: float) -> None:
         """Train one cell and record how it ended."""
-        cell, folder = claim.cell, self.store.folder / claim.cell.identity
+        cell, folder = claim.cell, self.store.folder / claim.cell.config_hash
         self.display.cell_started(cell)
         config_file = write_config(folder, cell)
         run_id = self._patiently(lambda: self.tracker.start(cell, config_file))
-        kept = read_record(folder, cell.identity)
+        kept = read_record(folder, cell.config_hash)
         if kept is not None and kept.status in FINAL and kept.mlflow_run == run_id:
             self._record(claim, folder, kept, clock, note=", found in its folder")
             return
@@ -219,7 +219,7 @@ class _Worker:
         ended = False
         try:
             # A terminal's Ctrl-C comes here directly, and again from the pool.
-            with held():
+            with defer_signals():
                 ended = self._write_fault(claim, status, sentence, error)
         except Exception as second:
             # What broke the cell keeps the news out too. The next command finds a cell that runs without a process,
@@ -234,15 +234,15 @@ class _Worker:
 
     def _write_fault(self, claim: Claim, status: Status, sentence: str, error: BaseException) -> bool:
         """Write it down, and let others at the cell; True if it had ended: Ctrl-C came behind the last word on it."""
-        folder = self.store.folder / claim.cell.identity
+        folder = self.store.folder / claim.cell.config_hash
         try:
-            if not self.store.states()[claim.cell.identity].open:
+            if not self.store.states()[claim.cell.config_hash].open:
                 return True
-            run_id = self.tracker.run_of(claim.cell.identity)
+            run_id = self.tracker.run_of(claim.cell.config_hash)
             if run_id is not None:
                 (folder / ERROR_FILE).write_text("".join(traceback.format_exception(error)))
                 self.tracker.end(run_id, status, error=sentence, artifacts=(folder / ERROR_FILE,))
-                kept = read_record(folder, claim.cell.identity)
+                kept = read_record(folder, claim.cell.config_hash)
                 if kept is None or kept.status not in FINAL:
                     write_record(folder, _record_of(claim, status, run_id, error=sentence))
             return False
@@ -271,7 +271,7 @@ class _Worker:
     def close_after(self, error: BaseException) -> None:
         """Close the study's run when `error` ends the study, as far as the stores still allow."""
         try:
-            with held():
+            with defer_signals():
                 self._write_summary(ended=True)
         except Exception as second:
             error.add_note(f"the study's run could not be closed: {second}")
@@ -291,7 +291,7 @@ def _record_of(
     error: str | None = None,
 ) -> Record:
     return Record(
-        identity=claim.cell.identity,
+        config_hash=claim.cell.config_hash,
         axes=claim.cell.axes,
         seed=claim.cell.config.seed,
         status=status,

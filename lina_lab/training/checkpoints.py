@@ -8,9 +8,10 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from lina_lab.files import CHECKPOINTS, sha256, write_atomically
-from lina_lab.training.logger import MetricStream
-from lina_lab.training.points import Point
+from lina_lab.records.files import CHECKPOINTS
+from lina_lab.training.mlflow_buffer import Point
+from lina_lab.training.mlflow_logger import BufferedMLflowLogger
+from lina_lab.util.files import sha256, write_atomically
 
 PATTERN = f"{CHECKPOINTS}.ckpt"
 DIGEST = ".sha256"
@@ -30,7 +31,7 @@ class Checkpoints(Checkpoint):
     KEEP = 2
     """One more than one, so that a damaged one does not cost everything."""
 
-    def __init__(self, folder: Path, stream: MetricStream | None) -> None:
+    def __init__(self, folder: Path, stream: BufferedMLflowLogger | None) -> None:
         self.folder, self.stream = folder, stream
         self.metrics: dict[str, float] = {}
         self._random: torch.Tensor | None = None

@@ -8,12 +8,12 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from lina_lab.config import TrialConfig, to_dict
-from lina_lab.data.steps import Batch
-from lina_lab.model import LINA, draw_step, initialize
-from lina_lab.model.lina import LossDraws
-from lina_lab.ranks import held_out, microbatch
+from lina_lab.data.modules.base import Batch
+from lina_lab.model import LINA, initialize, sample_step_inputs
+from lina_lab.model.lina import LossInputs
 from lina_lab.training.optimizer_state import by_group, by_place
-from lina_lab.training.validation import frozen_draws
+from lina_lab.training.validation import frozen_loss_inputs
+from lina_lab.util.partition import held_out, microbatch
 
 LAYOUT = 2
 """Of checkpoints: 2 has the optimizer's state by the parameters' places in the module."""
@@ -34,7 +34,7 @@ class LinaModule(L.LightningModule):
         self.config = config
         self.model = LINA(config.model)
         initialize(self.model, config.seed)
-        self.frozen: list[tuple[LossDraws, int]] = []
+        self.frozen: list[tuple[LossInputs, int]] = []
         """Draws of this rank's images of each validation batch, and how many of them count."""
 
     @property
@@ -44,27 +44,27 @@ class LinaModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         self.frozen = []
-        for draws in frozen_draws(self.config):
-            places, counted = held_out(len(draws.drop), rank=self.global_rank, world=self.trainer.world_size)
+        for draws in frozen_loss_inputs(self.config):
+            places, counted = held_out(len(draws.drop), rank=self.global_rank, world_size=self.trainer.world_size)
             self.frozen.append((draws.part(places), counted))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         latents, condition = batch
-        turns = self.trainer.accumulate_grad_batches
+        accumulate_grad_batches = self.trainer.accumulate_grad_batches
         mine = microbatch(
             self.config.data.batch_size,
             rank=self.global_rank,
-            world=self.trainer.world_size,
-            turn=batch_idx % turns,
-            turns=turns,
+            world_size=self.trainer.world_size,
+            accumulation_step=batch_idx % accumulate_grad_batches,
+            accumulate_grad_batches=accumulate_grad_batches,
         )
-        draws = draw_step(self.config.model, seed=self.config.seed, step=self.global_step, images=mine)
-        return self.model.loss_given(latents, draws, **condition)
+        draws = sample_step_inputs(self.config.model, seed=self.config.seed, step=self.global_step, images=mine)
+        return self.model.loss_from_inputs(latents, draws, **condition)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         latents, condition = batch
         draws, counted = self.frozen[batch_idx]
-        loss = self.model.loss_given(latents, draws, **condition)
+        loss = self.model.loss_from_inputs(latents, draws, **condition)
         name = f"val/loss_{VALIDATION_WEIGHTS[dataloader_idx]}"
         self.log(name, loss, batch_size=counted, add_dataloader_idx=False, sync_dist=True)
 

@@ -11,10 +11,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from lina_lab.config import EmaConfig
 from lina_lab.model import LINA
-from lina_lab.training.callbacks import ExponentialAverage
+from lina_lab.training.callbacks.ema import ExponentialAverage
 from lina_lab.training.module import LinaModule
 
-ENTRIES = ("loss_given", "generate")
+ENTRIES = ("loss_from_inputs", "generate")
 """Methods that a model's weights are gathered for, beside `forward`."""
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 

@@ -19,25 +19,31 @@ from lightning.pytorch.callbacks import Callback
 
 from lina_lab.config import ResourcesConfig, TrialConfig
 from lina_lab.data import DATA
-from lina_lab.files import PICTURE_FILE
-from lina_lab.training.agreement import (
+from lina_lab.records.files import PICTURE_FILE
+from lina_lab.records.result import Status, TrialResult
+from lina_lab.training.callbacks.captions import CaptionAccuracy
+from lina_lab.training.callbacks.consistency import (
+    CommunicationClock,
+    ConsistencyCheck,
+    StepProfiler,
+    WeightSyncCheck,
+    strategy_for,
+)
+from lina_lab.training.callbacks.ema import ExponentialAverage, Stopwatch
+from lina_lab.training.callbacks.fid import FIDCallback
+from lina_lab.training.callbacks.sample_grid import SampleGrid
+from lina_lab.training.callbacks.step_sync import (
     CancelledError,
     DivergedError,
     Divergence,
     PreemptedError,
     Report,
-    Requests,
-    StepEnd,
+    StepSync,
+    StopSignals,
 )
-from lina_lab.training.callbacks import ExponentialAverage, Stopwatch
-from lina_lab.training.captions import CaptionCheck
 from lina_lab.training.checkpoints import Checkpoints, newest
-from lina_lab.training.logger import MetricStream
+from lina_lab.training.mlflow_logger import BufferedMLflowLogger
 from lina_lab.training.module import LinaModule
-from lina_lab.training.pictures import SampleGrid
-from lina_lab.training.quality import Quality
-from lina_lab.training.ranks import CommunicationClock, Handshake, Replicas, StepClock, strategy_for
-from lina_lab.training.result import Status, TrialResult
 
 ONE_PROCESS = ResourcesConfig()
 
@@ -49,7 +55,7 @@ def run_trial(
     tracking: tuple[str, str] | None = None,
     report: Report | None = None,
     resources: ResourcesConfig = ONE_PROCESS,
-    requests: Requests | None = None,
+    requests: StopSignals | None = None,
     environment: Any = None,
 ) -> TrialResult:
     """Train one model, and leave checkpoints and a grid of pictures in `folder`.
@@ -70,14 +76,14 @@ def run_trial(
 
     Raises:
         ValueError: ranks differ in code, packages, configuration or checkpoint, or the batch cannot be shared out.
-        KeyboardInterrupt, SystemExit: on Ctrl-C, and on SIGTERM where that is an exception (`interrupts.terminable`),
+        KeyboardInterrupt, SystemExit: on Ctrl-C, and on SIGTERM where that is an exception (`signals.sigterm_as_exit`),
             after Lightning has closed the loggers.
     """
     resources.check_batch(config.data.batch_size)
     forget_peak_memory()
     checkpoint, problems = newest(folder)
-    logger = None if tracking is None else MetricStream(*tracking, folder)
-    watch, clock, wire, keeper = Stopwatch(), StepClock(), CommunicationClock(), Checkpoints(folder, logger)
+    logger = None if tracking is None else BufferedMLflowLogger(*tracking, folder)
+    watch, clock, wire, keeper = Stopwatch(), StepProfiler(), CommunicationClock(), Checkpoints(folder, logger)
     module, average = _module_and_average(config, resources)
     pictures = SampleGrid(config, folder / PICTURE_FILE, average)
 
@@ -88,14 +94,14 @@ def run_trial(
     limit = math.inf if resources.max_minutes is None else 60 * resources.max_minutes
     divergence = Divergence(config.trainer.divergence_factor, config.trainer.divergence_steps)
     callbacks: list[Callback] = [
-        Handshake(config, checkpoint),
+        ConsistencyCheck(config, checkpoint),
         watch,
         wire,
-        Replicas(),
+        WeightSyncCheck(),
         average,
-        *([Quality(config, average)] if config.sampling.quality_images else []),
-        *([CaptionCheck(config, average, folder)] if config.sampling.caption_images else []),
-        StepEnd(folder, divergence, requests or Requests(), lambda: watch.so_far > limit, save, report),
+        *([FIDCallback(config, average)] if config.sampling.quality_images else []),
+        *([CaptionAccuracy(config, average, folder)] if config.sampling.caption_images else []),
+        StepSync(folder, divergence, requests or StopSignals(), lambda: watch.so_far > limit, save, report),
         keeper,
     ]
     if config.sampling.images_per_class:
@@ -106,7 +112,7 @@ def run_trial(
             num_nodes=resources.nodes,
             devices=resources.devices,
             strategy=strategy_for(resources),
-            accumulate_grad_batches=resources.accumulate,
+            accumulate_grad_batches=resources.accumulate_grad_batches,
             precision=config.trainer.precision,
             max_epochs=config.epochs,
             reload_dataloaders_every_n_epochs=1,
@@ -146,9 +152,9 @@ def run_trial(
         images_per_second=module.images_seen / max(watch.training - watch.validating, 1e-9),
         fit_seconds=seconds,
         peak_memory_mib=peak_memory_mib(),
-        ranks=resources.world,
-        step_seconds=clock.step_seconds * resources.accumulate,
-        data_seconds=clock.data_seconds * resources.accumulate,
+        ranks=resources.world_size,
+        step_seconds=clock.step_seconds * resources.accumulate_grad_batches,
+        data_seconds=clock.data_seconds * resources.accumulate_grad_batches,
         communication_seconds=wire.seconds,
         error=error,
         resumed_at=None if checkpoint is None else int(checkpoint.stem.split("-")[1]),

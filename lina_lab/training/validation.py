@@ -6,13 +6,13 @@ import torch
 from torch import Generator
 
 from lina_lab.config import TrialConfig
-from lina_lab.model.flow import logit_normal_levels
-from lina_lab.model.lina import LossDraws, draw_loss
+from lina_lab.model.flow import sample_logit_normal_timesteps
+from lina_lab.model.lina import LossInputs, sample_loss_inputs
 from lina_lab.model.masking import stratified_mask_ratios
-from lina_lab.seeds import derive
+from lina_lab.util.seeds import derive
 
 
-def frozen_draws(config: TrialConfig) -> list[LossDraws]:
+def frozen_loss_inputs(config: TrialConfig) -> list[LossInputs]:
     """The draws of each validation batch, a function of the validation set's and the image's geometry alone.
 
     Mask ratios are stratified over the batches and noise levels over the draws of each image, which takes most of the
@@ -22,12 +22,14 @@ def frozen_draws(config: TrialConfig) -> list[LossDraws]:
     batches = [min(size, images - start) for start in range(0, images, size)]
     ratios = stratified_mask_ratios(len(batches))
     return [
-        _stratify(draw_loss(config.model, batch, Generator().manual_seed(derive("validation", i)), mask_ratio=ratio))
+        _stratify(
+            sample_loss_inputs(config.model, batch, Generator().manual_seed(derive("validation", i)), mask_ratio=ratio)
+        )
         for i, (batch, ratio) in enumerate(zip(batches, ratios, strict=True))
     ]
 
 
-def _stratify(draws: LossDraws) -> LossDraws:
+def _stratify(draws: LossInputs) -> LossInputs:
     """Replace the noise levels by stratified ones, and hide no class."""
     repeats, batch, masked = draws.timestep.shape
     count = repeats * masked
@@ -36,6 +38,6 @@ def _stratify(draws: LossDraws) -> LossDraws:
     uniform_BS = (shuffled_BS + torch.rand(batch, count, generator=generator)) / count
     return replace(
         draws,
-        timestep=logit_normal_levels(uniform_BS).reshape(batch, repeats, masked).transpose(0, 1).contiguous(),
+        timestep=sample_logit_normal_timesteps(uniform_BS).reshape(batch, repeats, masked).transpose(0, 1).contiguous(),
         drop=torch.zeros_like(draws.drop),
     )

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from lina_lab.analysis.load.runs import StudyRuns, checkpoint_rows, variant_fields
 
-from analysis.runs import StudyRuns, checkpoint_rows, variant_fields
 from lina_lab.config import StudyConfig, from_dict
 
 STUDY: dict[str, Any] = {
@@ -20,7 +20,7 @@ STUDY: dict[str, Any] = {
     },
     "size_axis": "size",
     "seeds": [0, 1, 2],
-    "held_equal": ["images seen"],
+    "controlled": ["images seen"],
 }
 STEPS, BATCH = 200, 32
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from lina_lab.analysis.load.errors import StoreError
+from lina_lab.analysis.load.runs import StudyRuns, read_study
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 from sqlalchemy import create_engine, text
 
-from analysis.errors import StoreError
-from analysis.report_bench import EFFECTS, NAME, WIDTHS, ReportBenchConfig, make_store
-from analysis.runs import StudyRuns, read_study
+from benchmarks.report import EFFECTS, NAME, WIDTHS, ReportBenchConfig, make_store
 from lina_lab.config import TrialConfig, from_dict
-from lina_lab.runstore import CELL, ERROR, KIND, SEED, STATUS, STUDY
+from lina_lab.records.runstore import CELL, ERROR, KIND, SEED, STATUS, STUDY
 from lina_lab.study.cost import training_flops
 
 CELLS, CHECKPOINTS = len(EFFECTS) * len(WIDTHS), 3
@@ -172,7 +172,7 @@ def another_configuration(store: Store) -> None:
             "are both subtraction, depthwise, size 96, seed 0, and differ in optimizer.lr: make that an axis",
         ),
         (a_newer_store, "was written by a newer lina_lab (format 2, and this one knows 1): read it with that version"),
-        (another_definition, "is not one of this version of lina_lab (hypothesis is not a field)"),
+        (another_definition, "is not one of this version of lina_lab (study.hypothesis is not a field)"),
         (another_configuration, "are not a configuration of this version of lina_lab (model.attention"),
     ],
 )

@@ -5,10 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lina_lab.analysis.load.runs import StudyRuns
+from lina_lab.analysis.stats.paired import block_standard_error, comparisons, over_seeds, paired_differences, with_size
 from scipy import stats
-
-from analysis.compare import block_standard_error, comparisons, over_seeds, paired_differences, with_size
-from analysis.runs import StudyRuns
 
 Planted = Callable[..., StudyRuns]
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-
-from analysis.compute import compute
+from lina_lab.analysis.stats.compute import compute
 
 E, A, B, ALPHA, BETA = 0.5, 400.0, 900.0, 0.34, 0.3
 SIZES = np.geomspace(1e6, 1e9, 9)

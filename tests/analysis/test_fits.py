@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from lina_lab.analysis.load.runs import StudyRuns
+from lina_lab.analysis.plots import main
+from lina_lab.analysis.report.fit_narrative import fit_sentences, fit_table
+from lina_lab.analysis.report.page import Section, provenance, write_report
+from lina_lab.analysis.stats.paired import holm
+from lina_lab.analysis.stats.study_fits import fit_study
 
-from analysis.compare import holm
-from analysis.fit_words import fit_sentences, fit_table
-from analysis.fits import fit_study
-from analysis.page import Section, provenance, write_report
-from analysis.plots import main
-from analysis.runs import StudyRuns
 from tests.analysis.test_compare import subtraction_is_worse
 
 Planted = Callable[..., StudyRuns]

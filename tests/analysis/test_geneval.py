@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from analysis.geneval import IMAGES, TASKS, ResultsError, compare, main, read_results, scores
+from lina_lab.analysis.geneval import IMAGES, TASKS, ResultsError, compare, main, read_results, scores
 
 Change = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 

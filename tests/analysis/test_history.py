@@ -9,13 +9,13 @@ from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 import pytest
+from lina_lab.analysis.load import history
+from lina_lab.analysis.load.errors import StoreError
+from lina_lab.analysis.load.history import read_histories
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from analysis import history
-from analysis.errors import StoreError
-from analysis.history import read_histories
-from lina_lab.runstore import quiet_logs
+from lina_lab.records.runstore import quiet_logs
 
 Points = dict[tuple[str, str], list[tuple[int, float]]]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from lina_lab.analysis.geneval import TASKS
+from lina_lab.analysis.paper import PaperConfig, main, tables
 
-from analysis.geneval import TASKS
-from analysis.paper import PaperConfig, main, tables
-from analysis.report_bench import NAME, ReportBenchConfig, make_store
+from benchmarks.report import NAME, ReportBenchConfig, make_store
 
 
 def by_name(config: PaperConfig) -> dict[str, pd.DataFrame]:

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-
-from analysis.compare import paired_differences
-from analysis.plots import main
-from analysis.published_runs import parameters, published_metrics, read_published
-from analysis.views import TAIL, audit, iso_flop, iso_image, iso_step
+from lina_lab.analysis.load.published import parameters, published_metrics, read_published
+from lina_lab.analysis.plots import main
+from lina_lab.analysis.stats.budgets import TAIL, audit, iso_flop, iso_image, iso_step
+from lina_lab.analysis.stats.paired import paired_differences
 
 CONVOLUTION = {"division": (-0.01227, -0.01264, -0.01593), "subtraction": (-0.01263, -0.01112, -0.00847)}
 NORMALISATION = {"none": (0.00014, -0.00164, -0.00364), "depthwise5": (-0.00023, -0.00011, 0.00381)}

@@ -10,14 +10,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from lina_lab.analysis import plots
+from lina_lab.analysis.load.runs import StudyRuns
+from lina_lab.analysis.report import figures
+from lina_lab.analysis.report.narrative import overall_sentences
+from lina_lab.analysis.report.tables import rounded, summary_table, write_table
+from lina_lab.analysis.stats.paired import over_seeds, paired_differences
 from mlflow import MlflowClient
 
-from analysis import figures, plots
-from analysis.compare import over_seeds, paired_differences
-from analysis.runs import StudyRuns
-from analysis.tables import rounded, summary_table, write_table
-from analysis.verdicts import overall_sentences
-from lina_lab.runstore import quiet_logs
+from lina_lab.records.runstore import quiet_logs
 from tests.analysis.test_compare import subtraction_is_worse
 
 Planted = Callable[..., StudyRuns]

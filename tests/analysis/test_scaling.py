@@ -6,10 +6,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-
-from analysis.intervals import Redraw, grouped, held_out_error, interval, refit, slopes, speed_up
-from analysis.laws import Law, log_line, power, surface
-from analysis.scaling import fit, profile
+from lina_lab.analysis.stats.bootstrap import (
+    HierarchicalBootstrap,
+    grouped,
+    held_out_error,
+    interval,
+    refit,
+    slopes,
+    speed_up,
+)
+from lina_lab.analysis.stats.fit import fit, profile
+from lina_lab.analysis.stats.laws import ScalingLaw, log_line, power, surface
 
 SIZES = np.geomspace(1e6, 1e9, 6)
 IMAGES = np.geomspace(1e7, 1e9, 5)
@@ -30,7 +37,7 @@ def planted_surface() -> pd.DataFrame:
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e6])
 @pytest.mark.parametrize(("law", "offset"), [(power(), 0.8), (power(offset=False), 0.0)], ids=["offset", "plain"])
-def test_a_planted_power_is_found(law: Law, offset: float, scale: float) -> None:
+def test_a_planted_power_is_found(law: ScalingLaw, offset: float, scale: float) -> None:
     """Whatever the unit of the size."""
     points = planted(offset=offset)
     found = fit(points.assign(parameters=points["parameters"] * scale), law)
@@ -108,7 +115,9 @@ def test_the_right_form_has_the_smaller_aicc() -> None:
         (planted_surface().query("images < 2e7"), surface(), "not identifiable", "values of images do not identify"),
     ],
 )
-def test_what_the_points_do_not_show_is_refused(points: pd.DataFrame, law: Law, status: str, reason: str) -> None:
+def test_what_the_points_do_not_show_is_refused(
+    points: pd.DataFrame, law: ScalingLaw, status: str, reason: str
+) -> None:
     found = fit(points, law)
     assert found.status == status
     assert reason in found.reason
@@ -150,14 +159,14 @@ def test_variants_stay_paired_when_seeds_are_drawn_again() -> None:
         for s in range(4)
     ]
     points = pd.DataFrame(rows)
-    again = points.assign(loss=Redraw(points).losses(np.random.default_rng(0)))
+    again = points.assign(loss=HierarchicalBootstrap(points).losses(np.random.default_rng(0)))
     wide = again.assign(place=again.groupby(["variant", "parameters"]).cumcount()).pivot(
         index=["parameters", "place"], columns="variant", values="loss"
     )
     assert np.allclose(wide["b"] - wide["a"], 1.0)
     assert not np.allclose(again["loss"], points["loss"])
     with pytest.raises(ValueError, match="do not have the same seeds: they are not paired"):
-        Redraw(points.iloc[1:])
+        HierarchicalBootstrap(points.iloc[1:])
 
 
 def test_blocks_are_drawn_within_runs() -> None:
@@ -186,7 +195,9 @@ def test_checkpoints_of_a_run_are_drawn_together() -> None:
     """The levels of runs stay levels of runs, and variants stay paired."""
     points = curves(noise=0.0)
     whole = fit(points, surface(share="offset"))
-    again = points.assign(loss=Redraw(points, np.array(whole.residuals)).losses(np.random.default_rng(0)))
+    again = points.assign(
+        loss=HierarchicalBootstrap(points, np.array(whole.residuals)).losses(np.random.default_rng(0))
+    )
     off = np.log(again["loss"]) - np.log(points["loss"]) + np.array(whole.residuals)
     by_run = off.groupby([points["variant"], points["parameters"], points["seed"]])
     assert by_run.std().max() < 1e-3

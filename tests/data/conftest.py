@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lina_lab.data.cache import main
+from lina_lab.data.shards.cache import main
 from tests.data.shard_tools import IMAGES, command
 
 

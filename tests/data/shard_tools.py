@@ -11,8 +11,8 @@ import numpy as np
 import webdataset as wds
 
 from lina_lab.config import TrialConfig
-from lina_lab.data.shard_format import read_manifest
-from lina_lab.data.shards import ShardImages
+from lina_lab.data.shards.format import read_manifest
+from lina_lab.data.shards.images import ShardImages
 
 Tiny = Callable[..., TrialConfig]
 IMAGES, A_SHARD = 46, 8

@@ -18,9 +18,9 @@ import webdataset as wds
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from lina_lab.data.cache import main
-from lina_lab.data.shard_format import read_manifest
-from lina_lab.data.sources import find_images, load_image
+from lina_lab.data.shards.cache import main
+from lina_lab.data.shards.format import read_manifest
+from lina_lab.data.shards.sources import find_images, load_image
 from lina_lab.data.vae import load_vae
 from tests.data.shard_tools import IMAGES, as_webdataset_reads, command
 
@@ -126,7 +126,7 @@ def test_weights_that_an_autoencoder_lacks_are_not_drawn_at_random(vae: Path, tm
 @pytest.mark.system
 def test_a_killed_cache_goes_on_and_two_share_the_work(pictures: Path, vae: Path, made: Path, tmp_path: Path) -> None:
     """Killed as soon as a shard is there; then two at once: the shards of an undisturbed run, bit for bit."""
-    line = [sys.executable, "-m", "lina_lab.data.cache", *command(pictures, vae, tmp_path)]
+    line = [sys.executable, "-m", "lina_lab.data.shards.cache", *command(pictures, vae, tmp_path)]
     first = subprocess.Popen(line, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("*.tar")):

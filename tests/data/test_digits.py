@@ -7,8 +7,8 @@ import torch
 
 from lina_lab.config import TrialConfig
 from lina_lab.data import DigitsDataModule
-from lina_lab.data.digits import digits
-from lina_lab.data.stream import StepBatches
+from lina_lab.data.modules.digits import digits
+from lina_lab.data.order import StepBatches
 
 Tiny = Callable[..., TrialConfig]
 

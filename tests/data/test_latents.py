@@ -10,7 +10,7 @@ import torch
 
 from lina_lab.config import TrialConfig
 from lina_lab.data import DigitsDataModule, LatentsDataModule
-from lina_lab.data.digits import digits
+from lina_lab.data.modules.digits import digits
 from lina_lab.training.trial import run_trial
 
 Tiny = Callable[..., TrialConfig]

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from lina_lab.config import TrialConfig
-from lina_lab.data.shard_format import read_manifest
+from lina_lab.data.shards.format import read_manifest
 from lina_lab.data.vae import load_vae
 from lina_lab.evaluation.decoding import decoder_of
 from lina_lab.evaluation.images import read_images
 from lina_lab.evaluation.moments import moments_of
 from lina_lab.evaluation.sampling import to_pixels
-from lina_lab.training.quality import METRICS
+from lina_lab.training.callbacks.fid import METRICS
 from lina_lab.training.trial import run_trial
 from tests.data.shard_tools import Tiny, trial
 
@@ -24,7 +24,7 @@ METRIC = METRICS["pixels"]
 
 
 def judged(tiny: Tiny, shards: Path, vae: Path | None, **sampling: Any) -> TrialConfig:
-    usual = {"quality_images": 20, "steps": 2, "flow_steps": 2, "images_per_class": 0}
+    usual = {"quality_images": 20, "ar_steps": 2, "ode_steps": 2, "images_per_class": 0}
     config = trial(tiny, shards)
     sections = {"model": {"latent_channels": 2, "latent_size": [8, 8], "num_classes": 2}, "sampling": usual | sampling}
     sections["sampling"] |= {} if vae is None else {"vae": str(vae)}

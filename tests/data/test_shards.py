@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from lina_lab.commands.sample import main as sample_main
 from lina_lab.data import DATA
-from lina_lab.data import shards as shards_module
-from lina_lab.data.cache import main
-from lina_lab.data.shard_format import ShardError, read_manifest
-from lina_lab.data.stream import Place, StepBatches
+from lina_lab.data.order import RankLayout, StepBatches
+from lina_lab.data.shards.cache import main
+from lina_lab.data.shards.format import ShardError, read_manifest
+from lina_lab.data.shards import images as shards_module
 from lina_lab.data.vae import load_vae
-from lina_lab.sample import main as sample_main
 from lina_lab.training.trial import run_trial
 from tests.data.shard_tools import A_SHARD, IMAGES, Tiny, images_of, npy, only, rewrite, say_size, trial
 
@@ -46,15 +46,15 @@ def test_draws_belong_to_seed_pass_and_image(made: Path) -> None:
     assert 0.3 < sum(mirrored) / len(mirrored) < 0.7
 
 
-@pytest.mark.parametrize("world", [1, 3])
-def test_every_rank_sees_its_images_of_one_order(made: Path, world: int) -> None:
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_every_rank_sees_its_images_of_one_order(made: Path, world_size: int) -> None:
     """Each image once a pass, batches across the passes' border, and the same whatever number of ranks."""
     data = images_of(made)
     usual = {"images": len(data), "batch_size": 6, "steps": range(14), "seed": 3}
     whole = list(StepBatches(**usual, order=data.order, numbered=True))
     ranks = [
-        list(StepBatches(**usual, order=data.order, numbered=True, place=Place(rank=r, world=world)))
-        for r in range(world)
+        list(StepBatches(**usual, order=data.order, numbered=True, place=RankLayout(rank=r, world_size=world_size)))
+        for r in range(world_size)
     ]
     for step, batch in enumerate(whole):
         assert torch.equal(batch, torch.cat([rank[step] for rank in ranks]))
@@ -89,7 +89,7 @@ def test_images_of_a_model_of_latents_are_decoded(
 ) -> None:
     """To pixels of the images' own size; by the autoencoder that made the shards alone."""
     run_trial(trial(tiny, made), tmp_path)
-    given = [f"checkpoint={tmp_path}", f"out={tmp_path / 'out'}", "images=3", "steps=4", "flow_steps=2"]
+    given = [f"checkpoint={tmp_path}", f"out={tmp_path / 'out'}", "images=3", "ar_steps=4", "ode_steps=2"]
     assert sample_main([*given, f"vae={vae}", f"shards={made}"]) == 0
     with np.load(tmp_path / "out/samples.npz", allow_pickle=False) as arrays:
         assert arrays["arr_0"].shape == (3, 16, 16, 3)
@@ -172,7 +172,7 @@ def test_a_damaged_shard_is_named(shards: Path, capsys: pytest.CaptureFixture[st
     with pytest.raises(ShardError, match="is of format 3, and this version of lina_lab knows 2"):
         read_manifest(shards)
     (shards / "manifest.json").unlink()
-    with pytest.raises(ShardError, match=r"is not there: make shards with python -m lina_lab\.data\.cache"):
+    with pytest.raises(ShardError, match=r"is not there: make shards with lina cache"):
         read_manifest(shards)
 
 
@@ -277,6 +277,6 @@ def test_shards_that_do_not_fit_the_model_are_refused(
 ) -> None:
     model = {"latent_channels": 2, "latent_size": [8, 8], "num_classes": 2} | model
     data = {"name": "shards", "path": str(made), "val_images": 6} | data
-    sampling = {"images_per_class": 0, "steps": 4}
+    sampling = {"images_per_class": 0, "ar_steps": 4}
     with pytest.raises(ShardError, match=said):
         DATA["shards"](tiny(model=model, data=data, sampling=sampling))

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from lina_lab.commands.sample import main as sample_main
 from lina_lab.config import TrialConfig
 from lina_lab.data import DATA
-from lina_lab.data.cache import main
-from lina_lab.data.shard_format import ShardError, read_manifest
+from lina_lab.data.shards.cache import main
+from lina_lab.data.shards.format import ShardError, read_manifest
 from lina_lab.data.text import PretrainedEncoder, TextEncoder, load_text_encoder
-from lina_lab.sample import main as sample_main
 from lina_lab.training.trial import run_trial
 from tests.data.shard_tools import as_webdataset_reads, images_of, npy, only, rewrite
 
@@ -237,7 +237,7 @@ def test_the_shards_say_which_encoder_prompts_need(
     """Of a model that was trained on kept states, whose checkpoint knows of none."""
     run_trial(trial(tiny, made), tmp_path)
     (tmp_path / "prompts.txt").write_text("\n".join(CAPTIONS[:2]))
-    given = [f"checkpoint={tmp_path}", f"prompts={tmp_path / 'prompts.txt'}", "images=2", "steps=4", "flow_steps=2"]
+    given = [f"checkpoint={tmp_path}", f"prompts={tmp_path / 'prompts.txt'}", "images=2", "ar_steps=4", "ode_steps=2"]
     assert sample_main([*given, f"out={tmp_path / 'none'}"]) == 2
     assert "neither the checkpoint nor shards=FOLDER says which text encoder it is" in capsys.readouterr().err
     assert sample_main([*given, f"out={tmp_path / 'out'}", f"vae={vae}", f"shards={made}"]) == 0
@@ -257,7 +257,7 @@ def test_a_model_learns_from_its_captions(tiny: Tiny, vae: Path, tmp_path: Path)
     config = replace(config, trainer=replace(config.trainer, max_images=6400, val_every_images=6400))
     for drop in (0.1, 1.0):
         (tmp_path / str(drop)).mkdir()
-        changed = replace(config, model=replace(config.model, condition_drop=drop))
+        changed = replace(config, model=replace(config.model, condition_dropout=drop))
         losses[drop] = run_trial(changed, tmp_path / str(drop)).metrics["val/loss_ema"]
     assert losses[0.1] < losses[1.0] - 0.005
 

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from PIL import Image
 from torch import nn
 
-from lina_lab.evaluate import main
+from lina_lab.commands.evaluate import main
 from lina_lab.evaluation import features as features_module
 from lina_lab.evaluation.features import FEATURES, extract, inception
 from lina_lab.evaluation.images import read_images, read_statistics
@@ -53,8 +53,8 @@ def test_metrics_do_not_depend_on_portions_or_on_how_images_are_stored(sets: Pat
         for name in (
             "images",
             "fid",
-            "fid_sd",
-            "fid_infinite",
+            "fid_std",
+            "fid_inf",
             "kid",
             "kid_sd",
             "precision",
@@ -65,7 +65,7 @@ def test_metrics_do_not_depend_on_portions_or_on_how_images_are_stored(sets: Pat
     assert (whole["images_by_pixels"], whole["reference_images_by_pixels"]) == (60, 80)
     assert whole["fid_by_pixels"] > 0
     for arguments in (
-        ["portion=7", f"reference={sets / 'reference.npz'}"],
+        ["batch_size=7", f"reference={sets / 'reference.npz'}"],
         *([f"reference={sets / name}"] for name in ("folder", "shards")),
     ):
         other = result(sets, *arguments)

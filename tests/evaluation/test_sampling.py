@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+from lina_lab.commands.sample import main
 from lina_lab.config import AttentionConfig, LinaConfig, TrialConfig
 from lina_lab.evaluation import sampling
 from lina_lab.evaluation.sampling import Recipe, sample, to_pixels
 from lina_lab.evaluation.weights import load_trained
 from lina_lab.model import LINA, initialize, save_model
-from lina_lab.sample import main
 from lina_lab.training.trial import run_trial
 
 TINY = LinaConfig(
@@ -47,8 +47,15 @@ def model() -> LINA:
 
 
 def recipe(**values: object) -> Recipe:
-    usual: dict[str, object] = {"images": 11, "classes": (0, 2), "steps": 4, "flow_steps": 2, "guidance": 2.0}
-    usual |= {"min_guidance": 1.0, "seed": 0, "portion": 3, "weights": "ema", "weights_sha256": "", "decoder": "pixels"}
+    usual: dict[str, object] = {"images": 11, "classes": (0, 2), "ar_steps": 4, "ode_steps": 2, "guidance_scale": 2.0}
+    usual |= {
+        "guidance_scale_start": 1.0,
+        "seed": 0,
+        "batch_size": 3,
+        "weights": "ema",
+        "weights_sha256": "",
+        "decoder": "pixels",
+    }
     return Recipe(**{**usual, **values})  # type: ignore[arg-type]
 
 
@@ -60,9 +67,9 @@ def images(folder: Path) -> np.ndarray:
 def test_the_set_is_the_same_on_any_number_of_ranks(model: LINA, tmp_path: Path) -> None:
     """Also after ranks of another number drew a part of it; an image does not depend on how many there are."""
     assert sample(model, to_pixels, recipe(), tmp_path / "one")
-    done = [sample(model, to_pixels, recipe(), tmp_path / "three", rank=rank, world=3) for rank in (2, 0, 1)]
+    done = [sample(model, to_pixels, recipe(), tmp_path / "three", rank=rank, world_size=3) for rank in (2, 0, 1)]
     assert done == [False, False, True]
-    sample(model, to_pixels, recipe(), tmp_path / "mixed", rank=1, world=2)
+    sample(model, to_pixels, recipe(), tmp_path / "mixed", rank=1, world_size=2)
     assert sample(model, to_pixels, recipe(), tmp_path / "mixed")
     one = images(tmp_path / "one")
     assert one.shape == (11, 4, 4, 3)
@@ -109,14 +116,14 @@ def test_what_was_drawn_is_not_drawn_again(model: LINA, tmp_path: Path, monkeypa
 
 def test_images_of_another_recipe_are_not_mixed_in(model: LINA, tmp_path: Path) -> None:
     sample(model, to_pixels, recipe(), tmp_path)
-    with pytest.raises(ValueError, match=r"holds images of another recipe \(guidance=2.0 there, seed=0 there\)"):
-        sample(model, to_pixels, recipe(guidance=3.0, seed=5), tmp_path)
+    with pytest.raises(ValueError, match=r"holds images of another recipe \(guidance_scale=2.0 there, seed=0 there\)"):
+        sample(model, to_pixels, recipe(guidance_scale=3.0, seed=5), tmp_path)
 
 
 def test_a_recipe_is_noted_only_when_it_can_be_drawn(model: LINA, tmp_path: Path) -> None:
     """The command put right goes on in the same folder; to an earlier version's recipe new fields are as usual."""
     with pytest.raises(ValueError, match="must be between 1 and the 16 tokens"):
-        sample(model, to_pixels, recipe(steps=17), tmp_path)
+        sample(model, to_pixels, recipe(ar_steps=17), tmp_path)
 
     def no_decoder(latents: torch.Tensor) -> np.ndarray:
         raise ValueError("no pixels")
@@ -162,11 +169,18 @@ def test_a_checkpoint_has_both_weights_and_a_folder_is_enough(tiny: Callable[...
 def test_killed_ranks_go_on_with_what_they_have(model: LINA, tmp_path: Path) -> None:
     """Two processes, killed as soon as a few portions are there; then three: the images that one alone makes."""
     save_model(model, tmp_path / "model")
-    line = [sys.executable, "-m", "lina_lab.sample", f"checkpoint={tmp_path / 'model'}", "images=80", "portion=2"]
-    line += ["steps=16", "guidance=2.0", "min_guidance=1.0"]
+    line = [
+        sys.executable,
+        "-m",
+        "lina_lab.commands.sample",
+        f"checkpoint={tmp_path / 'model'}",
+        "images=80",
+        "batch_size=2",
+    ]
+    line += ["ar_steps=16", "guidance_scale=2.0", "guidance_scale_start=1.0"]
 
-    def start(out: str, rank: int, world: int) -> "subprocess.Popen[bytes]":
-        ranks = {"RANK": str(rank), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
+    def start(out: str, rank: int, world_size: int) -> "subprocess.Popen[bytes]":
+        ranks = {"RANK": str(rank), "WORLD_SIZE": str(world_size), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
             [*line, f"out={tmp_path / out}"], env={**os.environ, **ranks}, stdout=subprocess.DEVNULL
         )
@@ -190,7 +204,13 @@ def test_killed_ranks_go_on_with_what_they_have(model: LINA, tmp_path: Path) -> 
 
 def test_the_command(model: LINA, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_model(model, tmp_path / "model")
-    arguments = [f"checkpoint={tmp_path / 'model'}", f"out={tmp_path / 'out'}", "images=5", "portion=2", "steps=4"]
+    arguments = [
+        f"checkpoint={tmp_path / 'model'}",
+        f"out={tmp_path / 'out'}",
+        "images=5",
+        "batch_size=2",
+        "ar_steps=4",
+    ]
     assert main(arguments) == 0
     assert f"5 images: {tmp_path / 'out/samples.npz'}" in capsys.readouterr().out
     noted = json.loads((tmp_path / "out/recipe.json").read_text())

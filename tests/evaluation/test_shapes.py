@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lina_lab.analysis.geneval import read_results, scores
 from PIL import Image
 
-from analysis.geneval import read_results, scores
+from lina_lab.commands.shapes import main as shapes_main
 from lina_lab.data.scenes import COLORS, SHAPES, TASKS, draw, scene
-from lina_lab.data.shapes import main as shapes_main
-from lina_lab.data.sources import find_images
-from lina_lab.evaluation.shapes import judge, look, main
+from lina_lab.data.shards.sources import find_images
+from lina_lab.evaluation.prompts.shapes import judge, look, main
 
 SCENES = [scene(0, index) for index in range(240)]
 

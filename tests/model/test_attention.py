@@ -16,7 +16,7 @@ from lina_lab.model.cores import mediator, softmax
 from lina_lab.model.gates import GATES, DataGate
 from lina_lab.model.linear import EPSILON, FEATURE_MAPS, NORMALIZATIONS, FeatureMap, Weights, linear_attention
 from lina_lab.model.locality import CONVOLUTIONS, Geometry
-from lina_lab.registry import Registry
+from lina_lab.util.registry import Registry
 
 GRID, CONDITION = (3, 4), 4
 TOKENS = CONDITION + GRID[0] * GRID[1]

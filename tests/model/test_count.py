@@ -10,8 +10,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from lina_lab.config import AttentionConfig, LinaConfig
-from lina_lab.model import LINA, Attention, count, draw_loss
-from lina_lab.presets import SIZES
+from lina_lab.config.presets import SIZES
+from lina_lab.model import LINA, Attention, count, sample_loss_inputs
 from tests.model.test_attention import every_attention
 from tests.model.test_lina import SMALL, seeded, small
 from tests.model.test_placements import PLAIN, ROTARY, SOFTMAX, TEXT
@@ -112,9 +112,9 @@ def test_an_attention_counts_right(means_counted: None, config: AttentionConfig)
 @varied
 def test_a_loss_executes_what_is_counted(means_counted: None, config: LinaConfig) -> None:
     model, images = LINA(config), 3
-    draws = draw_loss(config, images, seeded(), mask_ratio=0.75)
+    draws = sample_loss_inputs(config, images, seeded(), mask_ratio=0.75)
     latents, inputs = torch.zeros(images, 2, *config.latent_size), condition(config, images)
-    found = executed(lambda: model.loss_given(latents, draws, **inputs))
+    found = executed(lambda: model.loss_from_inputs(latents, draws, **inputs))
     once = count._time_zero_operations(config)
     assert found == images * count.loss_operations(config, 0.75).total + once
 
@@ -123,9 +123,9 @@ def test_a_loss_executes_what_is_counted(means_counted: None, config: LinaConfig
 def test_a_training_step_executes_what_is_counted(config: LinaConfig) -> None:
     """Within 3%: no gradient is taken of the first layers' inputs."""
     model, images = LINA(config), 8
-    draws = draw_loss(config, images, seeded(), mask_ratio=0.75)
+    draws = sample_loss_inputs(config, images, seeded(), mask_ratio=0.75)
     latents, inputs = torch.zeros(images, 2, *config.latent_size), condition(config, images)
-    found = executed(lambda: model.loss_given(latents, draws, **inputs).backward())
+    found = executed(lambda: model.loss_from_inputs(latents, draws, **inputs).backward())
     assert found == pytest.approx(images * count.training_operations(config, 0.75).total, rel=0.03)
 
 

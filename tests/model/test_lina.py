@@ -10,9 +10,9 @@ import torch
 from torch import Generator, nn
 
 from lina_lab.config import AttentionConfig, LinaConfig
-from lina_lab.model import LINA, draw_loss, initialize
-from lina_lab.model.flow import LEVELS, integrate, logit_normal_levels
-from lina_lab.model.masking import draw_mask_ratio, num_masked, step_schedule, stratified_mask_ratios
+from lina_lab.model import LINA, initialize, sample_loss_inputs
+from lina_lab.model.flow import NUM_TIMESTEPS, integrate, sample_logit_normal_timesteps
+from lina_lab.model.masking import num_masked, sample_mask_ratio, step_schedule, stratified_mask_ratios
 from tests.model.test_attention import every_attention
 
 SMALL = LinaConfig(
@@ -90,16 +90,16 @@ def test_order_of_the_visible_tokens_does_not_matter() -> None:
 def test_loss_of_a_fresh_model_is_that_of_predicting_zero() -> None:
     """The flow head's last layer starts at zero, so the first loss is the mean square of noise minus token."""
     model, latents = LINA(SMALL), torch.randn(16, 2, 6, 4, generator=seeded())
-    draws = draw_loss(SMALL, 16, seeded())
+    draws = sample_loss_inputs(SMALL, 16, seeded())
     tokens = latents.flatten(2).mT.gather(1, draws.masked_ids.unsqueeze(-1).expand(-1, -1, 2))
-    assert model.loss_given(latents, draws).item() == pytest.approx((draws.noise - tokens).square().mean().item())
+    assert model.loss_from_inputs(latents, draws).item() == pytest.approx((draws.noise - tokens).square().mean().item())
 
 
 @pytest.mark.parametrize("dim", [8, 16])
 @every_attention
 def test_draws_are_common_to_all_variants_and_sizes(config: AttentionConfig, dim: int) -> None:
-    ours = draw_loss(replace(small(config), dim=dim), 4, seeded(5))
-    reference = draw_loss(small(AttentionConfig()), 4, seeded(5))
+    ours = sample_loss_inputs(replace(small(config), dim=dim), 4, seeded(5))
+    reference = sample_loss_inputs(small(AttentionConfig()), 4, seeded(5))
     assert all(torch.equal(getattr(ours, name), getattr(reference, name)) for name in vars(ours))
 
 
@@ -147,16 +147,16 @@ def test_hidden_classes_are_those_drawn() -> None:
     model = LINA(SMALL)
     disturb(model)
     latents, label = torch.randn(4, 2, 6, 4, generator=seeded()), torch.tensor([0, 1, 2, 0])
-    draws = replace(draw_loss(SMALL, 4, seeded()), drop=torch.tensor([True, False, True, True]))
-    hidden = model.loss_given(latents, draws, label=label)
+    draws = replace(sample_loss_inputs(SMALL, 4, seeded()), drop=torch.tensor([True, False, True, True]))
+    hidden = model.loss_from_inputs(latents, draws, label=label)
     shown = replace(draws, drop=torch.zeros(4, dtype=torch.bool))
-    assert torch.equal(hidden, model.loss_given(latents, shown, label=torch.tensor([3, 1, 3, 3])))
-    assert not torch.equal(hidden, model.loss_given(latents, shown, label=label))
+    assert torch.equal(hidden, model.loss_from_inputs(latents, shown, label=torch.tensor([3, 1, 3, 3])))
+    assert not torch.equal(hidden, model.loss_from_inputs(latents, shown, label=label))
 
 
 def test_mask_ratios_follow_the_published_law() -> None:
     generator = seeded()
-    ratios = np.array([draw_mask_ratio(generator) for _ in range(4000)])
+    ratios = np.array([sample_mask_ratio(generator) for _ in range(4000)])
     assert ratios.min() >= 0.7
     assert ratios.max() <= 1.0
     # The mean of normal(1, 0.25) cut to [0.7, 1], a share of 0.385 of it.
@@ -173,16 +173,16 @@ def test_at_least_one_token_is_masked() -> None:
 
 
 def test_levels_follow_the_published_law() -> None:
-    levels = logit_normal_levels(torch.rand(200_000, generator=seeded()))
+    levels = sample_logit_normal_timesteps(torch.rand(200_000, generator=seeded()))
     assert levels.min() >= 1
-    assert levels.max() <= LEVELS
-    normal = torch.logit((levels - 0.5) / LEVELS)
+    assert levels.max() <= NUM_TIMESTEPS
+    normal = torch.logit((levels - 0.5) / NUM_TIMESTEPS)
     assert normal.mean().item() == pytest.approx(0, abs=0.01)
     assert normal.std().item() == pytest.approx(1, abs=0.01)
-    assert logit_normal_levels(torch.tensor([0.5])).tolist() == [501]
-    low, high = logit_normal_levels(torch.tensor([0.0, 1.0])).tolist()
+    assert sample_logit_normal_timesteps(torch.tensor([0.5])).tolist() == [501]
+    low, high = sample_logit_normal_timesteps(torch.tensor([0.0, 1.0])).tolist()
     assert 1 <= low < 10
-    assert LEVELS - 10 < high <= LEVELS
+    assert NUM_TIMESTEPS - 10 < high <= NUM_TIMESTEPS
 
 
 def test_integration_is_exact_for_a_constant_velocity() -> None:

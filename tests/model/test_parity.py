@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lina_lab.config import AttentionConfig, LinaConfig
-from lina_lab.model import LINA, Attention, LossDraws, load_official, save_official
+from lina_lab.model import LINA, Attention, LossInputs, load_official, save_official
 from tests.conftest import Parity, relative_error
 
 TOLERANCE = 1e-5
@@ -73,14 +73,14 @@ def test_loss(model: tuple[LINA, Parity]) -> None:
     module, parity = model
     visible = torch.zeros(parity["timestep"].shape, dtype=torch.bool).scatter(1, parity["visible_ids"], True)
     masked_ids = (~visible).nonzero()[:, 1].reshape(len(visible), -1)
-    draws = LossDraws(
+    draws = LossInputs(
         visible_ids=parity["visible_ids"],
         masked_ids=masked_ids,
         timestep=parity["timestep"].gather(1, masked_ids).unsqueeze(0),
         noise=torch.stack([n[ids] for n, ids in zip(parity["noise"], masked_ids, strict=True)]).unsqueeze(0),
         drop=torch.zeros(len(visible), dtype=torch.bool),
     )
-    loss = module.loss_given(parity["latents"], draws, label=parity["label"])
+    loss = module.loss_from_inputs(parity["latents"], draws, label=parity["label"])
     assert relative_error(loss.reshape(1), parity["loss"]) <= TOLERANCE
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Generator
 
 from lina_lab.config import AttentionConfig, LinaConfig
-from lina_lab.model import LINA, draw_loss
+from lina_lab.model import LINA, sample_loss_inputs
 from lina_lab.model.positions import Rotation, axial_rotation, no_rotation, rotate, sincos
 from tests.model.test_lina import SMALL, disturb, seeded
 
@@ -81,8 +81,10 @@ def test_a_text_model_trains_hides_texts_and_generates() -> None:
     model = LINA(TEXT)
     disturb(model)
     latents, text = torch.randn(4, 2, 6, 4, generator=seeded()), torch.randn(4, 3, 5, generator=seeded())
-    draws = replace(draw_loss(TEXT, 4, seeded()), drop=torch.ones(4, dtype=torch.bool))
-    assert torch.allclose(model.loss_given(latents, draws, text=text), model.loss_given(latents, draws), atol=1e-6)
+    draws = replace(sample_loss_inputs(TEXT, 4, seeded()), drop=torch.ones(4, dtype=torch.bool))
+    assert torch.allclose(
+        model.loss_from_inputs(latents, draws, text=text), model.loss_from_inputs(latents, draws), atol=1e-6
+    )
     images = model.generate(text=text, steps=3, flow_steps=2, guidance=2.0, generator=seeded())
     assert images.shape == (4, 2, 6, 4)
     with pytest.raises(ValueError, match="text has 7 states, and the model takes text_length=6"):
@@ -161,7 +163,7 @@ def test_checkpointing_changes_no_gradient() -> None:
     latents, label = torch.randn(4, 2, 6, 4, generator=seeded()), torch.tensor([0, 1, 2, 0])
     gradients = []
     for checkpoint in (False, True):
-        model = LINA(replace(SMALL, checkpoint=checkpoint))
+        model = LINA(replace(SMALL, gradient_checkpointing=checkpoint))
         disturb(model)
         model.loss(latents, label=label, generator=seeded()).backward()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])

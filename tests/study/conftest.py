@@ -14,13 +14,13 @@ from mlflow.entities import Run
 from rich.console import Console
 
 from lina_lab.config import PathsConfig, TrialConfig
-from lina_lab.runstore import KIND
+from lina_lab.records.result import TrialResult
+from lina_lab.records.runstore import KIND
+from lina_lab.study.display import PlainDisplay
 from lina_lab.study.grid import Plan, make_plan
-from lina_lab.study.progress import PlainDisplay
 from lina_lab.study.store import Store
 from lina_lab.study.summary import Summary
 from lina_lab.study.worker import run_study
-from lina_lab.training.result import TrialResult
 
 RESULT = TrialResult(
     status="done",
@@ -51,7 +51,7 @@ class Lab:
         def launch(config: TrialConfig, folder: Path, *, tracking: tuple[str, str], report: Any) -> TrialResult:
             assert (folder / "config.yaml").exists()
             report(1, 1.0)
-            self.trained.append(config.identity())
+            self.trained.append(config.config_hash())
             return self.behaviour(config)
 
         return nullcontext(launch)
@@ -67,10 +67,10 @@ class Lab:
 
     def states(self) -> list[str]:
         states = Store(self.runs, self.plan).states()
-        return [states[cell.identity].status for cell in self.plan.cells]
+        return [states[cell.config_hash].status for cell in self.plan.cells]
 
     def record(self, place: int) -> dict[str, Any]:
-        folder = self.runs / self.plan.study.name / self.plan.cells[place].identity
+        folder = self.runs / self.plan.study.name / self.plan.cells[place].config_hash
         record: dict[str, Any] = json.loads((folder / "result.json").read_text())
         return record
 

@@ -17,8 +17,8 @@ def test_axes_and_seeds_are_crossed_with_whole_grids_first(tiny_study: Any) -> N
         for normalization in ("division", "subtraction")
         for dim in (8, 16)
     ]
-    assert len({c.identity for c in cells}) == 8
-    assert all(c.identity == c.config.identity() for c in cells)
+    assert len({c.config_hash for c in cells}) == 8
+    assert all(c.config_hash == c.config.config_hash() for c in cells)
     assert cells[1].config.model.attention.normalization == "division"
     assert cells[1].config.model.dim == 16
 

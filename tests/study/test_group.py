@@ -10,31 +10,31 @@ from typing import Any
 import pytest
 
 from lina_lab.config import ResourcesConfig, TrialConfig
-from lina_lab.study.errors import explanation
-from lina_lab.study.group import Ended, GroupLaunch, Running
-from lina_lab.training.group import (
+from lina_lab.launch.contract import (
     Engine,
-    Exit,
-    Fault,
     GroupError,
-    Order,
-    RankNote,
+    LaunchSpec,
+    ProcessExit,
+    RankError,
+    RankStatus,
     first_error,
     read_outcome,
     read_progress,
     write_outcome,
     write_progress,
 )
-from lina_lab.training.result import TrialResult
+from lina_lab.launch.group import GroupExit, GroupLaunch, Running
+from lina_lab.records.result import TrialResult
+from lina_lab.study.errors import explanation
 from tests.study.test_worker import RESULT
 
 Tiny = Callable[..., TrialConfig]
-ORDER = Order(attempt="a", engine="torchrun", tracking=("uri", "run"), resources=ResourcesConfig(devices=2))
+ORDER = LaunchSpec(attempt="a", engine="torchrun", tracking=("uri", "run"), resources=ResourcesConfig(devices=2))
 LOST = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:60093: Connection reset by peer")
 
 
 def note(folder: Path, rank: int, error: BaseException | None = None, *, at: float = 0.0, **changes: Any) -> None:
-    made = replace(RankNote.make(ORDER, rank, error), time=at, host=f"host{rank}", **changes)
+    made = replace(RankStatus.make(ORDER, rank, error), time=at, host=f"host{rank}", **changes)
     made.write(folder)
 
 
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_an_order_comes_back_and_clears_what_was_said_before(folder: Path) -> None:
-    assert Order.read(folder) == ORDER
+    assert LaunchSpec.read(folder) == ORDER
     note(folder, 0)
     write_progress(folder, 3, 0.5)
     write_outcome(folder, ORDER, RESULT)
@@ -54,7 +54,7 @@ def test_an_order_comes_back_and_clears_what_was_said_before(folder: Path) -> No
     other = replace(ORDER, attempt="b", tracking=None)
     assert read_outcome(folder, other) is None
     other.write(folder)
-    assert Order.read(folder) == other
+    assert LaunchSpec.read(folder) == other
     assert read_outcome(folder, ORDER) is None
     assert read_progress(folder) is None
     assert list((folder / "logs").iterdir()) == []
@@ -65,14 +65,14 @@ def test_the_first_error_that_is_a_rank_s_own_is_told(folder: Path) -> None:
     note(folder, 2, LOST, at=1.0)
     note(folder, 0, ValueError("the cause"), at=2.0)
     note(folder, 1, ValueError("another"), at=3.0)
-    error = first_error(folder, ORDER, [Exit(rank=2, code=1, host="host2")], "otherwise")
+    error = first_error(folder, ORDER, [ProcessExit(rank=2, code=1, host="host2")], "otherwise")
     assert (str(error), error.again) == ("rank 0 on host0: ValueError: the cause", False)
 
 
 def test_a_process_that_was_killed_is_told_before_those_that_lost_it(folder: Path) -> None:
     note(folder, 0, LOST, at=1.0)
     note(folder, 1)
-    exits = [Exit(rank=0, code=1, host="host0"), Exit(rank=1, code=-9, host="host1")]
+    exits = [ProcessExit(rank=0, code=1, host="host0"), ProcessExit(rank=1, code=-9, host="host1")]
     error = first_error(folder, ORDER, exits, "otherwise")
     assert (str(error), error.again) == ("rank 1 on host1 was killed by SIGKILL", True)
 
@@ -116,7 +116,7 @@ def test_a_full_disk_on_a_rank_is_the_environment_s_fault(folder: Path) -> None:
     ],
 )
 def test_losing_another_rank_is_a_consequence(error: Exception, consequence: bool) -> None:
-    assert Fault.of(error).consequence is consequence
+    assert RankError.of(error).consequence is consequence
 
 
 @dataclass
@@ -128,17 +128,17 @@ class FakeEngine:
     attempts: list[str] = field(default_factory=list)
     stopped: int = 0
 
-    def start(self, folder: Path, order: Order) -> Running:
+    def start(self, folder: Path, order: LaunchSpec) -> Running:
         self.attempts.append(order.attempt)
         engine, act = self, self.acts.pop(0)
 
         class Now:
-            def look(self) -> Ended | None:
+            def look(self) -> GroupExit | None:
                 if isinstance(act, Exception):
                     raise act
                 if act is not None:
                     write_outcome(folder, order, act)
-                return Ended(well=act is not None)
+                return GroupExit(well=act is not None)
 
             def stop(self) -> None:
                 engine.stopped += 1

@@ -8,87 +8,89 @@ from pathlib import Path
 import pytest
 import requests
 
-from lina_lab.study import hosts
+from lina_lab.launch import nodes as hosts
+from lina_lab.launch.follow import follow
+from lina_lab.launch.nodes import NodeCommand, NodeCoordinator, NodeHeartbeat, RendezvousConfig, is_mine, split_address
+from lina_lab.launch.torchrun import free_port
 from lina_lab.study.errors import StudyError
-from lina_lab.study.follow import follow
-from lina_lab.study.hosts import Meeting, Muster, Orders, Report, is_mine, split_address
-from lina_lab.study.torchrun import free_port
 
 HERE = "127.0.0.1"
 COMMAND = {"study.name": "tiny", "torch": "1"}
 
 
-def meeting_at(port: int, folder: Path, seconds: float) -> Meeting:
-    return Meeting(
+def meeting_at(port: int, folder: Path, seconds: float) -> RendezvousConfig:
+    return RendezvousConfig(
         address=HERE, port=port, folder=folder, command=COMMAND, first_seconds=seconds, return_seconds=seconds
     )
 
 
 @pytest.fixture
-def muster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Muster]:
-    monkeypatch.setattr(hosts, "FAREWELL_SECONDS", 0.0)
-    made = Muster(meeting_at(free_port(HERE), tmp_path, 0.3), lambda line: None)
+def coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NodeCoordinator]:
+    monkeypatch.setattr(hosts, "SHUTDOWN_SECONDS", 0.0)
+    made = NodeCoordinator(meeting_at(free_port(HERE), tmp_path, 0.3), lambda line: None)
     yield made
     made.close()
 
 
-def says(muster: Muster, host: str = "b", **changes: object) -> Report:
-    return replace(Report(host=host, command=COMMAND, word=muster.word), **changes)  # type: ignore[arg-type]
+def says(coordinator: NodeCoordinator, host: str = "b", **changes: object) -> NodeHeartbeat:
+    return replace(NodeHeartbeat(host=host, command=COMMAND, word=coordinator.word), **changes)  # type: ignore[arg-type]
 
 
-def test_machines_are_gathered_ordered_heard_and_sent_home(muster: Muster, tmp_path: Path) -> None:
+def test_machines_are_gathered_ordered_heard_and_sent_home(coordinator: NodeCoordinator, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"1 of 2 machines are there after 0 s \(those heard of: none\)"):
-        muster.gather(1)
-    assert muster.hear(says(muster)) == Orders(do="wait")
-    assert muster.hear(says(muster, "c")) == Orders(do="wait")
-    assert muster.gather(1) == ["b"]
-    muster.order(tmp_path, "first", ["b"], 5)
-    assert muster.hear(says(muster)) == Orders(do="run", folder=str(tmp_path), attempt="first", node=1, port=5)
-    assert muster.hear(says(muster, "c")) == Orders(do="wait")
-    assert muster.ended(["b"]) == {}
+        coordinator.gather(1)
+    assert coordinator.hear(says(coordinator)) == NodeCommand(do="wait")
+    assert coordinator.hear(says(coordinator, "c")) == NodeCommand(do="wait")
+    assert coordinator.gather(1) == ["b"]
+    coordinator.order(tmp_path, "first", ["b"], 5)
+    assert coordinator.hear(says(coordinator)) == NodeCommand(
+        do="run", folder=str(tmp_path), attempt="first", node=1, port=5
+    )
+    assert coordinator.hear(says(coordinator, "c")) == NodeCommand(do="wait")
+    assert coordinator.ended(["b"]) == {}
     ended = {"exits": [{"rank": 1, "code": -9, "host": "b"}], "sentence": "it died", "well": False}
-    muster.hear(says(muster, attempt="before", ended=ended))
-    assert muster.ended(["b"]) == {}
-    muster.hear(says(muster, attempt="first", ended=ended))
-    assert muster.ended(["b"])["b"].exits[0].code == -9
-    muster.stand_down()
-    assert muster.hear(says(muster)).do == "wait"
-    assert muster.lost(["b"]) == []
+    coordinator.hear(says(coordinator, attempt="before", ended=ended))
+    assert coordinator.ended(["b"]) == {}
+    coordinator.hear(says(coordinator, attempt="first", ended=ended))
+    assert coordinator.ended(["b"])["b"].exits[0].code == -9
+    coordinator.abort_attempt()
+    assert coordinator.hear(says(coordinator)).do == "wait"
+    assert coordinator.lost(["b"]) == []
 
 
-def test_one_that_was_told_something_else_is_refused(muster: Muster) -> None:
+def test_one_that_was_told_something_else_is_refused(coordinator: NodeCoordinator) -> None:
     here = socket.gethostname()
-    answer = muster.hear(says(muster, command={"study.name": "tiny", "torch": "2"}))
-    assert answer == Orders(do="leave", sentence=f"b was not given what {here} was: torch is 2 there and 1 here")
-    answer = muster.hear(says(muster, word="guessed"))
+    answer = coordinator.hear(says(coordinator, command={"study.name": "tiny", "torch": "2"}))
+    assert answer == NodeCommand(do="leave", sentence=f"b was not given what {here} was: torch is 2 there and 1 here")
+    answer = coordinator.hear(says(coordinator, word="guessed"))
     assert answer.sentence.startswith(f"b does not see the folder of runs that {here} writes to")
     with pytest.raises(StudyError, match="b does not see the folder of runs"):
-        muster.gather(1)
-    assert muster.hear(says(muster)).do == "wait"
-    assert muster.gather(1) == ["b"]
+        coordinator.gather(1)
+    assert coordinator.hear(says(coordinator)).do == "wait"
+    assert coordinator.gather(1) == ["b"]
 
 
-def test_one_that_falls_silent_is_lost(muster: Muster, monkeypatch: pytest.MonkeyPatch) -> None:
-    muster.hear(says(muster))
-    monkeypatch.setattr(Muster, "LOST_SECONDS", -1.0)
-    assert muster.lost(["b"]) == ["b"]
+def test_one_that_falls_silent_is_lost(coordinator: NodeCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+    coordinator.hear(says(coordinator))
+    monkeypatch.setattr(NodeCoordinator, "LOST_SECONDS", -1.0)
+    assert coordinator.lost(["b"]) == ["b"]
 
 
-def test_a_port_that_is_taken_is_refused(muster: Muster, tmp_path: Path) -> None:
-    port = muster._server.server_address[1]
+def test_a_port_that_is_taken_is_refused(coordinator: NodeCoordinator, tmp_path: Path) -> None:
+    port = coordinator._server.server_address[1]
     with pytest.raises(StudyError, match=f"cannot listen at {HERE}:{port}"):
-        Muster(meeting_at(int(port), tmp_path, 1), lambda line: None)
+        NodeCoordinator(meeting_at(int(port), tmp_path, 1), lambda line: None)
 
 
-def test_what_is_no_report_is_not_taken_for_one(muster: Muster) -> None:
-    url = f"http://{HERE}:{muster._server.server_address[1]}/"
+def test_what_is_no_report_is_not_taken_for_one(coordinator: NodeCoordinator) -> None:
+    url = f"http://{HERE}:{coordinator._server.server_address[1]}/"
     for body in ("{}", "no json", '{"host": 1}'):
         assert requests.post(url, data=body, timeout=5).status_code == 400
-    assert requests.post(url, json=asdict(says(muster)), timeout=5).json()["do"] == "wait"
+    assert requests.post(url, json=asdict(says(coordinator)), timeout=5).json()["do"] == "wait"
 
 
 def test_a_follower_gives_up_a_leader_that_it_does_not_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Muster, "LOST_SECONDS", 0.0)
+    monkeypatch.setattr(NodeCoordinator, "LOST_SECONDS", 0.0)
     port = free_port(HERE)
     with pytest.raises(StudyError, match=f"has not reached {HERE}:{port} for 0 s"):
         follow(meeting_at(port, tmp_path, 0.1), lambda line: None)

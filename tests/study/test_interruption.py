@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from lina_lab.config import TrialConfig
+from lina_lab.records.result import TrialResult
 from lina_lab.study.lease import Lease
 from lina_lab.study.store import Store
-from lina_lab.training.result import TrialResult
 from tests.study.conftest import Lab, raising
 
 FIRST_CLAIM, CALLS = 8_000, 210_000
@@ -58,7 +58,7 @@ def test_wherever_it_falls(lab: Lab, within: int, again: int | None, seed: int) 
     assert set(states) <= {"done", "interrupted", "waiting"}
     assert states.count("interrupted") <= 1
     for cell in lab.plan.cells:
-        lease = Lease.take(store.folder / cell.identity)
+        lease = Lease.take(store.folder / cell.config_hash)
         assert lease is not None
         lease.release()
     assert {run.info.status for run in lab.cell_runs()} <= {"FINISHED", "KILLED"}
@@ -79,6 +79,6 @@ def test_a_cell_is_let_go_though_the_store_fails_when_its_fault_is_recorded(
     lab.behaviour = break_down
     with pytest.raises(OSError, match="the store is gone"):
         lab.run()
-    lease = Lease.take(lab.runs / lab.plan.study.name / lab.plan.cells[0].identity)
+    lease = Lease.take(lab.runs / lab.plan.study.name / lab.plan.cells[0].config_hash)
     assert lease is not None
     lease.release()

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from lina_lab.config import CommandConfig, ResourcesConfig, TrialConfig
-from lina_lab.study import launch
+from lina_lab.launch import select as launch
+from lina_lab.launch.contract import LaunchSpec
+from lina_lab.launch.torchrun import OneMachine
 from lina_lab.study.errors import StudyError
 from lina_lab.study.pool import _Pool
-from lina_lab.study.torchrun import OneMachine
-from lina_lab.training.group import Order
 
 
 @pytest.mark.parametrize(
@@ -60,15 +60,15 @@ def test_a_cell_that_a_job_has_is_left_alone(tmp_path: Path, tiny: Callable[...,
     sentence = f"the cell {tmp_path.name} was given to job 17 of a cluster: go on with launcher=slurm, or scancel 17"
     with launch.in_this_process(ResourcesConfig()) as train, pytest.raises(StudyError, match=sentence):
         train(tiny(), tmp_path, tracking=("sqlite://", "run"), report=lambda images, loss: None)
-    order = Order(attempt="a", engine="torchrun", tracking=None, resources=ResourcesConfig())
+    order = LaunchSpec(attempt="a", engine="torchrun", tracking=None, resources=ResourcesConfig())
     with pytest.raises(StudyError, match=sentence):
         OneMachine().start(tmp_path, order)
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
-    ResourcesConfig(nodes=2, devices=2, accumulate=4).check_batch(32)
+    ResourcesConfig(nodes=2, devices=2, accumulate_grad_batches=4).check_batch(32)
     with pytest.raises(ValueError, match=r"batch_size=32 cannot be shared out evenly.* = 12 portions"):
-        ResourcesConfig(devices=3, accumulate=4).check_batch(32)
+        ResourcesConfig(devices=3, accumulate_grad_batches=4).check_batch(32)
 
 
 def test_devices_are_those_that_the_process_may_see(monkeypatch: pytest.MonkeyPatch) -> None:

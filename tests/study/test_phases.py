@@ -10,10 +10,10 @@ import pytest
 
 from lina_lab.config import PathsConfig
 from lina_lab.data import DigitsDataModule
+from lina_lab.records.record import read_record
 from lina_lab.study import worker
+from lina_lab.study.display import display
 from lina_lab.study.grid import Plan, make_plan
-from lina_lab.study.progress import display
-from lina_lab.study.record import read_record
 from lina_lab.study.summary import Summary
 from lina_lab.training import module
 from lina_lab.training.checkpoints import Checkpoints
@@ -37,7 +37,7 @@ def run(plan: Plan, runs: Path) -> Summary:
 
 
 def metrics(plan: Plan, runs: Path) -> list[Any]:
-    records = [read_record(runs / "tiny" / cell.identity, cell.identity) for cell in plan.cells]
+    records = [read_record(runs / "tiny" / cell.config_hash, cell.config_hash) for cell in plan.cells]
     return [record and record.result and record.result["metrics"] for record in records]
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from lina_lab.records.record import Record, write_record
 from lina_lab.study.cost import memory_bytes, parameters, training_flops
 from lina_lab.study.grid import Plan, make_plan
 from lina_lab.study.plan import audit, cell_table, describe, seconds_per_flop
-from lina_lab.study.record import Record, write_record
 
 
 def planned(tiny_study: Any, changes: dict[str, Any] | None = None, **study: Any) -> Plan:
@@ -22,7 +22,7 @@ def planned(tiny_study: Any, changes: dict[str, Any] | None = None, **study: Any
 def test_the_table_has_a_row_for_each_cell_and_nothing_is_made(tiny_study: Any, tmp_path: Path) -> None:
     plan = planned(tiny_study)
     table = cell_table(plan, tmp_path / "runs")
-    assert list(table["cell"]) == [cell.identity for cell in plan.cells]
+    assert list(table["cell"]) == [cell.config_hash for cell in plan.cells]
     assert list(table["steps"]) == [4] * 4
     assert list(table["parameters"]) == [parameters(cell.config.model) for cell in plan.cells]
     assert table["hours"].isna().all()
@@ -34,10 +34,10 @@ def test_time_is_stated_or_measured(tiny_study: Any, tmp_path: Path) -> None:
     plan = planned(tiny_study, resources={"devices": 2, "flops_per_second": 1e9})
     assert seconds_per_flop(plan, tmp_path) == 1 / 2e9
     cell = plan.cells[0]
-    folder = tmp_path / "tiny" / cell.identity
+    folder = tmp_path / "tiny" / cell.config_hash
     folder.mkdir(parents=True)
     result = {"images_per_second": 32.0}
-    record = Record(identity=cell.identity, axes={}, seed=0, status="done", mlflow_run="x", result=result)
+    record = Record(config_hash=cell.config_hash, axes={}, seed=0, status="done", mlflow_run="x", result=result)
     write_record(folder, record)
     assert seconds_per_flop(plan, tmp_path) == pytest.approx(2.0 / training_flops(cell.config))
     hours = cell_table(plan, tmp_path)["hours"]
@@ -73,10 +73,10 @@ def test_the_memory_estimate_is_of_the_right_order(tiny: Any, tmp_path: Path) ->
     """Against what a training step allocates: within a factor of two."""
     import torch
 
-    from lina_lab.bench import peak_bytes
+    from benchmarks.attention import peak_bytes
     from lina_lab.model import LINA
 
-    model = {"dim": 64, "num_heads": 4, "depth": 8, "condition_depth": 4, "flow_depth": 2, "noise_draws": 4}
+    model = {"dim": 64, "num_heads": 4, "depth": 8, "condition_depth": 4, "flow_depth": 2, "noise_samples_per_token": 4}
     config = tiny(model=model, data={"batch_size": 32, "val_images": 40, "val_batch_size": 20})
     lina = LINA(config.model)
     latents, label = torch.zeros(32, 1, 8, 8), torch.zeros(32, dtype=torch.long)

@@ -5,8 +5,8 @@ from typing import Any
 
 from rich.console import Console
 
+from lina_lab.study.display import LiveDisplay, PlainDisplay, display
 from lina_lab.study.grid import make_plan
-from lina_lab.study.progress import LiveDisplay, PlainDisplay, display
 
 
 def play(shown: PlainDisplay, tiny_study: Any) -> None:

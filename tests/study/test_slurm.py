@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from lina_lab.config import ResourcesConfig, SlurmConfig
-from lina_lab.study import slurm
+from lina_lab.launch import slurm
+from lina_lab.launch.contract import LaunchSpec, write_outcome
+from lina_lab.launch.slurm import Slurm, at_work, executor_for, job_parameters, job_state, submission_text
 from lina_lab.study.errors import StudyError
-from lina_lab.study.slurm import Slurm, at_work, executor_for, job_parameters, job_state, submission_text
-from lina_lab.training.group import Order, write_outcome
 from tests.study.test_worker import RESULT
 
 FOUR_NODES = ResourcesConfig(nodes=4, devices=8, accelerator="gpu")
@@ -76,7 +76,7 @@ def test_what_a_job_lacks_is_said(tmp_path: Path, commands: Path) -> None:
     says(commands, "srun", "")
     says(commands, "sbatch", "sbatch: error: invalid partition specified: nowhere", 1)
     engine = Slurm(SlurmConfig(setup=None), FOUR_NODES, "tiny", [].append)
-    order = Order(attempt="a", engine="slurm", tracking=None, resources=FOUR_NODES)
+    order = LaunchSpec(attempt="a", engine="slurm", tracking=None, resources=FOUR_NODES)
     order.write(tmp_path)
     with pytest.raises(StudyError, match="SLURM did not take the job"):
         engine.start(tmp_path, order)
@@ -87,7 +87,7 @@ def test_a_job_that_does_not_end_stays_known(tmp_path: Path, commands: Path, mon
     monkeypatch.setattr(slurm, "STOP_SECONDS", 0.0)
     monkeypatch.setattr(slurm, "LOOK_SECONDS", 0.01)
     says(commands, "scancel", "")
-    order = Order(attempt="a", engine="slurm", tracking=None, resources=FOUR_NODES)
+    order = LaunchSpec(attempt="a", engine="slurm", tracking=None, resources=FOUR_NODES)
     order.write(tmp_path)
     record = tmp_path / "job.json"
     record.write_text(json.dumps({"job": "7", "attempt": "a"}))
@@ -106,7 +106,7 @@ def test_a_job_that_is_at_work_is_followed_and_one_that_is_not_is_forgotten(tmp_
     told: list[str] = []
     engine = Slurm(SlurmConfig(setup=None), FOUR_NODES, "tiny", told.append)
     assert engine.resume(tmp_path) is None
-    order = Order(attempt="a", engine="slurm", tracking=None, resources=FOUR_NODES)
+    order = LaunchSpec(attempt="a", engine="slurm", tracking=None, resources=FOUR_NODES)
     order.write(tmp_path)
     record = tmp_path / "job.json"
     record.write_text(json.dumps({"job": "7", "attempt": "a"}))

@@ -15,8 +15,8 @@ from lina_lab.study import backend, lease
 from lina_lab.study.backend import file_system, open_storage
 from lina_lab.study.errors import StudyError
 from lina_lab.study.grid import Plan, make_plan
-from lina_lab.study.lease import Lease, Watch, read_note
-from lina_lab.study.store import MAX_DEATHS, Store
+from lina_lab.study.lease import Lease, StaleLeases, read_heartbeat
+from lina_lab.study.store import MAX_ATTEMPTS_LOST, Store
 from lina_lab.study.worker import make_tracker
 
 
@@ -32,7 +32,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
 
 def statuses(store: Store) -> list[str]:
     states = store.states()
-    return [states[cell.identity].status if cell.identity in states else "absent" for cell in store.plan.cells]
+    return [states[cell.config_hash].status if cell.config_hash in states else "absent" for cell in store.plan.cells]
 
 
 def test_every_cell_is_claimed_once_by_two_stores(tmp_path: Path, plan: Plan, url: str | None) -> None:
@@ -40,8 +40,8 @@ def test_every_cell_is_claimed_once_by_two_stores(tmp_path: Path, plan: Plan, ur
     one.enqueue()
     two.enqueue()
     claims = [store.claim() for _ in range(3) for store in (one, two)]
-    names = [claim.cell.identity for claim in claims if claim is not None]
-    assert sorted(names) == sorted(cell.identity for cell in plan.cells)
+    names = [claim.cell.config_hash for claim in claims if claim is not None]
+    assert sorted(names) == sorted(cell.config_hash for cell in plan.cells)
     assert statuses(one) == ["running"] * 4
     for store, claim in zip((one, two) * 3, claims, strict=True):
         if claim is not None:
@@ -56,8 +56,8 @@ def died(store: Store) -> str:
     assert claim is not None
     claim.lease._ended.set()
     claim.lease._lock.release()
-    assert read_note(store.folder / claim.cell.identity) is not None
-    return claim.cell.identity
+    assert read_heartbeat(store.folder / claim.cell.config_hash) is not None
+    return claim.cell.config_hash
 
 
 def test_a_cell_of_a_dead_process_is_taken_over_and_fails_when_that_is_the_rule(
@@ -65,23 +65,23 @@ def test_a_cell_of_a_dead_process_is_taken_over_and_fails_when_that_is_the_rule(
 ) -> None:
     store = Store(tmp_path, plan, url)
     store.enqueue()
-    for death in range(1, MAX_DEATHS + 1):
-        assert died(store) == plan.cells[0].identity
+    for death in range(1, MAX_ATTEMPTS_LOST + 1):
+        assert died(store) == plan.cells[0].config_hash
         other = Store(tmp_path, plan, url)
         other.join()
-        buried = other.reap()
-        if death < MAX_DEATHS:
+        buried = other.requeue_stale()
+        if death < MAX_ATTEMPTS_LOST:
             assert buried == []
             assert statuses(other)[0] == "interrupted"
         else:
-            assert [(state.identity, state.error) for state in buried] == [
-                (plan.cells[0].identity, "the process that ran it died, 3 times in all")
+            assert [(state.config_hash, state.error) for state in buried] == [
+                (plan.cells[0].config_hash, "the process that ran it died, 3 times in all")
             ]
             assert statuses(other)[0] == "failed"
         store = other
     store.enqueue()
     assert statuses(store)[0] == "waiting"
-    assert store.states()[plan.cells[0].identity].deaths == 0
+    assert store.states()[plan.cells[0].config_hash].deaths == 0
 
 
 def test_a_clock_that_is_wrong_by_an_hour_takes_a_cell_from_nobody(
@@ -96,7 +96,7 @@ def test_a_clock_that_is_wrong_by_an_hour_takes_a_cell_from_nobody(
         monkeypatch.setattr(time, "time", lambda error=error: wall() + error)
         other = Store(tmp_path, plan, url)
         other.join()
-        assert other.reap() == []
+        assert other.requeue_stale() == []
         assert statuses(other)[0] == "running"
     monkeypatch.undo()
     store.end(claim, "done", values=[1.0])
@@ -112,35 +112,35 @@ def test_a_paused_worker_that_comes_back_does_not_undo_what_was_done(tmp_path: P
     claim.lease._lock.release()
     other = Store(tmp_path, plan)
     other.join()
-    other.reap()
+    other.requeue_stale()
     second = other.claim()
     assert second is not None
     assert second.cell == claim.cell
     other.end(second, "done", values=[1.0])
     store.end(claim, "done", values=[2.0])
-    assert store.states()[claim.cell.identity].values == [1.0]
+    assert store.states()[claim.cell.config_hash].values == [1.0]
 
 
 def test_an_owner_on_another_machine_is_dead_when_its_counter_stands_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def says(beat: int) -> None:
-        note = {"host": "elsewhere", "pid": 1, "beat": beat}
+    def says(count: int) -> None:
+        note = {"host": "elsewhere", "pid": 1, "count": count}
         (tmp_path / "lease.json").write_text(json.dumps(note))
 
     clock = 0.0
     monkeypatch.setattr(lease.time, "monotonic", lambda: clock)
-    watch = Watch()
+    watch = StaleLeases()
     says(1)
-    assert watch.take_from_dead(tmp_path) is None
+    assert watch.take_stale(tmp_path) is None
     clock = 59.0
     says(2)
-    assert watch.take_from_dead(tmp_path) is None
+    assert watch.take_stale(tmp_path) is None
     clock = 118.0
-    assert watch.take_from_dead(tmp_path) is None
-    assert read_note(tmp_path) is not None
+    assert watch.take_stale(tmp_path) is None
+    assert read_heartbeat(tmp_path) is not None
     clock = 120.0
-    taken = watch.take_from_dead(tmp_path)
+    taken = watch.take_stale(tmp_path)
     assert taken is not None
     taken.release()
 
@@ -153,12 +153,12 @@ def test_a_lease_beats_and_says_how_far_it_is(tmp_path: Path, monkeypatch: pytes
     held.beat()
     held.progress(128, 0.5)
     deadline = time.monotonic() + 5
-    while (note := read_note(tmp_path)) is None or note.beat < 3 or note.images == 0:
+    while (note := read_heartbeat(tmp_path)) is None or note.count < 3 or note.images == 0:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert (note.images, note.loss) == (128, 0.5)
     held.release()
-    assert read_note(tmp_path) is None
+    assert read_heartbeat(tmp_path) is None
     again = Lease.take(tmp_path)
     assert again is not None
     again.release()
@@ -264,7 +264,7 @@ def test_a_cell_that_somebody_is_just_taking_counts_as_open(tmp_path: Path, plan
     """Its lease is held, its trial does not run yet: this worker has nothing to claim, and no reason to leave."""
     store = Store(tmp_path, plan)
     store.enqueue()
-    held = [Lease.take(tmp_path / "tiny" / cell.identity) for cell in plan.cells]
+    held = [Lease.take(tmp_path / "tiny" / cell.config_hash) for cell in plan.cells]
     assert store.claim() is None
     assert store.someone_works()
     for lease_ in held:
@@ -280,11 +280,11 @@ def test_cancelling_leaves_the_owner_on_another_machine_its_note(tmp_path: Path,
     claim = store.claim()
     assert claim is not None
     claim.lease._lock.release()
-    folder = store.folder / claim.cell.identity
-    before = read_note(folder)
-    Store(tmp_path, plan).cancel([cell.identity for cell in plan.cells])
+    folder = store.folder / claim.cell.config_hash
+    before = read_heartbeat(folder)
+    Store(tmp_path, plan).cancel([cell.config_hash for cell in plan.cells])
     assert before is not None
-    assert read_note(folder) is not None
+    assert read_heartbeat(folder) is not None
     assert (folder / "cancel").exists()
     assert statuses(store) == ["running", "cancelled", "cancelled", "cancelled"]
 

@@ -12,13 +12,13 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from lina_lab.config import TrialConfig, to_dict
-from lina_lab.runstore import CELL, KIND, STATUS, STUDY
+from lina_lab.records.result import TrialResult
+from lina_lab.records.runstore import CELL, KIND, STATUS, STUDY
 from lina_lab.study.errors import StudyError
 from lina_lab.study.grid import make_plan
 from lina_lab.study.store import Store
 from lina_lab.study.tracking import Tracker
 from lina_lab.study.versions import newest_version
-from lina_lab.training.result import TrialResult
 from tests.study.conftest import RESULT, Lab, raising, second_only
 
 
@@ -26,7 +26,7 @@ def test_every_cell_is_trained_once_and_recorded_everywhere(lab: Lab) -> None:
     summary = lab.run()
     assert summary.counts == {"done": 4}
     assert len(summary.overhead_seconds) == 4
-    assert lab.trained == [cell.identity for cell in lab.plan.cells]
+    assert lab.trained == [cell.config_hash for cell in lab.plan.cells]
     assert lab.states() == ["done"] * 4
     record = lab.record(1)
     assert (record["status"], record["seed"]) == ("done", 0)
@@ -34,7 +34,7 @@ def test_every_cell_is_trained_once_and_recorded_everywhere(lab: Lab) -> None:
     assert record["result"]["metrics"] == RESULT.metrics
     runs = {run.data.tags[CELL]: run for run in lab.cell_runs()}
     assert runs.keys() == set(lab.trained)
-    run = runs[lab.plan.cells[1].identity]
+    run = runs[lab.plan.cells[1].config_hash]
     assert run.info.run_id == record["mlflow_run"]
     assert run.info.status == "FINISHED"
     assert run.data.params["model.dim"] == "16"
@@ -95,7 +95,7 @@ def test_a_cell_that_raises_is_failed_the_others_go_on_and_it_is_tried_again(lab
     assert lab.record(1)["error"] == "RuntimeError: planted"
     failed = next(run for run in lab.cell_runs() if run.data.tags[STATUS] == "failed")
     assert failed.info.status == "FAILED"
-    folder = lab.runs / "tiny" / lab.plan.cells[1].identity
+    folder = lab.runs / "tiny" / lab.plan.cells[1].config_hash
     assert "Traceback" in (folder / "error.txt").read_text()
     assert study_metrics(lab)["cells/failed"] == 1
     (folder / "samples.png").write_bytes(b"of the failed attempt")
@@ -132,8 +132,8 @@ def test_an_interruption_is_recorded_and_the_same_command_goes_on(lab: Lab, stop
     assert sorted(run.info.status for run in lab.cell_runs()) == ["FINISHED", "KILLED"]
     lab.behaviour = lambda config: RESULT
     assert lab.run().counts == {"done": 4}
-    assert lab.trained.count(lab.plan.cells[0].identity) == 1
-    assert lab.trained.count(lab.plan.cells[1].identity) == 2
+    assert lab.trained.count(lab.plan.cells[0].config_hash) == 1
+    assert lab.trained.count(lab.plan.cells[1].config_hash) == 2
 
 
 def test_a_full_disk_ends_the_study_with_a_sentence(lab: Lab) -> None:
@@ -195,11 +195,11 @@ def test_results_without_their_mlflow_run_are_trained_again(lab: Lab) -> None:
     lab.run()
     (lab.runs / "optuna.db").unlink()
     MlflowClient(f"sqlite:///{lab.runs / 'mlflow.db'}").delete_run(lab.record(1)["mlflow_run"])
-    progress = lab.runs / "tiny" / lab.plan.cells[1].identity / "step-00000004.ckpt"
+    progress = lab.runs / "tiny" / lab.plan.cells[1].config_hash / "step-00000004.ckpt"
     progress.touch()
     lab.run()
     assert not progress.exists()  # its curve would begin where the checkpoint is
-    assert lab.trained[4:] == [lab.plan.cells[1].identity]
+    assert lab.trained[4:] == [lab.plan.cells[1].config_hash]
 
 
 @pytest.mark.parametrize("name", ["optuna.db", "mlflow.db"])
@@ -244,7 +244,7 @@ def test_a_cell_in_other_hands_is_left_to_them_and_taken_over_when_they_are_gone
     monkeypatch.setattr("lina_lab.study.worker.time.sleep", pause)
     assert lab.run().counts == {"done": 4}
     assert looks == 2
-    assert lab.trained[3:] == [theirs.cell.identity]
+    assert lab.trained[3:] == [theirs.cell.config_hash]
     assert len(other.study.get_trials()) == 5
 
 
@@ -255,9 +255,9 @@ def test_the_cell_of_a_dead_worker_is_not_left_to_the_last(lab: Lab, monkeypatch
     theirs = other.claim()
     assert theirs is not None
     theirs.lease.release()
-    monkeypatch.setattr("lina_lab.study.worker.REAP_SECONDS", 0.0)
+    monkeypatch.setattr("lina_lab.study.worker.STALE_CHECK_SECONDS", 0.0)
     assert lab.run().counts == {"done": 4}
-    assert lab.trained[0] == theirs.cell.identity
+    assert lab.trained[0] == theirs.cell.config_hash
 
 
 def test_a_tracking_store_that_stays_away_stops_the_study_and_costs_no_training(
@@ -293,7 +293,9 @@ def test_a_worker_that_joins_queues_nothing_and_takes_the_costliest_first(lab: L
     assert lab.run(joins=True).counts == {"waiting": 4}
     Store(lab.runs, lab.plan).enqueue()
     assert lab.run(joins=True).counts == {"done": 4}
-    sizes = [next(c.config.model.dim for c in lab.plan.cells if c.identity == identity) for identity in lab.trained]
+    sizes = [
+        next(c.config.model.dim for c in lab.plan.cells if c.config_hash == config_hash) for config_hash in lab.trained
+    ]
     assert sizes == [16, 16, 8, 8]
 
 
@@ -330,12 +332,12 @@ def test_a_changed_objective_is_refused(lab: Lab, tiny_study: Any) -> None:
 def test_a_record_of_another_configuration_is_not_taken_over_and_one_that_diverged_is(lab: Lab) -> None:
     lab.run()
     (lab.runs / "optuna.db").unlink()
-    folders = [lab.runs / "tiny" / cell.identity for cell in lab.plan.cells]
+    folders = [lab.runs / "tiny" / cell.config_hash for cell in lab.plan.cells]
     shutil.copy(folders[0] / "result.json", folders[1] / "result.json")
     result = {**lab.record(2)["result"], "status": "diverged", "error": "the training loss is nan at step 3"}
     (folders[2] / "result.json").write_text(json.dumps(lab.record(2) | {"status": "diverged", "result": result}))
     assert lab.run().counts == {"done": 3, "diverged": 1}
-    assert lab.trained[4:] == [lab.plan.cells[1].identity]
+    assert lab.trained[4:] == [lab.plan.cells[1].config_hash]
 
 
 def test_a_changed_budget_of_the_study_is_refused(lab: Lab, tiny_study: Any) -> None:

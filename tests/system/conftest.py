@@ -20,7 +20,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from lina_lab.runstore import CELL, KIND, STATUS
+from lina_lab.records.runstore import CELL, KIND, STATUS
 from tests.conftest import STUDY, TINY
 
 ROOT = Path(__file__).parents[2]

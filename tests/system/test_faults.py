@@ -13,7 +13,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from lina_lab.runstore import STATUS
+from lina_lab.records.runstore import STATUS
 from tests.conftest import STUDY, TINY
 from tests.system.conftest import Place, make_place, wait_for
 from tests.system.servers import Server
@@ -157,7 +157,7 @@ def work(barrier, taken, runs):
     with store.setup():
         make_tracker(plan, PathsConfig(runs=str(runs)))
     while (claim := store.claim()) is not None:
-        taken.put(claim.cell.identity)
+        taken.put(claim.cell.config_hash)
         store.end(claim, "done", values=[1.0])
 
 context = multiprocessing.get_context("fork")
@@ -170,7 +170,7 @@ for number in range(int(sys.argv[1])):
     names = [taken.get(timeout=120) for _ in plan.cells]
     for worker in workers: worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0]
-    assert taken.empty() and sorted(names) == sorted(cell.identity for cell in plan.cells), names
+    assert taken.empty() and sorted(names) == sorted(cell.config_hash for cell in plan.cells), names
     print(number, flush=True)
 """
 

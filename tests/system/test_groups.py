@@ -15,11 +15,11 @@ import torch
 import yaml
 
 from lina_lab.config import ResourcesConfig, TrialConfig, to_dict
-from lina_lab.study.group import GroupLaunch
-from lina_lab.study.torchrun import OneMachine
+from lina_lab.launch.contract import GroupError
+from lina_lab.launch.group import GroupLaunch
+from lina_lab.launch.torchrun import OneMachine
+from lina_lab.records.result import TrialResult
 from lina_lab.training.checkpoints import newest
-from lina_lab.training.group import GroupError
-from lina_lab.training.result import TrialResult
 from lina_lab.training.trial import run_trial
 
 pytestmark = pytest.mark.system
@@ -66,7 +66,7 @@ def test_images_are_judged_alike_by_any_number_of_ranks(tiny: Tiny, tmp_path: Pa
 
     With sharded weights, which have to be gathered for it; whole ones are where they are needed.
     """
-    sampling = {"quality_images": 31, "caption_images": 12, "quality_every_images": 80, "flow_steps": 2, "steps": 4}
+    sampling = {"quality_images": 31, "caption_images": 12, "quality_every_images": 80, "ode_steps": 2, "ar_steps": 4}
     model = {"latent_channels": 3, "latent_size": [16, 16], "patch_size": 4, "num_classes": None, "text_dim": 8}
     model |= {"attention": {"normalization": "subtraction"}}
     config = steady(tiny, model=model, data={"name": "shapes", "encoder": "words"}, sampling=sampling)
@@ -81,7 +81,7 @@ def test_images_are_judged_alike_by_any_number_of_ranks(tiny: Tiny, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "resources",
-    [{"devices": 2}, {"devices": 2, "accumulate": 4}, {"devices": 2, "strategy": "fsdp"}],
+    [{"devices": 2}, {"devices": 2, "accumulate_grad_batches": 4}, {"devices": 2, "strategy": "fsdp"}],
     ids=lambda resources: "-".join(map(str, resources.values())),
 )
 def test_any_layout_gives_the_losses_of_one_process(tiny: Tiny, tmp_path: Path, resources: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lina_lab.runstore import STATUS
+from lina_lab.records.runstore import STATUS
 from tests.conftest import STUDY, TINY
 from tests.system.conftest import ROOT, Place, make_place
 from tests.system.network import Network, network

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lina_lab.runstore import STATUS
+from lina_lab.records.runstore import STATUS
 from tests.conftest import STUDY, TINY
 from tests.system.cluster import Cluster, cluster
 from tests.system.conftest import Place, make_place, wait_for

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lina_lab.runstore import STATUS
+from lina_lab.records.runstore import STATUS
 from tests.system.conftest import ROOT, Place
 
 pytestmark = pytest.mark.system

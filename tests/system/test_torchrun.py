@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lina_lab.runstore import STATUS
+from lina_lab.records.runstore import STATUS
 from tests.conftest import STUDY, TINY
 from tests.system.conftest import Place, alive, make_place, wait_for
 
@@ -82,7 +82,7 @@ def test_what_would_be_launched_is_shown(tmp_path: Path) -> None:
     place = make_place(tmp_path, empty=True, **ONE_CELL)
     code, out, err = place.study(*GROUPS, "action=plan")
     assert (code, err) == (0, "")
-    assert "torchrun --nnodes=1 --nproc-per-node=2 --max-restarts=0 -m lina_lab.training.rank" in out
+    assert "torchrun --nnodes=1 --nproc-per-node=2 --max-restarts=0 -m lina_lab.launch.rank" in out
     code, out, err = place.study("launcher=slurm", "study.resources.nodes=2", "slurm.setup=null", "action=plan")
     assert (code, err) == (0, "")
     assert "#SBATCH --nodes=2" in out

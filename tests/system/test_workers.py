@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lina_lab.runstore import STATUS
+from lina_lab.records.runstore import STATUS
 from tests.conftest import STUDY
 from tests.system.conftest import alive, make_place
 

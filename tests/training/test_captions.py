@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lina_lab.analysis.geneval import compare, read_results, scores
 from mlflow import MlflowClient
 from PIL import Image
 
-from analysis.geneval import compare, read_results, scores
+from lina_lab.commands.sample import main as sample_main
 from lina_lab.config import StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.data import ShapesDataModule
+from lina_lab.data.modules.shapes import HELD_OUT
 from lina_lab.data.scenes import draw, scene
-from lina_lab.data.shapes_module import HELD_OUT
 from lina_lab.data.text import load_text_encoder
-from lina_lab.evaluation.shapes import main as check_main
+from lina_lab.evaluation.prompts.shapes import main as check_main
 from lina_lab.model import LINA
-from lina_lab.sample import main as sample_main
 from lina_lab.study.grid import make_plan
-from lina_lab.training import captions as captions_module
-from lina_lab.training.agreement import Requests
-from lina_lab.training.captions import METRIC, SHUFFLED, shuffled
+from lina_lab.training.callbacks.captions import METRIC, SHUFFLED, shuffled
+from lina_lab.training.callbacks import captions as captions_module
+from lina_lab.training.callbacks.step_sync import StopSignals
 from lina_lab.training.trial import run_trial
 from tests.conftest import STUDY
 
@@ -154,7 +154,7 @@ def test_images_of_prompts_are_laid_out_for_genevals_tool(
     asked = [scene(1, place).metadata for place in range(3)]
     prompts = tmp_path / "evaluation_metadata.jsonl"
     prompts.write_text("".join(json.dumps(each) + "\n" for each in asked))
-    line = [f"checkpoint={trial}", "steps=2", "flow_steps=2", "guidance=2.0"]
+    line = [f"checkpoint={trial}", "ar_steps=2", "ode_steps=2", "guidance_scale=2.0"]
     assert sample_main([*line, f"out={tmp_path / 'out'}", f"prompts={prompts}"]) == 0
     recipe = json.loads((tmp_path / "out/recipe.json").read_text())
     assert (recipe["images"], recipe["encoder"]) == (12, "words")
@@ -200,9 +200,9 @@ def test_an_interrupted_trial_has_the_scores_of_an_undisturbed_one(tiny: Tiny, t
         folder = tmp_path / name
         folder.mkdir()
         if name == "broken":
-            requests = Requests()
+            requests = StopSignals()
 
-            def ask(images: int, loss: float, requests: Requests = requests) -> None:
+            def ask(images: int, loss: float, requests: StopSignals = requests) -> None:
                 if images == 32:
                     requests.leave = True
 

@@ -8,13 +8,13 @@ from mlflow import MlflowClient
 
 from lina_lab.config import StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.study.grid import make_plan
-from lina_lab.training.quality import METRICS
+from lina_lab.training.callbacks.fid import METRICS
 from lina_lab.training.trial import run_trial
 from tests.conftest import STUDY
 
 Tiny = Callable[..., TrialConfig]
 METRIC = METRICS["pixels"]
-SAMPLING = {"quality_images": 30, "flow_steps": 2, "steps": 4}
+SAMPLING = {"quality_images": 30, "ode_steps": 2, "ar_steps": 4}
 LONG = {"max_images": 160, "val_every_images": 48}
 
 
@@ -46,7 +46,7 @@ def test_training_is_what_it_is_without(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_a_trained_model_is_nearer_than_a_fresh_one(tiny: Tiny, tmp_path: Path) -> None:
-    sampling = SAMPLING | {"quality_images": 100, "quality_every_images": 1, "flow_steps": 8}
+    sampling = SAMPLING | {"quality_images": 100, "quality_every_images": 1, "ode_steps": 8}
     config = tiny(trainer={"max_images": 1600, "val_every_images": 160}, sampling=sampling, optimizer={"lr": 4e-3})
     _, points = trained(config, tmp_path / "trial")
     assert points[-1][1] < 0.8 * points[0][1]

@@ -13,13 +13,21 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 
 from lina_lab.config import ResourcesConfig, TrialConfig
-from lina_lab.data.stream import HeldOutBatches, Place, StepBatches
-from lina_lab.model import LINA, draw_step
+from lina_lab.data.order import HeldOutBatches, RankLayout, StepBatches
+from lina_lab.model import LINA, sample_step_inputs
 from lina_lab.model.lina import DRAWN_TOGETHER
-from lina_lab.training.agreement import DivergedError, Divergence, Requests, Step
+from lina_lab.training.callbacks.consistency import (
+    FETCH,
+    TRAIN,
+    StepProfiler,
+    WeightSyncCheck,
+    digest,
+    disagreement,
+    strategy_for,
+)
+from lina_lab.training.callbacks.step_sync import DivergedError, Divergence, Step, StopSignals
 from lina_lab.training.module import LinaModule
 from lina_lab.training.optimizer_state import by_group, by_place
-from lina_lab.training.ranks import FETCH, TRAIN, Replicas, StepClock, digest, disagreement, strategy_for
 from lina_lab.training.trial import run_trial
 
 Tiny = Callable[..., TrialConfig]
@@ -29,30 +37,42 @@ Tiny = Callable[..., TrialConfig]
 @pytest.mark.parametrize("parts", [1, 2, 5, 16])
 def test_an_image_s_draws_do_not_depend_on_who_draws_for_the_others(tiny: Tiny, batch: int, parts: int) -> None:
     model = tiny().model
-    whole = draw_step(model, seed=3, step=7, images=range(batch))
+    whole = sample_step_inputs(model, seed=3, step=7, images=range(batch))
     edges = [batch * i // parts for i in range(parts + 1)]
-    pieces = [draw_step(model, seed=3, step=7, images=range(start, stop)) for start, stop in pairwise(edges)]
+    pieces = [sample_step_inputs(model, seed=3, step=7, images=range(start, stop)) for start, stop in pairwise(edges)]
     for name, dimension in (("visible_ids", 0), ("masked_ids", 0), ("timestep", 1), ("noise", 1), ("drop", 0)):
         joined = torch.cat([getattr(piece, name) for piece in pieces], dimension)
         assert torch.equal(joined, getattr(whole, name)), name
     assert len(whole.drop) == batch
-    other = draw_step(model, seed=3, step=8, images=range(batch))
+    other = sample_step_inputs(model, seed=3, step=8, images=range(batch))
     assert other.noise.shape != whole.noise.shape or not torch.equal(other.noise, whole.noise)
 
 
 def test_groups_of_images_that_are_drawn_together_draw_different_things(tiny: Tiny) -> None:
-    draws = draw_step(tiny().model, seed=0, step=0, images=range(4 * DRAWN_TOGETHER))
+    draws = sample_step_inputs(tiny().model, seed=0, step=0, images=range(4 * DRAWN_TOGETHER))
     groups = draws.noise.split(DRAWN_TOGETHER, dim=1)
     assert not any(torch.equal(one, other) for one, other in combinations(groups, 2))
 
 
-@pytest.mark.parametrize(("world", "turns"), [(2, 1), (1, 4), (4, 2)])
-def test_ranks_see_the_images_of_one_process_step_by_step(world: int, turns: int) -> None:
+@pytest.mark.parametrize(("world_size", "accumulate_grad_batches"), [(2, 1), (1, 4), (4, 2)])
+def test_ranks_see_the_images_of_one_process_step_by_step(world_size: int, accumulate_grad_batches: int) -> None:
     arguments: dict[str, Any] = {"images": 10, "batch_size": 16, "steps": range(2, 5), "seed": 1}
     whole = list(StepBatches(**arguments))
-    parts = [list(StepBatches(**arguments, place=Place(rank=r, world=world, turns=turns))) for r in range(world)]
+    parts = [
+        list(
+            StepBatches(
+                **arguments,
+                place=RankLayout(rank=r, world_size=world_size, accumulate_grad_batches=accumulate_grad_batches),
+            )
+        )
+        for r in range(world_size)
+    ]
     for step, expected in enumerate(whole):
-        found = [ids for rank in range(world) for ids in parts[rank][step * turns : (step + 1) * turns]]
+        found = [
+            ids
+            for rank in range(world_size)
+            for ids in parts[rank][step * accumulate_grad_batches : (step + 1) * accumulate_grad_batches]
+        ]
         assert torch.equal(torch.cat(found), expected)
 
 
@@ -62,7 +82,7 @@ def test_steps_that_were_taken_are_passed_over_and_count() -> None:
         "batch_size": 4,
         "steps": range(3, 8),
         "seed": 1,
-        "place": Place(turns=2),
+        "place": RankLayout(accumulate_grad_batches=2),
     }
     whole, rest = StepBatches(**arguments), StepBatches(**arguments, done=3)
     assert len(rest) == len(whole) == 10
@@ -70,7 +90,7 @@ def test_steps_that_were_taken_are_passed_over_and_count() -> None:
 
 
 def test_held_out_images_are_shared_out(tiny: Tiny) -> None:
-    parts = [list(HeldOutBatches(images=25, batch_size=10, place=Place(rank=r, world=3))) for r in range(3)]
+    parts = [list(HeldOutBatches(images=25, batch_size=10, place=RankLayout(rank=r, world_size=3))) for r in range(3)]
     assert all(len(part) == 3 for part in parts)
     joined = [[i for part in parts for i in part[batch]] for batch in range(2)]
     assert joined == [list(range(10)), list(range(10, 20))]
@@ -82,11 +102,11 @@ def test_the_sum_of_portions_is_the_step(tiny: Tiny, tmp_path: Path) -> None:
     for name in ("whole", "portions"):
         (tmp_path / name).mkdir()
     losses: dict[str, list[tuple[int, float]]] = {"whole": [], "portions": []}
-    for name, accumulate in (("whole", 1), ("portions", 4)):
+    for name, accumulate_grad_batches in (("whole", 1), ("portions", 4)):
         result = run_trial(
             config,
             tmp_path / name,
-            resources=ResourcesConfig(accumulate=accumulate),
+            resources=ResourcesConfig(accumulate_grad_batches=accumulate_grad_batches),
             report=lambda images, loss, name=name: losses[name].append((images, loss)),  # type: ignore[misc]
         )
         assert result.steps == 4
@@ -96,16 +116,19 @@ def test_the_sum_of_portions_is_the_step(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"batch_size=16 cannot be shared out evenly"):
-        run_trial(tiny(), tmp_path, resources=ResourcesConfig(accumulate=3))
+        run_trial(tiny(), tmp_path, resources=ResourcesConfig(accumulate_grad_batches=3))
 
 
 def test_asked_to_leave_a_trial_saves_its_state_and_goes_on_from_that_step(tiny: Tiny, tmp_path: Path) -> None:
     """In the middle of an epoch, with portions; the end is that of an undisturbed trial, bit for bit."""
-    config, layout = tiny(trainer={"max_images": 160, "val_every_images": 80}), ResourcesConfig(accumulate=2)
+    config, layout = (
+        tiny(trainer={"max_images": 160, "val_every_images": 80}),
+        ResourcesConfig(accumulate_grad_batches=2),
+    )
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     whole = run_trial(config, tmp_path / "whole", resources=layout)
-    requests, seen = Requests(), []
+    requests, seen = StopSignals(), []
 
     def report(images: int, loss: float) -> None:
         seen.append((images, loss))
@@ -125,7 +148,7 @@ def test_asked_to_leave_a_trial_saves_its_state_and_goes_on_from_that_step(tiny:
 
 
 def test_asked_to_leave_at_the_last_step_it_ends_instead(tiny: Tiny, tmp_path: Path) -> None:
-    requests = Requests()
+    requests = StopSignals()
 
     def report(images: int, loss: float) -> None:
         requests.leave = images == 48
@@ -175,18 +198,18 @@ def test_ranks_whose_weights_part_by_one_bit_are_named(monkeypatch: pytest.Monke
         views[:] = [mine, ("fh2", digest(other))]
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
-    Replicas().on_train_epoch_end(trainer, layer)  # type: ignore[arg-type]
+    WeightSyncCheck().on_train_epoch_end(trainer, layer)  # type: ignore[arg-type]
     with torch.no_grad():
         # Two that a sum would not tell apart.
         other.weight[0, 0], other.weight[0, 1] = layer.weight[0, 1], layer.weight[0, 0]
     with pytest.raises(RuntimeError, match="rank 1 on fh2 has other weights than rank 0 behind 7 steps"):
-        Replicas().on_train_epoch_end(trainer, layer)  # type: ignore[arg-type]
+        WeightSyncCheck().on_train_epoch_end(trainer, layer)  # type: ignore[arg-type]
     trainer.strategy = "auto"
-    Replicas().on_train_epoch_end(trainer, layer)  # type: ignore[arg-type]
+    WeightSyncCheck().on_train_epoch_end(trainer, layer)  # type: ignore[arg-type]
 
 
 def test_the_clock_leaves_out_what_sets_things_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, now = StepClock(), [0.0]
+    clock, now = StepProfiler(), [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     for number in range(6):
         for action, seconds in ((FETCH, 1.0), (TRAIN, 100.0 if number < 3 else 4.0), ("another", 50.0)):

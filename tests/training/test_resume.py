@@ -10,10 +10,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from lina_lab.config import TrialConfig
+from lina_lab.records.result import TrialResult
 from lina_lab.training.checkpoints import newest
-from lina_lab.training.logger import MetricStream
-from lina_lab.training.points import deliver_unsent
-from lina_lab.training.result import TrialResult
+from lina_lab.training.mlflow_buffer import deliver_unsent
+from lina_lab.training.mlflow_logger import BufferedMLflowLogger
 from lina_lab.training.trial import run_trial
 
 Tiny = Callable[..., TrialConfig]
@@ -172,8 +172,8 @@ class Away:
             original(client, *args, **kwargs)  # type: ignore[arg-type]
 
         monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
-        monkeypatch.setattr("lina_lab.training.logger.EVERY_SECONDS", 0.0)
-        monkeypatch.setattr("lina_lab.training.logger.PAUSE_SECONDS", 0.0)
+        monkeypatch.setattr("lina_lab.training.mlflow_logger.EVERY_SECONDS", 0.0)
+        monkeypatch.setattr("lina_lab.training.mlflow_logger.PAUSE_SECONDS", 0.0)
 
 
 def test_training_goes_on_while_the_store_is_away(
@@ -224,7 +224,7 @@ def test_a_trial_that_is_killed_behind_its_last_checkpoint_loses_no_metric(
     config, tracking, undisturbed = tiny(trainer=LONG), tracked(), tracked()
     run(config, tmp_path / "other", tracking=undisturbed)
     with monkeypatch.context() as patch:
-        patch.setattr(MetricStream, "flush", lambda self: None)
+        patch.setattr(BufferedMLflowLogger, "flush", lambda self: None)
         run(config, tmp_path / "trial", tracking=tracking)
     (tmp_path / "trial" / "unsent.jsonl").unlink()  # a killed process writes none
     assert curve(tracking, "train/loss") == []

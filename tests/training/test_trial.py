@@ -18,7 +18,7 @@ from lina_lab.model.masking import num_masked, stratified_mask_ratios
 from lina_lab.training.checkpoints import newest
 from lina_lab.training.module import LinaModule, parameter_groups
 from lina_lab.training.trial import peak_memory_mib, run_trial
-from lina_lab.training.validation import frozen_draws
+from lina_lab.training.validation import frozen_loss_inputs
 
 Tiny = Callable[..., TrialConfig]
 
@@ -201,9 +201,9 @@ def validation_loss(config: TrialConfig, weights: dict[str, torch.Tensor]) -> fl
     images, given = held_out[torch.arange(len(held_out))]
     labels = given["label"]
     total = 0.0
-    for i, draws in enumerate(frozen_draws(config)):
+    for i, draws in enumerate(frozen_loss_inputs(config)):
         part = slice(20 * i, 20 * i + 20)
-        total += model.loss_given(images[part], draws, label=labels[part]).item() * 20
+        total += model.loss_from_inputs(images[part], draws, label=labels[part]).item() * 20
     return total / len(images)
 
 
@@ -212,14 +212,14 @@ class Spy:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: list[tuple[torch.Tensor, Any, torch.Tensor | None]] = []
-        original = LINA.loss_given
+        original = LINA.loss_from_inputs
 
         def spy(model: LINA, latents: torch.Tensor, draws: Any, **condition: Any) -> torch.Tensor:
             if torch.is_grad_enabled():
                 self.steps.append((latents, draws, condition.get("label")))
             return original(model, latents, draws, **condition)
 
-        monkeypatch.setattr(LINA, "loss_given", spy)
+        monkeypatch.setattr(LINA, "loss_from_inputs", spy)
 
     def taken(self) -> list[tuple[torch.Tensor, Any, torch.Tensor | None]]:
         steps, self.steps = self.steps, []
@@ -267,7 +267,7 @@ def test_the_optimizer_is_as_configured(tiny: Tiny) -> None:
 
 def test_validation_masks_are_stratified(tiny: Tiny) -> None:
     config = tiny(data={"val_images": 100, "val_batch_size": 20})
-    masked = [draws.masked_ids.shape[1] for draws in frozen_draws(config)]
+    masked = [draws.masked_ids.shape[1] for draws in frozen_loss_inputs(config)]
     assert masked == [num_masked(ratio, 64) for ratio in stratified_mask_ratios(5)]
 
 
@@ -287,8 +287,8 @@ def test_pictures_are_of_the_averaged_weights(tiny: Tiny, tmp_path: Path, monkey
 
 
 def test_validation_draws_are_frozen(tiny: Tiny) -> None:
-    one = frozen_draws(tiny())
-    two = frozen_draws(tiny(seed=5, model={"dim": 16, "attention": {"normalization": "subtraction"}}))
+    one = frozen_loss_inputs(tiny())
+    two = frozen_loss_inputs(tiny(seed=5, model={"dim": 16, "attention": {"normalization": "subtraction"}}))
     for a, b in zip(one, two, strict=True):
         assert all(torch.equal(getattr(a, name), getattr(b, name)) for name in vars(a))
     assert not any(draws.drop.any() for draws in one)
@@ -296,7 +296,7 @@ def test_validation_draws_are_frozen(tiny: Tiny) -> None:
 
 def test_validation_noise_levels_are_stratified(tiny: Tiny) -> None:
     """The levels of one image spread evenly over the distribution: one in each of its equal parts."""
-    draws = frozen_draws(tiny(model={"noise_draws": 4}))[0]
+    draws = frozen_loss_inputs(tiny(model={"noise_samples_per_token": 4}))[0]
     levels = draws.timestep.transpose(0, 1).reshape(20, -1).double()
     share = torch.special.ndtr(torch.logit(levels / 1000 - 0.0005))
     strata = (share.sort(dim=1).values * levels.shape[1]).floor()

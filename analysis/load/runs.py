@@ -1,0 +1,237 @@
+"""From the run store to tidy tables."""
+
+import gc
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Run
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import DatabaseError
+
+from lina_lab.config import StudyConfig, study_from_stored
+from lina_lab.records.runstore import FORMAT, FORMAT_VERSION, KIND, STUDY, TRAIN_LOSS, quiet_logs
+
+from .cells import KEYS, LOSSES, as_text, cell_rows, check_cells
+from .errors import StoreError
+from .history import read_histories
+
+PAGE = 1000
+SQLITE = "sqlite:///"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRuns:
+    """All that the store holds of one study."""
+
+    study: StudyConfig
+    cells: pd.DataFrame
+    """A row for each cell that counts: see `analysis.load.cells.cell_rows`."""
+    history: pd.DataFrame
+    """A row for each logged loss of those cells: KEYS, `metric`, `images`, `value`."""
+    checkpoints: pd.DataFrame
+    """A row for each validation of each run, those that do not count too: KEYS, `state`, `reason`, the varied fields,
+    `parameters`, `body_parameters`, `images`, `flops`, the losses (the training loss as the mean since the validation
+    before)."""
+    excluded: pd.DataFrame
+    """A row for each run that does not count: `cell`, `label`, `status`, `reason`."""
+    source: pd.DataFrame
+    """A row for each git commit that the cells were made with: `commit`, `dirty`, `cells`."""
+    window: int = 1
+    """Steps that each point of the training loss is the mean of."""
+
+    @property
+    def variant_axes(self) -> list[str]:
+        """Names of the axes that make the variants."""
+        return [name for name in self.study.axes if name != self.study.size_axis]
+
+    @property
+    def variants(self) -> list[str]:
+        """Names of the variants, in the order of the study's axes."""
+        rows = self.cells.drop_duplicates("variant")
+        places = {
+            name: [tuple(as_text(value) for value in point) for point in self.study.points(name)]
+            for name in self.variant_axes
+        }
+
+        def order(row: Any) -> list[int]:
+            points = {name: tuple(row[list(self.study.axes[name])]) for name in places}
+            return [places[name].index(p) if p in places[name] else len(places[name]) for name, p in points.items()]
+
+        return list(rows["variant"].iloc[sorted(range(len(rows)), key=lambda i: order(rows.iloc[i]))])
+
+    @property
+    def objectives(self) -> list[str]:
+        """What the study compares its cells by; the main one first."""
+        return [objective.metric for objective in self.study.objectives]
+
+    @property
+    def losses(self) -> list[str]:
+        """The losses that there are."""
+        return [name for name in LOSSES if name in self.cells]
+
+    @property
+    def sizes(self) -> list[Any]:
+        """Values of the size, the smallest model first."""
+        return list(self.cells.groupby("size")["parameters"].mean().sort_values().index)
+
+
+def variant_fields(study: StudyConfig) -> list[str]:
+    """The fields that make the variants."""
+    return [field for name, axis in study.axes.items() if name != study.size_axis for field in axis]
+
+
+def read_study(name: str, runs: Path, tracking_uri: str | None = None) -> StudyRuns:
+    """Read one study.
+
+    Args:
+        name: the study.
+        runs: folder of the runs; its `mlflow.db` is read.
+        tracking_uri: another MLflow store.
+
+    Raises:
+        StoreError: no store, no such study in it, or no cell of it that is done.
+    """
+    database = runs.resolve() / "mlflow.db"
+    if tracking_uri is not None and tracking_uri.startswith(SQLITE):
+        database = Path(tracking_uri.removeprefix(SQLITE))
+    if (tracking_uri is None or tracking_uri.startswith(SQLITE)) and not database.is_file():
+        raise StoreError(f"there is no run store {database}: run the study first, python -m lina_lab.run study={name}")
+    quiet_logs()
+    uri = tracking_uri or f"{SQLITE}{database}"
+    try:
+        with _no_collection():
+            return _read(MlflowClient(uri), uri, name)
+    except (MlflowException, DatabaseError) as error:
+        raise StoreError(f"the run store cannot be read: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python's garbage collector would go over a large store's millions of small objects again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        known = sorted(other.name for other in client.search_experiments() if other.name != "Default")
+        raise StoreError(f"the run store has no study {name}; it has {', '.join(known) or 'none'}")
+    study = _study(client, experiment)
+    attempts = list(_runs(client, experiment, "cell"))
+    if not attempts:
+        raise StoreError(f"the study {name} has no cell yet: run it with python -m lina_lab.run study={name}")
+    every = cell_rows(attempts, study)
+    cells = every[every["reason"] == ""].sort_values(KEYS[1:]).reset_index(drop=True)
+    excluded = every[every["reason"] != ""].rename(columns={"state": "status"})
+    if cells.empty:
+        counts = ", ".join(f"{count} {state}" for state, count in every["state"].value_counts().items())
+        reason = excluded["reason"].iloc[0]
+        raise StoreError(f"no cell of the study {name} counts ({counts}; the first: {reason}): see action=status")
+    check_cells(cells, {run.info.run_id: run.data.params for run in attempts}, study)
+    metrics = list(dict.fromkeys([*LOSSES, *(objective.metric for objective in study.objectives)]))
+    points, counted = read_histories(uri, list(every["run"]), metrics), set(cells["run"])
+    return StudyRuns(
+        study=study,
+        cells=cells,
+        history=_history(points, cells),
+        checkpoints=checkpoint_rows(every, points, variant_fields(study)),
+        excluded=excluded[["cell", "label", "status", "reason"]].reset_index(drop=True),
+        source=_source([run for run in attempts if run.info.run_id in counted]),
+    )
+
+
+def _study(client: MlflowClient, experiment: Experiment) -> StudyConfig:
+    """What the study is, as its own run tells."""
+    study_run = next(_runs(client, experiment, "study"), None)
+    if study_run is None:
+        raise StoreError(f"the experiment {experiment.name} was not written by a study: it has no study run")
+    version = int(study_run.data.tags.get(FORMAT, "1"))
+    if version > FORMAT_VERSION:
+        raise StoreError(
+            f"the study {experiment.name} was written by a newer lina_lab (format {version}, and this one knows "
+            f"{FORMAT_VERSION}): read it with that version"
+        )
+    try:
+        return study_from_stored(StudyConfig, json.loads(study_run.data.tags[STUDY]))
+    except ValueError as error:
+        raise StoreError(
+            f"the definition of the study {experiment.name} is not one of this version of lina_lab ({error}): read it "
+            "with the version that wrote it"
+        ) from error
+
+
+def _runs(client: MlflowClient, experiment: Experiment, kind: str) -> Iterator[Run]:
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment.experiment_id], f"tags.`{KIND}` = '{kind}'", max_results=PAGE, page_token=token
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _history(points: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """The table of `StudyRuns.history`; of millions of rows, so that names are categories."""
+    names = points["run"].cat
+    place = pd.Index(cells["run"]).get_indexer(names.categories)[names.codes]
+    kept = points[place >= 0]
+    rows = cells[KEYS].astype({"cell": "category", "variant": "category"}).iloc[place[place >= 0]]
+    parts = [rows.reset_index(drop=True), kept.drop(columns="run").reset_index(drop=True)]
+    return pd.DataFrame(pd.concat(parts, axis=1))
+
+
+def checkpoint_rows(every: pd.DataFrame, points: pd.DataFrame, fields: Sequence[str]) -> pd.DataFrame:
+    """The table of `StudyRuns.checkpoints`.
+
+    Args:
+        every: of `cell_rows`.
+        points: `run`, `metric`, `images`, `value` of all of them.
+        fields: the varied fields.
+    """
+    validated = points[points["metric"] != TRAIN_LOSS]
+    index = ["run", "images", "metric"]
+    wide = validated.drop_duplicates(index, keep="last").set_index(index)["value"].unstack("metric")
+    wide = pd.DataFrame(wide.reset_index().sort_values("images"))
+    steps = points[points["metric"] == TRAIN_LOSS].rename(columns={"images": "seen"}).sort_values("seen")
+    # A step's loss stands at the images seen before it, a validation at those seen by then.
+    matched = pd.merge_asof(
+        steps,
+        wide[["run", "images"]].assign(images=wide["images"], place=wide["images"]),
+        left_on="seen",
+        right_on="place",
+        by="run",
+        direction="forward",
+        allow_exact_matches=False,
+    )
+    means = matched.groupby(["run", "images"], as_index=False).agg(**{TRAIN_LOSS: ("value", "mean")})
+    known = ["run", *KEYS, "state", "reason", *fields, "parameters", "body_parameters", "flops_per_image"]
+    kinds = {"run": points["run"].dtype, **dict.fromkeys(["cell", "variant", "state", "reason", *fields], "category")}
+    table = every[known].astype(kinds).merge(wide, on="run").merge(means, on=["run", "images"], how="left")
+    table = table.assign(flops=table["flops_per_image"] * table["images"]).drop(columns=["run", "flops_per_image"])
+    return table.sort_values([*KEYS[1:], "images"]).reset_index(drop=True)
+
+
+def _source(runs: Sequence[Run]) -> pd.DataFrame:
+    rows = [
+        (
+            run.data.tags.get("mlflow.source.git.commit", "unknown"),
+            run.data.tags.get("mlflow.source.git.dirty", "unknown"),
+        )
+        for run in runs
+    ]
+    frame = pd.DataFrame(rows, columns=["commit", "dirty"])
+    return frame.value_counts().rename("cells").reset_index()

@@ -1,0 +1,143 @@
+"""How good images are: `lina evaluate samples=PATH reference=PATH [features=pixels] [run=MLFLOW_RUN]`.
+
+Samples: an npz of images (`lina sample` writes one), a folder of pictures, or of WebDataset shards of them.
+Reference: the same, or an npz of stored statistics (ADM's). Metrics that the reference does not allow are left out, and
+that is said.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic.dataclasses import dataclass
+from rich.console import Console
+
+from lina_lab.commands.grammar import command
+from lina_lab.config import CHECKS
+from lina_lab.config.checks import PositiveInt
+from lina_lab.evaluation.features import FEATURES, Features, extract
+from lina_lab.evaluation.images import PORTION, has_images, read_images, read_statistics
+from lina_lab.evaluation.moments import moments_of
+from lina_lab.evaluation.quality import Reference, quality
+from lina_lab.evaluation.sampling import RECIPE_FILE
+from lina_lab.records.runstore import EVALUATION, quiet_logs
+from lina_lab.util.files import sha256, write_atomically
+from lina_lab.util.imports import freeze_at_exit
+
+METRICS_FILE = "metrics.json"
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class EvaluateConfig:
+    """What the command takes."""
+
+    samples: str
+    """Images to judge: an npz, or a folder of pictures or of shards."""
+    reference: str
+    """Images, or stored statistics, to judge them by."""
+    features: Literal["inception", "pixels"] = "inception"
+    """What images are compared by."""
+    inception: str | None = None
+    """File of the Inception network's weights; null: torch-fidelity's in torch's cache of downloads."""
+    out: str | None = None
+    """File of the result; null: metrics.json beside the samples."""
+    batch_size: PositiveInt = PORTION
+    """Images looked at together."""
+    run: str | None = None
+    """An MLflow run to log the metrics to."""
+    tracking_uri: str | None = None
+    """MLflow's store, for run."""
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """The metrics, and the whole recipe behind them.
+
+    Raises:
+        ValueError: what is given cannot be read or compared; the message says what.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    samples, against = Path(config.samples), Path(config.reference)
+    stored, images = read_statistics(against), has_images(against)
+    if config.features == "pixels" and not images:
+        raise ValueError(f"{against} holds statistics of Inception's features: features=pixels needs images")
+    extractor = FEATURES[config.features](config.inception, device)
+    generated = extract(read_images(samples, config.batch_size), extractor)
+    seen = extract(read_images(against, config.batch_size), extractor) if images else None
+    found = quality(generated, _reference(config, stored, seen))
+    suffix = "" if config.features == "inception" else f"_by_{config.features}"
+    recipe = (samples if samples.is_dir() else samples.parent) / RECIPE_FILE
+    return {
+        "metrics": {f"{name}{suffix}": value for name, value in found.items()},
+        "features": config.features,
+        "samples": {"path": str(samples), "sha256": _digest(samples)},
+        "reference": {"path": str(against), "sha256": _digest(against), "statistics": stored is not None},
+        "sampler": json.loads(recipe.read_text()) if recipe.exists() else None,
+        "torch": torch.__version__,
+    }
+
+
+def _reference(config: EvaluateConfig, stored: Any, seen: Features | None) -> Reference:
+    """Stored statistics where there are some: the published convention; images for what needs them."""
+    if stored is not None and config.features == "inception":
+        return Reference(pool=stored.pool, spatial=stored.spatial, images=None if seen is None else seen.pool)
+    assert seen is not None
+    spatial = None if seen.spatial is None else moments_of(seen.spatial).gaussian
+    return Reference(pool=moments_of(seen.pool).gaussian, spatial=spatial, images=seen.pool)
+
+
+def _digest(path: Path) -> str | None:
+    return sha256(path) if path.is_file() else None
+
+
+def log_to_mlflow(run: str, tracking_uri: str | None, result: dict[str, Any]) -> None:
+    """Metrics as `eval/...`, and the recipe as an artifact.
+
+    Raises:
+        ValueError: there is no such run, or no such store.
+    """
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+    from mlflow.exceptions import MlflowException
+
+    quiet_logs()
+    now = int(time.time() * 1000)
+    metrics = [Metric(f"{EVALUATION}{name}", value, now, 0) for name, value in result["metrics"].items()]
+    try:
+        client = MlflowClient(tracking_uri)
+        client.log_batch(run, metrics)
+        client.log_dict(run, result, METRICS_FILE)
+    except MlflowException as error:
+        raise ValueError(f"run={run}: {error}") from error
+
+
+def run(config: EvaluateConfig) -> int:
+    """Evaluate, write the metrics beside the samples, log them, say them; 0.
+
+    Raises:
+        ValueError: MLflow does not take them.
+    """
+    result = evaluate(config)
+    samples = Path(config.samples)
+    out = Path(config.out) if config.out else (samples if samples.is_dir() else samples.parent) / METRICS_FILE
+    write_atomically(out, json.dumps(result, indent=1) + "\n")
+    if config.run is not None:
+        log_to_mlflow(config.run, config.tracking_uri, result)
+    console = Console()
+    for name, value in result["metrics"].items():
+        console.print(f"{name:24} {value:.5g}", highlight=False)
+    console.print(str(out), soft_wrap=True, highlight=False)
+    return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 2 with one sentence."""
+    return command(run, EvaluateConfig, __doc__, arguments)
+
+
+if __name__ == "__main__":
+    freeze_at_exit()
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,189 @@
+"""Images from a trained model: `lina sample checkpoint=PATH out=FOLDER [images=N] [guidance_scale=G]`.
+
+Under torchrun the ranks share the work, and the images are the same as one process draws. The same command goes on
+where it stopped.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from filelock import FileLock
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from rich.console import Console
+from torch import Tensor
+
+from lina_lab.commands.grammar import command
+from lina_lab.config import CHECKS
+from lina_lab.config.checks import NonNegativeInt, PositiveInt
+from lina_lab.data.shards.format import TextOrigin, read_manifest
+from lina_lab.data.text import TextEncoder, load_text_encoder
+from lina_lab.evaluation.decoding import decoder_of
+from lina_lab.evaluation.images import read_images
+from lina_lab.evaluation.prompts.geneval import LAYOUT, read_prompts, write_layout
+from lina_lab.evaluation.sampling import SAMPLES_FILE, Encode, Pixels, Recipe, sample, to_pixels
+from lina_lab.evaluation.weights import Trained, load_trained
+from lina_lab.model import LINA
+from lina_lab.util.imports import freeze_at_exit
+from lina_lab.util.progress import image_progress
+
+Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class SampleConfig:
+    """What the command takes."""
+
+    checkpoint: str
+    """A trial's checkpoint (step-*.ckpt), a cell's folder, or a model's folder."""
+    out: str
+    """Folder of the images."""
+    weights: Literal["ema", "raw"] = "ema"
+    """Which weights of a checkpoint."""
+    images: PositiveInt | None = None
+    """How many, 50,000 for the published metrics; null: 1000, or 4 of each prompt."""
+    classes: list[NonNegativeInt] | None = None
+    """Classes, in turn; null: all of the model's."""
+    prompts: str | None = None
+    """For a model of texts: file of captions, one a line, or GenEval's evaluation_metadata.jsonl; each in turn. The
+    images are laid out as GenEval's tool takes them, too."""
+    encoder: str | None = None
+    """For prompts: the text encoder, `words` or a folder or hub name; null: that of the checkpoint, or of the
+    shards."""
+    ar_steps: PositiveInt | None = None
+    """Autoregressive steps K; null: 64, or the model's tokens if they are fewer."""
+    ode_steps: PositiveInt = 25
+    """Euler steps of the flow's ODE for each of them."""
+    guidance_scale: Guidance = 1.0
+    """Guidance at the last step."""
+    guidance_scale_start: Guidance = 1.0
+    """Guidance at the first step."""
+    seed: NonNegativeInt = 0
+    """Of the draws: image i has its own from (seed, i)."""
+    batch_size: PositiveInt = 50
+    """Images drawn together."""
+    vae: str | None = None
+    """Folder or hub name of the diffusers autoencoder that the latents are of; null: they are pixels."""
+    shards: str | None = None
+    """For vae: folder of the shards that the model was trained on; their manifest says how latents were scaled."""
+
+    def __post_init__(self) -> None:
+        if (self.vae is None) != (self.shards is None):
+            raise ValueError(
+                "vae=NAME and shards=FOLDER go together: the shards' manifest says how latents were scaled"
+            )
+
+
+def recipe_of(config: SampleConfig, trained: Trained, prompts: Sequence[str]) -> Recipe:
+    """The recipe of a command for a model.
+
+    Raises:
+        ValueError: classes or prompts that the model does not have, or has none of.
+    """
+    model = trained.model.config
+    classes = tuple(config.classes if config.classes is not None else range(model.num_classes or 0))
+    if classes and (model.num_classes is None or max(classes) >= model.num_classes):
+        raise ValueError(f"classes={list(classes)[:5]}: the model has {model.num_classes or 'no'} classes")
+    if bool(prompts) != (model.text_dim is not None):
+        has = "is not one of texts, and takes no" if prompts else "is one of texts, and needs"
+        raise ValueError(f"the model {has} prompts=FILE")
+    text = _text_of_shards(config)
+    encoder = config.encoder or trained.encoder or (None if text is None else text.encoder)
+    if prompts and encoder is None:
+        raise ValueError(
+            "encoder=NAME is needed: neither the checkpoint nor shards=FOLDER says which text encoder it is"
+        )
+    return Recipe(
+        images=config.images or (4 * len(prompts) if prompts else 1000),
+        classes=classes,
+        ar_steps=config.ar_steps or min(64, model.num_tokens),
+        ode_steps=config.ode_steps,
+        guidance_scale=config.guidance_scale,
+        guidance_scale_start=config.guidance_scale_start,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        weights=trained.weights,
+        weights_sha256=trained.sha256,
+        decoder=config.vae or "pixels",
+        prompts=tuple(prompts),
+        encoder=encoder if prompts else None,
+    )
+
+
+def run(config: SampleConfig, console: Console) -> int:
+    """Draw; 0. Says where the images are once all of them are there."""
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
+    trained, out = load_trained(Path(config.checkpoint), config.weights), Path(config.out)
+    prompts = [] if config.prompts is None else read_prompts(Path(config.prompts))
+    recipe = recipe_of(config, trained, [metadata["prompt"] for metadata in prompts])
+    model = trained.model.to(device)
+    encoder = None if recipe.encoder is None else _encoder(recipe.encoder, config, trained)
+    if encoder is not None:
+        recipe = replace(recipe, encoder_sha256=encoder.sha256())
+    decode, encode = _decoder(config, device), None if encoder is None else _encode(encoder, model, device)
+    portions = -(-recipe.images // recipe.batch_size)
+    mine = sum(min(recipe.batch_size, recipe.images - i * recipe.batch_size) for i in range(rank, portions, world_size))
+    with image_progress(console) as progress:
+        task = progress.add_task("images", total=mine)
+
+        def report(images: int) -> None:
+            progress.advance(task, images)
+
+        whole = sample(model, decode, recipe, out, rank=rank, world_size=world_size, encode=encode, report=report)
+    if whole and prompts:
+        with FileLock(out / ".lock"):
+            write_layout(out / LAYOUT, read_images(out / SAMPLES_FILE), prompts)
+    if whole:
+        console.print(f"{recipe.images:,} images: {out / SAMPLES_FILE}", soft_wrap=True)
+    return 0
+
+
+def _encoder(name: str, config: SampleConfig, trained: Trained) -> TextEncoder:
+    """The text encoder that the model was trained with.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    encoder = load_text_encoder(name, trained.model.config.text_dim)
+    text = _text_of_shards(config)
+    known = {"the checkpoint": trained.encoder_sha256, config.shards: text and text.sha256}
+    for owner, sha256 in known.items():
+        if sha256 not in (None, encoder.sha256()):
+            raise ValueError(f"encoder={name} is not the text encoder whose states {owner} was made with")
+    return encoder
+
+
+def _text_of_shards(config: SampleConfig) -> TextOrigin | None:
+    """What the states that the model was trained on are of, where the shards hold them."""
+    return None if config.shards is None else read_manifest(Path(config.shards)).text
+
+
+def _encode(encoder: TextEncoder, model: LINA, device: torch.device | str) -> Encode:
+    def encode(captions: Sequence[str]) -> dict[str, Tensor]:
+        text, present = encoder.encode(captions, model.config.text_length, device)
+        return {"text": text, "present": present}
+
+    return encode
+
+
+def _decoder(config: SampleConfig, device: torch.device | str) -> Callable[[Tensor], Pixels]:
+    if config.vae is None:
+        return to_pixels
+    assert config.shards is not None
+    return decoder_of(config.vae, Path(config.shards), device)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 2 with one sentence."""
+    return command(lambda config: run(config, Console()), SampleConfig, __doc__, arguments)
+
+
+if __name__ == "__main__":
+    freeze_at_exit()
+    sys.exit(main(sys.argv[1:]))

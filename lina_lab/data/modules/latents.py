@@ -1,0 +1,71 @@
+"""Latents that were encoded before: train_latents.npy and train_labels.npy in a folder, and two such for val."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lina_lab.config import TrialConfig
+from lina_lab.data.modules.base import Batch, Labelled, StepDataModule
+
+
+class LatentArrays(Dataset[Batch]):
+    """Latents [n, C, H, W] of any float and labels [n] of any integer, left on disk; indexed by a tensor of places.
+
+    Raises:
+        ValueError: a file is missing, is not such an array, or does not fit the model.
+    """
+
+    def __init__(self, folder: Path, split: str, config: TrialConfig) -> None:
+        self.latents, self.labels = (_open(folder / f"{split}_{name}.npy") for name in ("latents", "labels"))
+        model = config.model
+        shape = (len(self.labels), model.latent_channels, *model.latent_size)
+        if self.labels.ndim != 1 or not np.issubdtype(self.labels.dtype, np.integer):
+            raise ValueError(f"{folder}/{split}_labels.npy holds {self.labels.dtype}{list(self.labels.shape)}, not [n]")
+        if self.latents.shape != shape or not np.issubdtype(self.latents.dtype, np.floating):
+            raise ValueError(
+                f"{folder}/{split}_latents.npy holds {self.latents.dtype}{list(self.latents.shape)}, and the labels "
+                f"and the model need floats {list(shape)}"
+            )
+        classes = model.num_classes
+        if classes is not None and (self.labels.min() < 0 or self.labels.max() >= classes):
+            raise ValueError(
+                f"{folder}/{split}_labels.npy holds classes {self.labels.min()} to {self.labels.max()}, and "
+                f"model.num_classes={classes}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, places: Tensor) -> Batch:
+        chosen = places.numpy()
+        labels = torch.from_numpy(self.labels[chosen]).long()
+        return torch.from_numpy(self.latents[chosen]).float(), {"label": labels}
+
+
+def _open(path: Path) -> "np.ndarray":
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} is not an array that can be read: {error}") from error
+    if not len(array.shape) or not len(array):
+        raise ValueError(f"{path} holds nothing")
+    return array
+
+
+class LatentsDataModule(StepDataModule):
+    """The arrays in `data.path`; the first `data.val_images` of the held-out ones."""
+
+    def __init__(self, config: TrialConfig) -> None:
+        assert config.data.path is not None
+        folder = Path(config.data.path)
+        train, val = (LatentArrays(folder, split, config) for split in ("train", "val"))
+        if len(val) < config.data.val_images:
+            raise ValueError(
+                f"{folder} holds {len(val)} images for validation, and data.val_images={config.data.val_images}"
+            )
+        latents, given = val[torch.arange(config.data.val_images)]
+        held_out = Labelled(latents, given["label"])
+        super().__init__(config, train, len(train), held_out)

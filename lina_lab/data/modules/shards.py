@@ -1,0 +1,89 @@
+"""The data module of cached shards."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lina_lab.config import TrialConfig
+from lina_lab.data.modules.base import StepDataModule
+from lina_lab.data.shards.format import Manifest, ShardError, read_manifest
+from lina_lab.data.shards.images import ConditionKind, ShardImages
+
+
+class ShardsDataModule(StepDataModule):
+    """The shards in `data.path`. Their first `data.val_images` images are held out, as the posterior's mean.
+
+    Raises:
+        ShardError: the shards are not whole, or do not fit the model.
+    """
+
+    def __init__(self, config: TrialConfig) -> None:
+        assert config.data.path is not None
+        folder, held_out = Path(config.data.path), config.data.val_images
+        manifest = read_manifest(folder)
+        given = _given(folder, manifest, config)
+        if manifest.images <= held_out:
+            raise ShardError(
+                f"{folder} holds {manifest.images} images, and data.val_images={held_out} of them are held out"
+            )
+        train = ShardImages(
+            folder,
+            manifest,
+            given,
+            first=held_out,
+            images=manifest.images - held_out,
+            seed=config.seed,
+            # A caption may say what is left and what is right.
+            flip=manifest.classes is not None if config.data.flip is None else config.data.flip,
+            long=config.data.long_captions,
+            skip=config.data.max_skipped if config.data.on_error == "skip" else 0.0,
+        )
+        val = ShardImages(folder, manifest, given, first=0, images=held_out, seed=None)
+        super().__init__(config, train, len(train), val, order=train.order, numbered=True)
+
+    def captions(self, places: Sequence[int]) -> list[str]:
+        """Also where they are told as states."""
+        assert isinstance(self.val_set, ShardImages)
+        return self.val_set.captions(places) if self.val_set.given in ("captions", "text") else []
+
+    def setup(self, stage: str) -> None:
+        """Read this rank's held-out images once, not to find a damaged one when a day was trained."""
+        for places in self.val_dataloader()[0].sampler:
+            self.val_set[places]
+
+    @property
+    def damaged(self) -> dict[int, str]:
+        assert isinstance(self.train_set, ShardImages)
+        return self.train_set.damaged
+
+
+def _given(folder: Path, manifest: Manifest, config: TrialConfig) -> ConditionKind:
+    """What the model is told of an image.
+
+    Raises:
+        ShardError: the shards do not hold what the model needs.
+    """
+    model, data = config.model, config.data
+    shape = (model.latent_channels, *model.latent_size)
+    if manifest.latent_shape != shape:
+        raise ShardError(f"{folder} holds latents {list(manifest.latent_shape)}, and the model needs {list(shape)}")
+    if model.num_classes is not None:
+        if len(manifest.classes or ()) != model.num_classes:
+            classes = len(manifest.classes or ())
+            raise ShardError(f"{folder} holds {classes} classes, and model.num_classes={model.num_classes}")
+        return "label"
+    if model.text_dim is None:
+        return None
+    if manifest.classes is not None:
+        raise ShardError(f"{folder} holds classes and no captions, which model.text_dim={model.text_dim} needs")
+    if data.long_captions and not manifest.long_captions:
+        raise ShardError(f"{folder} holds no long captions, and data.long_captions={data.long_captions}")
+    if data.encoder is not None:
+        return "captions"
+    if manifest.text is None:
+        raise ShardError(f"{folder} holds captions without states: give data.encoder, or text=NAME to the cache")
+    if (manifest.text.dim, True) != (model.text_dim, manifest.text.length <= model.text_length):
+        raise ShardError(
+            f"{folder} holds up to {manifest.text.length} states of {manifest.text.dim} channels, and the model takes "
+            f"model.text_length={model.text_length} of model.text_dim={model.text_dim}"
+        )
+    return "text"

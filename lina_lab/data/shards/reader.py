@@ -1,0 +1,162 @@
+"""One image of a folder of shards at a time, read where it lies in its tar file."""
+
+import math
+import os
+import weakref
+from bisect import bisect_right
+from collections import OrderedDict
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lina_lab.data.shards.format import (
+    CAPTION,
+    CLASS,
+    MOMENTS,
+    STATES,
+    Half,
+    Index,
+    Manifest,
+    ShardError,
+    half_header,
+    read_index,
+    to_array,
+)
+
+OPEN_FILES = 32
+
+
+class At(NamedTuple):
+    """Where an image lies."""
+
+    number: int
+    """Of its shard."""
+    shard: Index
+    within: int
+    """Place in the shard."""
+
+
+class ShardReader:
+    """Reads what a folder of shards holds of an image; what is wrong raises `ShardError` with shard and key.
+
+    Args:
+        folder: of the shards.
+        manifest: what it holds.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.starts = list(accumulate((shard.images for shard in manifest.shards), initial=0))
+        channels, *grid = manifest.latent_shape
+        self.shape = (2, 2 * channels, *grid)
+        self.header = half_header(self.shape)
+        self._indices: dict[int, Index | str] = {}
+        """Of a shard; or what is wrong with it, in words: an exception would keep what it passed through alive."""
+        self._files: OrderedDict[int, int] = OrderedDict()
+        weakref.finalize(self, _close, self._files)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker process, which opens files of its own."""
+        return {**self.__dict__, "_files": OrderedDict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        weakref.finalize(self, _close, self._files)
+
+    def at(self, place: int) -> At:
+        """Where the image at a place of the whole folder lies."""
+        number = bisect_right(self.starts, place) - 1
+        return At(number, self._index(number), place - self.starts[number])
+
+    def moments(self, at: At, mirrored: int) -> Half:
+        """The moments [2C, h, w] of the image or of its mirror image; the other one is not read."""
+        offset, size = (int(number) for number in at.shard.places[MOMENTS][at.within])
+        half = 2 * math.prod(self.shape[1:])
+        if size == len(self.header) + 2 * half and self._read(at, len(self.header), offset) == self.header:
+            data = self._read(at, half, offset + len(self.header) + mirrored * half)
+            if len(data) == half:
+                return np.frombuffer(data, dtype="<f2").reshape(self.shape[1:])
+        # Not what is expected: read as a whole, to say what it is.
+        moments = to_array(self._member(at, MOMENTS), self.where(at))
+        if moments.shape != self.shape or moments.dtype != np.float16:
+            held = f"{moments.dtype}{list(moments.shape)}"
+            raise ShardError(f"{self.where(at)}: moments are {held}, not float16{list(self.shape)}")
+        return np.asarray(moments[mirrored])
+
+    def label(self, at: At) -> int:
+        """Its class."""
+        text, classes = self._member(at, CLASS), len(self.manifest.classes or ())
+        if not text.isdigit() or int(text) >= classes:
+            raise ShardError(f"{self.where(at)}: class {text[:20]!r} is not one of {classes}")
+        return int(text)
+
+    def caption(self, at: At, *, long: bool = False) -> str:
+        """Its short or its long caption."""
+        try:
+            return self._member(at, CAPTION[long]).decode()
+        except UnicodeDecodeError as error:
+            raise ShardError(f"{self.where(at)}: {CAPTION[long]} is no text: {error}") from error
+
+    def states(self, at: At, *, long: bool = False) -> Half:
+        """States [l, d] of its short or its long caption."""
+        states, text = to_array(self._member(at, STATES[long]), self.where(at)), self.manifest.text
+        assert text is not None
+        fits = states.ndim == 2 and states.shape[1] == text.dim and len(states) <= text.length
+        if states.dtype != np.float16 or not fits:
+            held = f"{states.dtype}{list(states.shape)}"
+            raise ShardError(
+                f"{self.where(at)}: {STATES[long]} is {held}, not float16[up to {text.length}, {text.dim}]"
+            )
+        if not np.isfinite(states).all():
+            raise ShardError(f"{self.where(at)}: {STATES[long]} is not finite")
+        return np.asarray(states)
+
+    def _read(self, at: At, size: int, offset: int) -> bytes:
+        try:
+            return os.pread(self._file(at.number), size, offset)
+        except OSError as error:
+            # Of the disk, not of the data: it may pass, and no other image is to take this one's place.
+            raise OSError(f"{self.where(at)} cannot be read: {error}") from error
+
+    def where(self, at: At) -> str:
+        """Shard and key, for messages."""
+        return f"{self.manifest.shards[at.number].name}, key {at.shard.keys[at.within]}"
+
+    def _member(self, at: At, kind: str) -> bytes:
+        if kind not in at.shard.places:
+            raise ShardError(f"{self.where(at)}: it has no {kind}")
+        offset, size = (int(number) for number in at.shard.places[kind][at.within])
+        data = self._read(at, size, offset)
+        if len(data) != size:
+            raise ShardError(f"{self.manifest.shards[at.number].name} ends in the middle of a sample")
+        return data
+
+    def _index(self, number: int) -> Index:
+        """Where a shard's samples lie; looked up once, also if it is damaged."""
+        if number not in self._indices:
+            shard = self.manifest.shards[number]
+            try:
+                self._indices[number] = read_index(self.folder / shard.name, shard.images)
+            except ShardError as error:
+                self._indices[number] = str(error)
+        found = self._indices[number]
+        if isinstance(found, str):
+            raise ShardError(found)
+        return found
+
+    def _file(self, number: int) -> int:
+        if number in self._files:
+            self._files.move_to_end(number)
+            return self._files[number]
+        if len(self._files) >= OPEN_FILES:
+            os.close(self._files.popitem(last=False)[1])
+        self._files[number] = os.open(self.folder / self.manifest.shards[number].name, os.O_RDONLY)
+        return self._files[number]
+
+
+def _close(files: "OrderedDict[int, int]") -> None:
+    """A study reads one set after another in one process: none may leave its files open."""
+    while files:
+        os.close(files.popitem()[1])

@@ -1,0 +1,73 @@
+"""TorchElastic on one machine: starts a group's processes there and watches them.
+
+`python -m lina_lab.launch.agent FOLDER NODE MASTER PORT`: what `torchrun --node-rank NODE --master-addr MASTER
+--master-port PORT` would do, without restarts (the study restarts whole groups, with addresses of their own), and with
+a note of how each process ended.
+"""
+
+import json
+import os
+import socket
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from lina_lab.launch.contract import LaunchSpec, ProcessExit
+from lina_lab.launch.rank import end_with_parent, network_variables
+from lina_lab.records.files import LOGS
+from lina_lab.util.files import write_atomically
+
+JOIN_SECONDS = 60
+"""How long the machines of a group wait for each other."""
+
+
+def main(folder: Path, node: int, master: str, port: int) -> int:
+    """Run the machine's part of the group to its end: 0 if all its processes ended well."""
+    order = LaunchSpec.read(folder)
+    end_with_parent()
+    os.environ.update(network_variables(_own_address(master), os.environ))
+    # The ranks of a machine share its processors.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // order.resources.devices)))
+    exits, error = _run(folder, node, master, port, order)
+    note = {"attempt": order.attempt, "exits": [asdict(end) for end in exits], "error": error}
+    write_atomically(folder / LOGS / f"node-{node}.json", json.dumps(note))
+    return 1 if exits or error else 0
+
+
+def _run(folder: Path, node: int, master: str, port: int, order: LaunchSpec) -> tuple[list[ProcessExit], str | None]:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=order.resources.nodes,
+        max_nodes=order.resources.nodes,
+        nproc_per_node=order.resources.devices,
+        run_id=order.attempt,
+        rdzv_backend="static",
+        rdzv_endpoint=f"{master}:{port}",
+        rdzv_configs={"rank": node, "timeout": JOIN_SECONDS},
+        max_restarts=0,
+        monitor_interval=0.2,
+        start_method="spawn",
+    )
+    host = socket.gethostname()
+    try:
+        elastic_launch(config, sys.executable)("-m", "lina_lab.launch.rank", str(folder))
+    except ChildFailedError as error:
+        failures = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
+        return [ProcessExit(rank=rank, code=failure.exitcode, host=host) for rank, failure in failures], None
+    except Exception as error:
+        return [], f"{host}: {type(error).__name__}: {error}"
+    return [], None
+
+
+def _own_address(master: str) -> str:
+    """The address that this machine is reached at by one that reaches `master`."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        # Nothing is sent: connecting a datagram socket only chooses a route.
+        probe.connect((master, 9))
+        return str(probe.getsockname()[0])
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])))
