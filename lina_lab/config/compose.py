@@ -15,8 +15,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from lina_lab.commands.grammar import documentation, one_line
 from lina_lab.config import CommandConfig, DataConfig, PathsConfig, StudyConfig, TrialConfig, from_dict, to_dict
+from lina_lab.config.grammar import documentation, one_line
 from lina_lab.config.presets import SIZES
 from lina_lab.config.studies import OVERLAYS, ConfigError, overlay, overlay_names, read_study, study_files
 from lina_lab.study.grid import Plan, flatten, make_plan

@@ -7,14 +7,10 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lina_lab.commands.grammar import one_line
+from lina_lab.config.grammar import ConfigError, one_line
 
 OVERLAYS = ("task", "scale")
 """Folders of what can be laid over a study, in this order; a file's section of that name is its own part of it."""
-
-
-class ConfigError(ValueError):
-    """The configuration is wrong: one sentence says what, and what is allowed."""
 
 
 def studies_folder() -> Path:
