@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-STUDY = "lina_lab.run"
+STUDY = "lina_lab.commands.study"
 """Module of the study command, whose actions are commands too."""
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -77,25 +77,16 @@ def _run(name: str, rest: list[str]) -> int:
         print(f"error: there is no command {name}; {hint}", file=sys.stderr)
         return 2
     module, _ = COMMANDS[name]
-    if module == STUDY:
-        return _study(name, rest)
+    if module == STUDY and name != "run":  # `lina plan ...` is `lina run ... action=plan`
+        if given := next((argument for argument in rest if argument.startswith("action=")), None):
+            print(f"error: lina {name} is action={name}: leave {given} out", file=sys.stderr)
+            return 2
+        rest.append(f"action={name}")
     from lina_lab.util.imports import gc_paused
 
     with gc_paused():
         command = import_module(module).COMMAND
     return int(command.main(rest))
-
-
-def _study(action: str, rest: list[str]) -> int:
-    """`lina plan ...` is `lina run ... action=plan`."""
-    from lina_lab.run import main as run
-
-    if action == "run":
-        return run(rest)
-    if given := next((argument for argument in rest if argument.startswith("action=")), None):
-        print(f"error: lina {action} is action={action}: leave {given} out", file=sys.stderr)
-        return 2
-    return run([*rest, f"action={action}"])
 
 
 if __name__ == "__main__":

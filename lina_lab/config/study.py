@@ -206,6 +206,11 @@ class PathsConfig:
             raise contradiction(f"runs={self.runs}: the folder {path} has one of {NOT_IN_A_PATH} in its name")
         return self
 
+    @property
+    def folder(self) -> Path:
+        """The folder of all results, absolute and without symbolic links."""
+        return Path(self.runs).resolve()
+
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class TorchrunConfig:
