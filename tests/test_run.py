@@ -10,13 +10,13 @@ import yaml
 
 from lina_lab import run
 from lina_lab.config import CommandConfig, PathsConfig
-from lina_lab.config.checks import flatten
 from lina_lab.config.compose import CommandLine, compose
 from lina_lab.config.fields import COMMAND, SECTIONS, TRIAL, defaults
 from lina_lab.config.hints import FOREIGN
 from lina_lab.config.history import RENAMED
 from lina_lab.study import plan as study_plan
 from lina_lab.study.grid import Plan, make_plan
+from lina_lab.util.nested import flatten
 
 OURS = Path(__file__).parents[1] / "studies"
 STUDIES = sorted(path.stem for path in (OURS / "study").glob("*.yaml"))
@@ -343,6 +343,7 @@ def test_a_study_that_starts_from_none_is_refused(capsys: pytest.CaptureFixture[
     write(tmp_path, "study/mine", f"{HEADER}defaults: [nothing, _self_]\n")
     assert refused(capsys, "study=mine").endswith("there is no file study/nothing.yaml to start from")
     write(tmp_path, "study/loop", f"{HEADER}defaults: [loop, _self_]\n")
+    assert "start from each other in a circle" in refused(capsys, "study=loop")
     assert run.main(["--help"]) == 0
     capsys.readouterr()
 

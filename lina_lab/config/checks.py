@@ -1,7 +1,6 @@
 """What all parts of the configuration are made with: types, errors, and the way from and to plain data."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 
@@ -60,11 +59,3 @@ def _sentence(error: Any, within: str) -> str:
     if error["type"] == "unexpected_keyword_argument":
         return f"{where} is not a field"
     return f"{where}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping of dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat

@@ -22,7 +22,6 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lina_lab.config import CommandConfig, PathsConfig, StudyConfig, from_dict
-from lina_lab.config.checks import flatten
 from lina_lab.config.fields import (
     COMMAND,
     MISSING,
@@ -37,6 +36,7 @@ from lina_lab.config.fields import (
 from lina_lab.config.grammar import ConfigError, one_line, parse_override
 from lina_lab.config.hints import NO_SWEEPER, check_word, check_words, is_several, several_values
 from lina_lab.config.options import FILES, OWN, PRESETS, Options, preset, refuse_layout_of_before
+from lina_lab.util.nested import flatten
 
 ROOT = "lina_lab"
 """Name of the primary configuration: no file of the user's is taken for it."""
@@ -151,6 +151,8 @@ def composed(line: CommandLine) -> DictConfig:
         return _hydra(line.options, line.chosen, [_for_hydra(override) for override in line.overrides])
     except MissingConfigException as error:
         raise ConfigError(f"there is no file {error.missing_cfg_file}.yaml to start from") from None
+    except RecursionError:
+        raise ConfigError("the files of the study start from each other in a circle: see their `defaults`") from None
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
         raise ConfigError(" ".join(one_line(part) for part in (error, cause) if part is not None)) from None

@@ -21,7 +21,6 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from lina_lab.config import to_dict
-from lina_lab.config.checks import flatten
 from lina_lab.records.runstore import (
     AXES,
     AXIS,
@@ -39,6 +38,7 @@ from lina_lab.records.runstore import (
 from lina_lab.study.errors import StudyError, explanation
 from lina_lab.study.grid import Cell, Plan
 from lina_lab.study.store import Status
+from lina_lab.util.nested import flatten
 from lina_lab.util.signals import signals_deferred_for
 
 T = TypeVar("T")
