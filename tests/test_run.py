@@ -241,6 +241,10 @@ def test_a_scale_alone_is_no_study(capsys: pytest.CaptureFixture[str]) -> None:
     assert "name a study with study=NAME" in refused(capsys, "scale=paper")
 
 
+def test_no_task_and_no_scale_can_be_written() -> None:
+    assert composed("study=kv_gate", "task=null", "scale=null", "size=null") == composed("study=kv_gate")
+
+
 def test_an_unknown_scale_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no scale huge; the scales are paper" in refused(
         capsys, "study=normalization_scaling", "scale=huge"

@@ -182,7 +182,7 @@ def _check_choice(options: Options, override: Any) -> None:
     value, text = override.value(), override.get_value_element_as_str()
     if group == "study":
         refuse_layout_of_before(value)
-    if value in names:
+    if value is None or value in names:
         return
     if not isinstance(value, str) and text in names:
         raise ConfigError(f"{group}={text} is not text to Hydra: write \"{group}='{text}'\"")
@@ -193,7 +193,8 @@ def _check_choice(options: Options, override: Any) -> None:
 def _axes(line: CommandLine) -> Mapping[str, Mapping[str, Any]]:
     """The axes of the chosen study, whatever else the command line says."""
     try:
-        return typing.cast(Any, OmegaConf.to_container(_hydra(line.options, line.chosen, [])["study"]["axes"]))
+        found = OmegaConf.to_container(_hydra(line.options, line.chosen, [])["study"]["axes"])
+        return typing.cast(dict[str, dict[str, Any]], found)
     except (HydraException, OmegaConfBaseException, YAMLError):
         return {}
 
