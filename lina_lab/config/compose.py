@@ -35,7 +35,7 @@ from lina_lab.config.fields import (
 )
 from lina_lab.config.grammar import ConfigError, one_line, parse_override
 from lina_lab.config.hints import NO_SWEEPER, check_word, check_words, is_several, several_values
-from lina_lab.config.options import FILES, OWN, PRESETS, Options, preset, refuse_layout_of_before
+from lina_lab.config.options import FILES, OWN, PRESETS, Options, preset, preset_names, refuse_layout_of_before
 from lina_lab.util.nested import flatten
 
 ROOT = "lina_lab"
@@ -148,7 +148,7 @@ def composed(line: CommandLine) -> DictConfig:
     """
     _check(line)
     try:
-        return _hydra(line.options, line.chosen, [_for_hydra(override) for override in line.overrides])
+        return _hydra(line, [_for_hydra(o) for o in line.overrides if o.key_or_group not in (*FILES, *PRESETS)])
     except MissingConfigException as error:
         raise ConfigError(f"there is no file {error.missing_cfg_file}.yaml to start from") from None
     except RecursionError:
@@ -193,7 +193,7 @@ def _check_choice(options: Options, override: Any) -> None:
 def _axes(line: CommandLine) -> Mapping[str, Mapping[str, Any]]:
     """The axes of the chosen study, whatever else the command line says."""
     try:
-        found = OmegaConf.to_container(_hydra(line.options, line.chosen, [])["study"]["axes"])
+        found = OmegaConf.to_container(_hydra(line, [])["study"]["axes"])
         return typing.cast(dict[str, dict[str, Any]], found)
     except (HydraException, OmegaConfBaseException, YAMLError):
         return {}
@@ -206,28 +206,26 @@ def _for_hydra(override: Any) -> str:
     return f"++{line.lstrip('+')}" if any(is_mapping(field_type(owner)) for owner in owners) else line
 
 
-def _hydra(options: Options, chosen: Mapping[str, str | None], overrides: Sequence[str]) -> DictConfig:
-    first, *others = options.folders
-    _store(others, chosen)
+def _hydra(line: CommandLine, overrides: Sequence[str]) -> DictConfig:
+    first, *others = line.options.folders
+    _store(others)
+    groups = [f"{group}='{name}'" for group, name in line.chosen.items() if name is not None]
     with initialize_config_dir(version_base="1.3", config_dir=str(first)):
-        groups = [f"{group}={name}" for group, name in chosen.items() if name is not None] if not overrides else []
         found = hydra_compose(ROOT, [*groups, *overrides], return_hydra_config=True)
-    choices = found.hydra.runtime.choices
+    chosen = [found.hydra.runtime.choices[group] for group in FILES]
     with open_dict(found):
         del found["hydra"]
-    named = any(override.lstrip("+").startswith("study.name=") for override in overrides)
-    if choices.study is not None and not named:
-        own = found.study.get("name") if not OmegaConf.is_missing(found.study, "name") else choices.study
-        found.study.name = "_".join([own, *(choices[group] for group in ("task", "scale") if choices[group])])
+    if chosen[0] is not None and "study.name" not in line.overridden:
+        own = chosen[0] if OmegaConf.is_missing(found.study, "name") else found.study.name
+        found.study.name = "_".join([own, *(name for name in chosen[1:] if name is not None)])
     return found
 
 
-def _store(others: Sequence[Path], chosen: Mapping[str, str | None]) -> None:
-    """Enter the schema and the chosen presets in Hydra's ConfigStore, which Hydra copies whole each time."""
+def _store(others: Sequence[Path]) -> None:
+    """Enter the schema and the presets in Hydra's ConfigStore."""
     store = ConfigStore.instance()
     for group in PRESETS:
-        name = chosen[group]
-        if name is not None:
+        for name in preset_names(group):
             section, fields = preset(group, name)
             store.store(group=group, name=name, node=fields, package=section)
     own = {f"{a}_{b}": f"${{{a}}}_${{{b}}}" for a, b in OWN}

@@ -29,9 +29,9 @@ HERE = Path("studies")
 OURS = Path(str(files("lina_lab.studies")))
 
 
-def data_names() -> list[str]:
-    """The data sets, for data=NAME."""
-    return list(typing.get_args(typing.get_type_hints(DataConfig)["name"]))
+def preset_names(group: str) -> list[str]:
+    """The options of `size` or `data`."""
+    return list(SIZES) if group == "size" else list(typing.get_args(typing.get_type_hints(DataConfig)["name"]))
 
 
 def preset(group: str, name: str) -> tuple[str, dict[str, Any]]:
@@ -64,11 +64,9 @@ class Options:
 
     def names(self, group: str) -> list[str]:
         """The options of a group."""
-        if group == "data":
-            return data_names()
-        return sorted({path.stem for folder in self.folders for path in (folder / group).glob("*.yaml")}) or list(
-            SIZES if group == "size" else ()
-        )
+        if group in PRESETS:
+            return preset_names(group)
+        return sorted({path.stem for folder in self.folders for path in (folder / group).glob("*.yaml")})
 
     def file(self, group: str, name: str) -> Path | None:
         """The file of an option, as Hydra finds it; None: there is none."""
