@@ -1,10 +1,10 @@
-# Every target does its own set-up and is quick when that is done.
+# Every target sets up what it needs, and is quick when that is done.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STUDY ?= normalization_scaling
-# torchmetrics imports transformers wherever it is installed, which adds seconds to the start of every process: what
-# tests text encoders has it in a folder of its own.
+# torchmetrics imports transformers wherever it is installed, which adds seconds to the start of every process. So it
+# lies in a folder of its own, for the tests of text encoders.
 TEXT := $(VENV)/text
 HOST ?= 127.0.0.1
 PORT ?= 5000
@@ -27,11 +27,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 study: setup  ## run a study (STUDY=normalization_scaling) and draw its figures
-	$(BIN)/python -m lina_lab.run study=$(STUDY)
-	$(BIN)/python analysis/plots.py study=$(STUDY)
+	$(BIN)/lina run study=$(STUDY)
+	$(BIN)/lina plots study=$(STUDY)
 	@echo
-	@echo "report:  reports/$(STUDY)/report.md, with its figures and tables beside it"
-	@echo "cells:   runs/$(STUDY)/, a folder each"
+	@echo "report:  reports/$(STUDY)/report.md, with its figures and tables"
+	@echo "cells:   runs/$(STUDY)/, one folder each"
 	@echo "compare: make ui, then http://$(HOST):$(PORT)"
 
 test: setup  ## run the whole test suite
@@ -49,16 +49,16 @@ lint: setup  ## ruff, mypy, import contracts
 	$(BIN)/lint-imports
 
 ui: setup  ## open MLflow's UI on the run store
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --host $(HOST) --port $(PORT) --workers 1
+	$(BIN)/lina ui host=$(HOST) port=$(PORT)
 
-bench: setup  ## measure: attention (time, memory, pictures), several ranks, the study layer, a cell outside Trainer.fit
-	$(BIN)/python -m lina_lab.bench
-	$(BIN)/python -m lina_lab.study.ranks_bench
-	$(BIN)/python -m analysis.bench
-	$(BIN)/python -m lina_lab.study.bench
-	$(BIN)/python -m lina_lab.data.bench
-	$(BIN)/python -m analysis.report_bench
-	@folder=$$(mktemp -d) && trap "rm -rf $$folder" EXIT && $(BIN)/python -m lina_lab.run study=$(STUDY) \
+bench: setup  ## measure attention, several ranks, the study layer, shards, the report, and a cell outside Trainer.fit
+	$(BIN)/python benchmarks/attention.py
+	$(BIN)/python benchmarks/ranks.py
+	$(BIN)/python benchmarks/attention_figures.py
+	$(BIN)/python benchmarks/study.py
+	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/report.py
+	@folder=$$(mktemp -d) && trap "rm -rf $$folder" EXIT && $(BIN)/lina run study=$(STUDY) \
 	  paths.runs=$$folder trainer.max_images=320 trainer.val_every_images=320 seed=0
 
 clean:  ## remove .venv and caches; runs and reports stay

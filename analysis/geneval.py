@@ -1,24 +1,36 @@
-"""GenEval's score from the official tool's files: `python -m analysis.geneval results.jsonl [other.jsonl] [--partial]`.
+"""Compute GenEval's score from the files of the official tool.
 
-Each line is an image: its prompt, the prompt's task (`tag`) and whether a detector found what the prompt says
-(`correct`). Images of a prompt are not independent, so intervals are clustered by prompt. Two files are compared prompt
-by prompt. A file that is not whole is refused, saying what is missing; `--partial` goes on, and marks the result.
+  lina geneval results=results.jsonl
+  lina geneval results=[ours.jsonl,other.jsonl] partial=true
 
-Source: D. Ghosh, H. Hajishirzi, L. Schmidt, "GenEval" (arXiv 2310.11513); the score is the unweighted mean of the six
+Each line is an image: its prompt, the prompt's task (`tag`) and whether a detector found what the prompt asks for
+(`correct`). Images of one prompt are not independent, so confidence intervals are clustered by prompt. Two files are
+compared prompt by prompt. An incomplete file is refused with what is missing, unless partial=true.
+
+Source: D. Ghosh, H. Hajishirzi, L. Schmidt, "GenEval" (arXiv 2310.11513). The score is the unweighted mean of the six
 tasks' accuracies over images.
 """
 
-import argparse
+if __name__ == "__main__":
+    import sys
+
+    from lina_lab.cli import main
+
+    raise SystemExit(main(["geneval", *sys.argv[1:]]))
+
 import json
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
+from pydantic.dataclasses import dataclass as checked
 from scipy import stats
+
+from lina_lab.config import CHECKS
+from lina_lab.config.grammar import Command
 
 from .report.tables import markdown
 
@@ -64,7 +76,7 @@ def read_results(path: Path, *, partial: bool = False) -> Results:
         raise ResultsError(f"{path}: {len(twice)} images stand twice, the first of them {twice.iloc[0]['filename']}")
     missing = _missing(images)
     if missing and not partial:
-        raise ResultsError(f"{path} is not whole: {missing}; --partial goes on and marks the result")
+        raise ResultsError(f"{path} is not whole: {missing}: partial=true accepts it and marks the result")
     return Results(name=str(path), images=images, missing=missing)
 
 
@@ -185,25 +197,29 @@ def describe_comparison(first: Results, second: Results) -> str:
     return f"{sentence}\n\n{markdown(table)}"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence where a file is damaged or not whole."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.geneval", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("files", nargs="+", type=Path, help="results.jsonl of the official tool; two are compared")
-    parser.add_argument(
-        "--partial", action="store_true", help="go on with files that are not whole, and mark the result"
-    )
-    given = parser.parse_args(arguments)
-    try:
-        found = [read_results(path, partial=given.partial) for path in given.files]
-        for results in found:
-            print(describe(results), end="\n\n")
-        for other in found[1:]:
-            print(describe_comparison(found[0], other), end="\n\n")
-    except ResultsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+@checked(frozen=True, kw_only=True, config=CHECKS)
+class GenevalConfig:
+    """Fields of `lina geneval`."""
+
+    results: str | Annotated[list[str], Field(min_length=1)]
+    """File, or list of files, of the official tool (results.jsonl). Each further file is compared with the first."""
+    partial: bool = False
+    """Accept incomplete files, and mark the result as partial."""
+
+
+def run(config: GenevalConfig) -> int:
+    """Print the scores of each file, and the comparisons; returns 0.
+
+    Raises:
+        ResultsError: a file is damaged or incomplete, or two files have no prompt in common.
+    """
+    files = [config.results] if isinstance(config.results, str) else config.results
+    found = [read_results(Path(file), partial=config.partial) for file in files]
+    for results in found:
+        print(describe(results), end="\n\n")
+    for other in found[1:]:
+        print(describe_comparison(found[0], other), end="\n\n")
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+COMMAND = Command(config=GenevalConfig, run=run, doc=__doc__, errors=(ResultsError,))

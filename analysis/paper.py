@@ -1,11 +1,19 @@
-"""The paper's tables, ours beside theirs: `python -m analysis.paper [runs=FOLDER] [geneval=FILE] [out=FOLDER]`.
+"""Write the paper's tables, ours next to theirs.
 
-Theirs are from `analysis/published`, ours from the run store, from a GenEval file, and from the model's own counts. A
-cell that is empty shows a dash, and the table's notes say what is missing and why.
+  lina paper [runs=FOLDER] [geneval=FILE] [out=FOLDER]
+
+Theirs are read from `analysis/published`, ours from the run store, from a GenEval file and from the model's own counts.
+An empty cell shows a dash, and the notes of the table say what is missing and why.
 """
 
-import sys
-from collections.abc import Callable, Sequence
+if __name__ == "__main__":
+    import sys
+
+    from lina_lab.cli import main
+
+    raise SystemExit(main(["paper", *sys.argv[1:]]))
+
+from collections.abc import Callable
 from dataclasses import dataclass as plain
 from pathlib import Path
 from typing import Any
@@ -14,8 +22,8 @@ import pandas as pd
 from pydantic.dataclasses import dataclass
 from yaml import YAMLError
 
-from lina_lab.commands.grammar import command
 from lina_lab.config import CHECKS, AttentionConfig, LinaConfig, from_dict
+from lina_lab.config.grammar import Command
 from lina_lab.config.presets import SIZES
 from lina_lab.model import count
 from lina_lab.records.runstore import EVALUATION, TRAIN_LOSS
@@ -40,7 +48,7 @@ Label = Callable[[dict[str, Any]], str | None]
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class PaperConfig:
-    """What the command takes."""
+    """Fields of `lina paper`."""
 
     runs: str = "runs"
     """Folder of the runs."""
@@ -309,10 +317,4 @@ def run(config: PaperConfig) -> int:
     return 0
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence."""
-    return command(run, PaperConfig, __doc__, arguments, errors=(StoreError, ValueError, YAMLError))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+COMMAND = Command(config=PaperConfig, run=run, doc=__doc__, errors=(StoreError, ValueError, YAMLError))

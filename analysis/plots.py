@@ -1,12 +1,20 @@
-"""Every figure and table of a study: `python analysis/plots.py study=NAME [runs=FOLDER] [out=FOLDER]`.
+"""Draw every figure and table of a study, and write its report.
 
-`source=published` in place of a study draws those of the authors' own training runs.
+  lina plots study=NAME [runs=FOLDER] [out=FOLDER]
+  lina plots source=published
 
-Reads the run store only. The numbers behind each picture are written beside it.
+source=published draws the authors' own training runs in place of a study. The command reads the run store only, and
+writes the numbers of each figure next to it.
 """
 
-import sys
-from collections.abc import Mapping, Sequence
+if __name__ == "__main__":
+    import sys
+
+    from lina_lab.cli import main
+
+    raise SystemExit(main(["plots", *sys.argv[1:]]))
+
+from collections.abc import Mapping
 from dataclasses import dataclass as plain
 from pathlib import Path
 from typing import Literal
@@ -17,8 +25,8 @@ from matplotlib.figure import Figure
 from pydantic.dataclasses import dataclass
 from yaml import YAMLError
 
-from lina_lab.commands.grammar import command
 from lina_lab.config import CHECKS
+from lina_lab.config.grammar import Command
 
 from .load.errors import StoreError
 from .load.published import read_published
@@ -40,7 +48,7 @@ NOTHING = "Nothing to compare: no two variants that are done differ by one axis.
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class PlotsConfig:
-    """What the command takes."""
+    """Fields of `lina plots`."""
 
     study: str | None = None
     """The study; for source=runs."""
@@ -198,10 +206,4 @@ def run(config: PlotsConfig) -> int:
     return 0
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence."""
-    return command(run, PlotsConfig, __doc__, arguments, errors=(StoreError, ValueError, YAMLError))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+COMMAND = Command(config=PlotsConfig, run=run, doc=__doc__, errors=(StoreError, ValueError, YAMLError))

@@ -1,4 +1,4 @@
-"""Time and memory of one attention: `python -m benchmarks.attention [device=cuda] [dtypes=[float32]] [out=FOLDER]`.
+"""Time and memory of one attention: `python benchmarks/attention.py [device=cuda] [dtypes=[float32]] [out=FOLDER]`.
 
 Forward and backward, medians; variants of a case take turns, so that a ratio compares what ran side by side.
 
@@ -14,7 +14,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,9 +29,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from lina_lab.commands.grammar import command
 from lina_lab.config import CHECKS, AttentionConfig
 from lina_lab.config.checks import PositiveInt
+from lina_lab.config.grammar import Command
 from lina_lab.model import Attention
 from lina_lab.model.gates import PositionGate
 from lina_lab.model.linear import EPSILON
@@ -240,10 +240,7 @@ def run(config: BenchConfig) -> int:
     return 0
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence."""
-    return command(run, BenchConfig, __doc__, arguments, errors=(OSError,))
-
+COMMAND = Command(config=BenchConfig, run=run, doc=__doc__, errors=(OSError,))
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(COMMAND.main(sys.argv[1:]))

@@ -1,7 +1,6 @@
 """Pictures of `benchmarks.attention` and `benchmarks.ranks`: `python benchmarks/attention_figures.py [folder=...]`."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -17,8 +16,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from pydantic.dataclasses import dataclass
 
-from lina_lab.commands.grammar import command
 from lina_lab.config import CHECKS
+from lina_lab.config.grammar import Command
 
 NAMES = {
     "softmax": "softmax",
@@ -113,8 +112,8 @@ def run(config: BenchPlotsConfig) -> int:
     figures |= {path: ranks_figure for path in folder.glob("ranks.csv")}
     if not figures:
         raise ValueError(
-            f"{folder} has no tokens-*.csv and no ranks.csv: run `python -m benchmarks.attention` or "
-            "`python -m benchmarks.ranks` first"
+            f"{folder} has no tokens-*.csv and no ranks.csv: run `python benchmarks/attention.py` or "
+            "`python benchmarks/ranks.py` first"
         )
     with plt.style.context(STYLE):
         for path, draw in figures.items():
@@ -126,10 +125,7 @@ def run(config: BenchPlotsConfig) -> int:
     return 0
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence."""
-    return command(run, BenchPlotsConfig, __doc__, arguments)
-
+COMMAND = Command(config=BenchPlotsConfig, run=run, doc=__doc__)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(COMMAND.main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""How fast shards are read: `python -m benchmarks.loader [images=8000] [batch=256]`.
+"""How fast shards are read: `python benchmarks/loader.py [images=8000] [batch_size=256]`.
 
 Images a second from shards of ImageNet's latent shape as training takes them (any order, drawn from the posterior, in
 batches), against reading the same tar files from end to end and decoding their arrays: the least that there is to do.
@@ -11,7 +11,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,9 @@ import webdataset as wds
 from pydantic.dataclasses import dataclass
 from torch.utils.data import DataLoader
 
-from lina_lab.commands.grammar import command
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import NonNegativeInt, PositiveInt
+from lina_lab.config.grammar import Command
 from lina_lab.data.order import StepBatches
 from lina_lab.data.shards.format import CLASS, FORMAT, MANIFEST, MOMENTS, read_manifest
 from lina_lab.data.shards.images import ShardImages
@@ -37,7 +37,7 @@ class LoaderBenchConfig:
 
     images: PositiveInt = 8000
     """Images in the shards."""
-    batch: PositiveInt = 256
+    batch_size: PositiveInt = 256
     """Images of a batch."""
     workers: NonNegativeInt = 0
     """Processes that read."""
@@ -78,9 +78,9 @@ def read_as_training(folder: Path, config: LoaderBenchConfig) -> int:
     """Read batches in the order of a seed."""
     manifest = read_manifest(folder)
     data = ShardImages(folder, manifest, "label", first=0, images=manifest.images, seed=0, flip=True)
-    steps = range(manifest.images // config.batch)
+    steps = range(manifest.images // config.batch_size)
     batches = StepBatches(
-        images=len(data), batch_size=config.batch, steps=steps, seed=0, order=data.order, numbered=True
+        images=len(data), batch_size=config.batch_size, steps=steps, seed=0, order=data.order, numbered=True
     )
     loader = DataLoader(data, sampler=batches, batch_size=None, num_workers=config.workers)
     return sum(len(latents) for latents, _ in loader)
@@ -108,10 +108,7 @@ def run(config: LoaderBenchConfig) -> int:
     return 0
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence."""
-    return command(run, LoaderBenchConfig, __doc__, arguments, errors=())
-
+COMMAND = Command(config=LoaderBenchConfig, run=run, doc=__doc__, errors=())
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(COMMAND.main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""What several ranks bring: `python -m benchmarks.ranks [ranks=[1,2]] [size=cpu128] [rounds=3]`.
+"""What several ranks bring: `python benchmarks/ranks.py [ranks=[1,2]] [size=cpu128] [rounds=3]`.
 
 One cell is trained by 1, 2, ... ranks of this machine, each with one thread, in turns; once more under plain torchrun,
 which shows what the study's seam costs. Rates, efficiency against one rank, and where a step's time goes.
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ import pandas as pd
 import yaml
 from pydantic.dataclasses import dataclass
 
-from lina_lab.commands.grammar import command
 from lina_lab.config import CHECKS, DataConfig, LinaConfig, ResourcesConfig, TrialConfig, from_dict, to_dict
 from lina_lab.config.checks import PositiveInt
+from lina_lab.config.grammar import Command
 from lina_lab.config.presets import SIZES
 from lina_lab.launch.contract import LaunchSpec, read_outcome
 from lina_lab.launch.group import GroupLaunch
@@ -156,10 +155,7 @@ def bench(config: RanksBenchConfig) -> int:
     return 0
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence."""
-    return command(bench, RanksBenchConfig, __doc__, arguments, errors=(OSError,))
-
+COMMAND = Command(config=RanksBenchConfig, run=bench, doc=__doc__, errors=(OSError,))
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(COMMAND.main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Time and memory of a report: `python -m benchmarks.report [cells=10000] [checkpoints=100]`.
+"""Time and memory of a report: `python benchmarks/report.py [cells=10000] [checkpoints=100]`.
 
 Makes a run store of so many cells that were never trained, and a report of it in a process of its own.
 """
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from mlflow.entities import Metric, Param, RunTag
 from pydantic.dataclasses import dataclass
 from sqlalchemy import Connection, create_engine, text
 
-from lina_lab.commands.grammar import command
 from lina_lab.config import CHECKS, StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.config.checks import PositiveInt
+from lina_lab.config.grammar import Command
 from lina_lab.model import count
 from lina_lab.records.runstore import AXES, CELL, FORMAT, KIND, SEED, STATUS, STUDY, TRAIN_LOSS, quiet_logs
 
@@ -163,10 +163,7 @@ def run(config: ReportBenchConfig) -> int:
     return 0
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence."""
-    return command(run, ReportBenchConfig, __doc__, arguments, errors=())
-
+COMMAND = Command(config=ReportBenchConfig, run=run, doc=__doc__, errors=())
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(COMMAND.main(sys.argv[1:]))

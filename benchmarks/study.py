@@ -1,4 +1,4 @@
-"""What the study layer itself costs: `python -m benchmarks.study [cells=1000] [storage=URL]`.
+"""What the study layer itself costs: `python benchmarks/study.py [cells=1000] [storage=URL]`.
 
 Cells that train nothing go through queue, tracking and records; then many are planned, and their states read.
 """
@@ -6,7 +6,6 @@ Cells that train nothing go through queue, tracking and records; then many are p
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
@@ -14,9 +13,9 @@ from pathlib import Path
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 
-from lina_lab.commands.grammar import command
 from lina_lab.config import CHECKS, PathsConfig, StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.config.checks import PositiveInt
+from lina_lab.config.grammar import Command
 from lina_lab.records.result import TrialResult
 from lina_lab.study.display import PlainDisplay
 from lina_lab.study.grid import Cell, Plan, make_plan
@@ -117,10 +116,7 @@ def run(config: StudyBenchConfig) -> int:
     return 0
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence."""
-    return command(run, StudyBenchConfig, __doc__, arguments, errors=())
-
+COMMAND = Command(config=StudyBenchConfig, run=run, doc=__doc__, errors=())
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(COMMAND.main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Hydra's config groups: `study`, `task`, `scale`, their common `base`, and what one changes in another."""

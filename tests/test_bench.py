@@ -71,7 +71,7 @@ def test_variants_take_turns_and_the_first_run_is_not_counted() -> None:
 def test_the_commands_write_tables_and_pictures(
     quick: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert bench.main([f"out={tmp_path}", "seconds=0", "device=cpu"]) == 0
+    assert bench.COMMAND.main([f"out={tmp_path}", "seconds=0", "device=cpu"]) == 0
     version = torch.__version__.split("+")[0]
     for dtype in ("float32", "bfloat16"):
         table = pd.read_csv(tmp_path / f"attention-cpu-{dtype}-torch{version}.csv")
@@ -80,7 +80,7 @@ def test_the_commands_write_tables_and_pictures(
         assert table["times_floor"][0] == 1
     sweep = pd.read_csv(tmp_path / f"tokens-cpu-float32-torch{version}.csv")
     assert sorted(set(sweep["tokens"])) == [4, 8, 64]
-    assert pictures.main([f"folder={tmp_path}"]) == 0
+    assert pictures.COMMAND.main([f"folder={tmp_path}"]) == 0
     assert (tmp_path / f"tokens-cpu-float32-torch{version}.png").stat().st_size > 5000
     assert "256px   linear" in capsys.readouterr().out
 
@@ -97,13 +97,13 @@ def test_crossing_is_where_the_lines_meet() -> None:
 @pytest.mark.parametrize(
     ("main", "arguments", "sentence"),
     [
-        (bench.main, ["dtypes=[float8]"], "dtypes"),
-        (bench.main, ["device=tpu"], "device='tpu'"),
-        (bench.main, ["thread=2"], "thread is not a field"),
+        (bench.COMMAND.main, ["dtypes=[float8]"], "dtypes"),
+        (bench.COMMAND.main, ["device=tpu"], "device='tpu'"),
+        (bench.COMMAND.main, ["thread=2"], "thread is not a field"),
         (
-            pictures.main,
+            pictures.COMMAND.main,
             ["folder=/nonexistent"],
-            "has no tokens-*.csv and no ranks.csv: run `python -m benchmarks.attention`",
+            "has no tokens-*.csv and no ranks.csv: run `python benchmarks/attention.py`",
         ),
     ],
 )

@@ -1,14 +1,14 @@
-"""How good images are: `lina evaluate samples=PATH reference=PATH [features=pixels] [run=MLFLOW_RUN]`.
+"""Measure the quality of images: FID, Inception score, precision and recall, and others.
 
-Samples: an npz of images (`lina sample` writes one), a folder of pictures, or of WebDataset shards of them.
-Reference: the same, or an npz of stored statistics (ADM's). Metrics that the reference does not allow are left out, and
-that is said.
+  lina evaluate samples=PATH reference=PATH [features=pixels] [run=MLFLOW_RUN]
+
+Samples are an npz of images (`lina sample` writes one), a folder of pictures, or a folder of WebDataset shards. The
+reference is one of these, or an npz of stored statistics in ADM's format. Metrics that the reference does not allow are
+left out.
 """
 
 import json
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +16,9 @@ import torch
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 
-from lina_lab.commands.grammar import command
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import PositiveInt
+from lina_lab.config.grammar import Command
 from lina_lab.evaluation.features import FEATURES, Features, extract
 from lina_lab.evaluation.images import PORTION, has_images, read_images, read_statistics
 from lina_lab.evaluation.moments import moments_of
@@ -26,38 +26,37 @@ from lina_lab.evaluation.quality import Reference, quality
 from lina_lab.evaluation.sampling import RECIPE_FILE
 from lina_lab.records.runstore import EVALUATION, quiet_logs
 from lina_lab.util.files import sha256, write_atomically
-from lina_lab.util.imports import freeze_at_exit
 
 METRICS_FILE = "metrics.json"
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class EvaluateConfig:
-    """What the command takes."""
+    """Fields of `lina evaluate`."""
 
     samples: str
-    """Images to judge: an npz, or a folder of pictures or of shards."""
+    """Images to evaluate: an npz, a folder of pictures, or a folder of shards."""
     reference: str
-    """Images, or stored statistics, to judge them by."""
+    """Images, or stored statistics, to compare them with."""
     features: Literal["inception", "pixels"] = "inception"
-    """What images are compared by."""
+    """Features that images are compared by."""
     inception: str | None = None
-    """File of the Inception network's weights; null: torch-fidelity's in torch's cache of downloads."""
+    """File of the Inception network's weights; null: those of torch-fidelity, in torch's cache of downloads."""
     out: str | None = None
-    """File of the result; null: metrics.json beside the samples."""
+    """File of the result; null: metrics.json next to the samples."""
     batch_size: PositiveInt = PORTION
-    """Images looked at together."""
+    """Images processed together."""
     run: str | None = None
-    """An MLflow run to log the metrics to."""
+    """ID of an MLflow run to log the metrics to."""
     tracking_uri: str | None = None
-    """MLflow's store, for run."""
+    """MLflow's store that has the run."""
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """The metrics, and the whole recipe behind them.
+    """The metrics, and the whole recipe that led to them.
 
     Raises:
-        ValueError: what is given cannot be read or compared; the message says what.
+        ValueError: samples or reference cannot be read or compared; the message says which.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     samples, against = Path(config.samples), Path(config.reference)
@@ -115,7 +114,7 @@ def log_to_mlflow(run: str, tracking_uri: str | None, result: dict[str, Any]) ->
 
 
 def run(config: EvaluateConfig) -> int:
-    """Evaluate, write the metrics beside the samples, log them, say them; 0.
+    """Evaluate; write, log and print the metrics; returns 0.
 
     Raises:
         ValueError: MLflow does not take them.
@@ -133,11 +132,4 @@ def run(config: EvaluateConfig) -> int:
     return 0
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence."""
-    return command(run, EvaluateConfig, __doc__, arguments)
-
-
-if __name__ == "__main__":
-    freeze_at_exit()
-    sys.exit(main(sys.argv[1:]))
+COMMAND = Command(config=EvaluateConfig, run=run, doc=__doc__, renamed={"portion": "batch_size"})

@@ -1,11 +1,13 @@
-"""Images from a trained model: `lina sample checkpoint=PATH out=FOLDER [images=N] [guidance_scale=G]`.
+"""Generate images with a trained model.
 
-Under torchrun the ranks share the work, and the images are the same as one process draws. The same command goes on
-where it stopped.
+  lina sample checkpoint=PATH out=FOLDER [images=50000] [guidance_scale=2.4]
+  torchrun --nproc-per-node 8 -m lina_lab.cli sample checkpoint=PATH out=FOLDER
+
+Under torchrun the ranks share the work, and the images are the same as those of one process. The same command resumes
+after an interruption.
 """
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +20,9 @@ from pydantic.dataclasses import dataclass
 from rich.console import Console
 from torch import Tensor
 
-from lina_lab.commands.grammar import command
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import NonNegativeInt, PositiveInt
+from lina_lab.config.grammar import Command
 from lina_lab.data.shards.format import TextOrigin, read_manifest
 from lina_lab.data.text import TextEncoder, load_text_encoder
 from lina_lab.evaluation.decoding import decoder_of
@@ -29,7 +31,6 @@ from lina_lab.evaluation.prompts.geneval import LAYOUT, read_prompts, write_layo
 from lina_lab.evaluation.sampling import SAMPLES_FILE, Encode, Pixels, Recipe, sample, to_pixels
 from lina_lab.evaluation.weights import Trained, load_trained
 from lina_lab.model import LINA
-from lina_lab.util.imports import freeze_at_exit
 from lina_lab.util.progress import image_progress
 
 Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -37,45 +38,45 @@ Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class SampleConfig:
-    """What the command takes."""
+    """Fields of `lina sample`."""
 
     checkpoint: str
-    """A trial's checkpoint (step-*.ckpt), a cell's folder, or a model's folder."""
+    """Checkpoint of a trial (step-*.ckpt), folder of a cell, or folder of a model."""
     out: str
-    """Folder of the images."""
+    """Folder to write the images to."""
     weights: Literal["ema", "raw"] = "ema"
-    """Which weights of a checkpoint."""
+    """Weights of a checkpoint: the exponential moving average, or those of the last step."""
     images: PositiveInt | None = None
-    """How many, 50,000 for the published metrics; null: 1000, or 4 of each prompt."""
+    """Number of images, 50,000 for the published metrics; null: 1000, or 4 for each prompt."""
     classes: list[NonNegativeInt] | None = None
-    """Classes, in turn; null: all of the model's."""
+    """Classes, used in turn; null: all classes of the model."""
     prompts: str | None = None
-    """For a model of texts: file of captions, one a line, or GenEval's evaluation_metadata.jsonl; each in turn. The
-    images are laid out as GenEval's tool takes them, too."""
+    """For a text-conditional model: a file of captions, one a line, or GenEval's evaluation_metadata.jsonl; used in
+    turn. The images are also written in GenEval's layout."""
     encoder: str | None = None
-    """For prompts: the text encoder, `words` or a folder or hub name; null: that of the checkpoint, or of the
+    """For prompts: the text encoder, `words` or a folder or hub name; null: that of the checkpoint or of the
     shards."""
     ar_steps: PositiveInt | None = None
-    """Autoregressive steps K; null: 64, or the model's tokens if they are fewer."""
+    """Autoregressive steps K; null: 64, or the number of tokens if that is smaller."""
     ode_steps: PositiveInt = 25
-    """Euler steps of the flow's ODE for each of them."""
+    """Euler steps of the flow's ODE in each autoregressive step."""
     guidance_scale: Guidance = 1.0
-    """Guidance at the last step."""
+    """Scale of classifier-free guidance at the last step; 1: no guidance."""
     guidance_scale_start: Guidance = 1.0
-    """Guidance at the first step."""
+    """Scale of classifier-free guidance at the first step."""
     seed: NonNegativeInt = 0
-    """Of the draws: image i has its own from (seed, i)."""
+    """Seed of the noise and masks: image i has its own, from (seed, i)."""
     batch_size: PositiveInt = 50
-    """Images drawn together."""
+    """Images generated together."""
     vae: str | None = None
-    """Folder or hub name of the diffusers autoencoder that the latents are of; null: they are pixels."""
+    """Folder or hub name of the diffusers autoencoder of the latents; null: the latents are pixels."""
     shards: str | None = None
-    """For vae: folder of the shards that the model was trained on; their manifest says how latents were scaled."""
+    """For vae: folder of the shards that the model was trained on; their manifest holds the scale of the latents."""
 
     def __post_init__(self) -> None:
         if (self.vae is None) != (self.shards is None):
             raise ValueError(
-                "vae=NAME and shards=FOLDER go together: the shards' manifest says how latents were scaled"
+                "vae=NAME and shards=FOLDER go together: the shards' manifest holds the scale of the latents"
             )
 
 
@@ -115,8 +116,9 @@ def recipe_of(config: SampleConfig, trained: Trained, prompts: Sequence[str]) ->
     )
 
 
-def run(config: SampleConfig, console: Console) -> int:
-    """Draw; 0. Says where the images are once all of them are there."""
+def run(config: SampleConfig) -> int:
+    """Generate; returns 0. Prints where the images are once all of them exist."""
+    console = Console()
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
     trained, out = load_trained(Path(config.checkpoint), config.weights), Path(config.out)
@@ -179,11 +181,15 @@ def _decoder(config: SampleConfig, device: torch.device | str) -> Callable[[Tens
     return decoder_of(config.vae, Path(config.shards), device)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence."""
-    return command(lambda config: run(config, Console()), SampleConfig, __doc__, arguments)
-
-
-if __name__ == "__main__":
-    freeze_at_exit()
-    sys.exit(main(sys.argv[1:]))
+COMMAND = Command(
+    config=SampleConfig,
+    run=run,
+    doc=__doc__,
+    renamed={
+        "portion": "batch_size",
+        "steps": "ar_steps",
+        "flow_steps": "ode_steps",
+        "guidance": "guidance_scale",
+        "min_guidance": "guidance_scale_start",
+    },
+)

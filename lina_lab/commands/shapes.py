@@ -1,41 +1,40 @@
-"""Captioned shapes as files, for those who want to look at them, or to encode them (`lina_lab.data.scenes`).
+"""Write captioned pictures of shapes as files, to look at or to encode.
 
-`lina shapes out=DIR images=N [resolution=64]` writes pictures with captions beside them, as
-`lina cache` takes them (`x.txt`, and `x.long.txt` with all that is in the picture), and what each caption asks
-for (`x.json`, GenEval's metadata; all together in `prompts.jsonl`, for `lina sample`).
-`lina check` says whether a picture is what its caption asks for.
+  lina shapes out=FOLDER images=1000 resolution=64
+
+Writes pictures with captions as `lina cache` reads them (`x.txt`, and `x.long.txt`, which describes the whole
+picture), and what each caption asks for as GenEval's metadata (`x.json`; all of it in `prompts.jsonl`, for
+`lina sample`). `lina check` says whether a picture shows what its caption asks for.
 """
 
 import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 from pydantic.dataclasses import dataclass
 
-from lina_lab.commands.grammar import command
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import NonNegativeInt, PositiveInt
+from lina_lab.config.grammar import Command
 from lina_lab.data.scenes import draw, scene
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class ShapesConfig:
-    """What the command takes."""
+    """Fields of `lina shapes`."""
 
     out: str
     """Folder of the pictures."""
     images: PositiveInt = 1000
-    """How many."""
+    """Number of pictures."""
     resolution: PositiveInt = 64
-    """Pixels of a side; from 64 on the shapes can be told apart."""
+    """Height and width in pixels; shapes are easy to tell apart from 64 on."""
     seed: NonNegativeInt = 0
-    """Of the set."""
+    """Seed of the set: the same seed gives the same pictures."""
 
 
 def write(config: ShapesConfig) -> None:
-    """Write pictures, captions, and what they ask for."""
+    """Write the pictures, their captions and their metadata."""
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
     asked = []
@@ -50,16 +49,10 @@ def write(config: ShapesConfig) -> None:
 
 
 def run(config: ShapesConfig) -> int:
-    """Write the pictures and say where; 0."""
+    """Write the pictures and print where they are; returns 0."""
     write(config)
     print(f"{config.images:,} pictures: {config.out}")
     return 0
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence."""
-    return command(run, ShapesConfig, __doc__, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+COMMAND = Command(config=ShapesConfig, run=run, doc=__doc__)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import field
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,6 +14,8 @@ from lina_lab.config.checks import CHECKS, NonNegativeInt, PositiveFloat, Positi
 
 RESERVED = ("mlartifacts", "Default")
 """Names that the stores use for themselves."""
+SETUP = "studies/slurm.sh"
+"""Shell lines of a job, in the working directory and in the package."""
 NOT_IN_A_PATH = "%?#"
 """Characters that a database's address cannot hold."""
 
@@ -206,6 +209,11 @@ class PathsConfig:
             raise contradiction(f"runs={self.runs}: the folder {path} has one of {NOT_IN_A_PATH} in its name")
         return self
 
+    @property
+    def folder(self) -> Path:
+        """The folder of all results, absolute and without symbolic links."""
+        return Path(self.runs).resolve()
+
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class TorchrunConfig:
@@ -241,10 +249,19 @@ class SlurmConfig:
     """Processors of a rank."""
     mem_gib: PositiveInt | None = None
     """Memory of a node."""
-    setup: str | None = "studies/slurm.sh"
-    """File of shell lines that make a job's environment (modules, variables), to be edited; null: none."""
+    setup: str | None = SETUP
+    """File of shell lines that make a job's environment (modules, variables), in the working directory; null: none. The
+    default is replaced by the packaged file of that name where the working directory has none; copy it to edit it."""
     sbatch: dict[str, Any] = field(default_factory=dict)
     """Other options of sbatch by their long names, as in slurm.sbatch={exclude:node7}."""
+
+    @property
+    def setup_file(self) -> Path | None:
+        """The file of `setup`."""
+        if self.setup is None:
+            return None
+        path = Path(self.setup)
+        return Path(str(files("lina_lab.studies"))) / path.name if self.setup == SETUP and not path.exists() else path
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)

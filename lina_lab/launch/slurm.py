@@ -99,10 +99,11 @@ def setup_lines(config: SlurmConfig) -> list[str]:
     Raises:
         StudyError: the file is not there.
     """
-    if config.setup is None:
+    path = config.setup_file
+    if path is None:
         return []
     try:
-        return Path(config.setup).read_text().splitlines()
+        return path.read_text().splitlines()
     except OSError as error:
         raise StudyError(f"slurm.setup={config.setup} cannot be read: {error.strerror}") from error
 

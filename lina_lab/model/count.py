@@ -1,5 +1,4 @@
-"""Parameters and operations of a LINA by component, from its configuration alone:
-`python -m lina_lab.model.count size=width1024 model.attention.gate=none`.
+"""Parameters and operations of a LINA by component, from its configuration alone (`lina count`).
 
 A multiply-add counts as one operation, as in the published figures; `FLOPS_PER_MULTIPLY_ADD` turns it into the other
 convention. Counted are linear layers, matrix products and convolutions. Softmax, norms, activations, gates' products
@@ -9,15 +8,10 @@ runs several times a masked token, and a gate has parameters but hardly any oper
 Source of the conventions and of the figures that this reproduces: `lina.md` sections 1 and 2.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydantic.dataclasses import dataclass as checked
-
-from lina_lab.commands.grammar import command
-from lina_lab.config import CHECKS, AttentionConfig, LinaConfig, from_dict
-from lina_lab.config.presets import SIZES
+from lina_lab.config import AttentionConfig, LinaConfig
 from lina_lab.model.masking import num_masked, step_schedule, stratified_mask_ratios
 
 FLOPS_PER_MULTIPLY_ADD = 2
@@ -226,56 +220,3 @@ def _norm(dim: int) -> int:
 
 def _mlp(dim: int) -> int:
     return _linear(dim, MLP_RATIO * dim) + _linear(MLP_RATIO * dim, dim)
-
-
-@checked(frozen=True, kw_only=True, config=CHECKS)
-class CountConfig:
-    """What the command takes."""
-
-    size: str = "width768"
-    """A preset of the sizes."""
-    model: dict[str, object] | None = None
-    """Fields that differ from the preset."""
-
-
-def table(config: LinaConfig) -> str:
-    """Parameters and operations of a model, a line a component."""
-    counted = {
-        "loss": loss_operations(config),
-        "training step": training_operations(config),
-        "generation": generation_operations(config, steps=min(64, config.num_tokens)),
-    }
-    columns = [("parameters", "M", parameters(config), 1e6)]
-    for name, counts in counted.items():
-        columns += [(name, "GMAC", counts, 1e9), ("", "GFLOP", counts, 1e9 / FLOPS_PER_MULTIPLY_ADD)]
-    lines = [
-        "".join([f"{'':10}", *(f"{head:>15}" for head in heads)]) for heads in list(zip(*columns, strict=True))[:2]
-    ]
-    for part in (*Counts.__dataclass_fields__, "total"):
-        lines.append(f"{part:10}" + "".join(f"{getattr(counts, part) / unit:15.3f}" for *_, counts, unit in columns))
-    tokens = config.condition_tokens + config.num_tokens
-    module = attention_operations(config, config.decoder_blocks[0], tokens) / 1e9
-    return "\n".join(
-        [
-            *lines,
-            f"One attention of the decoder, {tokens:,} tokens: {module:.2f} GMAC.",
-            "For one image. GMAC: 1e9 multiply-adds. Generation: up to 64 steps, no guidance.",
-        ]
-    )
-
-
-def run(given: CountConfig) -> int:
-    """Print the table; 0."""
-    if given.size not in SIZES:
-        raise ValueError(f"size={given.size} is not a preset; they are {', '.join(SIZES)}")
-    print(table(from_dict(LinaConfig, {**SIZES[given.size], **(given.model or {})}, within="model")))
-    return 0
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence."""
-    return command(run, CountConfig, __doc__, arguments, errors=(ValueError,))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -156,11 +156,3 @@ def _shared(study: StudyConfig, base: Mapping[str, Any]) -> dict[str, Any]:
     shared = _with_values(base, dict.fromkeys([*varied, "seed"]))
     plain: dict[str, Any] = json.loads(json.dumps(shared))
     return plain
-
-
-def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping of dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat

@@ -21,9 +21,10 @@ from lina_lab.config import current_names, to_dict
 from lina_lab.records.files import CANCEL_FILE
 from lina_lab.study.backend import TrialRow, open_storage, trial_rows
 from lina_lab.study.errors import ChangedError, StudyError
-from lina_lab.study.grid import Cell, Plan, flatten
+from lina_lab.study.grid import Cell, Plan
 from lina_lab.study.lease import Lease, StaleLeases
 from lina_lab.util.files import write_atomically
+from lina_lab.util.nested import flatten
 from lina_lab.util.signals import defer_signals
 
 Status = Literal["waiting", "running", "done", "diverged", "failed", "interrupted", "cancelled"]

@@ -36,8 +36,9 @@ from lina_lab.records.runstore import (
     quiet_logs,
 )
 from lina_lab.study.errors import StudyError, explanation
-from lina_lab.study.grid import Cell, Plan, flatten
+from lina_lab.study.grid import Cell, Plan
 from lina_lab.study.store import Status
+from lina_lab.util.nested import flatten
 from lina_lab.util.signals import signals_deferred_for
 
 T = TypeVar("T")

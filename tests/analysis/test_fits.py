@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from lina_lab.analysis.load.runs import StudyRuns
-from lina_lab.analysis.plots import main
+from lina_lab.analysis.plots import COMMAND
 from lina_lab.analysis.report.fit_narrative import fit_sentences, fit_table
 from lina_lab.analysis.report.page import Section, provenance, write_report
 from lina_lab.analysis.stats.paired import holm
@@ -109,7 +109,7 @@ def test_the_page_is_whole_and_tells_where_it_comes_from(planted: Planted, tmp_p
 
 
 def test_the_published_report_has_a_page(tmp_path: Path) -> None:
-    assert main(["source=published", f"out={tmp_path}"]) == 0
+    assert COMMAND.main(["source=published", f"out={tmp_path}"]) == 0
     text = (tmp_path / "published/index.html").read_text()
     assert "More than size differs between the sizes: no law of size is fitted to them." in text
     assert text.count("data:image/png;base64,") == 3

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lina_lab.analysis.geneval import IMAGES, TASKS, ResultsError, compare, main, read_results, scores
+from lina_lab.analysis.geneval import COMMAND, IMAGES, TASKS, ResultsError, compare, read_results, scores
 
 Change = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 
@@ -79,9 +79,9 @@ def test_a_file_that_is_not_whole_is_refused_or_marked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Change, sentence: str
 ) -> None:
     path = written(tmp_path / "results.jsonl", change(images()))
-    assert main([str(path)]) == 2
+    assert COMMAND.main([f"results={path}"]) == 2
     assert sentence in capsys.readouterr().err
-    assert main([str(path), "--partial"]) == 0
+    assert COMMAND.main([f"results={path}", "partial=true"]) == 0
     assert f"PARTIAL, not comparable: {sentence}" in capsys.readouterr().out
 
 
@@ -104,7 +104,7 @@ def test_damage_is_named_and_partial_does_not_help(
 ) -> None:
     path = written(tmp_path / "results.jsonl", images())
     path.write_text(damage(path.read_text()))
-    assert main([str(path), "--partial"]) == 2
+    assert COMMAND.main([f"results={path}", "partial=true"]) == 2
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
@@ -121,7 +121,7 @@ def test_files_without_common_prompts_and_missing_files_are_refused(tmp_path: Pa
 
 def test_two_files_are_put_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [str(written(tmp_path / f"{rate}.jsonl", images(rate))) for rate in (0.5, 0.9)]
-    assert main(paths) == 0
+    assert COMMAND.main([f"results=[{','.join(paths)}]"]) == 0
     out = capsys.readouterr().out
     assert f"{paths[1]} against {paths[0]}: +0." in out
     assert ": higher." in out

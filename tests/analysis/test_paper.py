@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from lina_lab.analysis.geneval import TASKS
-from lina_lab.analysis.paper import PaperConfig, main, tables
+from lina_lab.analysis.paper import COMMAND, PaperConfig, tables
 
 from benchmarks.report import NAME, ReportBenchConfig, make_store
 
@@ -85,11 +85,11 @@ def test_a_geneval_file_fills_its_column(tmp_path: Path) -> None:
     table = by_name(PaperConfig(runs=str(tmp_path), geneval=str(path)))["geneval"]
     assert list(table["ours"]) == pytest.approx([0.75] * 7)
     path.write_text("\n".join(images[:-1]))
-    assert main([f"runs={tmp_path}", f"geneval={path}", f"out={tmp_path}"]) == 2
+    assert COMMAND.main([f"runs={tmp_path}", f"geneval={path}", f"out={tmp_path}"]) == 2
 
 
 def test_the_tables_are_written_in_every_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([f"runs={tmp_path}", f"out={tmp_path}"]) == 0
+    assert COMMAND.main([f"runs={tmp_path}", f"out={tmp_path}"]) == 0
     written = {Path(line).name for line in capsys.readouterr().out.splitlines()}
     names = ("scaling", "gates", "locality", "placement", "class_conditional", "geneval", "cost")
     assert {f"{name}{ending}" for name in names for ending in (".csv", ".md", ".tex")} <= written
@@ -97,5 +97,5 @@ def test_the_tables_are_written_in_every_form(tmp_path: Path, capsys: pytest.Cap
     assert "–" in text
     assert r"\toprule" in (tmp_path / "paper/scaling.tex").read_text()
     assert (tmp_path / "paper/index.html").exists()
-    assert main(["nothing=1"]) == 2
+    assert COMMAND.main(["nothing=1"]) == 2
     assert "nothing is not a field" in capsys.readouterr().err

@@ -153,12 +153,12 @@ def test_one_variant_is_drawn_and_said_to_have_nothing_beside_it(
 
 
 def test_usage_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert plots.main(["--help"]) == 0
-    assert "python analysis/plots.py study=NAME" in capsys.readouterr().out
+    assert plots.COMMAND.main(["--help"]) == 0
+    assert "lina plots study=NAME" in capsys.readouterr().out
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert plots.main(arguments) == 2
+    assert plots.COMMAND.main(arguments) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     lines = printed.err.splitlines()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lina_lab.data.shards.cache import main
+from lina_lab.commands.cache import COMMAND
 from tests.data.shard_tools import IMAGES, command
 
 
@@ -42,7 +42,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def made(pictures: Path, vae: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shards")
-    assert main(command(pictures, vae, out)) == 0
+    assert COMMAND.main(command(pictures, vae, out)) == 0
     return out
 
 

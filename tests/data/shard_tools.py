@@ -19,7 +19,14 @@ IMAGES, A_SHARD = 46, 8
 
 
 def command(pictures: Path, vae: Path, out: Path) -> list[str]:
-    return [f"images={pictures}", f"vae={vae}", f"out={out}", "resolution=16", f"images_per_shard={A_SHARD}", "batch=4"]
+    return [
+        f"images={pictures}",
+        f"vae={vae}",
+        f"out={out}",
+        "resolution=16",
+        f"images_per_shard={A_SHARD}",
+        "batch_size=4",
+    ]
 
 
 def images_of(folder: Path, seed: int | None = 0, **options: Any) -> ShardImages:

@@ -18,7 +18,7 @@ import webdataset as wds
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from lina_lab.data.shards.cache import main
+from lina_lab.commands.cache import COMMAND
 from lina_lab.data.shards.format import read_manifest
 from lina_lab.data.shards.sources import find_images, load_image
 from lina_lab.data.vae import load_vae
@@ -47,19 +47,19 @@ def test_shards_hold_the_moments_of_images_and_mirror_images(made: Path, picture
     manifest = read_manifest(made)
     assert (manifest.images, len(manifest.shards), manifest.classes) == (IMAGES, 6, ("cat", "dog"))
     assert manifest.latent_shape == (2, 8, 8)
-    assert main([f"out={made}", "verify=true"]) == 0
+    assert COMMAND.main([f"out={made}", "verify=true"]) == 0
 
 
 def test_a_shard_that_was_taken_away_is_made_again(pictures: Path, vae: Path, made: Path, tmp_path: Path) -> None:
     """By the same command, and the manifest says what is there then."""
     out = tmp_path / "out"
-    assert main(command(pictures, vae, out)) == 0
+    assert COMMAND.main(command(pictures, vae, out)) == 0
     (out / "shard-000002.tar").unlink()
     (out / "shard-000003.tar").write_bytes(b"half")
     manifest = json.loads((out / "manifest.json").read_text())
     (out / "manifest.json").write_text(json.dumps(manifest | {"mean": [9.0, 9.0]}))
-    assert main(command(pictures, vae, out)) == 0
-    assert main([f"out={out}", "verify=true"]) == 0
+    assert COMMAND.main(command(pictures, vae, out)) == 0
+    assert COMMAND.main([f"out={out}", "verify=true"]) == 0
     assert read_manifest(out).mean == read_manifest(made).mean
 
 
@@ -73,21 +73,21 @@ def test_a_cache_of_other_captions_is_not_gone_on_with(
         Image.new("RGB", (16, 16), (number * 50, 0, 0)).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text("a picture")
     for _ in range(2):
-        assert main(command(folder, vae, folder / "shards")) == 0
-    assert main(command(folder, vae, folder)) == 2
+        assert COMMAND.main(command(folder, vae, folder / "shards")) == 0
+    assert COMMAND.main(command(folder, vae, folder)) == 2
     assert "is the folder of the images" in capsys.readouterr().err
     for number in range(4):
         (folder / f"{number}.long.txt").write_text("a long caption of a picture")
     capsys.readouterr()
-    assert main(command(folder, vae, folder / "shards")) == 2
+    assert COMMAND.main(command(folder, vae, folder / "shards")) == 2
     assert "holds shards of another long_captions" in capsys.readouterr().err
     shutil.rmtree(folder / "shards")
-    assert main(command(folder, vae, tmp_path)) == 0
+    assert COMMAND.main(command(folder, vae, tmp_path)) == 0
     (folder / "0.txt").write_bytes(b"\xff\xfe\xff")
-    assert main(command(folder, vae, tmp_path / "out")) == 2
+    assert COMMAND.main(command(folder, vae, tmp_path / "out")) == 2
     assert "0.txt is no text in UTF-8" in capsys.readouterr().err
     (folder / "stray.tar").write_bytes(b"")
-    assert main(command(folder, vae, tmp_path / "out")) == 2
+    assert COMMAND.main(command(folder, vae, tmp_path / "out")) == 2
     assert "holds both shards" in capsys.readouterr().err
 
 
@@ -101,7 +101,7 @@ def test_tars_of_the_system_are_read(pictures: Path, vae: Path, tmp_path: Path) 
     (inside / ".DS_Store").write_bytes(b"")
     (tmp_path / "tars").mkdir()
     subprocess.run(["tar", "cf", tmp_path / "tars/x.tar", "-C", inside, "."], check=True)
-    assert main(command(tmp_path / "tars", vae, tmp_path / "out")) == 0
+    assert COMMAND.main(command(tmp_path / "tars", vae, tmp_path / "out")) == 0
     assert read_manifest(tmp_path / "out").images == 4
 
 
@@ -126,7 +126,7 @@ def test_weights_that_an_autoencoder_lacks_are_not_drawn_at_random(vae: Path, tm
 @pytest.mark.system
 def test_a_killed_cache_goes_on_and_two_share_the_work(pictures: Path, vae: Path, made: Path, tmp_path: Path) -> None:
     """Killed as soon as a shard is there; then two at once: the shards of an undisturbed run, bit for bit."""
-    line = [sys.executable, "-m", "lina_lab.data.shards.cache", *command(pictures, vae, tmp_path)]
+    line = [sys.executable, "-m", "lina_lab.cli", "cache", *command(pictures, vae, tmp_path)]
     first = subprocess.Popen(line, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("*.tar")):
@@ -151,7 +151,7 @@ def test_what_cannot_be_cached_is_said(
     pictures: Path, vae: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def complaint(*arguments: str) -> str:
-        assert main([*command(pictures, vae, tmp_path / "out"), *arguments]) == 2
+        assert COMMAND.main([*command(pictures, vae, tmp_path / "out"), *arguments]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         return line
 
@@ -178,7 +178,7 @@ def test_captions_are_kept(vae: Path, tmp_path: Path) -> None:
     for number in range(3):
         Image.new("RGB", (16, 16), (number * 50, 0, 0)).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(f"picture {number}\n")
-    assert main(command(folder, vae, tmp_path / "out")) == 0
+    assert COMMAND.main(command(folder, vae, tmp_path / "out")) == 0
     assert read_manifest(tmp_path / "out").classes is None
     captions = [sample["txt"].decode() for sample in as_webdataset_reads(tmp_path / "out/shard-000000.tar")]
     assert sorted(captions) == ["picture 0", "picture 1", "picture 2"]
@@ -203,7 +203,7 @@ def test_shards_of_pictures_are_another_form_of_a_folder(
 ) -> None:
     """The same images with the same classes, or captions; members that are not asked for are passed over."""
     out = tmp_path / "out"
-    assert main(command(in_shards(pictures, tmp_path / "in", captions=captions), vae, out)) == 0
+    assert COMMAND.main(command(in_shards(pictures, tmp_path / "in", captions=captions), vae, out)) == 0
     manifest = read_manifest(out)
     assert manifest.classes == (None if captions else ("0", "1"))
     assert manifest.mean == pytest.approx(read_manifest(made).mean)
@@ -229,7 +229,7 @@ def test_shards_of_pictures_that_are_not_whole_are_refused(
         with wds.TarWriter(str(folder / "in.tar")) as tar:
             for number, sample in enumerate(samples):
                 tar.write({"__key__": f"k{number}", **sample})
-        assert main(command(folder, vae, tmp_path / "out")) == 2
+        assert COMMAND.main(command(folder, vae, tmp_path / "out")) == 2
         (line,) = capsys.readouterr().err.splitlines()
         return line
 
@@ -241,5 +241,5 @@ def test_shards_of_pictures_that_are_not_whole_are_refused(
     assert "in.tar, key k1: it has no long.txt, and others have" in said
     assert "in.tar/k0 is no picture that can be read" in complaint({"png": b"no picture", "txt": "a"})
     (folder / "in.tar").write_bytes(b"no tar" * 200)
-    assert main(command(folder, vae, tmp_path / "out")) == 2
+    assert COMMAND.main(command(folder, vae, tmp_path / "out")) == 2
     assert "in.tar is no tar that can be read to its end" in capsys.readouterr().err

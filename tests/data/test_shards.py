@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from lina_lab.commands.sample import main as sample_main
+from lina_lab.commands.cache import COMMAND as CACHE
+from lina_lab.commands.sample import COMMAND as SAMPLE
 from lina_lab.data import DATA
 from lina_lab.data.order import RankLayout, StepBatches
-from lina_lab.data.shards.cache import main
-from lina_lab.data.shards.format import ShardError, read_manifest
 from lina_lab.data.shards import images as shards_module
+from lina_lab.data.shards.format import ShardError, read_manifest
 from lina_lab.data.vae import load_vae
 from lina_lab.training.trial import run_trial
 from tests.data.shard_tools import A_SHARD, IMAGES, Tiny, images_of, npy, only, rewrite, say_size, trial
@@ -90,14 +90,14 @@ def test_images_of_a_model_of_latents_are_decoded(
     """To pixels of the images' own size; by the autoencoder that made the shards alone."""
     run_trial(trial(tiny, made), tmp_path)
     given = [f"checkpoint={tmp_path}", f"out={tmp_path / 'out'}", "images=3", "ar_steps=4", "ode_steps=2"]
-    assert sample_main([*given, f"vae={vae}", f"shards={made}"]) == 0
+    assert SAMPLE.main([*given, f"vae={vae}", f"shards={made}"]) == 0
     with np.load(tmp_path / "out/samples.npz", allow_pickle=False) as arrays:
         assert arrays["arr_0"].shape == (3, 16, 16, 3)
         assert arrays["arr_0"].std() > 0
     capsys.readouterr()
-    assert sample_main([*given, f"out={tmp_path / 'other'}"]) == 2
+    assert SAMPLE.main([*given, f"out={tmp_path / 'other'}"]) == 2
     assert "2 channels are no pixels: name the decoder" in capsys.readouterr().err
-    assert sample_main([*given, f"vae={vae}"]) == 2
+    assert SAMPLE.main([*given, f"vae={vae}"]) == 2
     assert "vae=NAME and shards=FOLDER go together" in capsys.readouterr().err
     manifest = read_manifest(made)
     images, latents = torch.zeros(1, 3, 16, 16), torch.zeros(1, 2, 8, 8)
@@ -159,7 +159,7 @@ def test_a_damaged_shard_is_named(shards: Path, capsys: pytest.CaptureFixture[st
         images_of(shards, first=0, images=IMAGES)[torch.arange(IMAGES)]
     path.write_bytes(whole[:600] + bytes([whole[600] ^ 1]) + whole[601:])
     say_size(path)
-    assert main([f"out={shards}", "verify=true"]) == 2
+    assert CACHE.main([f"out={shards}", "verify=true"]) == 2
     assert capsys.readouterr().err == "error: shard-000002.tar: its contents are not those of the manifest\n"
     path.unlink()
     with pytest.raises(ShardError, match="is in the manifest, and not in the folder"):

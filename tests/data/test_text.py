@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lina_lab.commands.sample import main as sample_main
+from lina_lab.commands.cache import COMMAND as CACHE
+from lina_lab.commands.sample import COMMAND as SAMPLE
 from lina_lab.config import TrialConfig
 from lina_lab.data import DATA
-from lina_lab.data.shards.cache import main
 from lina_lab.data.shards.format import ShardError, read_manifest
 from lina_lab.data.text import PretrainedEncoder, TextEncoder, load_text_encoder
 from lina_lab.training.trial import run_trial
@@ -162,8 +162,8 @@ def captioned(folder: Path, *, long: bool = True) -> Path:
 
 
 def cached(pictures: Path, vae: Path, out: Path, *more: str) -> Path:
-    line = [f"images={pictures}", f"vae={vae}", f"out={out}", "resolution=16", "images_per_shard=8", "batch=4"]
-    assert main([*line, *more]) == 0
+    line = [f"images={pictures}", f"vae={vae}", f"out={out}", "resolution=16", "images_per_shard=8", "batch_size=4"]
+    assert CACHE.main([*line, *more]) == 0
     return out
 
 
@@ -188,7 +188,7 @@ def test_states_are_kept_beside_the_latents(made: Path, networks: dict[str, Path
             found = np.load(io.BytesIO(sample[member]))
             assert found.dtype == np.float16
             assert np.allclose(found, states[0][present[0]].numpy(), atol=4e-3)
-    assert main([f"out={made}", "verify=true"]) == 0
+    assert CACHE.main([f"out={made}", "verify=true"]) == 0
 
 
 def test_a_share_of_the_images_comes_with_its_long_caption(tiny: Tiny, made: Path) -> None:
@@ -238,9 +238,9 @@ def test_the_shards_say_which_encoder_prompts_need(
     run_trial(trial(tiny, made), tmp_path)
     (tmp_path / "prompts.txt").write_text("\n".join(CAPTIONS[:2]))
     given = [f"checkpoint={tmp_path}", f"prompts={tmp_path / 'prompts.txt'}", "images=2", "ar_steps=4", "ode_steps=2"]
-    assert sample_main([*given, f"out={tmp_path / 'none'}"]) == 2
+    assert SAMPLE.main([*given, f"out={tmp_path / 'none'}"]) == 2
     assert "neither the checkpoint nor shards=FOLDER says which text encoder it is" in capsys.readouterr().err
-    assert sample_main([*given, f"out={tmp_path / 'out'}", f"vae={vae}", f"shards={made}"]) == 0
+    assert SAMPLE.main([*given, f"out={tmp_path / 'out'}", f"vae={vae}", f"shards={made}"]) == 0
     with np.load(tmp_path / "out/samples.npz", allow_pickle=False) as arrays:
         assert arrays["arr_0"].shape == (2, 16, 16, 3)
 
@@ -295,10 +295,10 @@ def test_captions_that_are_not_there_are_said(
     (pictures / "3.long.txt").write_text("long")
     line = [f"images={pictures}", f"vae={vae}", "resolution=16"]
     capsys.readouterr()
-    assert main([*line, f"out={tmp_path / 'odd'}"]) == 2
+    assert CACHE.main([*line, f"out={tmp_path / 'odd'}"]) == 2
     assert "has not both captions beside it (.txt and .long.txt)" in capsys.readouterr().err
     (pictures / "3.long.txt").unlink()
-    assert main([*line, f"out={bare}", "images_per_shard=8", "text=words", "text_dim=4"]) == 2
+    assert CACHE.main([*line, f"out={bare}", "images_per_shard=8", "text=words", "text_dim=4"]) == 2
     assert "holds shards of another text" in capsys.readouterr().err
 
 

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from PIL import Image
 from torch import nn
 
-from lina_lab.commands.evaluate import main
+from lina_lab.commands.evaluate import COMMAND
 from lina_lab.evaluation import features as features_module
 from lina_lab.evaluation.features import FEATURES, extract, inception
 from lina_lab.evaluation.images import read_images, read_statistics
@@ -41,7 +41,7 @@ def sets(tmp_path: Path) -> Path:
 
 
 def result(folder: Path, *arguments: str) -> dict[str, float]:
-    assert main([f"samples={folder / 'samples.npz'}", "features=pixels", *arguments]) == 0
+    assert COMMAND.main([f"samples={folder / 'samples.npz'}", "features=pixels", *arguments]) == 0
     found: dict[str, float] = json.loads((folder / "metrics.json").read_text())["metrics"]
     return found
 
@@ -118,7 +118,7 @@ def test_what_cannot_be_compared_is_said(
     for number, size in enumerate(((4, 4), (5, 4))):
         Image.new("RGB", size).save(sets / f"sizes/{number}.png")
     (sets / "broken/1.png").write_bytes(b"no picture")
-    assert main([argument.format(sets) for argument in arguments] + ["features=pixels"]) == 2
+    assert COMMAND.main([argument.format(sets) for argument in arguments] + ["features=pixels"]) == 2
     printed = capsys.readouterr()
     assert said in printed.err
     assert len(printed.err.splitlines()) == 1
@@ -130,9 +130,9 @@ def test_without_the_network_s_weights_one_sentence_says_how_to_get_them(
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(sets))
     given = [f"samples={sets / 'samples.npz'}", f"reference={sets / 'folder'}"]
-    assert main(given) == 2
+    assert COMMAND.main(given) == 2
     assert "weights are not here: download" in capsys.readouterr().err
-    assert main([*given, f"inception={sets / 'samples.npz'}"]) == 2
+    assert COMMAND.main([*given, f"inception={sets / 'samples.npz'}"]) == 2
     assert "does not hold the Inception network's weights" in capsys.readouterr().err
 
 
@@ -189,7 +189,7 @@ def test_stored_statistics_are_the_reference(sets: Path, weights: Path) -> None:
     for name, count in (("samples", 20), ("reference", 6)):
         np.savez(sets / f"{name}.npz", arr_0=pictures(count, count))
     with_images = [f"samples={sets / 'samples.npz'}", f"inception={weights}", f"reference={sets / 'reference.npz'}"]
-    assert main(with_images) == 0
+    assert COMMAND.main(with_images) == 0
     whole = json.loads((sets / "metrics.json").read_text())["metrics"]
     assert {"fid", "sfid", "inception_score", "precision", "recall", "kid"} <= set(whole)
     seen = extract(read_images(sets / "reference.npz"), inception(str(weights), "cpu"))
@@ -199,7 +199,7 @@ def test_stored_statistics_are_the_reference(sets: Path, weights: Path) -> None:
     np.savez(sets / "stats.npz", **moments)
     stored = read_statistics(sets / "stats.npz")
     assert stored is not None
-    assert main([*with_images[:2], f"reference={sets / 'stats.npz'}"]) == 0
+    assert COMMAND.main([*with_images[:2], f"reference={sets / 'stats.npz'}"]) == 0
     result = json.loads((sets / "metrics.json").read_text())
     alone = result["metrics"]
     assert set(whole) - set(alone) == {"precision", "recall", "kid", "kid_sd", "reference_images"}

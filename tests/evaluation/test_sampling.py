@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lina_lab.commands.sample import main
+from lina_lab.commands.sample import COMMAND
 from lina_lab.config import AttentionConfig, LinaConfig, TrialConfig
 from lina_lab.evaluation import sampling
 from lina_lab.evaluation.sampling import Recipe, sample, to_pixels
@@ -172,7 +172,8 @@ def test_killed_ranks_go_on_with_what_they_have(model: LINA, tmp_path: Path) -> 
     line = [
         sys.executable,
         "-m",
-        "lina_lab.commands.sample",
+        "lina_lab.cli",
+        "sample",
         f"checkpoint={tmp_path / 'model'}",
         "images=80",
         "batch_size=2",
@@ -185,7 +186,7 @@ def test_killed_ranks_go_on_with_what_they_have(model: LINA, tmp_path: Path) -> 
             [*line, f"out={tmp_path / out}"], env={**os.environ, **ranks}, stdout=subprocess.DEVNULL
         )
 
-    assert main([*line[3:], f"out={tmp_path / 'alone'}"]) == 0
+    assert COMMAND.main([*line[4:], f"out={tmp_path / 'alone'}"]) == 0
     both = [start("killed", rank, 2) for rank in range(2)]
     deadline = time.monotonic() + 120
     while len(list((tmp_path / "killed/parts").glob("*.npy"))) < 5:
@@ -211,14 +212,14 @@ def test_the_command(model: LINA, tmp_path: Path, capsys: pytest.CaptureFixture[
         "batch_size=2",
         "ar_steps=4",
     ]
-    assert main(arguments) == 0
+    assert COMMAND.main(arguments) == 0
     assert f"5 images: {tmp_path / 'out/samples.npz'}" in capsys.readouterr().out
     noted = json.loads((tmp_path / "out/recipe.json").read_text())
     assert noted["classes"] == [0, 1, 2]
     assert len(noted["weights_sha256"]) == 64
-    assert main([*arguments, "classes=[7]", f"out={tmp_path / 'other'}"]) == 2
+    assert COMMAND.main([*arguments, "classes=[7]", f"out={tmp_path / 'other'}"]) == 2
     assert "classes=[7]: the model has 3 classes" in capsys.readouterr().err
-    assert main([*arguments, "seed=1"]) == 2
+    assert COMMAND.main([*arguments, "seed=1"]) == 2
     assert "holds images of another recipe" in capsys.readouterr().err
-    assert main(["checkpoint=nowhere", "out=x"]) == 2
+    assert COMMAND.main(["checkpoint=nowhere", "out=x"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

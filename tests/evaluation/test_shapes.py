@@ -9,10 +9,11 @@ import pytest
 from lina_lab.analysis.geneval import read_results, scores
 from PIL import Image
 
-from lina_lab.commands.shapes import main as shapes_main
+from lina_lab.commands.check import COMMAND as CHECK
+from lina_lab.commands.shapes import COMMAND as WRITE
 from lina_lab.data.scenes import COLORS, SHAPES, TASKS, draw, scene
 from lina_lab.data.shards.sources import find_images
-from lina_lab.evaluation.prompts.shapes import judge, look, main
+from lina_lab.evaluation.prompts.shapes import judge, look
 
 SCENES = [scene(0, index) for index in range(240)]
 
@@ -117,7 +118,7 @@ def test_metadata_that_is_none_is_said(
 ) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "0.png")
     (tmp_path / "0.json").write_text(json.dumps(metadata))
-    assert main([f"images={tmp_path}", f"out={tmp_path / 'results.jsonl'}"]) == 2
+    assert CHECK.main([f"images={tmp_path}", f"out={tmp_path / 'results.jsonl'}"]) == 2
     assert said in capsys.readouterr().err
 
 
@@ -138,19 +139,19 @@ def test_a_picture_of_noise_is_wrong(resolution: int) -> None:
 
 def test_the_commands_write_what_cache_and_geneval_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, results = tmp_path / "pictures", tmp_path / "results.jsonl"
-    assert shapes_main([f"out={folder}", "images=24", "resolution=64"]) == 0
+    assert WRITE.main([f"out={folder}", "images=24", "resolution=64"]) == 0
     source = find_images(folder)
     assert (len(source.files), source.classes) == (24, None)
-    assert main([f"images={folder}", f"out={results}"]) == 0
+    assert CHECK.main([f"images={folder}", f"out={results}"]) == 0
     assert "24 of 24 are what their captions ask for" in capsys.readouterr().out
     table = scores(read_results(results, partial=True))
     assert list(table["score"]) == [1.0] * 7
     Image.new("RGB", (64, 64)).save(folder / "0000000.png")
-    assert main([f"images={folder}", f"out={results}"]) == 0
+    assert CHECK.main([f"images={folder}", f"out={results}"]) == 0
     assert json.loads(results.read_text().splitlines()[0])["correct"] is False
     (folder / "0000003.json").unlink()
-    assert main([f"images={folder}", f"out={results}"]) == 2
+    assert CHECK.main([f"images={folder}", f"out={results}"]) == 2
     assert "0000003.json is not there: it says what the picture is to hold" in capsys.readouterr().err
-    assert main([f"images={tmp_path}", f"out={results}"]) == 2
+    assert CHECK.main([f"images={tmp_path}", f"out={results}"]) == 2
     assert set(SHAPES) == {"circle", "square", "triangle"}
     assert len(COLORS) == 4

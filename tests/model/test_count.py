@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from lina_lab.commands.count import COMMAND
 from lina_lab.config import AttentionConfig, LinaConfig
 from lina_lab.config.presets import SIZES
 from lina_lab.model import LINA, Attention, count, sample_loss_inputs
@@ -172,7 +173,7 @@ def test_presets_have_the_paper_s_sizes_and_a_ladder() -> None:
 
 
 def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    assert count.main(["size=width1536", "model.latent_size=[64,64]"]) == 0
+    assert COMMAND.main(["size=width1536", "model.latent_size=[64,64]"]) == 0
     printed = capsys.readouterr().out
     rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines()[2:7]}
     assert list(rows) == ["condition", "encoder", "decoder", "head", "total"]
@@ -198,5 +199,5 @@ def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_command_refuses_what_it_does_not_know(
     capsys: pytest.CaptureFixture[str], arguments: list[str], part: str
 ) -> None:
-    assert count.main(arguments) == 2
+    assert COMMAND.main(arguments) == 2
     assert part in capsys.readouterr().err

@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lina_lab.commands.convert import COMMAND
 from lina_lab.config import AttentionConfig, LinaConfig
 from lina_lab.model import LINA, initialize, load_model, save_model, save_official
 from lina_lab.model.detect import detect
-from lina_lab.model.official import STEM, convert, main
+from lina_lab.model.official import STEM, convert
 from tests.model.test_attention import every_attention
 from tests.model.test_lina import SMALL, small
 from tests.model.test_placements import PLAIN, ROTARY, SOFTMAX, TEXT
@@ -91,14 +92,14 @@ def test_what_was_assumed_is_said_and_can_be_stated() -> None:
 
 def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     official(SQUARE, tmp_path / "in")
-    assert main(["convert", str(tmp_path / "in"), str(tmp_path / "out")]) == 0
+    assert COMMAND.main([f"source={tmp_path / 'in'}", f"out={tmp_path / 'out'}"]) == 0
     printed = capsys.readouterr().out
     assert "dim: 8\nnum_heads: 2\n" in printed
     assert "  gate: kv\n" in printed
     assert "assumed, not in the weights: kind=linear" in printed
     assert str(tmp_path / "out" / "model.safetensors") in printed
     before = (tmp_path / "out" / "model.safetensors").read_bytes()
-    assert main(["convert", str(tmp_path / "in"), str(tmp_path / "out")]) == 2
+    assert COMMAND.main([f"source={tmp_path / 'in'}", f"out={tmp_path / 'out'}"]) == 2
     assert "holds a model already" in capsys.readouterr().err
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
 
@@ -140,7 +141,7 @@ def test_what_cannot_be_converted_is_refused(
     case: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     extra = damaged(tmp_path / "in", case)
-    assert main(["convert", str(tmp_path / "in"), str(tmp_path / "out"), *extra]) == 2
+    assert COMMAND.main([f"source={tmp_path / 'in'}", f"out={tmp_path / 'out'}", *extra]) == 2
     printed = capsys.readouterr()
     assert sentence in printed.err
     assert printed.err.count("\n") == 1

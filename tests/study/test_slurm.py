@@ -68,6 +68,18 @@ def test_a_job_has_the_cell_s_layout_and_the_user_s_lines(tmp_path: Path) -> Non
     assert "gpus_per_node" not in job_parameters(config, ResourcesConfig(nodes=2), "x")
 
 
+def test_a_job_has_the_packaged_lines_where_the_working_directory_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "OMP_NUM_THREADS" in submission_text(SlurmConfig(), FOUR_NODES, "x", "/logs")
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies/slurm.sh").write_text("module load mine\n")
+    text = submission_text(SlurmConfig(), FOUR_NODES, "x", "/logs")
+    assert "module load mine" in text
+    assert "OMP_NUM_THREADS" not in text
+
+
 def test_what_a_job_lacks_is_said(tmp_path: Path, commands: Path) -> None:
     with pytest.raises(StudyError, match=r"slurm.setup=.*/none.sh cannot be read: No such file"):
         job_parameters(SlurmConfig(setup=str(tmp_path / "none.sh")), FOUR_NODES, "x")

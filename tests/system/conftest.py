@@ -129,11 +129,11 @@ def alive(process: psutil.Process) -> bool:
 
 def make_place(folder: Path, *, empty: bool = False, **sections: Any) -> Place:
     """A place with the study's file, and MLflow's empty tables if the place is not to be `empty`."""
-    (folder / "studies").mkdir(parents=True)
+    (folder / "studies/study").mkdir(parents=True)
     if not empty:
         (folder / "runs").mkdir()
         (folder / "runs/mlflow.db").write_bytes(mlflow_tables())
-    (folder / "studies/tiny.yaml").write_text(yaml.safe_dump(FILE | sections))
+    (folder / "studies/study/tiny.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(FILE | sections)}")
     return Place(folder)
 
 

@@ -181,7 +181,7 @@ def test_a_damaged_store_is_said_and_nothing_is_touched(finished: Finished, plac
 def test_a_folder_that_cannot_be_written_is_said(place: Place, small_disk: Callable[[int], Path]) -> None:
     disk = small_disk(64)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    for folder in (disk / "runs", place.folder / "studies/tiny.yaml/runs"):
+    for folder in (disk / "runs", place.folder / "studies/study/tiny.yaml/runs"):
         code, out, err = place.study(f"paths.runs={folder}")
         assert (code, out) == (1, "")
         assert err.count("\n") == 1

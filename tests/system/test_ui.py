@@ -95,9 +95,9 @@ def test_the_runs_table_and_the_comparison_of_four_cells_show_axes_and_metrics(
 
 
 def test_the_report_page_renders_without_a_complaint(browser: webdriver.Chrome, tmp_path: Path) -> None:
-    from lina_lab.analysis.plots import main
+    from lina_lab.analysis.plots import COMMAND
 
-    assert main(["source=published", f"out={tmp_path}"]) == 0
+    assert COMMAND.main(["source=published", f"out={tmp_path}"]) == 0
     browser.get((tmp_path / "published/index.html").as_uri())
     shows(browser, "Design audit", "Verdicts", "not scaling (batch size, images seen moved with size)", "Provenance")
     pictures = browser.find_elements(By.TAG_NAME, "img")

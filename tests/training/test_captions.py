@@ -14,17 +14,17 @@ from lina_lab.analysis.geneval import compare, read_results, scores
 from mlflow import MlflowClient
 from PIL import Image
 
-from lina_lab.commands.sample import main as sample_main
+from lina_lab.commands.check import COMMAND as CHECK
+from lina_lab.commands.sample import COMMAND as SAMPLE
 from lina_lab.config import StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.data import ShapesDataModule
 from lina_lab.data.modules.shapes import HELD_OUT
 from lina_lab.data.scenes import draw, scene
 from lina_lab.data.text import load_text_encoder
-from lina_lab.evaluation.prompts.shapes import main as check_main
 from lina_lab.model import LINA
 from lina_lab.study.grid import make_plan
-from lina_lab.training.callbacks.captions import METRIC, SHUFFLED, shuffled
 from lina_lab.training.callbacks import captions as captions_module
+from lina_lab.training.callbacks.captions import METRIC, SHUFFLED, shuffled
 from lina_lab.training.callbacks.step_sync import StopSignals
 from lina_lab.training.trial import run_trial
 from tests.conftest import STUDY
@@ -155,7 +155,7 @@ def test_images_of_prompts_are_laid_out_for_genevals_tool(
     prompts = tmp_path / "evaluation_metadata.jsonl"
     prompts.write_text("".join(json.dumps(each) + "\n" for each in asked))
     line = [f"checkpoint={trial}", "ar_steps=2", "ode_steps=2", "guidance_scale=2.0"]
-    assert sample_main([*line, f"out={tmp_path / 'out'}", f"prompts={prompts}"]) == 0
+    assert SAMPLE.main([*line, f"out={tmp_path / 'out'}", f"prompts={prompts}"]) == 0
     recipe = json.loads((tmp_path / "out/recipe.json").read_text())
     assert (recipe["images"], recipe["encoder"]) == (12, "words")
     assert recipe["prompts"] == [each["prompt"] for each in asked]
@@ -165,21 +165,21 @@ def test_images_of_prompts_are_laid_out_for_genevals_tool(
     for place in range(12):
         with Image.open(layout / f"{place % 3:05d}/samples/{place // 3:04d}.png") as picture:
             assert np.array_equal(np.asarray(picture), images[place])
-    assert check_main([f"images={tmp_path / 'out'}", f"out={tmp_path / 'results.jsonl'}"]) == 2
+    assert CHECK.main([f"images={tmp_path / 'out'}", f"out={tmp_path / 'results.jsonl'}"]) == 2
     assert "give" in capsys.readouterr().err
     assert len(list(layout.glob("*/samples/*.png"))) == 12
     assert json.loads((layout / "00002/metadata.jsonl").read_text()) == asked[2]
-    assert check_main([f"images={layout}", f"out={tmp_path / 'results.jsonl'}"]) == 0
+    assert CHECK.main([f"images={layout}", f"out={tmp_path / 'results.jsonl'}"]) == 0
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 12
     plain = tmp_path / "prompts.txt"
     plain.write_text("a red circle\n\na blue square\n")
-    assert sample_main([*line, f"out={tmp_path / 'plain'}", f"prompts={plain}", "images=5"]) == 0
+    assert SAMPLE.main([*line, f"out={tmp_path / 'plain'}", f"prompts={plain}", "images=5"]) == 0
     with np.load(tmp_path / "plain/samples.npz", allow_pickle=False) as arrays:
         assert arrays["arr_0"].shape == (5, 32, 32, 3)
 
     def complaint(*arguments: str) -> str:
         capsys.readouterr()
-        assert sample_main([*line, f"out={tmp_path / 'wrong'}", *arguments]) == 2
+        assert SAMPLE.main([*line, f"out={tmp_path / 'wrong'}", *arguments]) == 2
         (said,) = capsys.readouterr().err.splitlines()
         return said
 

@@ -1,17 +1,13 @@
-"""Images to shards of latents: `python -m lina_lab.data.shards.cache images=DIR out=DIR vae=NAME resolution=256`.
+"""Encode images, and captions, to shards of latents (`lina cache`).
 
-Images lie in a folder for each class, or beside captions (`x.jpg`, `x.txt`, perhaps `x.long.txt`), or in WebDataset
-shards (a picture with `cls`, or with `txt` and perhaps `long.txt`). `text=NAME` keeps the states of a text encoder
-beside the captions. A shard is whole and listed, or absent:
-the same command goes on behind an interruption, and several processes (torchrun's ranks, or the same command again)
-share the work. The last one measures the latents' mean and deviation and writes the manifest. `verify=true` reads
-everything again and holds it against the manifest.
+A shard is whole and listed, or absent. So an interrupted run resumes, and several processes share the work: each takes
+the lock of the shards that it writes. The last one measures the latents' mean and standard deviation and writes the
+manifest.
 """
 
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +21,6 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 
-from lina_lab.commands.grammar import command, refuse
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import PositiveInt
 from lina_lab.data.shards.format import (
@@ -43,7 +38,6 @@ from lina_lab.data.shards.sources import Source, find_images, load_image
 from lina_lab.data.text import TextEncoder, load_text_encoder
 from lina_lab.data.vae import Autoencoder, load_vae
 from lina_lab.util.files import sha256, write_atomically
-from lina_lab.util.imports import freeze_at_exit
 from lina_lab.util.progress import image_progress
 
 PLAN = "plan.json"
@@ -51,7 +45,7 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class CacheConfig:
-    """What the command takes."""
+    """Fields of `lina cache`."""
 
     out: str
     """Folder of the shards."""
@@ -70,7 +64,7 @@ class CacheConfig:
     """For text=words: channels of a state; others have a number of their own."""
     images_per_shard: PositiveInt = 1000
     """Images of a shard."""
-    batch: PositiveInt = 32
+    batch_size: PositiveInt = 32
     """Images encoded together."""
     verify: bool = False
     """Hold the shards in `out` against their manifest."""
@@ -110,8 +104,8 @@ def write_shard(
     """
     draft, total, vae = path.with_suffix(".draft"), None, encoders.vae
     with draft.open("wb") as file, wds.TarWriter(file, mtime=0, user="", group="") as tar:
-        for start in range(places.start, places.stop, config.batch):
-            batch = range(start, min(start + config.batch, places.stop))
+        for start in range(places.start, places.stop, config.batch_size):
+            batch = range(start, min(start + config.batch_size, places.stop))
             images = torch.stack([load_image(source, i, config.resolution) for i in batch])
             both = [vae.moments(images), vae.moments(images.flip(-1))]
             moments = torch.stack(both, dim=1).cpu().to(torch.float16).numpy()
@@ -314,27 +308,3 @@ def verify(folder: Path) -> Iterator[str]:
             read_index(path, shard.images)
         except ShardError as error:
             yield str(error)
-
-
-def run(config: CacheConfig) -> int:
-    """Cache or verify; 0, or 2 with a sentence for each thing that is wrong."""
-    console = Console()
-    if not config.verify:
-        cache(config, console)
-        return 0
-    problems = list(verify(Path(config.out)))
-    for problem in problems:
-        refuse(problem)
-    if not problems:
-        console.print(f"{config.out}: as the manifest says", soft_wrap=True, highlight=False)
-    return 2 if problems else 0
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with a sentence for each thing that is wrong."""
-    return command(run, CacheConfig, __doc__, arguments)
-
-
-if __name__ == "__main__":
-    freeze_at_exit()
-    sys.exit(main(sys.argv[1:]))

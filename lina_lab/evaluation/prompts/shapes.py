@@ -1,11 +1,9 @@
-"""Are pictures of shapes what their captions ask for? `lina check images=DIR out=FILE`.
+"""Are pictures of shapes what their captions ask for? (`lina check`)
 
-Each picture `x.png` stands beside what it is to hold, `x.json` (`lina shapes`), or in the layout of GenEval's tool
-(`lina sample` with prompts). The result is a file in GenEval's format, for `lina geneval FILE partial=true`.
+The verdicts are written in GenEval's format.
 """
 
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic.dataclasses import dataclass as checked
 from scipy import ndimage
 
-from lina_lab.commands.grammar import command
-from lina_lab.config import CHECKS
 from lina_lab.data.scenes import BACKGROUND, COLORS, RELATIONS, SHAPES, TASKS, Metadata, Pixels
 from lina_lab.evaluation.prompts.geneval import LAYOUT, read_layout
 from lina_lab.evaluation.sampling import SAMPLES_FILE
 from lina_lab.util.files import write_atomically
-from lina_lab.util.imports import freeze_at_exit
 
 SMALLEST = 0.004
 """Share of the picture below which a patch of colour is a speck."""
@@ -178,33 +172,27 @@ def write_results(path: Path, verdicts: Sequence[Verdict]) -> None:
     write_atomically(path, "\n".join(lines) + "\n")
 
 
-@checked(frozen=True, kw_only=True, config=CHECKS)
-class ShapesCheckConfig:
-    """What the command takes."""
+def check(folder: Path, out: Path) -> tuple[int, int]:
+    """Judge the pictures of a folder, write the verdicts, and count them.
 
-    images: str
-    """Folder of the pictures, and of what each is to hold."""
-    out: str
-    """File of the result."""
+    Args:
+        folder: pictures, each with the metadata of what it is to hold.
+        out: file of the verdicts.
 
-
-def check(config: ShapesCheckConfig) -> tuple[int, int]:
-    """Judge the pictures of a folder and write the result; how many are right, and of how many.
+    Returns:
+        How many are right, and how many there are.
 
     Raises:
         ValueError: no pictures, or one without what it is to hold.
     """
-    folder = Path(config.images)
     if (folder / SAMPLES_FILE).exists():
-        raise ValueError(
-            f"images={folder} is a folder of lina_lab.commands.sample: give {folder / LAYOUT}, of its prompts"
-        )
+        raise ValueError(f"images={folder} is a folder of `lina sample`: give {folder / LAYOUT}, of its prompts")
     pairs = [(file, file.with_suffix(".json")) for file in sorted(folder.glob("*.png"))] or list(read_layout(folder))
     if not pairs:
         raise ValueError(f"images={folder} holds no pictures (.png), alone or in GenEval's layout")
     asked = [_read_metadata(metadata) for _, metadata in pairs]
     verdicts = judged((_read_picture(file) for file, _ in pairs), asked, [str(file) for file, _ in pairs])
-    write_results(Path(config.out), verdicts)
+    write_results(out, verdicts)
     return sum(verdict.correct for verdict in verdicts), len(pairs)
 
 
@@ -248,20 +236,3 @@ def _check(file: Path, found: Any) -> None:
             right = isinstance(position, list) and len(position) == 2 and position[0] in RELATIONS
             need(right, f"a position of {', '.join(RELATIONS)} and the place of another entry")
             need(type(position[1]) is int and 0 <= position[1] < place, "a position with the place of an entry before")
-
-
-def run(config: ShapesCheckConfig) -> int:
-    """Judge and say the count; 0."""
-    right, count = check(config)
-    print(f"{right:,} of {count:,} are what their captions ask for: {config.out}")
-    return 0
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0, or 2 with one sentence."""
-    return command(run, ShapesCheckConfig, __doc__, arguments)
-
-
-if __name__ == "__main__":
-    freeze_at_exit()
-    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,72 @@
+"""Count the parameters and operations of a model, from its configuration alone.
+
+  lina count size=width1024 model.attention.gate=none
+
+The table has a row for each component. A multiply-add counts as one operation (MAC); a FLOP is half of one.
+"""
+
+from pydantic.dataclasses import dataclass
+
+from lina_lab.config import CHECKS, LinaConfig, from_dict
+from lina_lab.config.grammar import Command
+from lina_lab.config.presets import SIZES
+from lina_lab.model.count import (
+    FLOPS_PER_MULTIPLY_ADD,
+    Counts,
+    attention_operations,
+    generation_operations,
+    loss_operations,
+    parameters,
+    training_operations,
+)
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class CountConfig:
+    """Fields of `lina count`."""
+
+    size: str = "width768"
+    """Preset of the model's size."""
+    model: dict[str, object] | None = None
+    """Fields of the model that differ from the preset, each as model.FIELD=VALUE."""
+
+
+def table(config: LinaConfig) -> str:
+    """Parameters and operations of a model, a line a component."""
+    counted = {
+        "loss": loss_operations(config),
+        "training step": training_operations(config),
+        "generation": generation_operations(config, steps=min(64, config.num_tokens)),
+    }
+    columns = [("parameters", "M", parameters(config), 1e6)]
+    for name, counts in counted.items():
+        columns += [(name, "GMAC", counts, 1e9), ("", "GFLOP", counts, 1e9 / FLOPS_PER_MULTIPLY_ADD)]
+    lines = [
+        "".join([f"{'':10}", *(f"{head:>15}" for head in heads)]) for heads in list(zip(*columns, strict=True))[:2]
+    ]
+    for part in (*Counts.__dataclass_fields__, "total"):
+        lines.append(f"{part:10}" + "".join(f"{getattr(counts, part) / unit:15.3f}" for *_, counts, unit in columns))
+    tokens = config.condition_tokens + config.num_tokens
+    module = attention_operations(config, config.decoder_blocks[0], tokens) / 1e9
+    return "\n".join(
+        [
+            *lines,
+            f"One attention of the decoder, {tokens:,} tokens: {module:.2f} GMAC.",
+            "For one image. GMAC: 1e9 multiply-adds. Generation: up to 64 steps, no guidance.",
+        ]
+    )
+
+
+def run(config: CountConfig) -> int:
+    """Print the table; returns 0.
+
+    Raises:
+        ValueError: an unknown preset, or fields that make no model.
+    """
+    if config.size not in SIZES:
+        raise ValueError(f"size={config.size} is not a preset; they are {', '.join(SIZES)}")
+    print(table(from_dict(LinaConfig, {**SIZES[config.size], **(config.model or {})}, within="model")))
+    return 0
+
+
+COMMAND = Command(config=CountConfig, run=run, doc=__doc__, errors=(ValueError,))

@@ -1,0 +1,210 @@
+"""The study command: does what `action` says, tells the person at the terminal, and makes an exit code of it."""
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from lina_lab.config import CommandConfig, PathsConfig
+from lina_lab.launch.select import check_machine, launcher_for, leads, meeting
+from lina_lab.study.display import display
+from lina_lab.study.errors import RefusedError, StudyError, explained
+from lina_lab.study.grid import Cell, Plan
+from lina_lab.study.store import Store, open_cells
+from lina_lab.study.summary import Summary, summarise
+from lina_lab.study.versions import newest_version
+from lina_lab.util.signals import sigterm_as_exit
+
+STATUS_SECONDS = 2.0
+
+
+def run_and_report(plan: Plan, paths: PathsConfig, command: CommandConfig, arguments: Sequence[str]) -> int:
+    """Do what the command says.
+
+    Returns 0 if it is done and no cell has failed, 1 if cells failed or the environment does not let it go on, 2 if
+    the machine has not what is asked for, 130 on Ctrl-C, 143 on SIGTERM.
+    """
+    actions = {"status": _status, "retry": _retry, "cancel": _cancel}
+    try:
+        if command.action in actions:
+            return actions[command.action](plan, paths, command)
+        with sigterm_as_exit():
+            if not _leads(plan, command):
+                _follow(plan, paths, command)
+                return 0
+            if command.new_version:
+                plan = _versioned(plan, paths)
+                arguments = [*arguments, f"study.name={plan.study.name}"]
+            summary = _work(plan, paths, command, arguments)
+    except StudyError as error:
+        return _complain(str(error), 2 if isinstance(error, RefusedError) else 1)
+    except KeyboardInterrupt:
+        return _complain("stopped; the same command goes on from here", 130)
+    except SystemExit:
+        return _complain("terminated; the same command goes on from here", 143)
+    _tell(summary, plan, paths)
+    return 1 if summary.failures else 0
+
+
+def _leads(plan: Plan, command: CommandConfig) -> bool:
+    """Whether this machine has the study's stores; another one follows it.
+
+    Raises:
+        RefusedError: this machine, or the layout of the ranks, cannot do what is asked for.
+    """
+    try:
+        check_machine(plan.study.resources, command)
+        for batch_size in {cell.config.data.batch_size for cell in plan.cells}:
+            plan.study.resources.check_batch(batch_size)
+        return leads(plan, command)
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
+
+
+def _follow(plan: Plan, paths: PathsConfig, command: CommandConfig) -> None:
+    """Be one of the machines that another one leads, until the study has ended."""
+    from lina_lab.launch.follow import follow
+
+    follow(meeting(plan, command, Path(paths.runs).resolve()), display().line)
+
+
+def _work(plan: Plan, paths: PathsConfig, command: CommandConfig, arguments: Sequence[str]) -> Summary:
+    from lina_lab.study.pool import run_pool, worker_command
+    from lina_lab.study.worker import run_study
+
+    if command.workers > 1:
+        return run_pool(plan, paths, command, worker_command(arguments), display())
+    shown = display()
+    launcher = launcher_for(plan, command, Path(paths.runs).resolve(), shown.line)
+    return run_study(plan, paths, launcher, shown, joins=command.action == "work")
+
+
+def _versioned(plan: Plan, paths: PathsConfig) -> Plan:
+    runs = Path(paths.runs).resolve()
+    with explained(runs):
+        return newest_version(plan, runs, paths.storage)
+
+
+def _store(plan: Plan, paths: PathsConfig) -> Store:
+    runs = Path(paths.runs).resolve()
+    if not (runs / plan.study.name).is_dir():
+        raise StudyError(f"there is no study {plan.study.name} under {runs}: run it first, or name paths.runs=FOLDER")
+    with explained(runs):
+        return Store(runs, plan, paths.storage)
+
+
+def _status(plan: Plan, paths: PathsConfig, command: CommandConfig) -> int:
+    store, console = _store(plan, paths), _console()
+    if not console.is_terminal:
+        console.print(_describe_status(store)[0], end="")
+        return 0
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            text, working = _describe_status(store)
+            live.update(text, refresh=True)
+            if not working:
+                return 0
+            time.sleep(STATUS_SECONDS)
+
+
+def _describe_status(store: Store) -> tuple[str, bool]:
+    """What there is to say, and whether cells are being worked on."""
+    from lina_lab.study.plan import time_left
+    from lina_lab.study.pool import running_now
+
+    with explained(store.runs):
+        states = store.states()
+    summary, running = summarise(store.plan, states, []), running_now(store, states)
+    lines = [f"{store.plan.study.name}: " + ", ".join(f"{count} {status}" for status, count in summary.counts.items())]
+    lines += [f"  running  {cell.label}  {where}" for cell, where in running]
+    ended = {cell.label: states[cell.config_hash] for cell in store.plan.cells if cell.config_hash in states}
+    for status in ("failed", "diverged", "cancelled", "interrupted"):
+        lines += [f"  {status}  {label}: {s.error}" for label, s in ended.items() if s.status == status]
+    left = open_cells(store.plan, states)
+    if left:
+        lines.append(f"  left: {len(left)} cells" + time_left(store.plan, store.runs, left, len(running)))
+    return "\n".join(lines) + "\n", bool(running)
+
+
+def _retry(plan: Plan, paths: PathsConfig, command: CommandConfig) -> int:
+    store = _store(plan, paths)
+    with explained(store.runs):
+        states = store.states()
+        again = [
+            cell
+            for cell in _chosen(plan, command)
+            if cell.config_hash in states and states[cell.config_hash].status in ("failed", "cancelled")
+        ]
+        store.enqueue([cell.config_hash for cell in again])
+    return _list("queued again", again, "no such cell has failed or was cancelled")
+
+
+def _cancel(plan: Plan, paths: PathsConfig, command: CommandConfig) -> int:
+    store = _store(plan, paths)
+    with explained(store.runs):
+        states = store.states()
+        ended = [
+            cell for cell in _chosen(plan, command) if cell.config_hash in states and states[cell.config_hash].open
+        ]
+        store.cancel([cell.config_hash for cell in ended])
+    return _list("cancelled, or told to end", ended, "no such cell waits or runs")
+
+
+def _chosen(plan: Plan, command: CommandConfig) -> list[Cell]:
+    """The cells that the command names.
+
+    Raises:
+        StudyError: it names one that the study does not have.
+    """
+    if not command.cells:
+        return list(plan.cells)
+    found = []
+    for name in command.cells:
+        matching = [cell for cell in plan.cells if cell.config_hash.startswith(name)]
+        if not matching:
+            raise StudyError(f"cells: no cell of the study begins with {name}; action=plan lists them")
+        found += matching
+    return found
+
+
+def _list(what: str, cells: Sequence[Cell], nothing: str) -> int:
+    console = _console()
+    for cell in cells:
+        console.print(f"{what}: {cell.config_hash} {cell.label}")
+    if not cells:
+        console.print(nothing)
+    return 0
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False, soft_wrap=True)
+
+
+def _tell(summary: Summary, plan: Plan, paths: PathsConfig) -> None:
+    console = _console()
+    counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
+    console.print(f"{plan.study.name}: {counts}")
+    if summary.overhead_seconds:
+        mean = sum(summary.overhead_seconds) / len(summary.overhead_seconds)
+        console.print(f"outside Trainer.fit: {mean:.2f} s a cell, at most {max(summary.overhead_seconds):.2f} s")
+    console.print(f"cells: {paths.runs}/{plan.study.name}   compare: lina ui")
+    console.print(f"figures: lina plots study={plan.study.name}" + _where(paths))
+    if summary.failures:
+        for label, error in summary.failures.items():
+            _complain(f"{label}: {error}", 1)
+        _complain("the same command tries the failed cells again", 1)
+
+
+def _where(paths: PathsConfig) -> str:
+    """The arguments of the figures' command that say where the store is."""
+    runs = "" if paths.runs == PathsConfig().runs else f" {shlex.quote(f'runs={paths.runs}')}"
+    return runs + ("" if paths.tracking_uri is None else f" {shlex.quote(f'tracking_uri={paths.tracking_uri}')}")
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return code

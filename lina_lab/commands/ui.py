@@ -1,0 +1,60 @@
+"""Open MLflow's user interface on the run store, to compare cells while they train and after.
+
+  lina ui [runs=FOLDER] [port=5000]
+
+Ctrl-C stops it.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from pydantic.dataclasses import dataclass
+
+from lina_lab.config import CHECKS, PathsConfig
+from lina_lab.config.checks import PositiveInt
+from lina_lab.config.grammar import Command
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class UiConfig:
+    """Fields of `lina ui`."""
+
+    runs: str = PathsConfig().runs
+    """Folder of the runs."""
+    tracking_uri: str | None = None
+    """MLflow's store; null: `mlflow.db` in the folder of runs."""
+    host: str = "127.0.0.1"
+    """Address to listen at; 0.0.0.0 opens it to other machines."""
+    port: PositiveInt = 5000
+    """Port to listen at."""
+
+
+def server_command(config: UiConfig) -> list[str]:
+    """The command line of MLflow's server.
+
+    Raises:
+        ValueError: there is no run store.
+    """
+    store = config.tracking_uri
+    if store is None:
+        database = Path(config.runs).resolve() / "mlflow.db"
+        if not database.exists():
+            raise ValueError(f"there is no run store {database}: run a study first, or name runs=FOLDER")
+        store = f"sqlite:///{database}"
+    listening = ["--host", config.host, "--port", str(config.port), "--workers", "1"]
+    return [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, *listening]
+
+
+def run(config: UiConfig) -> int:
+    """Become MLflow's server, so that signals reach it; returns only if it cannot start.
+
+    Raises:
+        ValueError: there is no run store.
+    """
+    line = server_command(config)
+    sys.stdout.flush()
+    os.execv(line[0], line)
+
+
+COMMAND = Command(config=UiConfig, run=run, doc=__doc__)

@@ -1,0 +1,130 @@
+"""Words that users of Lightning, Hydra and Optuna try first, and ours for them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lina_lab.config.fields import TRIAL, field_type, takes_list
+from lina_lab.config.grammar import ConfigError
+from lina_lab.config.history import RENAMED
+
+AXES = "study.axes"
+RESOURCES = "study.resources"
+NO_SWEEPER = "a study lists its own cells: make an axis with study.axes.NAME={FIELD:[A,B]}"
+NO_CODE = "a configuration names no code: variants, data sets, optimizers and metrics are chosen by name"
+
+FOREIGN = {
+    "trainer.max_epochs": "write trainer.max_images=N: a budget counts images",
+    "trainer.max_steps": "write trainer.max_images=N: a budget counts images, N = steps x data.batch_size",
+    "trainer.min_epochs": "write trainer.max_images=N: a budget counts images",
+    "trainer.devices": f"write {RESOURCES}.devices=N",
+    "trainer.accelerator": f"write {RESOURCES}.accelerator=NAME",
+    "trainer.strategy": f"write {RESOURCES}.strategy=NAME",
+    "trainer.num_nodes": f"write {RESOURCES}.nodes=N",
+    "trainer.accumulate_grad_batches": f"write {RESOURCES}.accumulate_grad_batches=N",
+    "trainer.max_time": f"write {RESOURCES}.max_minutes=N",
+    "trainer.check_val_every_n_epoch": "write trainer.val_every_images=N",
+    "trainer.val_check_interval": "write trainer.val_every_images=N",
+    "experiment": "write study=NAME",
+    "experiment_name": "write study.name=NAME",
+    "run_name": "a cell is named by its configuration; study.name=NAME names the study",
+    "task_name": "write study.name=NAME",
+    "datamodule": "write data=NAME",
+    "callbacks": "checkpoints, EMA, validation and samples are built in: set them with trainer, ema and sampling",
+    "logger": "every cell is logged to MLflow: paths.tracking_uri=URI names the server",
+    "ckpt_path": "the same command resumes every cell from its last checkpoint",
+    "optimized_metric": "write study.objectives=[{metric:NAME}]",
+    "n_trials": NO_SWEEPER,
+    "hydra/sweeper": NO_SWEEPER,
+    "hydra.sweeper": NO_SWEEPER,
+    "hydra.mode": NO_SWEEPER,
+    "hydra/launcher": "write launcher=local, launcher=torchrun or launcher=slurm",
+    "hydra.launcher": "write launcher=local, launcher=torchrun or launcher=slurm",
+}
+"""Name elsewhere -> what to do here."""
+
+
+def check_word(name: str) -> None:
+    """Refuse a name of another project or of an earlier version, with ours.
+
+    Args:
+        name: dotted name of a field, or a config group.
+
+    Raises:
+        ConfigError: it is one of those names.
+    """
+    if name in RENAMED:
+        raise ConfigError(f"{name} is called {RENAMED[name]} in this version: write {RENAMED[name]}")
+    if name.rpartition(".")[2] in ("_target_", "_partial_"):
+        raise ConfigError(f"{name} is not a field: {NO_CODE}")
+    for foreign, ours in FOREIGN.items():
+        if name == foreign or name.startswith((f"{foreign}.", f"{foreign}/")):
+            raise ConfigError(f"{name} is not a field: {ours}")
+    if name.startswith(("hydra.", "hydra/")):
+        raise ConfigError(f"{name} cannot be set: paths.runs=FOLDER says where this command writes")
+
+
+def check_words(data: Mapping[str, Any]) -> None:
+    """`check_word` for every name in a composed configuration, the names of fields that axes vary included.
+
+    Raises:
+        ConfigError: a file uses a name that is not ours.
+    """
+    study = data["study"]
+    for name in _names(data):
+        check_word(name)
+    for axis in study["axes"].values() if isinstance(study.get("axes"), dict) else ():
+        for name in axis if isinstance(axis, dict) else ():
+            check_word(name)
+    for rule in study["exclude"] if isinstance(study.get("exclude"), list) else ():
+        for name in rule if isinstance(rule, dict) else ():
+            check_word(name)
+
+
+def _names(data: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in data.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from _names(value, f"{prefix}{name}.")
+
+
+def is_several(override: Any) -> bool:
+    """Whether an override gives one field several values: `A,B`, `choice(A,B)`, or a list where it takes none."""
+    if override.is_sweep_override():
+        return True
+    kind = field_type(override.key_or_group)
+    return isinstance(override.value(), list) and kind is not None and not takes_list(kind)
+
+
+def several_values(override: Any, axes: Mapping[str, Mapping[str, Any]]) -> ConfigError:
+    """The refusal of several values for one field, with the override that makes an axis of them.
+
+    Args:
+        override: Hydra's.
+        axes: those of the chosen study: axis -> field -> values.
+    """
+    name, values = override.key_or_group, _listed(override)
+    if name == "seed":
+        return ConfigError(f"seed takes one value; several are study.seeds={values}")
+    if name.partition(".")[0] not in TRIAL or field_type(name) is None:
+        return ConfigError(f"{name} takes one value: give a command for each")
+    axis = next((axis for axis, fields in axes.items() if name in fields), None)
+    if axis is None:
+        axis, others = name.rpartition(".")[2], []
+        if axis in axes:
+            axis = name.replace(".", "_")
+    else:
+        others = [f"{field}:[...]" for field in axes[axis] if field != name]
+    fields = ",".join([f"{name}:{values}", *others])
+    return ConfigError(f"{name} takes one value; to compare several, make an axis: '{AXES}.{axis}={{{fields}}}'")
+
+
+def _listed(override: Any) -> str:
+    """The values of an override, as a list in Hydra's grammar."""
+    if not override.is_sweep_override():
+        return str(override.get_value_element_as_str())
+    if override.is_interval_sweep():
+        value = override.value()
+        return f"[{value.start},...,{value.end}]"
+    if override.is_discrete_sweep():
+        return f"[{','.join(override.sweep_string_iterator())}]"
+    return "[A,B]"

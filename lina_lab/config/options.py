@@ -1,0 +1,176 @@
+"""What a study command can choose by name: studies, tasks and scales are files, sizes and data sets are presets.
+
+Files lie in Hydra config directories: that of `--config-dir`, `./studies`, and ours, in this order. A file of the
+user's that is broken disturbs nobody who does not choose it.
+"""
+
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lina_lab.config import DataConfig
+from lina_lab.config.grammar import ConfigError, one_line
+from lina_lab.config.presets import SIZES
+
+FILES = ("study", "task", "scale")
+"""Groups whose options are files."""
+OWN = (("study", "task"), ("study", "scale"), ("task", "scale"))
+"""Pairs of groups: `study_task/NAME_TASK.yaml` is what a study changes in a task, and so on."""
+HEADER = "# @package _global_"
+"""First line of every file: its fields are those of the whole configuration."""
+PRESETS = ("size", "data")
+HERE = Path("studies")
+OURS = Path(str(files("lina_lab.studies")))
+
+
+def preset_names(group: str) -> list[str]:
+    """The options of `size` or `data`."""
+    return list(SIZES) if group == "size" else list(typing.get_args(typing.get_type_hints(DataConfig)["name"]))
+
+
+def preset(group: str, name: str) -> tuple[str, dict[str, Any]]:
+    """The section and the fields that an option of `size` or `data` gives values."""
+    return ("model", SIZES[name]) if group == "size" else ("data", {"name": name})
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of all groups, in the folders that are searched."""
+
+    config_dir: Path | None = None
+    """Of `--config-dir`."""
+
+    @cached_property
+    def folders(self) -> tuple[Path, ...]:
+        """Config directories, the first one first.
+
+        Raises:
+            ConfigError: `--config-dir` is no folder.
+        """
+        found = []
+        if self.config_dir is not None:
+            if not self.config_dir.is_dir():
+                raise ConfigError(f"--config-dir {self.config_dir} is not a folder")
+            found.append(self.config_dir.resolve())
+        if any((HERE / group).is_dir() for group in ("base", *FILES)):
+            found.append(HERE.resolve())
+        return tuple(dict.fromkeys([*found, OURS.resolve()]))
+
+    def names(self, group: str) -> list[str]:
+        """The options of a group."""
+        if group in PRESETS:
+            return preset_names(group)
+        return sorted({path.stem for folder in self.folders for path in (folder / group).glob("*.yaml")})
+
+    def file(self, group: str, name: str) -> Path | None:
+        """The file of an option, as Hydra finds it; None: there is none."""
+        paths = (folder / group / f"{name}.yaml" for folder in self.folders)
+        return next((path for path in paths if path.is_file()), None)
+
+    def check(self, chosen: Mapping[str, str | None]) -> None:
+        """Look the user's own files over, of which Hydra's messages would not say what to do.
+
+        Args:
+            chosen: group -> name.
+
+        Raises:
+            ConfigError: one of them is not what its folder holds.
+        """
+        named = [(group, chosen[group]) for group in FILES]
+        named += [(f"{a}_{b}", f"{chosen[a]}_{chosen[b]}") for a, b in OWN if chosen[a] and chosen[b]]
+        for group, name in named:
+            path = None if name is None else self.file(group, name)
+            if path is not None and path.parents[1] != OURS.resolve():
+                _check_file(group, path)
+
+    def questions(self) -> list[str]:
+        """A line for each study: its name and its question, or what is wrong with its file."""
+        lines = []
+        for name in self.names("study"):
+            path = self.file("study", name)
+            assert path is not None
+            try:
+                if path.parents[1] != OURS.resolve():
+                    _check_file("study", path)
+                lines.append(f"  {name}: {self._question(name)}")
+            except ConfigError as error:
+                lines.append(f"  {name}: cannot be run, {error}")
+        return lines + [f"  {path.stem}: cannot be run, {_moved(path)}" for path in _files_of_before()]
+
+    def _question(self, name: str, seen: tuple[str, ...] = ()) -> str:
+        """A study's question; that of the study it starts from where it asks none itself."""
+        path = self.file("study", name)
+        node = {} if path is None or name in seen else _read(path)
+        question = node.get("study", {}).get("question")
+        if question is not None:
+            return " ".join(str(question).split())
+        parents = [str(d).removeprefix("/study/") for d in node.get("defaults", ()) if isinstance(d, str)]
+        return next((q for parent in parents if (q := self._question(parent, (*seen, name)))), "")
+
+
+def refuse_layout_of_before(name: Any) -> None:
+    """Refuse a study whose file lies where earlier versions had it.
+
+    Raises:
+        ConfigError: how to move it.
+    """
+    for path in _files_of_before():
+        if path.stem == name:
+            raise ConfigError(_moved(path))
+
+
+def _files_of_before() -> list[Path]:
+    return sorted(HERE.glob("*.yaml"))
+
+
+def _moved(path: Path) -> str:
+    target = HERE / "study" / path.name
+    return f"{path} lies where earlier versions had studies: move it to {target}, and begin it with the line {HEADER}"
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{path} is not YAML: {one_line(error)}") from None
+
+
+def _check_file(group: str, path: Path) -> None:
+    """Refuse a file that Hydra would take for something else.
+
+    Raises:
+        ConfigError: one sentence.
+    """
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    node = _read(path)
+    if group == "study":
+        _check_study(shown, node)
+    elif not isinstance(node, dict):
+        raise ConfigError(f"{shown} holds no sections of fields")
+    if HEADER not in path.read_text(encoding="utf-8").splitlines():
+        raise ConfigError(f"{shown} needs the line {HEADER}, for it sets fields of several sections")
+    if "seed" in node or "hydra" in node:
+        raise ConfigError(f"{shown}: seed and hydra are not for a study to set; its seeds are study.seeds")
+    for own in ("task", "scale"):
+        if own in node:
+            kind = "task" if group == "task" else "study"
+            raise ConfigError(
+                f"{shown}: what a {kind} changes in a {own} is a file of its own, as "
+                f"{kind}_{own}/{path.stem}_NAME.yaml beside the folder {path.parent.name}"
+            )
+
+
+def _check_study(path: Path, node: Any) -> None:
+    study = node.get("study", {}) if isinstance(node, dict) else None
+    question = study.get("question") if isinstance(study, dict) else None
+    if isinstance(study, dict) and (isinstance(question, str) or (question is None and node.get("defaults"))):
+        return
+    raise ConfigError(f"{path} is not a study: it needs a section `study` with a `question` in words")
