@@ -115,7 +115,7 @@ def test_the_configuration_imports_no_torch() -> None:
     [
         ({"model": {"dimm": 8}}, "model.dimm is not a field"),
         ({"model": {"dim": 9}}, "model: dim=9 is not a multiple of num_heads=2"),
-        ({"model": {"dim": 6}}, "model: dim=6 is not a multiple of 4"),
+        ({"model": {"dim": 6}}, "model: position=sincos needs a dim that is a multiple of 4: dim=6"),
         ({"model": {"dim": "wide"}}, "model.dim='wide': input should be a valid integer"),
         ({"model": {"dim": True}}, "model.dim=True: input should be a valid integer"),
         ({"model": {"depth": 3}}, "model: depth=3 must be even"),

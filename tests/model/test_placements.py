@@ -114,12 +114,12 @@ def test_rotation_by_the_formula() -> None:
 
 def test_tokens_before_the_grid_are_not_turned() -> None:
     grid = axial_rotation((2, 2), 32)
-    both = grid.behind(no_rotation(3, grid))
+    both = grid.after(no_rotation(3, grid))
     x = torch.randn(1, 1, 7, 32, generator=seeded())
     turned = rotate(x, both)
     assert torch.equal(turned[:, :, :3], x[:, :, :3])
     assert torch.allclose(turned[:, :, 3:], rotate(x[:, :, 3:], grid))
-    some = grid.take(torch.tensor([[3, 0], [1, 2]])).behind(no_rotation(3, grid))
+    some = grid.take(torch.tensor([[3, 0], [1, 2]])).after(no_rotation(3, grid))
     assert some.cos.shape == (2, 5, 16)
     assert isinstance(some, Rotation)
 
