@@ -48,7 +48,8 @@ class MediatorCore(nn.Module):
 
     def forward(self, qkv_3BHTE: Tensor, weights: Weights) -> Tensor:
         """Outputs [B, H, T, E]."""
-        return mediator(*qkv_3BHTE, mediators=self.mediators)
+        q_BHTE, k_BHTE, v_BHTE = qkv_3BHTE
+        return mediator(q_BHTE, k_BHTE, v_BHTE, self.mediators)
 
 
 def softmax(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor) -> Tensor:

@@ -164,31 +164,30 @@ def _attention(shapes: Mapping[str, tuple[int, ...]], prefix: str, dim: int) -> 
         if entry.official is not None and entry.official_queries_apart == apart
     )
     gate, conv = (_part(entries, names, prefix) for entries in (GATES, CONVOLUTIONS))
-    found = {"normalization": normalization, "gate": gate.name, "conv": conv.name}
-    kernels = {w.sizes(names[w.official], dim).get("kernel") for w in conv.official or ()} - {None}
-    return found | {"conv_kernel": kernel for kernel in kernels}
+    found: dict[str, Any] = {"normalization": normalization, "gate": gate.name, "conv": conv.name}
+    for weight in conv.official or ():
+        found |= {
+            f"conv_{size}": n for size, n in weight.sizes(names[weight.official], dim).items() if size == "kernel"
+        }
+    return found
 
 
 def _part(entries: Mapping[str, Variant], names: Mapping[str, tuple[int, ...]], prefix: str) -> Variant:
     """The gate, or the convolution, with just these tensors."""
-    known = {entry.name: _official(entry) for entry in entries.values() if entry.official is not None}
-    own = set(names) & {name for weights in known.values() for name in weights}
+    official = {
+        entry.name: {w.official: w for w in entry.official} for entry in entries.values() if entry.official is not None
+    }
+    own = set(names) & {name for weights in official.values() for name in weights}
     found = [
-        entry
-        for entry in entries.values()
-        if entry.official is not None
-        and known[entry.name] == own
-        and all(weight.matches(names[weight.official]) for weight in entry.official)
+        entries[entry]
+        for entry, weights in official.items()
+        if set(weights) == own and all(weight.matches(names[name]) for name, weight in weights.items())
     ]
     if not found:
         field = next(iter(entries.values())).field
         raise ValueError(f"no {field} has just {', '.join(sorted(own))}, as {prefix.rstrip('.')} does")
     # A tensor with a 1 for all heads fits an entry for each head too: the one that says more is meant.
     return max(found, key=lambda entry: sum(weight.axes.split().count("1") for weight in entry.official or ()))
-
-
-def _official(entry: Variant) -> set[str] | None:
-    return None if entry.official is None else {weight.official for weight in entry.official}
 
 
 def _pattern(attentions: list[dict[str, Any]]) -> dict[str, Any] | list[dict[str, Any]]:

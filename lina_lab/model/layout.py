@@ -1,8 +1,8 @@
 """Weights in the layout of the authors' files, to and from it.
 
-Our names become theirs by a list of renamings; those of gates and convolutions are in their entries (`lina_lab.variants`).
-Some tensors have another shape there: gates have more axes, patch embeddings are convolutions, and with subtraction the
-query projection is a tensor of its own.
+Our names become theirs by a list of renamings, and by the entries of gates and convolutions (`lina_lab.variants`). Some
+tensors have another shape there: gates have more axes, patch embeddings are convolutions, and with subtraction the query
+projection is a tensor of its own.
 """
 
 import re
@@ -97,7 +97,7 @@ def _part_weight(module: nn.Module, name: str) -> OfficialWeight | None:
     Raises:
         ValueError: the authors do not have the variant.
     """
-    match = re.match(r"((?:.*?\.)?)(gate|conv)\.(.+)$", name) if isinstance(module, LINA | Attention) else None
+    match = re.match(r"((?:.*?\.)??)(gate|conv)\.(.+)$", name) if isinstance(module, LINA | Attention) else None
     owner = None if match is None else module.get_submodule(match[1].rstrip("."))
     if match is None or not isinstance(owner, Attention):
         return None

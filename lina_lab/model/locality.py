@@ -1,6 +1,6 @@
 """Convolutions that are added to attention's output.
 
-A convolution is built from a `Geometry`, and maps the input and the values, [B, T, D] each, to what is added, [B, T, D].
+A convolution is built from a `Geometry`. It maps the input and the values, [B, T, D] each, to what is added, [B, T, D].
 Its entry is in `lina_lab/variants/convolutions.py`.
 
 Shapes: B batch, M condition tokens, N image tokens, T = M + N, D width, K taps.

@@ -18,7 +18,7 @@ def sincos(grid: tuple[int, int], dim: int) -> Tensor:
 
 
 def sinusoid(value: Tensor, dim: int = 256) -> Tensor:
-    """Timestep embedding (DiT's), `[cos(value f), sin(value f)]` with `f_i = 10000^(-i/(dim/2))`: [...] to [..., dim]."""
+    """Timestep embedding `[cos(value f), sin(value f)]` with `f_i = 10000^(-i/(dim/2))`: [...] to [..., dim]."""
     half = dim // 2
     frequency = 10_000.0 ** (-torch.arange(half, dtype=torch.float32, device=value.device) / half)
     angle = value.float().unsqueeze(-1) * frequency

@@ -179,9 +179,8 @@ def provided_by_packages(group: str) -> tuple[Provided, ...]:
             found.append(Provided(package, point.load()))
         except Exception as error:  # whatever a module of somebody else's raises
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise PackageError(
-                f"package {package}: its entry point {point.name} = {point.value} in {group} cannot be loaded ({reason})"
-            ) from error
+            where = f"its entry point {point.name} = {point.value} in {group}"
+            raise PackageError(f"package {package}: {where} cannot be loaded ({reason})") from error
     return tuple(found)
 
 

@@ -1,7 +1,8 @@
 """Every variant of the model as ONE entry: its name, its module, what it costs, what it needs, the authors' names.
 
-The configuration's allowed values and rules, the counts, the model's construction, the detection of the authors' weights
-and the help are read from the entries. Nothing here imports torch: an entry names its module, and the model imports it.
+The configuration's allowed values and rules, the counts, the model's construction, the detection of the authors'
+weights and the help are read from the entries. Nothing here imports torch: an entry names its module, and the model
+imports it.
 
 A package of somebody else's adds a variant by an entry point of the group `lina_lab.variants`, see CONTRIBUTING.md.
 """

@@ -107,7 +107,7 @@ class Variant:
     why: str = ""
     """Why it needs that, for the message that refuses another core, where `{kind}` is the core's name."""
     requires: Callable[[Geometry], str | None] | None = None
-    """What a geometry lacks, as the predicate of a sentence such as "needs a multiple of 4 tokens, not 7"; None: fits."""
+    """What a geometry lacks, as a predicate such as "needs a multiple of 4 tokens, not 7"; None: it fits."""
     official: tuple[OfficialWeight, ...] | None = None
     """Its tensors in the authors' files; () where it has none there, None where the authors do not have the variant."""
 

@@ -1,5 +1,7 @@
 """Gates: learned weights on tokens, or on the output."""
 
+from collections.abc import Callable
+
 from lina_lab.util.registry import OpenRegistry
 from lina_lab.variants.entry import GROUP, Gate, Geometry, OfficialWeight, linear, nothing
 
@@ -21,6 +23,12 @@ GATES.register(
         official=(),
     )
 )
+
+
+def _position_parameters(weights: int, shared: bool) -> Callable[[Geometry], int]:
+    return lambda g: weights * (1 if shared else g.heads) * g.tokens
+
+
 for name, documentation, module, weights, heads in (
     ("kv", "a weight for each head and position, on keys and on values", "PositionGate", ("key", "value"), "heads"),
     ("kv_shared", "as kv, shared by all heads", "SHARED_POSITION_GATE", ("key", "value"), "1"),
@@ -35,7 +43,7 @@ for name, documentation, module, weights, heads in (
             module=f"lina_lab.model.gates:{module}",
             needs_grid=True,
             by_position=names,
-            parameters=lambda g, n=len(names), shared=heads == "1": n * (1 if shared else g.heads) * g.tokens,
+            parameters=_position_parameters(len(names), shared=heads == "1"),
             multiply_adds=nothing,
             official=tuple(_by_position(weight, heads) for weight in names),
         )
