@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from lina_lab.config.checks import CHECKS, NonNegativeInt, PositiveFloat, PositiveInt, contradiction
+from lina_lab.config.checks import CHECKS, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, contradiction
+from lina_lab.config.metrics import METRICS
 
 RESERVED = ("mlartifacts", "Default")
 """Names that the stores use for themselves."""
@@ -21,16 +22,14 @@ NOT_IN_A_PATH = "%?#"
 class ObjectiveConfig:
     """A metric, as it is at the end of training."""
 
-    metric: Literal[
-        "val/loss_ema", "val/loss_raw", "train/loss", "eval/fid_pixels", "eval/fid_inception", "eval/captions"
-    ]
-    """Its name."""
+    metric: Annotated[str, OneOf(METRICS)]
+    """Name of the metric."""
     direction: Literal["minimize", "maximize"] = "minimize"
-    """Which way is better: of eval/captions up, of all others down."""
+    """Which way is better: maximize for eval/captions, minimize for the other built-in metrics."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        better = "maximize" if self.metric == "eval/captions" else "minimize"
+        better = METRICS[self.metric].direction
         if self.direction != better:
             raise contradiction(f"metric={self.metric} needs direction={better}")
         return self

@@ -194,3 +194,4 @@ def _norm(dim: int) -> int:
 
 
 def _mlp(dim: int) -> int:
+    return linear(dim, MLP_RATIO * dim) + linear(MLP_RATIO * dim, dim)

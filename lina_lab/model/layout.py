@@ -1,8 +1,8 @@
 """Weights in the layout of the authors' files, to and from it.
 
 Our names become theirs by a list of renamings, and by the entries of gates and convolutions (`lina_lab.variants`). Some
-tensors have another shape there: gates have more axes, patch embeddings are convolutions, and with subtraction the query
-projection is a tensor of its own.
+tensors have another shape there: gates have more axes, patch embeddings are convolutions, and with subtraction the
+query projection is a tensor of its own.
 """
 
 import re

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lina_lab.config import TrialConfig
-from lina_lab.data import DigitsDataModule, LatentsDataModule
-from lina_lab.data.modules.digits import digits
+from lina_lab.data.modules.digits import DigitsDataModule, digits
+from lina_lab.data.modules.latents import LatentsDataModule
 from lina_lab.training.trial import run_trial
 
 Tiny = Callable[..., TrialConfig]
