@@ -101,10 +101,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("size={dim:3}", ["there is no size {'dim': 3}", "width1536"]),
         ("data=digitz", ["there is no data set digitz; the data sets are digits, latents, shards, shapes"]),
         ("data={name:digits}", ["there is no data set {'name': 'digits'}"]),
-        ("data=shards", ["data.path is for data.name=latents and data.name=shards, which need it"]),
-        ("--multirun", ["a study lists its own cells"]),
-        ("--cfg", ["--cfg"]),
-        ("--info", ["--info is not understood"]),
+        ("data=shards", ["data.name=shards needs data.path"]),
+        ("--multirun", ["a study enumerates its own cells"]),
     ],
 )
 def test_a_wrong_argument_is_refused_in_one_sentence(

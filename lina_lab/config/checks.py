@@ -103,8 +103,9 @@ def _sentence(error: Any, within: str) -> str:
         return f"{where}: {error['msg']}" if where else str(error["msg"])
     if error["type"].startswith("missing"):
         return f"{where} must be given"
-    if error["type"] == "value_error" and not where:
-        return str(error["ctx"]["error"])
+    if error["type"] == "value_error":
+        sentence = str(error["ctx"]["error"])
+        return f"{where}: {sentence}" if where else sentence
     if error["type"] == "unexpected_keyword_argument":
         return f"{where} is not a field"
     return f"{where}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"

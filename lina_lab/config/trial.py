@@ -154,15 +154,16 @@ class SamplingConfig:
     caption asks for (mean of six tasks), when quality_images are measured; 0: not measured."""
     quality_every_images: PositiveInt | None = None
     """Images seen between two measurements of generated images, rounded up to validations; null: at the end only."""
-    metrics: Annotated[
-        tuple[Annotated[str, OneOf(METRICS)], ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)
-    ] = ()
+    metrics: Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)] = ()
     """Metrics of installed packages to measure when quality_images are; the built-in ones have fields of their own."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for name in self.metrics:
-            metric = METRICS[name]
+            metric = METRICS.get(name)
+            if metric is None:
+                outside = ", ".join(METRICS.outside()) or "there are none"
+                raise contradiction(f"metrics: {name} is not a metric of an installed package ({outside})")
             if metric.callback is None:
                 fields = [f"sampling.{switch}" for switch in metric.switched_on]
                 how = f"it is measured with {' and '.join(fields)}" if fields else "it is always measured"

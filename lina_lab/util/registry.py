@@ -133,7 +133,7 @@ class OpenRegistry(Mapping[str, E], Generic[E]):
             kinds = tuple(registry.kind for registry in self._of_group[self.group])
             for provided in provided_by_packages(self.group):
                 if not isinstance(provided.value, kinds):
-                    names = " or ".join(kind.__name__ for kind in kinds)
+                    names = " or ".join(sorted(kind.__name__ for kind in kinds))
                     raise PackageError(
                         f"package {provided.package}: its entry point in {self.group} is not a {names}, but "
                         f"{provided.value!r}"
