@@ -102,7 +102,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("data=digitz", ["there is no data set digitz; the data sets are digits, latents, shards, shapes"]),
         ("data={name:digits}", ["there is no data set {'name': 'digits'}"]),
         ("data=shards", ["data.name=shards needs data.path"]),
-        ("--multirun", ["a study enumerates its own cells"]),
+        ("--multirun", ["a study lists its own cells"]),
+        ("--cfg", ["--cfg"]),
+        ("--info", ["--info is not understood"]),
     ],
 )
 def test_a_wrong_argument_is_refused_in_one_sentence(

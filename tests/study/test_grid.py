@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from lina_lab.config.checks import flatten
 from lina_lab.model.count import training_operations
-from lina_lab.study.grid import flatten, make_plan
+from lina_lab.study.grid import make_plan
 
 
 def test_axes_and_seeds_are_crossed_with_whole_grids_first(tiny_study: Any) -> None:
