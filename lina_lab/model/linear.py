@@ -64,7 +64,7 @@ SQUARED_RELU = FeatureMap(
 
 @dataclass(frozen=True)
 class Weights:
-    """A gate's weights on tokens, each [B or 1, H or 1, T, 1]; None: one."""
+    """A gate's weights on tokens, each [B or 1, H or 1, T or 1, 1]; None: one."""
 
     key: Tensor | None = None
     """On the keys in the numerator."""
