@@ -1,11 +1,10 @@
 """Parameters and operations of a LINA by component, from its configuration alone (`lina count`).
 
-A multiply-add counts as one operation, as in the published figures; `FLOPS_PER_MULTIPLY_ADD` turns it into the other
-convention. Counted are linear layers, matrix products and convolutions. Softmax, norms, activations, gates' products
-and biases count as nothing. `6 N D` does not hold for this family: the encoder sees visible tokens only, the flow head
-runs several times a masked token, and a gate has parameters but hardly any operations.
-
-Source of the conventions and of the figures that this reproduces: `lina.md` sections 1 and 2.
+A multiply-add counts as one operation, as in the published figures; `FLOPS_PER_MULTIPLY_ADD` converts it to FLOPs.
+Counted are linear layers, matrix products and convolutions. Softmax, norms, activations, gates' products and biases
+count as nothing. What a variant costs is in its entry (`lina_lab.variants`). `6 N D` does not hold for this family: the
+encoder sees visible tokens only, the flow head runs several times for each masked token, and a gate has parameters but
+hardly any operations.
 """
 
 from collections.abc import Sequence
@@ -81,7 +80,7 @@ def parameters(config: LinaConfig) -> Counts:
 def embedding_parameters(config: LinaConfig) -> int:
     """Parameters that are looked up, not multiplied with: the table of classes or of absent text, start and mask token.
 
-    They grow with the data's vocabulary, so exponents are reported with and without them (arXiv 2406.12907).
+    They grow with the data's vocabulary, so scaling exponents are reported with and without them (arXiv 2406.12907).
     """
     classes = 0 if config.num_classes is None else (config.num_classes + 1) * config.dim
     return classes + (config.text_dim or 0) * TEXT_ROWS + 2 * config.dim
@@ -114,7 +113,7 @@ def _time_zero_operations(config: LinaConfig) -> int:
 
 
 def _head_operations(config: LinaConfig) -> tuple[int, int, int]:
-    """Multiply-adds of the flow head: once for each z, once for each level, once for each noised token."""
+    """Multiply-adds of the flow head: for each z, for each timestep, and for each noised token."""
     flow = config.flow_dim or config.dim
     for_z, for_level = config.dim * flow + flow**2, SINUSOID * flow + flow**2
     return for_z, for_level, 2 * config.token_dim * flow + config.flow_depth * 5 * flow**2 + 2 * flow**2
@@ -130,7 +129,7 @@ def _encode_operations(config: LinaConfig, visible: int) -> tuple[int, int]:
 
 
 def _masked(config: LinaConfig, mask_ratio: float | None) -> int:
-    """Masked tokens at a ratio; None: at the mean of the training's distribution."""
+    """Masked tokens at a ratio; None: at the mean of the training distribution."""
     ratios = stratified_mask_ratios(1000) if mask_ratio is None else [mask_ratio]
     return num_masked(sum(ratios) / len(ratios), config.num_tokens)
 
@@ -140,7 +139,7 @@ def loss_operations(config: LinaConfig, mask_ratio: float | None = None) -> Coun
 
     Args:
         config: the model.
-        mask_ratio: share of the tokens that is masked; None: the mean of the training's distribution.
+        mask_ratio: share of the tokens that is masked; None: the mean of the training distribution.
     """
     masked = _masked(config, mask_ratio)
     encoder, decoder = _encode_operations(config, config.num_tokens - masked)
@@ -152,8 +151,12 @@ def loss_operations(config: LinaConfig, mask_ratio: float | None = None) -> Coun
 def training_operations(config: LinaConfig, mask_ratio: float | None = None) -> Counts:
     """Multiply-adds of a training step for one image, forward and backward.
 
-    No gradient is taken of what comes from outside: latents, noise, levels and texts. The constant vector of the
-    condition grid is left out; it is made once a batch.
+    Inputs have no gradient: latents, noise, timesteps and texts. The constant vector of the condition grid is left out,
+    since it is computed once for a batch.
+
+    Args:
+        config: the model.
+        mask_ratio: share of the tokens that is masked; None: the mean of the training distribution.
     """
     forward, masked = loss_operations(config, mask_ratio), _masked(config, mask_ratio)
     flow, text = config.flow_dim or config.dim, (config.text_dim or 0) * config.text_length
@@ -172,8 +175,8 @@ def generation_operations(config: LinaConfig, *, steps: int = 64, flow_steps: in
     Args:
         config: the model.
         steps: autoregressive steps K.
-        flow_steps: Euler steps for each.
-        guided: whether there is an unconditional pass too.
+        flow_steps: Euler steps of the flow's ODE in each autoregressive step.
+        guided: whether there is an unconditional pass too, for classifier-free guidance.
     """
     passes = 2 if guided else 1
     known = [0, *step_schedule(config.num_tokens, steps)]

@@ -31,15 +31,15 @@ class Found:
     """One sentence for each field that does not follow from the weights."""
 
 
-def detect(weights: Mapping[str, Tensor], given: Mapping[str, Any] | None = None) -> Found:
+def detect(weights: Mapping[str, Tensor], known: Mapping[str, Any] | None = None) -> Found:
     """The configuration of a whole model's weights in the authors' layout.
 
     Args:
         weights: names to tensors; only their shapes are used.
-        given: known fields of the configuration, which replace what would be found.
+        known: known fields of the configuration, which replace what would be found.
 
     Raises:
-        ValueError: the weights are not those of such a model, or more must be given.
+        ValueError: the weights are not those of such a model, or more fields must be known.
     """
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
     needed = ("mask_embed.mask_token", "image_encoder.patch_embed.proj.weight", "image_decoder.patch_embed.proj.weight")
@@ -64,14 +64,14 @@ def detect(weights: Mapping[str, Tensor], given: Mapping[str, Any] | None = None
     if "text_embed.proj.weight" in shapes:
         fields["text_dim"] = shapes["text_embed.proj.weight"][1]
         assumed.append(("text_length", "text_length=256: a text's length is not in the weights"))
-    fields["num_heads"] = _heads(shapes, dim, (given or {}).get("num_heads"))
+    fields["num_heads"] = _heads(shapes, dim, (known or {}).get("num_heads"))
     fields["latent_size"] = _latent_size(shapes, dim, patch, assumed)
     fields |= _attentions(shapes, fields, assumed)
-    for name, value in (given or {}).items():
+    for name, value in (known or {}).items():
         both = isinstance(value, Mapping) and isinstance(fields.get(name), Mapping)
         fields[name] = {**fields[name], **value} if both else value
     config = from_dict(LinaConfig, fields, within="model")
-    return Found(config, tuple(sentence for field, sentence in assumed if field not in (given or {})))
+    return Found(config, tuple(sentence for field, sentence in assumed if field not in (known or {})))
 
 
 def _blocks(shapes: Mapping[str, Any], stack: str) -> int:
@@ -99,9 +99,9 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]], dim: int, size: str) -> Iterat
                 yield found[size]
 
 
-def _heads(shapes: Mapping[str, tuple[int, ...]], dim: int, given: int | None) -> int:
-    if given is not None:
-        return given
+def _heads(shapes: Mapping[str, tuple[int, ...]], dim: int, known: int | None) -> int:
+    if known is not None:
+        return known
     found = set(_sizes(shapes, dim, "heads"))
     if len(found) > 1:
         raise ValueError(f"the attentions have different numbers of heads: {sorted(found)}")
