@@ -5,11 +5,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from lina_lab.config import AttentionConfig, LinaConfig, StudyConfig, TrialConfig, from_dict, to_dict
+from lina_lab.config.history import ADDED, RENAMED, recorded
 from tests.conftest import TINY
 
 Tiny = Callable[..., TrialConfig]
@@ -74,6 +75,9 @@ ONE_VALUED = {
     "data.encoder",
     "data.long_captions",
     "sampling.caption_images",
+    "sampling.metrics",
+    "optimizer.name",
+    "optimizer.options",
     "sampling.quality_reference",
     "sampling.inception",
     "sampling.vae",
@@ -91,6 +95,95 @@ def test_every_field_is_part_of_the_identity(tiny: Tiny) -> None:
         changed = tiny(**{section: {name: OTHER[field]} if name else OTHER[field]})
         identities.add(changed.config_hash())
     assert len(identities) == 1 + len(fields - ONE_VALUED)
+
+
+HASHES: dict[str, tuple[str, dict[str, Any]]] = {
+    "tiny": ("7c2dda797b83", {}),
+    "renamed fields": (
+        "7be62c03d940",
+        {
+            "model": {"gradient_checkpointing": True, "noise_samples_per_token": 2, "condition_dropout": 0.2},
+            "sampling": {"ar_steps": 3, "ode_steps": 3, "guidance_scale": 3.0, "guidance_scale_start": 1.5},
+        },
+    ),
+    "patterns of attentions": (
+        "f5aca92f4934",
+        {
+            "model": {
+                "depth": 8,
+                "attention": [{}, {"normalization": "subtraction", "gate": "none"}],
+                "encoder_attention": [
+                    {"conv": "none", "gate": "none"},
+                    {"kind": "softmax", "conv": "none", "gate": "output"},
+                ],
+            }
+        },
+    ),
+    "optimizer": (
+        "8302a267fdaa",
+        {"optimizer": {"lr": 2e-3, "betas": [0.9, 0.99], "weight_decay": 0.1, "warmup_images": 16}, "seed": 3},
+    ),
+}
+"""What version 0.1.0 (commit 6a3632b) computed."""
+
+
+@pytest.mark.parametrize(("recorded", "changes"), HASHES.values(), ids=HASHES)
+def test_the_hash_of_a_trial_is_that_of_version_0_1(tiny: Tiny, recorded: str, changes: dict[str, Any]) -> None:
+    assert tiny(**changes).config_hash() == recorded
+
+
+def test_the_hash_of_a_trial_with_captions_is_that_of_version_0_1() -> None:
+    attention = {"gate": "memory", "conv": "dynamic", "feature_map": "elu"}
+    model = {
+        "latent_channels": 3,
+        "latent_size": [16, 16],
+        "num_classes": None,
+        "text_dim": 32,
+        "position": "rotary",
+        "dim": 128,
+        "num_heads": 4,
+        "attention": attention,
+    }
+    data = {"name": "shapes", "encoder": "words"}
+    trial = from_dict(TrialConfig, {"model": model, "data": data, "sampling": {"caption_images": 12}})
+    assert trial.config_hash() == "590b9302544c"
+
+
+def test_an_added_field_is_in_the_hash_unless_it_has_its_recorded_default() -> None:
+    added = {"model": {"attention": [{"new": 1, "kind": "linear"}, {"new": 2, "kind": "linear"}]}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ADDED, "model.attention.new", 1)
+        kept = recorded(added)["model"]["attention"]
+    assert kept == [{"kind": "linear"}, {"new": 2, "kind": "linear"}]
+    assert recorded({"optimizer": {"name": "adamw", "options": {}}, "sampling": {"metrics": ()}}) == {
+        "optimizer": {},
+        "sampling": {},
+    }
+    assert recorded({"optimizer": {"name": "adamw", "options": {"a": 1}}}) == {"optimizer": {"options": {"a": 1}}}
+
+
+def test_every_added_field_exists_and_its_recorded_default_is_a_valid_value(tiny: Tiny) -> None:
+    for field, default in ADDED.items():
+        section, _, name = field.partition(".")
+        assert to_dict(tiny(**{section: {name: default}}))[section][name] == default
+
+
+def fields_of(kind: Any, prefix: str = "") -> set[str]:
+    """Dotted names of all fields of a configuration's dataclass."""
+    found = set()
+    for name, inner in get_type_hints(kind).items():
+        options = [option for option in (inner, *get_args(inner)) if dataclasses.is_dataclass(option)]
+        found |= {f"{prefix}{name}"}.union(*(fields_of(option, f"{prefix}{name}.") for option in options))
+    return found
+
+
+def test_every_renamed_field_exists_under_its_new_name_alone() -> None:
+    fields = fields_of(TrialConfig) | fields_of(StudyConfig, "study.")
+    for old, new in RENAMED.items():
+        assert new in fields
+        assert old not in fields
+        assert old.rpartition(".")[0] == new.rpartition(".")[0]
+    assert len(set(RENAMED.values())) == len(RENAMED)
 
 
 def test_equal_configurations_are_one_trial(tiny: Tiny) -> None:
@@ -115,7 +208,7 @@ def test_the_configuration_imports_no_torch() -> None:
     [
         ({"model": {"dimm": 8}}, "model.dimm is not a field"),
         ({"model": {"dim": 9}}, "model: dim=9 is not a multiple of num_heads=2"),
-        ({"model": {"dim": 6}}, "model: dim=6 is not a multiple of 4"),
+        ({"model": {"dim": 6}}, "model: position=sincos needs a dim that is a multiple of 4: dim=6"),
         ({"model": {"dim": "wide"}}, "model.dim='wide': input should be a valid integer"),
         ({"model": {"dim": True}}, "model.dim=True: input should be a valid integer"),
         ({"model": {"depth": 3}}, "model: depth=3 must be even"),
@@ -139,6 +232,19 @@ def test_the_configuration_imports_no_torch() -> None:
         ({"trainer": {"max_images": 0}}, "trainer.max_images=0: input should be greater than 0"),
         ({"optimizer": {"lr": float("nan")}}, "optimizer.lr=nan: input should be"),
         ({"optimizer": {"betas": [0.9]}}, "optimizer.betas"),
+        ({"optimizer": {"name": "sgd"}}, "optimizer.name='sgd': input should be 'adamw'"),
+        ({"optimizer": {"options": {"a": 1}}}, "optimizer: options.a is not an option of name=adamw, which has none"),
+        ({"data": {"name": "mnist"}}, "data.name='mnist': input should be 'digits', 'latents', 'shards' or 'shapes'"),
+        (
+            {"model": {"attention": {"gate": "x"}}},
+            "model.attention.gate='x': input should be 'none', 'kv', 'kv_shared'",
+        ),
+        ({"model": {"attention": {"gate": ["kv"]}}}, "model.attention.gate=['kv']: input should be 'none', 'kv'"),
+        ({"sampling": {"metrics": ["eval/x"]}}, "sampling: metrics: eval/x is not a metric of an installed package"),
+        (
+            {"sampling": {"metrics": ["eval/captions"]}},
+            "metrics: eval/captions is a built-in metric: it is measured with sampling.caption_images",
+        ),
         ({"optimizer": {"betas": [1, 1]}}, "optimizer.betas.0=1: input should be less than 1"),
         ({"ema": {"decay": 1.0}}, "ema.decay=1.0: input should be less than 1"),
         ({"seed": -1}, "seed=-1: input should be greater than or equal to 0"),

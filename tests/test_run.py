@@ -101,7 +101,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("size={dim:3}", ["there is no size {'dim': 3}", "width1536"]),
         ("data=digitz", ["there is no data set digitz; the data sets are digits, latents, shards, shapes"]),
         ("data={name:digits}", ["there is no data set {'name': 'digits'}"]),
-        ("data=shards", ["data.path is for data.name=latents and data.name=shards, which need it"]),
+        ("data=shards", ["data.name=shards needs data.path"]),
         ("--multirun", ["a study lists its own cells"]),
         ("--cfg", ["--cfg"]),
         ("--info", ["--info is not understood"]),

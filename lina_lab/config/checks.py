@@ -1,11 +1,15 @@
 """What all parts of the configuration are made with: types, errors, and the way from and to plain data."""
 
 import json
-from dataclasses import asdict
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from lina_lab.util.registry import PackageError
 
 T = TypeVar("T")
 
@@ -18,16 +22,56 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 # YAML has no tuples.
 Pair = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
-
-
 ONE, SEVERAL = "<one>", "<several>"
 TAGS = (ONE, SEVERAL)
 """Marks of the two forms of a field that takes one thing or a list of them."""
 
 
+@dataclass(frozen=True, eq=False)
+class OneOf:
+    """In `Annotated[str, OneOf(REGISTRY)]`: the field takes the names in a registry, which packages can add to.
+
+    A built-in name is looked up alone; only another one, and an error that lists the names, look at other packages.
+    """
+
+    registry: Mapping[str, Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """For pydantic: how to check a value."""
+        return core_schema.no_info_plain_validator_function(self._checked)
+
+    def _checked(self, value: Any) -> str:
+        try:
+            if isinstance(value, str) and value in self.registry:
+                return value
+            *names, last = (repr(name) for name in self.registry)
+        except PackageError as error:
+            raise PydanticCustomError("package", "{sentence}", {"sentence": str(error)}) from None
+        listed = f"{', '.join(names)} or {last}" if names else last
+        raise PydanticCustomError("choice", "Input should be {listed}", {"listed": listed})
+
+
+def choices(kind: Any) -> tuple[str, ...]:
+    """The names that a field of this type allows, of a `Literal` or of a registry; () where it takes other things.
+
+    Args:
+        kind: the field's type with what is annotated (`typing.get_type_hints(cls, include_extras=True)`).
+
+    Raises:
+        PackageError: an installed package's entry point for the registry cannot be used.
+    """
+    if typing.get_origin(kind) is typing.Literal:
+        return tuple(str(name) for name in typing.get_args(kind))
+    if typing.get_origin(kind) is Annotated:
+        inner, *extras = typing.get_args(kind)
+        named = next((tuple(extra.registry) for extra in extras if isinstance(extra, OneOf)), ())
+        return named or choices(inner)
+    return next((found for option in typing.get_args(kind) if (found := choices(option))), ())
+
+
 def contradiction(sentence: str) -> PydanticCustomError:
-    """An error for fields that are fine alone and not together; pydantic adds where they stand."""
-    return PydanticCustomError("contradiction", sentence)
+    """An error for fields that are valid alone and not together; pydantic adds where they are."""
+    return PydanticCustomError("contradiction", "{sentence}", {"sentence": sentence})
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -37,7 +81,12 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], data: Any, *, within: str = "") -> T:
-    """Make the dataclass `cls` from plain data; `within` names where the data stands, for the errors.
+    """Make the dataclass `cls` from plain data.
+
+    Args:
+        cls: a pydantic dataclass.
+        data: nested mappings and lists.
+        within: name of the section that the data is, for the messages.
 
     Raises:
         ValueError: one sentence that names each wrong field, what it held and what is allowed.
@@ -54,8 +103,9 @@ def _sentence(error: Any, within: str) -> str:
         return f"{where}: {error['msg']}" if where else str(error["msg"])
     if error["type"].startswith("missing"):
         return f"{where} must be given"
-    if error["type"] == "value_error" and not where:
-        return str(error["ctx"]["error"])
+    if error["type"] == "value_error":
+        sentence = str(error["ctx"]["error"])
+        return f"{where}: {sentence}" if where else sentence
     if error["type"] == "unexpected_keyword_argument":
         return f"{where} is not a field"
     return f"{where}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from lina_lab.config.checks import from_dict
+from lina_lab.config.checks import choices, from_dict
 
 T = TypeVar("T")
 HELP_FLAGS = ("-h", "--help")
@@ -155,9 +155,8 @@ def field_help(name: str, default: str, text: str) -> str:
 def documentation(cls: Any, name: str, kind: Any) -> str:
     """A field's documentation, and its choices where it has some."""
     text = " ".join((cls.__pydantic_fields__[name].description or "").split())
-    options = [kind, *typing.get_args(kind)]
-    choices = next((typing.get_args(option) for option in options if typing.get_origin(option) is typing.Literal), ())
-    return f"{text} One of {', '.join(map(str, choices))}." if choices else text
+    allowed = choices(typing.get_type_hints(cls, include_extras=True)[name])
+    return f"{text} One of {', '.join(allowed)}." if allowed else text
 
 
 def shown(value: Any) -> str:

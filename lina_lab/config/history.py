@@ -1,7 +1,8 @@
-"""Names that fields had in earlier versions.
+"""Fields that earlier versions did not have, or had under another name.
 
-Stores of earlier versions are read with today's names, and a trial's hash is still made of the names that its field was
-first recorded under: so a renamed field neither loses a store nor makes a finished cell a new one.
+Stores of earlier versions are read with today's names. A trial's hash is made of the names that its fields were first
+recorded under, without fields that were added since and are at their default. So neither a renamed nor an added field
+loses a store or turns a finished cell into a new one.
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,13 @@ RENAMED = {
 }
 """Dotted name up to version 0.1 -> today's. Only the last part of a name changes."""
 RECORDED = {new: old for old, new in RENAMED.items()}
+ADDED: dict[str, Any] = {
+    "optimizer.name": "adamw",
+    "optimizer.options": {},
+    "sampling.metrics": [],
+}
+"""Dotted name of a field of a trial that version 0.1 did not have -> the value that stands for its absence, as plain
+data. It stays as it is when the field's default changes."""
 
 
 def current_name(field: str) -> str:
@@ -36,9 +44,9 @@ def current_names(data: Mapping[str, Any], *, within: str = "") -> dict[str, Any
     return _renamed(data, RENAMED, within)
 
 
-def recorded_names(data: Mapping[str, Any], *, within: str = "") -> dict[str, Any]:
-    """Nested data with the names that its fields were first recorded under."""
-    return _renamed(data, RECORDED, within)
+def recorded(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's nested data as version 0.1 would have recorded it: its names, and no added field at its default."""
+    return _renamed(data, RECORDED, "", ADDED)
 
 
 def from_stored(cls: type[T], data: Mapping[str, Any], *, within: str = "") -> T:
@@ -61,10 +69,23 @@ def study_from_stored(cls: type[T], data: Mapping[str, Any]) -> T:
     return from_stored(cls, {**data, "axes": axes, "exclude": exclude}, within="study")
 
 
-def _renamed(data: Mapping[str, Any], names: Mapping[str, str], within: str) -> dict[str, Any]:
+def _renamed(
+    data: Mapping[str, Any], names: Mapping[str, str], within: str, left_out: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Nested data with other names, without the fields in `left_out` that have the value there."""
     found = {}
     for name, value in data.items():
         dotted = f"{within}.{name}" if within else name
-        key = names[dotted].rpartition(".")[2] if dotted in names else name
-        found[key] = _renamed(value, names, dotted) if isinstance(value, Mapping) else value
+        plain = list(value) if isinstance(value, tuple) else value
+        if left_out is None or dotted not in left_out or plain != left_out[dotted]:
+            key = names[dotted].rpartition(".")[2] if dotted in names else name
+            found[key] = _renamed_value(plain, names, dotted, left_out)
     return found
+
+
+def _renamed_value(value: Any, names: Mapping[str, str], within: str, left_out: Mapping[str, Any] | None) -> Any:
+    if isinstance(value, Mapping):
+        return _renamed(value, names, within, left_out)
+    if isinstance(value, list):  # of sections, such as a pattern of attentions
+        return [_renamed_value(part, names, within, left_out) for part in value]
+    return value

@@ -1,45 +1,92 @@
 """The model's configuration."""
 
 from dataclasses import replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic.dataclasses import dataclass
 
-from lina_lab.config.checks import CHECKS, ONE, SEVERAL, Pair, PositiveInt, Share, contradiction
+from lina_lab.config.checks import CHECKS, ONE, SEVERAL, OneOf, Pair, PositiveInt, Share, contradiction
+from lina_lab.util.registry import OpenRegistry
+from lina_lab.variants import (
+    CONVOLUTIONS,
+    CORES,
+    FEATURE_MAPS,
+    GATES,
+    NORMALIZATIONS,
+    POSITIONS,
+    Core,
+    Geometry,
+    Variant,
+)
+
+PARTS: dict[str, OpenRegistry[Variant]] = {
+    registry.field: registry  # type: ignore[misc]
+    for registry in (CORES, NORMALIZATIONS, FEATURE_MAPS, CONVOLUTIONS, GATES)
+}
+"""Field of `AttentionConfig` -> its variants."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class AttentionConfig:
-    """One attention: its core, and what is added to it (`lina.md` section 2)."""
+    """One attention: its core, and what is added to it."""
 
-    kind: Literal["linear", "softmax", "mediator"] = "linear"
-    """Core: kernel-based linear attention, softmax attention, or softmax through a few mediators."""
-    normalization: Literal["division", "subtraction"] = "division"
-    """How linear attention makes each row of weights sum to one; the other kinds do so by themselves."""
-    feature_map: Literal["relu", "elu", "identity", "exp", "leaky_relu", "softplus", "squared_relu"] = "relu"
-    """Function on queries and keys of linear attention. identity under division is known to diverge."""
-    conv: Literal["none", "depthwise", "dynamic"] = "depthwise"
-    """Convolution added to the output: of the input on its grid, or of the values with kernels made from the input."""
+    kind: Annotated[str, OneOf(CORES)] = "linear"
+    """Attention type: kernel-based linear attention, softmax attention, or agent attention, which is softmax attention
+    through a few mediator tokens."""
+    normalization: Annotated[str, OneOf(NORMALIZATIONS)] = "division"
+    """How linear attention makes each row of its weights sum to one: by division, or by subtraction as in InLine
+    attention. The other types normalize by themselves."""
+    feature_map: Annotated[str, OneOf(FEATURE_MAPS)] = "relu"
+    """Function applied to the queries and keys of linear attention. identity with division is known to diverge."""
+    conv: Annotated[str, OneOf(CONVOLUTIONS)] = "depthwise"
+    """Convolution that is added to the output: depthwise over the input's image tokens, or dynamic over the values,
+    with kernels made from the input."""
     conv_kernel: PositiveInt = 5
     """Side of the convolution's kernel in tokens; odd."""
-    gate: Literal["none", "kv", "kv_shared", "key", "value", "kv_decoupled", "kv_data", "memory", "output"] = "kv"
-    """Learned weights: on keys and values by position (kv, kv_shared, key, value, kv_decoupled) or by data (kv_data),
-    on four stretches of the sequence (memory), or on the output."""
+    gate: Annotated[str, OneOf(GATES)] = "kv"
+    """Learned weights: on keys and values by position (kv, kv_shared, key, value, kv_decoupled) or by content
+    (kv_data), on four groups of the sequence (memory), or on the output (output)."""
     mediators: PositiveInt = 64
-    """Mediators of kind=mediator."""
+    """Mediator tokens of kind=mediator."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.conv_kernel % 2 == 0:
-            raise contradiction(f"conv_kernel={self.conv_kernel} must be odd, so that the kernel has a centre")
-        if self.kind != "linear" and self.normalization != "division":
-            raise contradiction(f"normalization=subtraction needs kind=linear: {self.kind} has its own normalisation")
-        if self.kind != "linear" and self.feature_map != "relu":
-            raise contradiction(f"feature_map={self.feature_map} needs kind=linear: {self.kind} has none")
-        if self.kind != "linear" and self.gate not in ("none", "output"):
-            raise contradiction(f"gate={self.gate} needs kind=linear: it acts behind the feature map")
+            raise contradiction(f"conv_kernel={self.conv_kernel} must be odd, so that the kernel has a center")
+        core = CORES[self.kind]
+        for variant in self.variants:
+            unused = variant.name == PARTS[variant.field].unused
+            if variant.needs is not None and variant.needs not in core.takes and not unused:
+                raise contradiction(_needs_another_core(variant, core))
         return self
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The entries of its core and its parts."""
+        return tuple(registry[getattr(self, field)] for field, registry in PARTS.items())
+
+    def geometry(self, dim: int, heads: int, grid: tuple[int, int] = (16, 16), condition_tokens: int = 64) -> Geometry:
+        """What its parts are built for, and what they cost depends on.
+
+        Args:
+            dim: width D.
+            heads: attention heads H.
+            grid: rows and columns of the image tokens.
+            condition_tokens: tokens in front of the image tokens.
+        """
+        return Geometry(
+            dim=dim,
+            heads=heads,
+            grid=grid,
+            condition_tokens=condition_tokens,
+            kernel=self.conv_kernel,
+            mediators=self.mediators,
+        )
+
+    def misfit(self, geometry: Geometry) -> str | None:
+        """Why the parts cannot be built for this geometry, as a sentence; None: they can."""
+        return next((sentence for variant in self.variants if (sentence := variant.misfit(geometry))), None)
 
     def plain(self) -> "AttentionConfig":
         """The same core without convolution and gate, as the two encoders have it."""
@@ -48,7 +95,13 @@ class AttentionConfig:
     @property
     def tied_to_grid(self) -> bool:
         """Whether it takes only sequences of all condition and image tokens, in their order."""
-        return self.conv == "depthwise" or self.gate not in ("none", "kv_data", "output")
+        return any(variant.needs_grid for variant in self.variants)
+
+
+def _needs_another_core(variant: Variant, core: Core) -> str:
+    cores = " or ".join(name for name, other in CORES.items() if variant.needs in other.takes)
+    why = variant.why.format(kind=core.name) or f"{core.name} takes no {variant.needs}"
+    return f"{variant.field}={variant.name} needs kind={cores}: {why}"
 
 
 # The tags tell pydantic which of the two is meant, and are kept out of its errors (see `checks.TAGS`).
@@ -61,69 +114,66 @@ Placement = Annotated[
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class LinaConfig:
-    """One LINA. The defaults are the published class-conditional model of width 768 (`lina.md` section 1)."""
+    """One LINA. The defaults are the published class-conditional model of width 768."""
 
     latent_channels: PositiveInt = 16
     """Channels C of a latent image."""
     latent_size: Pair = (16, 16)
     """Height and width of a latent image."""
     patch_size: PositiveInt = 1
-    """Side p of the square patch that makes one token of p*p*C numbers."""
+    """Side p of the square patch that becomes one token of p*p*C numbers."""
     dim: PositiveInt = 768
-    """Width D of every transformer block."""
+    """Hidden size D of every transformer block."""
     num_heads: PositiveInt = 12
     """Attention heads."""
     condition_depth: PositiveInt = 16
     """Blocks of the condition encoder."""
     depth: PositiveInt = 32
-    """Blocks of the masked encoder and the masked decoder together, half each; even."""
+    """Blocks of the masked encoder and the masked decoder together, half in each; even."""
     flow_depth: PositiveInt = 6
-    """Blocks of the flow head."""
+    """Residual MLP blocks of the flow head."""
     flow_dim: PositiveInt | None = None
-    """Width of the flow head; null: as dim."""
+    """Width of the flow head; null: the same as dim."""
     num_classes: PositiveInt | None = 1000
-    """Classes to condition on; null: none."""
+    """Number of classes for class conditioning; null: none."""
     text_dim: PositiveInt | None = None
-    """Channels of the text encoder's states to condition on; null: no text."""
+    """Channels of the text encoder's hidden states for text conditioning; null: no text."""
     text_length: Annotated[int, Field(gt=0, le=512, strict=True)] = 256
-    """Text tokens L in front of the condition tokens."""
-    position: Literal["sincos", "rotary"] = "sincos"
-    """Position code of the tokens: added to them, or a rotation of queries and keys."""
+    """Text tokens L in front of the condition tokens; shorter texts are padded."""
+    position: Annotated[str, OneOf(POSITIONS)] = "sincos"
+    """Position encoding: sincos is added to the tokens, rotary (RoPE) rotates queries and keys."""
     condition_dropout: Share = 0.1
-    """Share of the training samples whose class or text is hidden, for guidance."""
+    """Probability that a training sample's class or text is dropped, for classifier-free guidance (DiT's
+    class_dropout_prob)."""
     noise_samples_per_token: PositiveInt = 4
-    """Noise levels and noises drawn for each masked token in the loss."""
+    """Timesteps and noises sampled for each masked token in the loss (MAR's diffusion_batch_mul)."""
     attention: Placement = AttentionConfig()
     """Attention of the masked decoder; a list is a pattern that its blocks repeat."""
     encoder_attention: Placement | None = None
-    """Attention of the masked encoder; null: the decoder's core without convolution and gate."""
+    """Attention of the masked encoder; null: the decoder's, without convolution and gate."""
     condition_attention: Placement | None = None
-    """Attention of the condition encoder; null: the decoder's core without convolution and gate."""
+    """Attention of the condition encoder; null: the decoder's, without convolution and gate."""
     compile: bool = False
-    """Compile each block with torch.compile: blocks that are alike are compiled once, so that depth costs no time."""
+    """Compile each block with torch.compile. Blocks that are alike are compiled once, whatever the depth."""
     gradient_checkpointing: bool = False
-    """Keep no activations inside blocks, and compute them again in the backward pass."""
+    """Gradient checkpointing: activations inside blocks are recomputed in the backward pass, to save memory."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.dim % self.num_heads:
             raise contradiction(f"dim={self.dim} is not a multiple of num_heads={self.num_heads}")
-        if self.position == "sincos" and self.dim % 4:
-            raise contradiction(f"dim={self.dim} is not a multiple of 4, as position=sincos needs")
-        if self.position == "rotary" and self.dim // self.num_heads % 32:
-            raise contradiction(
-                f"position=rotary needs heads of a multiple of 32 channels: dim={self.dim}, num_heads={self.num_heads}"
-            )
         if self.depth % 2:
             raise contradiction(f"depth={self.depth} must be even: half is the encoder, half the decoder")
         if any(side % self.patch_size for side in self.latent_size):
             raise contradiction(f"patch_size={self.patch_size} does not divide latent_size={list(self.latent_size)}")
         if self.num_classes is not None and self.text_dim is not None:
-            raise contradiction("num_classes and text_dim are both given: a model is conditioned on one of them")
+            raise contradiction("num_classes and text_dim are both set: a model is conditioned on one of them")
+        if (misfit := POSITIONS[self.position].misfit(self.image_geometry)) is not None:
+            raise contradiction(misfit)
         for name in ("encoder_attention", "condition_attention"):
             if any(attention.tied_to_grid for attention in self._pattern(name)):
                 raise contradiction(
-                    f"{name} needs a conv and a gate that do not need the whole grid: it does not see it"
+                    f"{name} needs a conv and a gate that do not need the whole grid: it does not see the grid"
                 )
         for name, depth in (
             ("attention", self.depth // 2),
@@ -133,11 +183,25 @@ class LinaConfig:
             pattern = self._pattern(name)
             if getattr(self, name) is not None and (not pattern or depth % len(pattern)):
                 raise contradiction(f"{name} is a pattern of {len(pattern)}, which does not fill its {depth} blocks")
-        if any(a.gate == "memory" for a in self.decoder_blocks) and (self.num_tokens + self.condition_tokens) % 4:
-            raise contradiction(
-                f"gate=memory needs a multiple of 4 tokens, not {self.num_tokens + self.condition_tokens}"
-            )
+        stacks = (self.decoder_blocks, self.encoder_blocks, self.condition_blocks)
+        for attention in dict.fromkeys(attention for stack in stacks for attention in stack):
+            if (misfit := attention.misfit(self.geometry(attention))) is not None:
+                raise contradiction(misfit)
         return self
+
+    def geometry(self, attention: AttentionConfig) -> Geometry:
+        """What an attention of this model is built for."""
+        return attention.geometry(self.dim, self.num_heads, self.grid, self.condition_tokens)
+
+    @property
+    def image_geometry(self) -> Geometry:
+        """For the positions of the image tokens."""
+        return Geometry(dim=self.dim, heads=self.num_heads, grid=self.grid, condition_tokens=self.condition_tokens)
+
+    @property
+    def condition_geometry(self) -> Geometry:
+        """For the positions of the condition tokens."""
+        return Geometry(dim=self.dim, heads=self.num_heads, grid=self.condition_grid, condition_tokens=0)
 
     def _pattern(self, name: str) -> tuple[AttentionConfig, ...]:
         placed: AttentionConfig | tuple[AttentionConfig, ...] | None = getattr(self, name)
@@ -162,7 +226,7 @@ class LinaConfig:
 
     @property
     def conditional(self) -> bool:
-        """Whether there is a class or a text to hide."""
+        """Whether there is a class or a text to drop."""
         return self.num_classes is not None or self.text_dim is not None
 
     @property

@@ -4,7 +4,6 @@ Files lie in Hydra config directories: that of `--config-dir`, `./studies`, and 
 user's that is broken disturbs nobody who does not choose it.
 """
 
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from lina_lab.config import DataConfig
+from lina_lab.config.datasets import DATA_SETS
 from lina_lab.config.grammar import ConfigError, one_line
 from lina_lab.config.presets import SIZES
 
@@ -31,7 +30,7 @@ OURS = Path(str(files("lina_lab.studies")))
 
 def preset_names(group: str) -> list[str]:
     """The options of `size` or `data`."""
-    return list(SIZES) if group == "size" else list(typing.get_args(typing.get_type_hints(DataConfig)["name"]))
+    return list(SIZES) if group == "size" else list(DATA_SETS)
 
 
 def preset(group: str, name: str) -> tuple[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The configuration of a study, and of where results go."""
+"""The configuration of a study, of the places of its results, and of the command that runs it."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from lina_lab.config.checks import CHECKS, NonNegativeInt, PositiveFloat, PositiveInt, contradiction
+from lina_lab.config.checks import CHECKS, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, contradiction
+from lina_lab.config.metrics import METRICS
 
 RESERVED = ("mlartifacts", "Default")
 """Names that the stores use for themselves."""
@@ -22,18 +23,16 @@ NOT_IN_A_PATH = "%?#"
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class ObjectiveConfig:
-    """A metric, as it is at the end of training."""
+    """A metric at the end of training, by which cells are compared."""
 
-    metric: Literal[
-        "val/loss_ema", "val/loss_raw", "train/loss", "eval/fid_pixels", "eval/fid_inception", "eval/captions"
-    ]
-    """Its name."""
+    metric: Annotated[str, OneOf(METRICS)]
+    """Name of the metric."""
     direction: Literal["minimize", "maximize"] = "minimize"
-    """Which way is better: of eval/captions up, of all others down."""
+    """Which way is better: maximize for eval/captions, minimize for the other built-in metrics."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        better = "maximize" if self.metric == "eval/captions" else "minimize"
+        better = METRICS[self.metric].direction
         if self.direction != better:
             raise contradiction(f"metric={self.metric} needs direction={better}")
         return self
@@ -41,48 +40,49 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class BudgetConfig:
-    """What a cell may use up, turned into images; equal for all cells."""
+    """The training budget of a cell, equal for all cells; it is converted to images."""
 
     unit: Literal["images", "tokens", "flops"]
-    """images seen; image tokens seen; FLOPs of training (two for a multiply-add, see `model/count.py`)."""
+    """images seen; image tokens seen; training FLOPs (two for each multiply-add, see `lina count`)."""
     amount: PositiveFloat
-    """How much of it."""
+    """The budget in this unit."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class ResourcesConfig:
-    """What a cell runs on."""
+    """The hardware and the process group that train a cell."""
 
     nodes: PositiveInt = 1
     """Machines."""
     devices: PositiveInt = 1
-    """Devices of each machine, a process for each: GPUs, or shares of the processor where there are none."""
+    """Devices of each machine, with one process each: GPUs, or parts of the CPU where there are none."""
     accelerator: Literal["auto", "gpu", "cpu"] = "auto"
-    """gpu refuses a machine that has none; auto takes GPUs where there are any, and else the processor."""
+    """gpu: refuse a machine without GPUs; auto: use GPUs where there are any, otherwise the CPU."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    """How several devices train one model: each with a copy of it (ddp), or each with a part of it (fsdp)."""
+    """How several devices train one model: ddp copies the model to each, fsdp shards it over them."""
     accumulate_grad_batches: PositiveInt = 1
-    """Portions in which a device takes its part of the batch, one after another. The batch stays data.batch_size."""
+    """Gradient accumulation: micro-batches of each device in one optimizer step. The global batch stays
+    data.batch_size."""
     timeout_seconds: PositiveFloat = 300.0
-    """How long one device waits for another before the group is taken for broken."""
+    """Seconds that a device waits for another one before the process group counts as broken."""
     max_minutes: PositiveFloat | None = None
-    """Training time of a cell, over all the times that it is taken up; one that takes longer saves its state and is
+    """Longest training time of a cell, over all its attempts; a cell that takes longer saves a checkpoint and is
     cancelled. null: no limit."""
     max_restarts: NonNegativeInt = 3
-    """How often a cell whose group of processes died is started again, each time from its last checkpoint."""
+    """How often a cell whose process group died is restarted, each time from its last checkpoint."""
     flops_per_second: PositiveFloat | None = None
-    """Stated rate of a device in training, for `action=plan`; null: as measured on cells of the study that are done."""
+    """Training FLOP/s of a device, for `lina plan`; null: as measured on the study's finished cells."""
 
     @property
     def world_size(self) -> int:
-        """Processes that train together."""
+        """Processes that train one model together."""
         return self.nodes * self.devices
 
     def check_batch(self, batch_size: int) -> None:
-        """Refuse a batch that cannot be shared out evenly.
+        """Refuse a batch that does not divide evenly over devices and accumulation steps.
 
         Raises:
-            ValueError: which numbers do not fit.
+            ValueError: the numbers that do not fit.
         """
         shares = self.world_size * self.accumulate_grad_batches
         if batch_size % shares:
@@ -94,34 +94,35 @@ class ResourcesConfig:
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class StudyConfig:
-    """One question: what is varied, how often, and what is held equal."""
+    """One question: what is varied, with which seeds, and what is controlled."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]
-    """Name of the study in every store and of its folder; another name makes a study of its own."""
+    """Name of the study in every store and of its folder; another name makes another study."""
     question: str
-    """What the study is to find out."""
+    """The question that the study answers."""
     axes: dict[str, dict[str, list[Any]]]
     """Axis name -> field -> its values; the fields of one axis move together, the axes are crossed."""
     labels: dict[str, list[str]] = field(default_factory=dict)
-    """Axis name -> a short name for each of its values, where the values themselves are long."""
+    """Axis name -> a short label for each of its values, where the values themselves are long."""
     size_axis: str
     """The axis along which models grow; the others make the variants that are compared."""
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
-    """Seeds of each cell; two variants with one seed see the same data, masks and noise."""
+    """Seeds of each cell; variants with the same seed see the same data, masks and noise."""
     controlled: list[str]
-    """What is the same for all cells, as a reviewer would want to read it."""
+    """What is the same for all cells, as sentences for a reviewer."""
     seeds_at_size: dict[str, Annotated[list[NonNegativeInt], Field(min_length=1)]] = field(default_factory=dict)
-    """Seeds of single sizes, in place of `seeds`: value of the size axis' first field, as text -> seeds."""
+    """Seeds of single sizes, instead of `seeds`: value of the size axis' first field, as text -> seeds."""
     exclude: list[dict[str, Any]] = field(default_factory=list)
-    """Cells to leave out: each rule maps fields of the axes to a value, or a list of values, that must all hold."""
+    """Cells to leave out: each rule maps fields of the axes to a value or a list of values; a cell that matches all
+    fields of a rule is left out."""
     budget: BudgetConfig | None = None
-    """What each cell may use up; null: `trainer.max_images`."""
+    """Training budget of each cell; null: trainer.max_images."""
     objectives: Annotated[list[ObjectiveConfig], Field(min_length=1)] = field(
         default_factory=lambda: [ObjectiveConfig(metric="val/loss_ema")]
     )
-    """What the cells are compared by; the first is the main one."""
+    """Metrics by which cells are compared; the first is the main one."""
     resources: ResourcesConfig = ResourcesConfig()
-    """What each cell needs to run; no part of its identity."""
+    """Hardware of each cell; not part of its config hash."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -174,7 +175,7 @@ class StudyConfig:
         return list(zip(*self.axes[axis].values(), strict=True))
 
     def point_name(self, axis: str, values: Mapping[str, Any]) -> str:
-        """What people call a value of an axis: its label, or the fields' values; words as they are, all else as JSON.
+        """The name of an axis' value for people: its label, or the fields' values, text as it is and the rest as JSON.
 
         Args:
             axis: the axis.
@@ -193,7 +194,7 @@ class StudyConfig:
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class PathsConfig:
-    """Where results go. No part of any trial's identity."""
+    """Where results go. Not part of any trial's config hash."""
 
     runs: Annotated[str, Field(min_length=1)] = "runs"
     """Folder of all results: cells, Optuna's and MLflow's stores."""
@@ -217,36 +218,36 @@ class PathsConfig:
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class TorchrunConfig:
-    """For launcher=torchrun: how machines find each other. No part of any trial's identity."""
+    """For launcher=torchrun: how machines find each other. Not part of any trial's config hash."""
 
     rendezvous: str | None = None
-    """HOST:PORT of the machine that leads; with several nodes every machine is given the same command."""
+    """HOST:PORT of the leading machine; with several nodes, the same command is started on every machine."""
     wait_seconds: PositiveFloat = 50.0
-    """How long machines wait for each other at the start."""
+    """Seconds that machines wait for each other at the start."""
     return_seconds: PositiveFloat = 600.0
-    """How long a machine that was lost may take to come back."""
+    """Seconds that a lost machine may take to come back."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class SlurmConfig:
-    """For launcher=slurm: what a cell's job asks for. No part of any trial's identity."""
+    """For launcher=slurm: what a cell's job requests. Not part of any trial's config hash."""
 
     partition: str | None = None
     """Partition; null: the cluster's default."""
     account: str | None = None
-    """Account that is charged."""
+    """Account to charge."""
     qos: str | None = None
     """Quality of service."""
     constraint: str | None = None
-    """Features of the nodes."""
+    """Required features of the nodes."""
     time_minutes: PositiveInt = 1440
-    """Time limit of a job. One that reaches it saves its state and is queued again."""
+    """Time limit of a job. A job that reaches it saves a checkpoint and is requeued."""
     warning_seconds: PositiveInt = 120
-    """How long before its end a job is told: enough for a step and a checkpoint."""
+    """Seconds before the time limit at which the job is signaled: enough for a step and a checkpoint."""
     requeues: NonNegativeInt = 1000
-    """How often a job may reach its time limit."""
+    """How often a job may be requeued at its time limit."""
     cpus_per_task: PositiveInt | None = None
-    """Processors of a rank."""
+    """CPUs of each rank."""
     mem_gib: PositiveInt | None = None
     """Memory of a node."""
     setup: str | None = SETUP
@@ -266,20 +267,21 @@ class SlurmConfig:
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class CommandConfig:
-    """What the command is to do. No part of any trial's identity."""
+    """What the command does. Not part of any trial's config hash."""
 
     action: Literal["run", "plan", "work", "status", "retry", "cancel"] = "run"
     """run: every cell that is not done; plan: a table of the cells, nothing is created; work: join as one more worker;
-    status: what has come of the cells; retry: queue failed and cancelled cells again; cancel: end cells."""
+    status: the state of the cells; retry: queue failed and cancelled cells again; cancel: end cells."""
     workers: PositiveInt = 1
-    """Processes that work on cells at once, for action=run; with launcher=slurm, jobs at once."""
+    """For action=run: processes that work on cells at the same time; with launcher=slurm, jobs at the same time."""
     launcher: Literal["local", "torchrun", "slurm"] = "local"
-    """What trains a cell: this process; a group of processes here or on several machines; a job of a cluster."""
+    """What trains a cell. local: this process; torchrun: a process group here or on several machines; slurm: a job of
+    a cluster."""
     torchrun: TorchrunConfig = TorchrunConfig()
     """For launcher=torchrun."""
     slurm: SlurmConfig = SlurmConfig()
     """For launcher=slurm."""
     new_version: bool = False
-    """Take a changed configuration of a study that exists as a new version of it, NAME-v2 and so on."""
+    """Start a new version of the study, NAME-v2 and so on, if its configuration has changed."""
     cells: list[str] = field(default_factory=list)
-    """Cells that retry and cancel are about: first characters of their identities; none: all that it can be."""
+    """For retry and cancel: the first characters of the cells' config hashes; empty: all cells it applies to."""

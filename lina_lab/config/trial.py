@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import asdict
-from typing import Annotated, Literal, Self
+from dataclasses import asdict, field
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -11,45 +11,49 @@ from pydantic.dataclasses import dataclass
 from lina_lab.config.checks import (
     CHECKS,
     NonNegativeInt,
+    OneOf,
     PositiveFloat,
     PositiveInt,
     Share,
     contradiction,
 )
-from lina_lab.config.history import recorded_names
+from lina_lab.config.datasets import DATA_SETS, having
+from lina_lab.config.history import recorded
+from lina_lab.config.metrics import METRICS
 from lina_lab.config.model import LinaConfig
+from lina_lab.config.optimizers import OPTIMIZERS
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class DataConfig:
-    """What is learned from, and in what portions."""
+    """The data set, and its batches."""
 
-    name: Literal["digits", "latents", "shards", "shapes"] = "digits"
-    """Data set: `digits` is scikit-learn's, 1,797 real images of 8 x 8 pixels in 10 classes; `latents` are arrays that
-    were encoded before, and `shards` are what `lina cache` makes, in data.path; `shapes` are
-    captioned pictures without end, made as they are needed, of the model's latent_size."""
+    name: Annotated[str, OneOf(DATA_SETS)] = "digits"
+    """Data set: `digits` is scikit-learn's, 1,797 real images of 8 x 8 pixels in 10 classes; `latents` are arrays of
+    latents in data.path; `shards` are the shards in data.path that `lina cache` wrote; `shapes` are captioned pictures
+    of shapes, generated without end in the model's latent_size."""
     path: str | None = None
-    """For name=latents: a folder of train_latents.npy [n, C, H, W], train_labels.npy [n], and two such for val. For
-    name=shards: the folder of the shards."""
+    """For name=latents: the folder of train_latents.npy [n, C, H, W], train_labels.npy [n], val_latents.npy and
+    val_labels.npy. For name=shards: the folder of the shards."""
     flip: bool | None = None
-    """For name=shards: mirror half of the training images; null: those of classes, and not those with captions, which
-    may say what is left and what is right."""
+    """For name=shards: mirror half of the training images; null: only where images have classes, since a caption may
+    say what is left and what is right."""
     encoder: str | None = None
-    """For captions: what turns them into states as they come, `words` or a folder or hub name of a text encoder of
-    transformers; null: the shards hold states."""
+    """For captions: the text encoder that encodes them during training, `words` or a folder or hub name for
+    transformers; null: the shards hold the encoder's hidden states."""
     long_captions: Share = 0.0
-    """For captions: share of the training images that come with their long caption."""
+    """For captions: share of the training images that are shown with their long caption."""
     on_error: Literal["raise", "skip"] = "raise"
-    """For name=shards: what a damaged training image does, `raise`: it ends the trial; `skip`: it is named and counted,
-    and another one takes its place."""
+    """For name=shards: what happens at a damaged training image. raise: the trial ends; skip: the image is reported
+    and counted, and another one takes its place."""
     max_skipped: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    """For on_error=skip: share of the training images that may be damaged; more end the trial."""
+    """For on_error=skip: largest share of the training images that may be damaged; more end the trial."""
     workers: NonNegativeInt = 0
-    """Processes of each rank that read training images; 0: the one that trains."""
+    """Data loader processes of each rank; 0: the training process reads the images itself."""
     batch_size: PositiveInt = 128
-    """Images an optimizer step, over all ranks."""
+    """Global batch size: images per optimizer step, over all ranks."""
     val_images: PositiveInt = 360
-    """Images held out for validation; of name=digits drawn evenly from the classes, of others the first ones."""
+    """Images held out for validation: for name=digits stratified by class, for other data sets the first ones."""
     val_batch_size: PositiveInt = 60
     """Images that share one mask ratio in the frozen validation loss."""
 
@@ -59,19 +63,34 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class OptimizerConfig:
-    """AdamW with a linear warm-up, then a constant rate (`lina.md` section 3)."""
+    """The optimizer, with a linear warm-up of the learning rate and then a constant one."""
 
+    name: Annotated[str, OneOf(OPTIMIZERS)] = "adamw"
+    """Optimizer: adamw, or one of an installed package."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of an optimizer from another package, by its own names; adamw has none."""
     lr: PositiveFloat = 8e-4
     """Learning rate after the warm-up."""
     warmup_images: NonNegativeInt = 0
-    """Images seen until the rate is full."""
+    """Images seen during the linear warm-up of the learning rate."""
     betas: Annotated[tuple[Decay, Decay], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)] = (
         0.9,
         0.95,
     )
-    """Decay of the two moments."""
+    """Decay rates of the first and second moment."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.02
     """Weight decay; norms have none."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        known = OPTIMIZERS[self.name].options
+        for option, value in self.options.items():
+            if option not in known:
+                listed = f"which has {', '.join(known)}" if known else "which has none"
+                raise contradiction(f"options.{option} is not an option of name={self.name}, {listed}")
+            if not isinstance(value, bool | int | float | str | None):
+                raise contradiction(f"options.{option}={value!r} must be a number, a text, true, false or null")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -79,66 +98,84 @@ class EmaConfig:
     """Exponential moving average of the weights."""
 
     decay: Decay = 0.99
-    """Share of the average that an update keeps."""
+    """Decay rate of the average at each update."""
     every_n_steps: PositiveInt = 100
     """Optimizer steps between two updates."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class TrainerConfig:
-    """How long, how precise, how often looked at."""
+    """Budget, precision, validation and the divergence rule."""
 
     max_images: PositiveInt = 10_000
     """Budget: images seen in training, rounded up to whole batches."""
     val_every_images: PositiveInt = 2_000
-    """Images seen between two validations; there is always one at the end."""
+    """Images seen between two validations; there is always a validation at the end."""
     log_every_n_steps: PositiveInt = 1
     """Optimizer steps between two logged training losses."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Lightning's precision."""
     divergence_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3.0
-    """A training loss above this multiple of its minimum so far is on its way out."""
+    """A trial may be diverging while its training loss is above this multiple of its minimum so far."""
     divergence_steps: Annotated[int, Field(gt=0, le=200, strict=True)] = 100
-    """Steps in a row above it after which the trial has diverged; at once where the loss is not finite."""
+    """Consecutive steps above that multiple after which the trial has diverged; a loss that is not finite counts at
+    once."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class SamplingConfig:
-    """The pictures made from the averaged weights when training ends (`lina.md` section 4)."""
+    """Images generated from the averaged (EMA) weights, and the metrics measured on them."""
 
     images_per_class: NonNegativeInt = 4
-    """Pictures of each class, or of each of the first held-out captions, in the grid; 0: none."""
+    """Images of each class, or of each of the first held-out captions, in the sample grid at the end; 0: no grid."""
     ar_steps: PositiveInt = 16
-    """Autoregressive steps K; at most one a token."""
+    """Autoregressive steps K; at most the number of image tokens."""
     ode_steps: PositiveInt = 25
-    """Euler steps of the flow's ODE for each of them."""
+    """Euler steps of the flow-matching ODE in each autoregressive step."""
     guidance_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
-    """Guidance at the last step."""
+    """Classifier-free guidance scale at the last step."""
     guidance_scale_start: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    """Guidance at the first step."""
+    """Classifier-free guidance scale at the first step; it grows linearly to guidance_scale."""
     quality_images: NonNegativeInt = 0
-    """Images generated without guidance, whose features' Fréchet distance to those of real images is measured; 0: none.
-    At the end, and where quality_every_images says so."""
+    """Images generated without guidance to measure the Fréchet distance to real images, at the end and at every
+    quality_every_images; 0: not measured."""
     quality_features: Literal["pixels", "inception"] = "pixels"
-    """What images are compared by: `eval/fid_pixels`, or by Inception's features `eval/fid_inception`."""
+    """Features of the Fréchet distance: pixels (eval/fid_pixels) or Inception's (eval/fid_inception)."""
     quality_reference: str | None = None
-    """Real images, or their stored statistics, as `lina evaluate` takes them; null: the first 10,000 training
-    images, of latents as the autoencoder gives them back."""
+    """Real images to compare with, or their stored statistics, as for `lina evaluate`; null: the first 10,000 training
+    images, where they are latents as decoded by the autoencoder."""
     inception: str | None = None
-    """For quality_features=inception: file of the weights; null: torch-fidelity's in torch's cache of downloads."""
+    """For quality_features=inception: file of Inception's weights; null: torch-fidelity's in torch's download cache."""
     vae: str | None = None
-    """For data.name=shards: folder or hub name of the autoencoder of the latents, which makes generated latents pixels:
-    in the grid, and for quality_images."""
+    """For data.name=shards: folder or hub name of the latents' autoencoder, which decodes generated latents for the
+    sample grid and for quality_images."""
     caption_images: NonNegativeInt = 0
-    """For data.name=shapes: images generated for held-out captions, which are looked at for what the caption asks:
-    `eval/captions` is the share that has it, the mean of six kinds; 0: none. When: as quality_images."""
+    """For data.name=shapes: images generated for held-out captions to measure eval/captions, the share that is what the
+    caption asks for (mean of six tasks), when quality_images are measured; 0: not measured."""
     quality_every_images: PositiveInt | None = None
-    """Images seen between two looks at the quality, rounded up to validations; null: at the end alone."""
+    """Images seen between two measurements of generated images, rounded up to validations; null: at the end only."""
+    metrics: Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)] = ()
+    """Metrics of installed packages to measure when quality_images are; the built-in ones have fields of their own."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name in self.metrics:
+            metric = METRICS.get(name)
+            if metric is None:
+                outside = ", ".join(METRICS.outside()) or "there are none"
+                raise contradiction(f"metrics: {name} is not a metric of an installed package ({outside})")
+            if metric.callback is None:
+                fields = [f"sampling.{switch}" for switch in metric.switched_on]
+                how = f"it is measured with {' and '.join(fields)}" if fields else "it is always measured"
+                raise contradiction(f"metrics: {name} is a built-in metric: {how}")
+            if self.metrics.count(name) > 1:
+                raise contradiction(f"metrics: {list(self.metrics)} names a metric twice")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class TrialConfig:
-    """All that decides what one trial computes, and nothing else: its hash is the trial's identity."""
+    """All that decides what one trial computes, and nothing else: its hash identifies the trial."""
 
     model: LinaConfig = LinaConfig()
     data: DataConfig = DataConfig()
@@ -155,57 +192,44 @@ class TrialConfig:
             raise contradiction(
                 f"sampling.ar_steps={self.sampling.ar_steps} is more than an image's {self.model.num_tokens} tokens"
             )
-        if self.sampling.quality_images and self.sampling.vae is None and self.model.latent_channels not in (1, 3):
-            raise contradiction(
-                f"sampling.quality_images compares pixels, and model.latent_channels={self.model.latent_channels} are "
-                "none: sampling.vae says how latents become pixels"
-            )
-        if self.sampling.vae is not None and self.data.name != "shards":
-            raise contradiction("sampling.vae is for data.name=shards, whose manifest says how latents were scaled")
-        if self.sampling.quality_reference is not None and not self.sampling.quality_images:
-            raise contradiction("sampling.quality_reference needs sampling.quality_images, which are compared with it")
-        if self.sampling.inception is not None and self.sampling.quality_features != "inception":
-            raise contradiction("sampling.inception needs sampling.quality_features=inception")
-        if 0 < self.sampling.caption_images < 6:
-            raise contradiction("sampling.caption_images must be 6 at least: there are six kinds of captions")
-        if self.sampling.quality_images == 1:
-            raise contradiction("sampling.quality_images=1: one image has no covariance")
-        if (self.data.path is None) != (self.data.name in ("digits", "shapes")):
-            raise contradiction("data.path is for data.name=latents and data.name=shards, which need it")
-        self._check_digits()
-        self._check_text()
+        if (misfit := DATA_SETS[self.data.name].misfit(self)) is not None:
+            raise contradiction(misfit)
+        self._check_sampling()
+        self._check_captions()
         return self
 
-    def _check_digits(self) -> None:
-        if self.data.name != "digits":
-            return
-        if (self.model.latent_channels, self.model.latent_size) != (1, (8, 8)):
-            raise contradiction("data.name=digits needs model.latent_channels=1 and model.latent_size=[8,8]")
-        if not 10 <= self.data.val_images <= 1787:
-            raise contradiction("data.name=digits needs data.val_images between 10 and 1787 of its 1,797 images")
-        if self.model.num_classes not in (10, None):
-            raise contradiction("data.name=digits needs model.num_classes=10, or null for an unconditional model")
+    def _check_sampling(self) -> None:
+        sampling = self.sampling
+        if sampling.quality_images and sampling.vae is None and self.model.latent_channels not in (1, 3):
+            raise contradiction(
+                f"sampling.quality_images needs pixels, and model.latent_channels={self.model.latent_channels} are "
+                "latents: sampling.vae names the autoencoder that decodes them"
+            )
+        if sampling.vae is not None and not DATA_SETS[self.data.name].cached_latents:
+            raise contradiction(
+                f"sampling.vae needs {having('cached_latents')}, whose manifest says how latents were scaled"
+            )
+        if sampling.quality_reference is not None and not sampling.quality_images:
+            raise contradiction("sampling.quality_reference needs sampling.quality_images, which are compared with it")
+        if sampling.inception is not None and sampling.quality_features != "inception":
+            raise contradiction("sampling.inception needs sampling.quality_features=inception")
+        if 0 < sampling.caption_images < 6:
+            raise contradiction("sampling.caption_images must be at least 6, one image for each task")
+        if sampling.quality_images == 1:
+            raise contradiction("sampling.quality_images=1: one image has no covariance")
 
-    def _check_text(self) -> None:
-        name, texts = self.data.name, self.model.text_dim is not None
-        if name == "shapes" and (self.model.latent_channels != 3 or len(set(self.model.latent_size)) != 1):
-            raise contradiction("data.name=shapes needs model.latent_channels=3 and a square model.latent_size")
-        if name == "shapes" and self.model.num_classes is not None:
-            raise contradiction("data.name=shapes has captions and no classes: it needs model.num_classes=null")
-        if texts and name not in ("shapes", "shards"):
-            raise contradiction(f"data.name={name} has no captions: model.text_dim must be null")
-        if texts and name == "shapes" and self.data.encoder is None:
-            raise contradiction("data.name=shapes needs data.encoder for its captions, such as words")
+    def _check_captions(self) -> None:
+        texts = self.model.text_dim is not None
         if self.data.encoder is not None and not texts:
             raise contradiction(f"data.encoder={self.data.encoder} is for captions: it needs model.text_dim")
         if self.data.long_captions and not texts:
             raise contradiction("data.long_captions is for captions: it needs model.text_dim")
-        if self.sampling.caption_images and not (texts and name == "shapes"):
-            raise contradiction("sampling.caption_images needs data.name=shapes and model.text_dim")
+        if self.sampling.caption_images and not (texts and DATA_SETS[self.data.name].checked_captions):
+            raise contradiction(f"sampling.caption_images needs {having('checked_captions')} and model.text_dim")
 
     @property
     def max_steps(self) -> int:
-        """Optimizer steps that the budget comes to."""
+        """Optimizer steps of the whole budget."""
         return -(-self.trainer.max_images // self.data.batch_size)
 
     @property
@@ -215,9 +239,9 @@ class TrialConfig:
 
     @property
     def epochs(self) -> int:
-        """Stretches between validations; the last may be shorter."""
+        """Lightning epochs: one for each validation; the last may be shorter."""
         return -(-self.max_steps // self.epoch_steps)
 
     def config_hash(self) -> str:
-        """First 12 hex digits of the SHA-256 of the configuration."""
-        return hashlib.sha256(json.dumps(recorded_names(asdict(self)), sort_keys=True).encode()).hexdigest()[:12]
+        """First 12 hex digits of the SHA-256 of the configuration, as version 0.1 recorded it (`config.history`)."""
+        return hashlib.sha256(json.dumps(recorded(asdict(self)), sort_keys=True).encode()).hexdigest()[:12]

@@ -1,26 +1,18 @@
-"""What is learned from: Lightning DataModules by name."""
+"""What is learned from. Data sets are entries of `lina_lab.config.datasets`; each names its Lightning DataModule."""
 
-from collections.abc import Callable
+from typing import cast
 
 from lina_lab.config import TrialConfig
+from lina_lab.config.datasets import DATA_SETS
 from lina_lab.data.modules.base import StepDataModule
-from lina_lab.data.modules.digits import DigitsDataModule
-from lina_lab.data.modules.latents import LatentsDataModule
-from lina_lab.data.modules.shapes import ShapesDataModule
-from lina_lab.data.modules.shards import ShardsDataModule
-from lina_lab.util.registry import Registry
 
-DATA: Registry[Callable[[TrialConfig], StepDataModule]] = Registry("data.name")
-DATA.register("digits")(DigitsDataModule)
-DATA.register("latents")(LatentsDataModule)
-DATA.register("shards")(ShardsDataModule)
-DATA.register("shapes")(ShapesDataModule)
+__all__ = ["StepDataModule", "make_data"]
 
-__all__ = [
-    "DATA",
-    "DigitsDataModule",
-    "LatentsDataModule",
-    "ShapesDataModule",
-    "ShardsDataModule",
-    "StepDataModule",
-]
+
+def make_data(config: TrialConfig) -> StepDataModule:
+    """The data module of a trial.
+
+    Raises:
+        ValueError: the data cannot be read, or does not fit the model.
+    """
+    return cast(StepDataModule, DATA_SETS[config.data.name].load()(config))

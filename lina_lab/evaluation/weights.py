@@ -67,3 +67,12 @@ def load_trained(path: Path, which: Which = "ema") -> Trained:
         encoder=saved["hyper_parameters"]["data"].get("encoder"),
         encoder_sha256=data.get("encoder_sha256"),
     )
+
+
+def load(path: Path | str, which: Which = "ema") -> LINA:
+    """The trained model of a cell's folder, a checkpoint, or a folder of `save_model`; see `load_trained`.
+
+    Raises:
+        ValueError: there is no model, or not a whole one.
+    """
+    return load_trained(Path(path), which).model

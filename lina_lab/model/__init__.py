@@ -1,11 +1,16 @@
-"""What is studied: LINA, in plain PyTorch."""
+"""What is studied: LINA, in plain PyTorch. Names are imported when they are first used."""
 
-from lina_lab.model.attention import Attention
-from lina_lab.model.folder import load_model, save_model
-from lina_lab.model.initialization import initialize
-from lina_lab.model.layout import load_official, save_official
-from lina_lab.model.lina import LINA, LossInputs, sample_loss_inputs, sample_step_inputs
-from lina_lab.model.resize import resize
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lina_lab.model.attention import Attention
+    from lina_lab.model.folder import load_model, save_model
+    from lina_lab.model.initialization import initialize
+    from lina_lab.model.inputs import LossInputs, sample_loss_inputs, sample_step_inputs
+    from lina_lab.model.layout import load_official, save_official
+    from lina_lab.model.lina import LINA
+    from lina_lab.model.resizing import resize
 
 __all__ = [
     "LINA",
@@ -20,3 +25,23 @@ __all__ = [
     "save_model",
     "save_official",
 ]
+MODULES = {
+    "Attention": "attention",
+    "LINA": "lina",
+    "LossInputs": "inputs",
+    "initialize": "initialization",
+    "load_model": "folder",
+    "load_official": "layout",
+    "resize": "resizing",
+    "sample_loss_inputs": "inputs",
+    "sample_step_inputs": "inputs",
+    "save_model": "folder",
+    "save_official": "layout",
+}
+"""Public name -> module of this package; never of the same name, which would hide it."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in MODULES:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""Transformer blocks and the three stacks made of them (`lina.md` section 1).
+"""Transformer blocks and the three stacks made of them.
 
 Shapes: B batch, L prefix tokens, M condition tokens, N image tokens, V visible image tokens, D width.
 """
@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from lina_lab.config import AttentionConfig, LinaConfig
 from lina_lab.model.attention import Attention
 from lina_lab.model.positions import Rotation, axial_rotation, no_rotation, sincos
+from lina_lab.variants import POSITIONS, Geometry
 
 MLP_RATIO = 4
 
@@ -32,7 +33,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """`x + LN(attention(x))`, then `x + LN(mlp(x))`: the norm stands behind the branch."""
+    """`x + LN(attention(x))`, then `x + LN(mlp(x))`: each branch is normalized at its end."""
 
     def __init__(self, config: LinaConfig, attention: AttentionConfig) -> None:
         super().__init__()
@@ -63,36 +64,52 @@ class Stack(nn.ModuleList):
 
 
 class Positions(nn.Module):
-    """The position code of a grid: something to add to its tokens, or a rotation of queries and keys."""
+    """Positions of a grid's tokens: a code that is added to them, a rotation of queries and keys, or neither.
+
+    Built from the `Geometry` of the grid; its entry is in `lina_lab/variants/positions.py`.
+    """
+
+    def add(self, x: Tensor) -> Tensor:
+        """The tokens of the whole grid [..., N, D] with their code."""
+        return x
+
+    def rotation(self, before: int, ids_BT: Tensor | None = None) -> Rotation | None:
+        """Rotation of `before` tokens at position 0 and, after them, of the grid's tokens or those in `ids_BT`."""
+        return None
+
+
+class SincosPositions(Positions):
+    """The fixed code of sines and cosines is added."""
 
     code: Tensor
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__()
+        self.register_buffer("code", sincos(geometry.grid, geometry.dim), persistent=False)
+
+    def add(self, x: Tensor) -> Tensor:
+        return x + self.code
+
+
+class RotaryPositions(Positions):
+    """Axial rotary positions: queries and keys are rotated."""
+
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, config: LinaConfig, grid: tuple[int, int]) -> None:
+    def __init__(self, geometry: Geometry) -> None:
         super().__init__()
-        self.rotary = config.position == "rotary"
-        if self.rotary:
-            rotation = axial_rotation(grid, config.dim // config.num_heads)
-            self.register_buffer("cos", rotation.cos, persistent=False)
-            self.register_buffer("sin", rotation.sin, persistent=False)
-        else:
-            self.register_buffer("code", sincos(grid, config.dim), persistent=False)
+        rotation = axial_rotation(geometry.grid, geometry.head_dim)
+        self.register_buffer("cos", rotation.cos, persistent=False)
+        self.register_buffer("sin", rotation.sin, persistent=False)
 
-    def add(self, x: Tensor) -> Tensor:
-        """Tokens of the whole grid [..., N, D] with their code."""
-        return x if self.rotary else x + self.code
-
-    def rotation(self, before: int, ids_BT: Tensor | None = None) -> Rotation | None:
-        """Rotation of `before` tokens at position 0 and, behind them, of the grid's, or of those named."""
-        if not self.rotary:
-            return None
+    def rotation(self, before: int, ids_BT: Tensor | None = None) -> Rotation:
         grid = Rotation(self.cos, self.sin)
-        return (grid if ids_BT is None else grid.take(ids_BT)).behind(no_rotation(before, grid))
+        return (grid if ids_BT is None else grid.take(ids_BT)).after(no_rotation(before, grid))
 
 
 class ClassEmbedding(nn.Module):
-    """One prefix token from a class; the last row of the table means "no class". The norm is frozen."""
+    """Maps a class to one prefix token; the last row of the table means "no class". The norm is frozen."""
 
     def __init__(self, num_classes: int, dim: int) -> None:
         super().__init__()
@@ -104,9 +121,9 @@ class ClassEmbedding(nn.Module):
 
 
 class TextEmbedding(nn.Module):
-    """L prefix tokens from a text encoder's states.
+    """Maps a text encoder's hidden states to L prefix tokens.
 
-    Absent positions, and all of a hidden text, are filled from a fixed random table that is kept with the weights.
+    Absent states, and all states of a dropped text, come from a fixed random table that is saved with the weights.
     """
 
     ROWS = 512
@@ -133,7 +150,7 @@ class TextEmbedding(nn.Module):
 
 
 class TimeZero(nn.Module):
-    """The constant that every condition token gets: LayerNorm of an MLP of the sinusoid of time 0; frozen."""
+    """The constant that is added to every condition token: LayerNorm of an MLP of the sinusoid of time 0; frozen."""
 
     sinusoid: Tensor
 
@@ -150,20 +167,21 @@ class TimeZero(nn.Module):
 
 
 class ConditionEncoder(nn.Module):
-    """A prefix (a class, a text, or nothing) to M condition tokens on a grid of half the image's side.
+    """Maps a prefix (a class, a text, or nothing) to M condition tokens on a grid of half the image's side.
 
-    With rotary positions the tokens enter as the bare start token: no position and no constant is added.
+    With rotary positions each token is the start token alone: no position and no constant is added to it.
     """
 
     def __init__(self, config: LinaConfig) -> None:
         super().__init__()
         self.tokens = config.condition_tokens
         self.start_token = nn.Parameter(torch.zeros(config.dim))
-        self.time_zero = None if config.position == "rotary" else TimeZero(config.dim)
-        # Frozen, and used by nothing: the published model has it (for frames of a video), and counts it.
+        position = POSITIONS[config.position]
+        self.time_zero = TimeZero(config.dim) if position.time_zero else None
+        # Frozen and unused: the published model has it (for frames of a video) and counts its parameters.
         patch = 2 * config.patch_size
         self.patch_embed = nn.Conv2d(config.latent_channels, config.dim, patch, patch).requires_grad_(False)
-        self.positions = Positions(config, config.condition_grid)
+        self.positions = position.load()(config.condition_geometry)
         self.blocks = Stack(config, config.condition_blocks)
         self.norm = nn.LayerNorm(config.dim)
 
@@ -176,7 +194,7 @@ class ConditionEncoder(nn.Module):
 
 
 class MaskedAutoencoder(nn.Module):
-    """Condition tokens and visible image tokens to a vector z for every image token.
+    """Maps condition tokens and visible image tokens to a vector z for every image token.
 
     The encoder sees `[c, visible]` only; the decoder sees `[c, all]`, with the mask token where nothing is known.
     """
@@ -186,7 +204,7 @@ class MaskedAutoencoder(nn.Module):
         self.tokens = config.num_tokens
         self.embed = nn.Linear(config.token_dim, config.dim)
         self.mask_token = nn.Parameter(torch.zeros(config.dim))
-        self.positions = Positions(config, config.grid)
+        self.positions = POSITIONS[config.position].load()(config.image_geometry)
         self.encoder = Stack(config, config.encoder_blocks)
         self.decoder = Stack(config, config.decoder_blocks)
         self.norm = nn.LayerNorm(config.dim)

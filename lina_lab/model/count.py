@@ -1,11 +1,10 @@
 """Parameters and operations of a LINA by component, from its configuration alone (`lina count`).
 
-A multiply-add counts as one operation, as in the published figures; `FLOPS_PER_MULTIPLY_ADD` turns it into the other
-convention. Counted are linear layers, matrix products and convolutions. Softmax, norms, activations, gates' products
-and biases count as nothing. `6 N D` does not hold for this family: the encoder sees visible tokens only, the flow head
-runs several times a masked token, and a gate has parameters but hardly any operations.
-
-Source of the conventions and of the figures that this reproduces: `lina.md` sections 1 and 2.
+A multiply-add counts as one operation, as in the published figures; `FLOPS_PER_MULTIPLY_ADD` converts it to FLOPs.
+Counted are linear layers, matrix products and convolutions. Softmax, norms, activations, gates' products and biases
+count as nothing. What a variant costs is in its entry (`lina_lab.variants`). `6 N D` does not hold for this family: the
+encoder sees visible tokens only, the flow head runs several times for each masked token, and a gate has parameters but
+hardly any operations.
 """
 
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 
 from lina_lab.config import AttentionConfig, LinaConfig
 from lina_lab.model.masking import num_masked, step_schedule, stratified_mask_ratios
+from lina_lab.variants import POSITIONS, linear
 
 FLOPS_PER_MULTIPLY_ADD = 2
 BACKWARD = 2
@@ -40,26 +40,10 @@ class Counts:
 
 
 def attention_parameters(config: LinaConfig, attention: AttentionConfig) -> int:
-    """Parameters of one attention."""
-    dim, heads, kernel = config.dim, config.num_heads, attention.conv_kernel
-    tokens = config.num_tokens + config.condition_tokens
-    convolutions = {
-        "none": 0,
-        "depthwise": dim * kernel**2 + dim,
-        "dynamic": (dim * dim // heads + dim) + (dim * dim * kernel // heads + dim * kernel),
-    }
-    gates = {
-        "none": 0,
-        "kv": 2 * heads * tokens,
-        "kv_shared": 2 * tokens,
-        "key": heads * tokens,
-        "value": heads * tokens,
-        "kv_decoupled": 3 * heads * tokens,
-        "kv_data": 2 * _linear(dim, heads),
-        "memory": 4 * heads,
-        "output": _linear(dim, dim) + dim,
-    }
-    return _linear(dim, 3 * dim) + _linear(dim, dim) + convolutions[attention.conv] + gates[attention.gate]
+    """Parameters of one attention: its two projections, and what the entries of its parts say."""
+    dim, geometry = config.dim, config.geometry(attention)
+    parts = sum(variant.count_parameters(geometry) for variant in attention.variants)
+    return linear(dim, 3 * dim) + linear(dim, dim) + parts
 
 
 def parameters(config: LinaConfig) -> Counts:
@@ -73,28 +57,30 @@ def parameters(config: LinaConfig) -> Counts:
     if config.num_classes is not None:
         prefix = (config.num_classes + 1) * dim + _norm(dim)
     if config.text_dim is not None:
-        prefix = TEXT_ROWS * config.text_dim + _linear(config.text_dim, dim) + _norm(dim)
-    time_zero = 0 if config.position == "rotary" else _linear(SINUSOID, dim) + _linear(dim, dim) + _norm(dim)
-    patches = _linear(4 * config.token_dim, dim)
-    flow_block = _linear(flow, 3 * flow) + 2 * _linear(flow, flow) + _norm(flow)
+        prefix = TEXT_ROWS * config.text_dim + linear(config.text_dim, dim) + _norm(dim)
+    position = POSITIONS[config.position]
+    time_zero = linear(SINUSOID, dim) + linear(dim, dim) + _norm(dim) if position.time_zero else 0
+    positions = [position.count_parameters(g) for g in (config.condition_geometry, config.image_geometry)]
+    patches = linear(4 * config.token_dim, dim)
+    flow_block = linear(flow, 3 * flow) + 2 * linear(flow, flow) + _norm(flow)
     return Counts(
-        condition=prefix + dim + time_zero + patches + blocks[0] + _norm(dim),
-        encoder=_linear(config.token_dim, dim) + dim + blocks[1],
+        condition=prefix + dim + time_zero + positions[0] + patches + blocks[0] + _norm(dim),
+        encoder=linear(config.token_dim, dim) + dim + positions[1] + blocks[1],
         decoder=blocks[2] + _norm(dim),
-        head=_linear(config.token_dim, flow)
-        + _linear(SINUSOID, flow)
-        + _linear(dim, flow)
-        + 2 * _linear(flow, flow)
+        head=linear(config.token_dim, flow)
+        + linear(SINUSOID, flow)
+        + linear(dim, flow)
+        + 2 * linear(flow, flow)
         + config.flow_depth * flow_block
-        + _linear(flow, 2 * flow)
-        + _linear(flow, config.token_dim),
+        + linear(flow, 2 * flow)
+        + linear(flow, config.token_dim),
     )
 
 
 def embedding_parameters(config: LinaConfig) -> int:
     """Parameters that are looked up, not multiplied with: the table of classes or of absent text, start and mask token.
 
-    They grow with the data's vocabulary, so exponents are reported with and without them (arXiv 2406.12907).
+    They grow with the data's vocabulary, so scaling exponents are reported with and without them (arXiv 2406.12907).
     """
     classes = 0 if config.num_classes is None else (config.num_classes + 1) * config.dim
     return classes + (config.text_dim or 0) * TEXT_ROWS + 2 * config.dim
@@ -102,19 +88,9 @@ def embedding_parameters(config: LinaConfig) -> int:
 
 def attention_operations(config: LinaConfig, attention: AttentionConfig, tokens: int) -> int:
     """Multiply-adds of one attention over `tokens` tokens of one sample, forward."""
-    dim, heads, kernel = config.dim, config.num_heads, attention.conv_kernel
-    cores = {
-        "softmax": 2 * tokens**2 * dim,
-        "linear": 2 * tokens * dim * (dim // heads) + tokens * dim,
-        "mediator": 4 * tokens * attention.mediators * dim,
-    }
-    convolutions = {
-        "none": 0,
-        "depthwise": config.num_tokens * dim * kernel**2,
-        "dynamic": dim * dim // heads + dim * dim * kernel // heads + tokens * dim * kernel,
-    }
-    gates = {"kv_data": 2 * tokens * dim * heads, "output": tokens * dim * dim}
-    return 4 * tokens * dim**2 + cores[attention.kind] + convolutions[attention.conv] + gates.get(attention.gate, 0)
+    geometry = config.geometry(attention)
+    parts = sum(variant.count_multiply_adds(geometry, tokens) for variant in attention.variants)
+    return 4 * tokens * config.dim**2 + parts
 
 
 def _stack_operations(config: LinaConfig, stack: Sequence[AttentionConfig], tokens: int) -> int:
@@ -128,15 +104,16 @@ def _condition_operations(config: LinaConfig) -> int:
         prefix = 1
     if config.text_dim is not None:
         prefix, embedding = config.text_length, config.text_length * config.text_dim * dim
-    return embedding + _stack_operations(config, config.condition_blocks, prefix + config.condition_tokens)
+    positions = POSITIONS[config.position].count_multiply_adds(config.condition_geometry, config.condition_tokens)
+    return embedding + positions + _stack_operations(config, config.condition_blocks, prefix + config.condition_tokens)
 
 
 def _time_zero_operations(config: LinaConfig) -> int:
-    return 0 if config.position == "rotary" else SINUSOID * config.dim + config.dim**2
+    return SINUSOID * config.dim + config.dim**2 if POSITIONS[config.position].time_zero else 0
 
 
 def _head_operations(config: LinaConfig) -> tuple[int, int, int]:
-    """Multiply-adds of the flow head: once for each z, once for each level, once for each noised token."""
+    """Multiply-adds of the flow head: for each z, for each timestep, and for each noised token."""
     flow = config.flow_dim or config.dim
     for_z, for_level = config.dim * flow + flow**2, SINUSOID * flow + flow**2
     return for_z, for_level, 2 * config.token_dim * flow + config.flow_depth * 5 * flow**2 + 2 * flow**2
@@ -145,13 +122,14 @@ def _head_operations(config: LinaConfig) -> tuple[int, int, int]:
 def _encode_operations(config: LinaConfig, visible: int) -> tuple[int, int]:
     """Multiply-adds of encoder and decoder with `visible` tokens known."""
     encoder = visible * config.token_dim * config.dim
+    encoder += POSITIONS[config.position].count_multiply_adds(config.image_geometry, config.num_tokens)
     encoder += _stack_operations(config, config.encoder_blocks, config.condition_tokens + visible)
     tokens = config.condition_tokens + config.num_tokens
     return encoder, _stack_operations(config, config.decoder_blocks, tokens)
 
 
 def _masked(config: LinaConfig, mask_ratio: float | None) -> int:
-    """Masked tokens at a ratio; None: at the mean of the training's distribution."""
+    """Masked tokens at a ratio; None: at the mean of the training distribution."""
     ratios = stratified_mask_ratios(1000) if mask_ratio is None else [mask_ratio]
     return num_masked(sum(ratios) / len(ratios), config.num_tokens)
 
@@ -161,7 +139,7 @@ def loss_operations(config: LinaConfig, mask_ratio: float | None = None) -> Coun
 
     Args:
         config: the model.
-        mask_ratio: share of the tokens that is masked; None: the mean of the training's distribution.
+        mask_ratio: share of the tokens that is masked; None: the mean of the training distribution.
     """
     masked = _masked(config, mask_ratio)
     encoder, decoder = _encode_operations(config, config.num_tokens - masked)
@@ -173,8 +151,12 @@ def loss_operations(config: LinaConfig, mask_ratio: float | None = None) -> Coun
 def training_operations(config: LinaConfig, mask_ratio: float | None = None) -> Counts:
     """Multiply-adds of a training step for one image, forward and backward.
 
-    No gradient is taken of what comes from outside: latents, noise, levels and texts. The constant vector of the
-    condition grid is left out; it is made once a batch.
+    Inputs have no gradient: latents, noise, timesteps and texts. The constant vector of the condition grid is left out,
+    since it is computed once for a batch.
+
+    Args:
+        config: the model.
+        mask_ratio: share of the tokens that is masked; None: the mean of the training distribution.
     """
     forward, masked = loss_operations(config, mask_ratio), _masked(config, mask_ratio)
     flow, text = config.flow_dim or config.dim, (config.text_dim or 0) * config.text_length
@@ -193,8 +175,8 @@ def generation_operations(config: LinaConfig, *, steps: int = 64, flow_steps: in
     Args:
         config: the model.
         steps: autoregressive steps K.
-        flow_steps: Euler steps for each.
-        guided: whether there is an unconditional pass too.
+        flow_steps: Euler steps of the flow's ODE in each autoregressive step.
+        guided: whether there is an unconditional pass too, for classifier-free guidance.
     """
     passes = 2 if guided else 1
     known = [0, *step_schedule(config.num_tokens, steps)]
@@ -210,13 +192,9 @@ def generation_operations(config: LinaConfig, *, steps: int = 64, flow_steps: in
     )
 
 
-def _linear(inputs: int, outputs: int) -> int:
-    return inputs * outputs + outputs
-
-
 def _norm(dim: int) -> int:
     return 2 * dim
 
 
 def _mlp(dim: int) -> int:
-    return _linear(dim, MLP_RATIO * dim) + _linear(MLP_RATIO * dim, dim)
+    return linear(dim, MLP_RATIO * dim) + linear(MLP_RATIO * dim, dim)

@@ -1,12 +1,13 @@
-"""Which model the weights of the authors' layout belong to (`lina.md` section 5).
+"""Which model the weights of the authors' layout belong to.
 
-Most of a configuration is in the names and shapes. What is not: the core of attentions that store `qkv` (division and
-softmax look alike), the feature map, the latent's size where there is no gate by position, the number of heads at an
-unknown width, and the length of a text. For these there are assumptions, each of which can be stated otherwise.
+Most of a configuration follows from names and shapes; those of the variants are in their entries (`lina_lab.variants`).
+What does not follow: the core of attentions that store `qkv` (division and softmax look alike), the feature map, the
+latent's size where there is no gate by position, the number of heads at an unknown width, and the length of a text. For
+these there are assumptions, each of which the caller can replace.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import isqrt
 from typing import Any
@@ -15,19 +16,8 @@ from torch import Tensor
 
 from lina_lab.config import LinaConfig, from_dict
 from lina_lab.config.presets import SIZES
-from lina_lab.model.gates import BY_POSITION
+from lina_lab.variants import CONVOLUTIONS, GATES, NORMALIZATIONS, POSITIONS, Variant
 
-GATES = {
-    frozenset({"key_scale"}): "key",
-    frozenset({"value_scale"}): "value",
-    frozenset({"key_scale", "value_scale"}): "kv",
-    frozenset({"key_scale_gamma", "key_scale_tau", "value_scale"}): "kv_decoupled",
-    frozenset({"key_gate", "value_gate"}): "kv_data",
-    frozenset({"gate_logits"}): "memory",
-    frozenset({"output_gate", "rms_norm"}): "output",
-    frozenset[str](): "none",
-}
-"""Names of an attention's gate -> the gate."""
 KNOWN_HEADS = {size["dim"]: size["num_heads"] for name, size in SIZES.items() if not name.startswith("cpu")}
 UNGATED_GRID = 16
 
@@ -38,24 +28,24 @@ class Found:
 
     config: LinaConfig
     assumptions: tuple[str, ...]
-    """Sentences."""
+    """One sentence for each field that does not follow from the weights."""
 
 
-def detect(weights: Mapping[str, Tensor], given: Mapping[str, Any] | None = None) -> Found:
+def detect(weights: Mapping[str, Tensor], known: Mapping[str, Any] | None = None) -> Found:
     """The configuration of a whole model's weights in the authors' layout.
 
     Args:
-        weights: names to tensors; only their shapes are looked at.
-        given: fields of the configuration that are known; they are taken in place of what would be found.
+        weights: names to tensors; only their shapes are used.
+        known: known fields of the configuration, which replace what would be found.
 
     Raises:
-        ValueError: the weights are not those of such a model, or more must be given.
+        ValueError: the weights are not those of such a model, or more fields must be known.
     """
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
     needed = ("mask_embed.mask_token", "image_encoder.patch_embed.proj.weight", "image_decoder.patch_embed.proj.weight")
     missing = [name for name in needed if name not in shapes]
     if missing:
-        raise ValueError(f"these are not the weights of a LINA: {', '.join(missing)} is not among them")
+        raise ValueError(f"these are not the weights of a LINA: they lack {', '.join(missing)}")
     dim, channels, patch, _ = shapes[needed[1]]
     fields: dict[str, Any] = {
         "latent_channels": channels,
@@ -65,7 +55,7 @@ def detect(weights: Mapping[str, Tensor], given: Mapping[str, Any] | None = None
         "depth": _blocks(shapes, "image_encoder"),
         "flow_depth": _blocks(shapes, "image_decoder"),
         "flow_dim": None if shapes[needed[2]][0] == dim else shapes[needed[2]][0],
-        "position": "sincos" if any(name.startswith("video_pos_embed.") for name in shapes) else "rotary",
+        "position": _position(shapes),
         "num_classes": None,
     }
     assumed: list[tuple[str, str]] = []
@@ -74,14 +64,14 @@ def detect(weights: Mapping[str, Tensor], given: Mapping[str, Any] | None = None
     if "text_embed.proj.weight" in shapes:
         fields["text_dim"] = shapes["text_embed.proj.weight"][1]
         assumed.append(("text_length", "text_length=256: a text's length is not in the weights"))
-    fields["num_heads"] = _heads(shapes, dim, (given or {}).get("num_heads"))
-    fields["latent_size"] = _latent_size(shapes, patch, assumed)
+    fields["num_heads"] = _heads(shapes, dim, (known or {}).get("num_heads"))
+    fields["latent_size"] = _latent_size(shapes, dim, patch, assumed)
     fields |= _attentions(shapes, fields, assumed)
-    for name, value in (given or {}).items():
+    for name, value in (known or {}).items():
         both = isinstance(value, Mapping) and isinstance(fields.get(name), Mapping)
         fields[name] = {**fields[name], **value} if both else value
     config = from_dict(LinaConfig, fields, within="model")
-    return Found(config, tuple(sentence for field, sentence in assumed if field not in (given or {})))
+    return Found(config, tuple(sentence for field, sentence in assumed if field not in (known or {})))
 
 
 def _blocks(shapes: Mapping[str, Any], stack: str) -> int:
@@ -91,18 +81,28 @@ def _blocks(shapes: Mapping[str, Any], stack: str) -> int:
     return len(numbers)
 
 
-def _heads(shapes: Mapping[str, tuple[int, ...]], dim: int, given: int | None) -> int:
-    found = set()
+def _position(shapes: Mapping[str, Any]) -> str:
+    time_zero = any(name.startswith("video_pos_embed.") for name in shapes)
+    return next(e.name for e in POSITIONS.values() if e.official is not None and e.time_zero == time_zero)
+
+
+def _sizes(shapes: Mapping[str, tuple[int, ...]], dim: int, size: str) -> Iterator[int]:
+    """The values of a size, such as the number of heads, that tensors of gates and convolutions show."""
+    weights = [w for entries in (GATES, CONVOLUTIONS) for entry in entries.values() for w in entry.official or ()]
     for name, shape in shapes.items():
         part = name.rpartition(".attn.")[2]
-        if part in (*BY_POSITION, "gate_logits") and shape[1] > 1:
-            found.add(shape[1])
-        if part in ("key_gate.weight", "value_gate.weight"):
-            found.add(shape[0])
-        if part == "residual.0.weight":
-            found.add(dim // shape[1])
-    if given is not None:
-        return given
+        matching = [weight for weight in weights if weight.official == part and weight.matches(shape)]
+        # A gate that all heads share has one weight where others have one for each head.
+        if matching and not (size == "heads" and any("heads" not in weight.axes for weight in matching)):
+            found = matching[0].sizes(shape, dim)
+            if size in found:
+                yield found[size]
+
+
+def _heads(shapes: Mapping[str, tuple[int, ...]], dim: int, known: int | None) -> int:
+    if known is not None:
+        return known
+    found = set(_sizes(shapes, dim, "heads"))
     if len(found) > 1:
         raise ValueError(f"the attentions have different numbers of heads: {sorted(found)}")
     if found:
@@ -112,9 +112,11 @@ def _heads(shapes: Mapping[str, tuple[int, ...]], dim: int, given: int | None) -
     return KNOWN_HEADS[dim]
 
 
-def _latent_size(shapes: Mapping[str, tuple[int, ...]], patch: int, assumed: list[tuple[str, str]]) -> tuple[int, int]:
+def _latent_size(
+    shapes: Mapping[str, tuple[int, ...]], dim: int, patch: int, assumed: list[tuple[str, str]]
+) -> tuple[int, int]:
     """From the length of a gate by position: N image tokens on a square, and those of half the side, rounded up."""
-    lengths = {shape[2] for name, shape in shapes.items() if name.rpartition(".attn.")[2] in BY_POSITION}
+    lengths = set(_sizes(shapes, dim, "tokens"))
     if len(lengths) > 1:
         raise ValueError(f"the gates are of different lengths: {sorted(lengths)}")
     if not lengths:
@@ -141,7 +143,7 @@ def _attentions(
         )
     )
     if any(attention["normalization"] == "division" for attention in (*condition, *encoder, *decoder)):
-        sentence = "kind=linear, normalization=division where qkv is stored whole: softmax and mediator look the same"
+        sentence = "kind=linear, normalization=division where qkv is one tensor: softmax and mediator look the same"
         assumed.append(("attention", sentence))
     assumed.append(("attention", "feature_map=relu"))
     placements: dict[str, Any] = {"attention": _pattern(decoder)}
@@ -155,23 +157,42 @@ def _attentions(
 
 def _attention(shapes: Mapping[str, tuple[int, ...]], prefix: str, dim: int) -> dict[str, Any]:
     names = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
-    known = {part for parts in GATES for part in parts}
-    own = frozenset(name.split(".")[0] for name in names) & known
-    if own not in GATES:
-        raise ValueError(f"no gate has just {', '.join(sorted(own))}, as {prefix.rstrip('.')} does")
-    gate, attention = GATES[own], {"normalization": "subtraction" if "kv.weight" in names else "division"}
-    if gate == "kv" and names["key_scale"][1] == 1:
-        gate = "kv_shared"
-    if "dw_conv.weight" in names:
-        return attention | {"gate": gate, "conv": "depthwise", "conv_kernel": names["dw_conv.weight"][-1]}
-    if "residual.2.weight" in names:
-        return attention | {"gate": gate, "conv": "dynamic", "conv_kernel": names["residual.2.weight"][0] // dim}
-    return attention | {"gate": gate, "conv": "none"}
+    apart = "kv.weight" in names
+    normalization = next(
+        entry.name
+        for entry in NORMALIZATIONS.values()
+        if entry.official is not None and entry.official_queries_apart == apart
+    )
+    gate, conv = (_part(entries, names, prefix) for entries in (GATES, CONVOLUTIONS))
+    found: dict[str, Any] = {"normalization": normalization, "gate": gate.name, "conv": conv.name}
+    for weight in conv.official or ():
+        found |= {
+            f"conv_{size}": n for size, n in weight.sizes(names[weight.official], dim).items() if size == "kernel"
+        }
+    return found
+
+
+def _part(entries: Mapping[str, Variant], names: Mapping[str, tuple[int, ...]], prefix: str) -> Variant:
+    """The gate, or the convolution, with just these tensors."""
+    official = {
+        entry.name: {w.official: w for w in entry.official} for entry in entries.values() if entry.official is not None
+    }
+    own = set(names) & {name for weights in official.values() for name in weights}
+    found = [
+        entries[entry]
+        for entry, weights in official.items()
+        if set(weights) == own and all(weight.matches(names[name]) for name, weight in weights.items())
+    ]
+    if not found:
+        field = next(iter(entries.values())).field
+        raise ValueError(f"no {field} has just {', '.join(sorted(own))}, as {prefix.rstrip('.')} does")
+    # A tensor with a 1 for all heads fits an entry for each head too: the one that says more is meant.
+    return max(found, key=lambda entry: sum(weight.axes.split().count("1") for weight in entry.official or ()))
 
 
 def _pattern(attentions: list[dict[str, Any]]) -> dict[str, Any] | list[dict[str, Any]]:
-    """One for all blocks where they are equal, else the shortest pattern that they repeat."""
+    """One attention where all blocks have the same, else the shortest pattern that the blocks repeat."""
     for length in range(1, len(attentions) + 1):
         if len(attentions) % length == 0 and attentions == attentions[:length] * (len(attentions) // length):
             return attentions[0] if length == 1 else attentions[:length]
-    raise AssertionError("the whole is a pattern of itself")
+    raise AssertionError("all blocks are a pattern of themselves")

@@ -1,6 +1,6 @@
-"""Noise levels, the flow head and its ODE (`lina.md` sections 3 and 4).
+"""Flow matching: timesteps, the flow head and its ODE.
 
-A token x and noise e make `x_σ = σ e + (1 - σ) x`, whose velocity in σ is `e - x`. Levels are `σ = t / 1000`.
+A token x and noise e make `x_σ = σ e + (1 - σ) x`, whose velocity in σ is `e - x`. Timesteps are `t = 1000 σ`.
 
 Shapes: any leading axes; C numbers of a token, D width of z, F width of the head.
 """
@@ -20,8 +20,8 @@ SINUSOID_DIM = 256
 
 
 def sample_logit_normal_timesteps(uniform: Tensor) -> Tensor:
-    """Uniform numbers in [0, 1) to levels t in 1..1000 with `sigmoid(normal)` as their law; int64, same shape."""
-    # The ends of the unit interval would become infinite: stay half a float32 step away from them.
+    """Map uniform numbers in [0, 1) to logit-normal timesteps t in 1..1000; int64, same shape (arXiv 2403.03206)."""
+    # The ends of the unit interval would become infinite: numbers stay half a float32 step away from them.
     edge = 2.0**-25
     sigma = torch.special.ndtri(uniform.double().clamp(edge, 1 - edge)).sigmoid()
     return (sigma * NUM_TIMESTEPS).floor().long().clamp(max=NUM_TIMESTEPS - 1) + 1
@@ -40,7 +40,7 @@ class TwoLayer(nn.Module):
 
 
 class AdaLNModulation(nn.Module):
-    """The condition's SiLU to `chunks` tensors of width F; zero at first."""
+    """AdaLN-Zero (DiT): a linear layer of the condition's SiLU to `chunks` tensors of width F; initialized to zero."""
 
     def __init__(self, dim: int, chunks: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class AdaLNModulation(nn.Module):
 
 
 class FlowBlock(nn.Module):
-    """`x + gate * LN(MLP(LN0(x) (1 + scale) + shift))`."""
+    """`x + gate * LN(MLP(LN0(x) (1 + scale) + shift))`, where LN0 has no parameters."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -67,11 +67,7 @@ class FlowBlock(nn.Module):
 
 
 class FlowHead(nn.Module):
-    """Velocity of one noised token from its level and its z: an MLP that sees no other token.
-
-    forward: noised [..., C], timestep [...] (= 1000 σ), z [..., D] to [..., C]; leading axes broadcast, so that what
-    noised tokens have in common is computed once.
-    """
+    """Velocity of one noised token from its timestep and its z: an MLP that sees no other token."""
 
     def __init__(self, token_dim: int, dim: int, flow_dim: int, depth: int) -> None:
         super().__init__()
@@ -84,12 +80,21 @@ class FlowHead(nn.Module):
         self.head = nn.Linear(flow_dim, token_dim)
 
     def forward(self, noised: Tensor, timestep: Tensor, z: Tensor) -> Tensor:
-        return self.given(noised, timestep, self.z_mlp(z))
+        """The velocity [..., C].
 
-    def given(self, noised: Tensor, timestep: Tensor, z_code: Tensor) -> Tensor:
-        """The velocity from `z_mlp`'s output [..., F] in place of z: it is the same at every level."""
+        Leading axes broadcast, so that what noised tokens have in common is computed once.
+
+        Args:
+            noised: noised tokens [..., C].
+            timestep: `1000 σ`, [...].
+            z: the decoder's vectors [..., D].
+        """
+        return self.forward_from_embedding(noised, timestep, self.z_mlp(z))
+
+    def forward_from_embedding(self, noised: Tensor, timestep: Tensor, z_embedding: Tensor) -> Tensor:
+        """The velocity [..., C] from `z_mlp(z)` [..., F], which is the same at every timestep."""
         x = self.embed(noised)
-        condition = self.time_mlp(sinusoid(timestep, SINUSOID_DIM).to(x.dtype)) + z_code
+        condition = self.time_mlp(sinusoid(timestep, SINUSOID_DIM).to(x.dtype)) + z_embedding
         for block in self.blocks:
             x = block(x, condition)
         scale, shift = self.modulation(condition)
@@ -102,8 +107,8 @@ def integrate(velocity: Callable[[Tensor, float], Tensor], noise: Tensor, steps:
     σ runs through `steps` equal points from 1 to 0.001, then to 0.
 
     Args:
-        velocity: of (noised tokens, timestep = 1000 σ), of the shape of the noised tokens.
-        noise: where to start.
+        velocity: maps (noised tokens, timestep = 1000 σ) to velocities of the same shape.
+        noise: tokens at σ = 1.
         steps: calls of `velocity`; at least 1.
     """
     sigmas = [*torch.linspace(1, SIGMA_MIN, steps, dtype=torch.float64).tolist(), 0.0]

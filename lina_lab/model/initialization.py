@@ -1,7 +1,7 @@
-"""First weights, drawn from a seed without touching the global generator (`lina.md` section 3).
+"""Initial weights, sampled from a seed without touching the global generator.
 
-Each parameter has a generator of its own, seeded by (seed, the parameter's name). So two variants of one seed start
-from the same numbers wherever they have a parameter in common, and their runs are paired from the first step.
+Each parameter has its own generator, seeded by (seed, the parameter's name). So two variants with one seed start from
+the same numbers wherever they share a parameter, and their runs are paired from the first step.
 """
 
 import math
@@ -17,11 +17,15 @@ TOKEN_STD = 0.02
 
 
 def initialize(model: nn.Module, seed: int) -> None:
-    """Draw every parameter of `model` anew.
+    """Sample every parameter of `model` anew.
 
-    Linear layers and convolutions: uniform within `1/√fan_in`, PyTorch's own choice. Start, mask and class tokens and
-    the text table: normal with deviation 0.02. The flow head's modulations and last layer: zero. Norms
-    and gates: as they are made.
+    Linear layers and convolutions: uniform within `1/√fan_in`, PyTorch's default. Start, mask and class tokens and the
+    text table: normal with standard deviation 0.02. The flow head's AdaLN modulations and last layer: zero, as in DiT.
+    Norms and gates keep the values that their modules are built with.
+
+    Args:
+        model: changed in place.
+        seed: of the weights.
     """
     for name, module in model.named_modules():
         for own_name, parameter in module.named_parameters(recurse=False):

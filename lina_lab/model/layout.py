@@ -1,7 +1,8 @@
-"""Weights in the layout of the authors' files, in and out (`lina.md` section 5).
+"""Weights in the layout of the authors' files, to and from it.
 
-Our names become theirs by a list of renamings. Some tensors have another shape there: gates have more axes, patch
-embeddings are convolutions, and subtraction's runs keep the query projection apart from the other two.
+Our names become theirs by a list of renamings, and by the entries of gates and convolutions (`lina_lab.variants`). Some
+tensors have another shape there: gates have more axes, patch embeddings are convolutions, and with subtraction the
+query projection is a tensor of its own.
 """
 
 import re
@@ -12,13 +13,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lina_lab.model.attention import Attention
-from lina_lab.model.gates import BY_POSITION
 from lina_lab.model.lina import LINA
+from lina_lab.variants import CONVOLUTIONS, GATES, NORMALIZATIONS, OfficialWeight, Variant
 
 RENAMINGS = (
-    (r"gate\.(key|value|output|gate|rms)_", r"\1_"),
-    (r"conv\.conv\.", "dw_conv."),
-    (r"conv\.residual\.", "residual."),
     (r"^class_embedding\.table\.", "label_embed."),
     (r"^class_embedding\.", "label_embed."),
     (r"^text_embedding\.table$", "text_embed.weight"),
@@ -42,22 +40,28 @@ RENAMINGS = (
 )
 
 
+TOKENS = ("condition_encoder.start_token", "backbone.mask_token")
+"""Tensors with one more axis there."""
+
+
 def load_official(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     """Put weights in the authors' layout into an `Attention` or a `LINA`.
 
     Raises:
-        ValueError: names every tensor that is missing, left over or of the wrong shape; `module` is left as it was.
+        ValueError: names every tensor that is missing, left over or of the wrong shape, or the variant that the
+            authors do not have; `module` is left as it was.
     """
     theirs = _stack_queries(dict(state_dict))
     ours: dict[str, Tensor] = {}
     problems = []
     for name, own in module.state_dict().items():
-        official = _official_name(module, name)
+        part = _part_weight(module, name)
+        official = _official_name(module, name, part)
         value = theirs.pop(official, None)
         if value is None:
             problems.append(f"{official} is missing")
             continue
-        fitted = _our_shape(name, value)
+        fitted = _our_shape(name, value, part)
         if fitted.shape != own.shape:
             problems.append(f"{official} has shape {list(value.shape)}, which does not make {list(own.shape)}")
         ours[name] = fitted
@@ -68,21 +72,45 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
 
 
 def save_official(module: nn.Module) -> dict[str, Tensor]:
-    """The weights of an `Attention` or a `LINA` in the authors' layout."""
+    """The weights of an `Attention` or a `LINA` in the authors' layout.
+
+    Raises:
+        ValueError: the authors do not have a variant of the module.
+    """
     patch = module.config.patch_size if isinstance(module, LINA) else 1
     theirs = {}
     for name, value in module.state_dict().items():
-        official = _official_name(module, name)
-        if re.search(r"(^|\.)qkv\.", official) and _attention_of(module, name).config.normalization == "subtraction":
+        part = _part_weight(module, name)
+        official = _official_name(module, name, part)
+        if re.search(r"(^|\.)qkv\.", official) and _queries_apart(module, name):
             query, key_value = value.tensor_split([len(value) // 3])
             theirs[official.replace("qkv.", "q.")] = query
             theirs[official.replace("qkv.", "kv.")] = key_value
         else:
-            theirs[official] = _their_shape(name, value, patch)
+            theirs[official] = _their_shape(name, value, patch, part)
     return theirs
 
 
-def _official_name(module: nn.Module, name: str) -> str:
+def _part_weight(module: nn.Module, name: str) -> OfficialWeight | None:
+    """How the authors hold a tensor of a gate or a convolution; None: it belongs to neither.
+
+    Raises:
+        ValueError: the authors do not have the variant.
+    """
+    match = re.match(r"((?:.*?\.)??)(gate|conv)\.(.+)$", name) if isinstance(module, LINA | Attention) else None
+    owner = None if match is None else module.get_submodule(match[1].rstrip("."))
+    if match is None or not isinstance(owner, Attention):
+        return None
+    entry: Variant = (GATES if match[2] == "gate" else CONVOLUTIONS)[getattr(owner.config, match[2])]
+    found = next((weight for weight in entry.official or () if weight.ours == match[3]), None)
+    if found is None:
+        raise ValueError(f"{entry.field}={entry.name}: its {match[3]} has no name in the authors' layout")
+    return found
+
+
+def _official_name(module: nn.Module, name: str, part: OfficialWeight | None) -> str:
+    if part is not None:
+        name = re.sub(r"(^|\.)(?:gate|conv)\." + re.escape(part.ours) + "$", rf"\g<1>{part.official}", name)
     for pattern, replacement in RENAMINGS:
         name = re.sub(pattern, replacement, name)
     # Encoder and decoder are one list of blocks there.
@@ -93,10 +121,10 @@ def _official_name(module: nn.Module, name: str) -> str:
     )
 
 
-def _attention_of(module: nn.Module, parameter: str) -> Attention:
+def _queries_apart(module: nn.Module, parameter: str) -> bool:
     owner = module.get_submodule(parameter.rpartition("qkv.")[0].rstrip("."))
     assert isinstance(owner, Attention)
-    return owner
+    return NORMALIZATIONS[owner.config.normalization].official_queries_apart
 
 
 def _stack_queries(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -108,21 +136,22 @@ def _stack_queries(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def _our_shape(name: str, value: Tensor) -> Tensor:
-    if name.endswith(("start_token", "mask_token", *BY_POSITION)):
+def _our_shape(name: str, value: Tensor, part: OfficialWeight | None) -> Tensor:
+    if part is not None:
+        reshaped = part.our_axes is not None and part.matches(tuple(value.shape))
+        return rearrange(value, f"{part.axes} -> {part.our_axes}") if reshaped else value
+    if name in TOKENS:
         return value.squeeze(0) if value.shape[0] == 1 else value
-    if name.endswith("gate_logits"):
-        return rearrange(value, "1 h g 1 1 -> h g") if value.ndim == 5 else value
     if name in ("backbone.embed.weight", "flow_head.embed.weight") and value.ndim == 4:
         return rearrange(value, "d c p q -> d (p q c)")
     return value
 
 
-def _their_shape(name: str, value: Tensor, patch: int) -> Tensor:
-    if name.endswith(("start_token", "mask_token", *BY_POSITION)):
+def _their_shape(name: str, value: Tensor, patch: int, part: OfficialWeight | None) -> Tensor:
+    if part is not None:
+        return value if part.our_axes is None else rearrange(value, f"{part.our_axes} -> {part.axes}")
+    if name in TOKENS:
         return value.unsqueeze(0)
-    if name.endswith("gate_logits"):
-        return rearrange(value, "h g -> 1 h g 1 1")
     if name == "backbone.embed.weight":
         return rearrange(value, "d (p q c) -> d c p q", p=patch, q=patch)
     if name == "flow_head.embed.weight":

@@ -1,17 +1,17 @@
-"""Linear attention: one contraction for every feature map, gate and normalisation (`lina.md` section 2).
+"""Linear attention: one contraction for every feature map, gate and normalization.
 
 Shapes: B batch, H heads, T tokens, E channels of a head; `qkv_3BHTE` queries, keys and values, raw.
 
-With the normaliser's weights `c` as one more column beside the weighted values, two products give all that is needed:
+With the normalizer's weights `c` as one more column next to the weighted values, two products give all that is needed:
 
     summary = k̂ᵀ [a v | c] / T      [E, E + 1]
-    q̂ summary = [numerator | normaliser]
+    q̂ summary = [numerator | normalizer]
 
 The cost grows with T, because keys and values are contracted first. Sums over tokens are those of matrix products:
 added up in float32 whatever the autocast, while what is multiplied stays in its precision.
 
 In eager mode the backward pass is written out (`_Contraction`): plain autograd keeps and allocates several times as
-much, and on a CPU that is where the time goes. Under `torch.compile` the same formulas are left to the compiler.
+much, which costs most of the time on a CPU. Under `torch.compile` the same formulas are left to the compiler.
 """
 
 from abc import ABC, abstractmethod
@@ -23,8 +23,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-
-from lina_lab.util.registry import Registry
 
 EPSILON = 1e-6
 """Added to division's mapped queries and keys, and to its denominator."""
@@ -46,43 +44,32 @@ class FeatureMap:
     """As `value`, in the memory of x."""
 
 
-FEATURE_MAPS: Registry[FeatureMap] = Registry("feature_map")
-FEATURE_MAPS.register("relu")(
-    FeatureMap(
-        F.relu,
-        lambda g, y, shift: torch.ops.aten.threshold_backward.grad_input(g, y, shift, grad_input=g),
-        torch.relu_,
-    )
+RELU = FeatureMap(
+    F.relu,
+    lambda g, y, shift: torch.ops.aten.threshold_backward.grad_input(g, y, shift, grad_input=g),
+    torch.relu_,
 )
-FEATURE_MAPS.register("elu")(
-    FeatureMap(lambda x: F.elu(x) + 1, lambda g, y, shift: g.mul_((y - shift).clamp_(max=1.0)))
+ELU = FeatureMap(lambda x: F.elu(x) + 1, lambda g, y, shift: g.mul_((y - shift).clamp_(max=1.0)))
+IDENTITY = FeatureMap(lambda x: x, lambda g, y, shift: g)
+EXP = FeatureMap(
+    lambda x: x.clamp(max=EXP_LIMIT).exp(),
+    lambda g, y, shift: g.mul_(y - shift).masked_fill_(y >= y.new_tensor(EXP_LIMIT).exp() + shift, 0.0),
 )
-FEATURE_MAPS.register("identity")(FeatureMap(lambda x: x, lambda g, y, shift: g))
-FEATURE_MAPS.register("exp")(
-    FeatureMap(
-        lambda x: x.clamp(max=EXP_LIMIT).exp(),
-        lambda g, y, shift: g.mul_(y - shift).masked_fill_(y >= y.new_tensor(EXP_LIMIT).exp() + shift, 0.0),
-    )
-)
-FEATURE_MAPS.register("leaky_relu")(
-    FeatureMap(F.leaky_relu, lambda g, y, shift: torch.where(y > shift, g, 0.01 * g))  # F.leaky_relu's slope
-)
-FEATURE_MAPS.register("softplus")(
-    FeatureMap(F.softplus, lambda g, y, shift: g.mul_((y - shift).neg_().expm1_().neg_()))
-)
-FEATURE_MAPS.register("squared_relu")(
-    FeatureMap(lambda x: F.relu(x).square(), lambda g, y, shift: g.mul_((y - shift).clamp_(min=0.0).sqrt_().mul_(2)))
+LEAKY_RELU = FeatureMap(F.leaky_relu, lambda g, y, shift: torch.where(y > shift, g, 0.01 * g))  # F.leaky_relu's slope
+SOFTPLUS = FeatureMap(F.softplus, lambda g, y, shift: g.mul_((y - shift).neg_().expm1_().neg_()))
+SQUARED_RELU = FeatureMap(
+    lambda x: F.relu(x).square(), lambda g, y, shift: g.mul_((y - shift).clamp_(min=0.0).sqrt_().mul_(2))
 )
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A gate's weights on tokens, each [B or 1, H or 1, T, 1]; None: one."""
+    """A gate's weights on tokens, each [B or 1, H or 1, T or 1, 1]; None: one."""
 
     key: Tensor | None = None
     """On the keys in the numerator."""
-    normaliser: Tensor | None = None
-    """On the keys in the normaliser."""
+    normalizer: Tensor | None = None
+    """On the keys in the normalizer."""
     value: Tensor | None = None
     """On the values."""
 
@@ -95,7 +82,7 @@ class Weights:
 
 
 class Normalization(ABC):
-    """How rows of weights are made to sum to one: `[numerator | normaliser]` to outputs, and back."""
+    """How rows of weights are made to sum to one: `[numerator | normalizer]` to outputs, and back."""
 
     shift: float
     """Added to mapped queries and keys."""
@@ -108,7 +95,7 @@ class Normalization(ABC):
 
     @abstractmethod
     def forward(self, both_BHTF: Tensor, mean_BH1E: Tensor | None, out: Tensor | None = None) -> Tensor:
-        """`[numerator | normaliser]`, F = E + 1, and the mean of the values, to outputs [B, H, T, E], put in `out`."""
+        """`[numerator | normalizer]`, F = E + 1, and the mean of the values, to outputs [B, H, T, E], put in `out`."""
 
     @abstractmethod
     def backward(self, grad_BHTE: Tensor, both_BHTF: Tensor, mean_BH1E: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -162,9 +149,7 @@ class Subtraction(Normalization):
         )
 
 
-NORMALIZATIONS: Registry[Normalization] = Registry("normalization")
-NORMALIZATIONS.register("division")(Division())
-NORMALIZATIONS.register("subtraction")(Subtraction())
+DIVISION, SUBTRACTION = Division(), Subtraction()
 
 
 def linear_attention(
@@ -172,13 +157,13 @@ def linear_attention(
 ) -> Tensor:
     """Outputs [B, H, T, E]; in eager mode in the memory order of [B, T, H, E]."""
     form = _plain if torch.compiler.is_compiling() else _Contraction.apply
-    return form(qkv_3BHTE, weights.key_value, weights.normaliser, weights.value, feature_map, normalization)
+    return form(qkv_3BHTE, weights.key_value, weights.normalizer, weights.value, feature_map, normalization)
 
 
 def _plain(
     qkv_3BHTE: Tensor,
     key_value: Tensor | None,
-    normaliser: Tensor | None,
+    normalizer: Tensor | None,
     value: Tensor | None,
     feature_map: FeatureMap,
     normalization: Normalization,
@@ -186,7 +171,7 @@ def _plain(
     q, k = feature_map.value(qkv_3BHTE[:2]) + normalization.shift
     v, (tokens, channels) = qkv_3BHTE[2], qkv_3BHTE.shape[-2:]
     weighted = v if key_value is None else (v * key_value).to(v.dtype)
-    last = v.new_ones(()) if normaliser is None else normaliser.to(v.dtype)
+    last = v.new_ones(()) if normalizer is None else normalizer.to(v.dtype)
     columns = torch.cat([weighted, last.expand(*v.shape[:-1], 1)], dim=-1)
     summary = (k.mT @ columns) * (normalization.scale(channels) / tokens)
     mean = _token_mean(v, value) if normalization.spreads else None
@@ -201,7 +186,7 @@ class _Contraction(torch.autograd.Function):
         ctx: Any,
         qkv_3BHTE: Tensor,
         key_value: Tensor | None,
-        normaliser: Tensor | None,
+        normalizer: Tensor | None,
         value: Tensor | None,
         feature_map: FeatureMap,
         normalization: Normalization,
@@ -211,7 +196,7 @@ class _Contraction(torch.autograd.Function):
         mapped = _mapped(qkv_3BHTE[:2], feature_map, normalization.shift)
         columns = v.new_empty(batch, heads, tokens, channels + 1)
         _times(v, key_value, out=columns[..., :-1])
-        columns[..., -1:] = 1 if normaliser is None else normaliser
+        columns[..., -1:] = 1 if normalizer is None else normalizer
         q, k = mapped.flatten(1, 2)
         summary = _product(k.mT, columns.flatten(0, 1), normalization.scale(channels) / tokens)
         both = torch.bmm(q, summary).view_as(columns)
@@ -220,15 +205,15 @@ class _Contraction(torch.autograd.Function):
         output = v.new_empty(batch, tokens, heads, channels).transpose(1, 2)
         normalization.forward(both, mean, out=output)
         ctx.feature_map, ctx.normalization = feature_map, normalization
-        ctx.save_for_backward(qkv_3BHTE, key_value, normaliser, value, mapped, columns, summary, both, mean)
+        ctx.save_for_backward(qkv_3BHTE, key_value, normalizer, value, mapped, columns, summary, both, mean)
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BHTE: Tensor) -> tuple[Tensor | None, ...]:
-        qkv_3BHTE, key_value, normaliser, value, mapped, columns, summary, both, mean = ctx.saved_tensors
+        qkv_3BHTE, key_value, normalizer, value, mapped, columns, summary, both, mean = ctx.saved_tensors
         batch = len(grad_BHTE)
-        whole = (key_value, normaliser, value)
+        whole = (key_value, normalizer, value)
         grads = [None if weight is None else torch.zeros_like(weight) for weight in whole]
         grad_qkv = torch.empty_like(qkv_3BHTE)
         samples = max(1, CACHED // grad_BHTE[0].numel()) if grad_BHTE.device.type == "cpu" else batch
@@ -247,7 +232,7 @@ class _Contraction(torch.autograd.Function):
 
 
 def _of_part(weight: Tensor | None, part: slice, batch: int) -> Tensor | None:
-    """The weights of a part of the samples; those that all samples share are nobody's own."""
+    """The weights of a part of the samples; weights that all samples share are returned whole."""
     return weight[part] if weight is not None and weight.ndim == 4 and len(weight) == batch else weight
 
 

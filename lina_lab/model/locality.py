@@ -1,9 +1,11 @@
-"""Convolutions beside attention (`lina.md` section 2).
+"""Convolutions that are added to attention's output.
+
+A convolution is built from a `Geometry`. It maps the input and the values, [B, T, D] each, to what is added, [B, T, D].
+Its entry is in `lina_lab/variants/convolutions.py`.
 
 Shapes: B batch, M condition tokens, N image tokens, T = M + N, D width, K taps.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,26 +14,17 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from lina_lab.util.registry import Registry
+from lina_lab.variants import Geometry
 
 
-class Geometry:
-    """What a convolution may need to know of the sequence and the attention."""
-
-    def __init__(self, dim: int, num_heads: int, kernel: int, grid: tuple[int, int], condition_tokens: int) -> None:
-        self.dim, self.num_heads, self.kernel = dim, num_heads, kernel
-        self.grid, self.condition_tokens = grid, condition_tokens
+def no_convolution(geometry: Geometry) -> None:
+    """conv=none."""
 
 
-CONVOLUTIONS: Registry[Callable[[Geometry], nn.Module]] = Registry("conv")
-"""Makers of a convolution; its forward maps the input and the values, [B, T, D] each, to what is added, [B, T, D]."""
-
-
-@CONVOLUTIONS.register("depthwise")
 class DepthwiseConvolution(nn.Module):
     """A kernel x kernel depthwise convolution, with bias, of the input's image tokens on their grid, zero padded.
 
-    Condition tokens get nothing.
+    It adds nothing to condition tokens.
     """
 
     def __init__(self, geometry: Geometry) -> None:
@@ -53,9 +46,9 @@ class DepthwiseConvolution(nn.Module):
 
 
 class _DepthwiseOnCpu(torch.autograd.Function):
-    """A depthwise convolution in the precision of its kernel, with a faster gradient of the kernel than PyTorch's.
+    """A depthwise convolution in the precision of its kernel, whose kernel gradient is faster than PyTorch's.
 
-    That gradient is itself a depthwise convolution: of the input, by the output's gradient.
+    The kernel gradient is itself a depthwise convolution: of the input, with the output's gradient as the kernel.
     """
 
     CHANNELS = 512
@@ -93,17 +86,16 @@ def _folded(x_BDRC: Tensor) -> Tensor:
     return rearrange(x_BDRC, "b d r c -> r c (b d)").unsqueeze(0).permute(0, 3, 1, 2)
 
 
-@CONVOLUTIONS.register("dynamic")
 class DynamicConvolution(nn.Module):
-    """Each sample and channel has its own kernel, made from the mean token, for its values along the sequence.
+    """Each sample and channel has its own kernel along the sequence of its values, made from the mean token.
 
-    The mean goes through two 1 x 1 convolutions grouped by head, with GELU between (as in InLine attention).
+    The mean token goes through two 1 x 1 convolutions grouped by head, with GELU between (as in InLine attention).
     """
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
         self.kernel = geometry.kernel
-        dim, heads = geometry.dim, geometry.num_heads
+        dim, heads = geometry.dim, geometry.heads
         self.residual = nn.Sequential(
             nn.Conv1d(dim, dim, 1, groups=heads), nn.GELU(), nn.Conv1d(dim, dim * self.kernel, 1, groups=heads)
         )

@@ -1,4 +1,4 @@
-"""Which tokens are masked in training, and which are written when in generation (`lina.md` sections 3 and 4)."""
+"""Which tokens are masked in training, and at which step of generation each token is written."""
 
 import math
 from itertools import pairwise
@@ -44,7 +44,7 @@ def random_orders(batch: int, tokens: int, generator: Generator) -> Tensor:
 
 
 def step_schedule(tokens: int, steps: int) -> list[int]:
-    """Tokens that are known after each step of generation that writes any: the last number is `tokens`.
+    """Tokens known after each step of generation that writes any, by MaskGIT's cosine schedule; the last is `tokens`.
 
     After step i of K, `round(tokens cos(π/2 · i/K))` remain masked; steps that would write nothing are left out.
 

@@ -18,7 +18,7 @@ STEM = "diffusion_pytorch_model"
 
 
 def read_official(folder: Path) -> dict[str, Tensor]:
-    """The weights of a downloaded folder: safetensors, or else `.bin`, of which nothing but tensors is unpickled.
+    """Read the weights of a downloaded folder: safetensors, or else `.bin`, from which only tensors are unpickled.
 
     Raises:
         ValueError: there is neither, or the file is damaged or holds anything else.
@@ -38,23 +38,23 @@ def read_official(folder: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def convert(source: Path, target: Path, given: Mapping[str, object] | None = None) -> Found:
-    """Turn a downloaded folder into one of ours, see `lina_lab.model.folder`.
+def convert(source: Path, target: Path, known: Mapping[str, object] | None = None) -> Found:
+    """Convert a downloaded folder to a model folder of ours, see `lina_lab.model.folder`.
 
     Args:
         source: folder with the authors' weights.
         target: where to write.
-        given: fields of the configuration that the weights do not tell.
+        known: fields of the configuration that do not follow from the weights.
 
     Raises:
-        ValueError: the weights cannot be read, or do not fit the configuration that they were taken for.
+        ValueError: the weights cannot be read, or do not fit the configuration that was detected.
         FileExistsError: `target` holds a model already.
         OSError: `target` cannot be written.
     """
     if (target / CONFIG).exists() or (target / WEIGHTS).exists():
         raise FileExistsError(f"{target} holds a model already")
     weights = read_official(source)
-    found = detect(weights, given)
+    found = detect(weights, known)
     model = LINA(found.config)
     load_official(model, weights)
     save_model(model, target)

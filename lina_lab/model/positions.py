@@ -1,4 +1,4 @@
-"""Position codes of tokens on a grid (`lina.md` section 1)."""
+"""Position encodings of tokens on a grid."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ def sincos(grid: tuple[int, int], dim: int) -> Tensor:
 
 
 def sinusoid(value: Tensor, dim: int = 256) -> Tensor:
-    """Code of a noise level, `[cos(value f), sin(value f)]` with `f_i = 10000^(-i/(dim/2))`: [...] to [..., dim]."""
+    """Timestep embedding `[cos(value f), sin(value f)]` with `f_i = 10000^(-i/(dim/2))`: [...] to [..., dim]."""
     half = dim // 2
     frequency = 10_000.0 ** (-torch.arange(half, dtype=torch.float32, device=value.device) / half)
     angle = value.float().unsqueeze(-1) * frequency
@@ -33,10 +33,10 @@ class Rotation:
     sin: Tensor
 
     def take(self, ids_BT: Tensor) -> "Rotation":
-        """Those of the tokens that `ids_BT` names: [B, T, E/2]."""
+        """The rotations of the tokens in `ids_BT`: [B, T, E/2]."""
         return Rotation(self.cos[ids_BT], self.sin[ids_BT])
 
-    def behind(self, other: "Rotation") -> "Rotation":
+    def after(self, other: "Rotation") -> "Rotation":
         """`other`'s tokens, then these."""
         cos, sin = (_join(a, b) for a, b in ((other.cos, self.cos), (other.sin, self.sin)))
         return Rotation(cos, sin)
@@ -49,7 +49,7 @@ def _join(a: Tensor, b: Tensor) -> Tensor:
 
 
 def axial_rotation(grid: tuple[int, int], head_dim: int) -> Rotation:
-    """Rotation of the tokens of a grid: E/8 channels turn with the frame, the rest half with row, half with column.
+    """Rotation of a grid's tokens: E/8 channels rotate by frame, half of the rest by row, the other half by column.
 
     There is one frame, number 0. Adjacent channels are a pair; `f_i = 10000^(-2i/channels)` on each axis.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lina_lab.config import BudgetConfig, StudyConfig, TrialConfig, from_dict
-from lina_lab.records.runstore import EVALUATION
+from lina_lab.config.metrics import METRICS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,22 +133,10 @@ def _with_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
     return changed
 
 
-MEASURED_BY: dict[str, dict[str, Any]] = {
-    "fid_pixels": {"quality_features": "pixels", "quality_images": None},
-    "fid_inception": {"quality_features": "inception", "quality_images": None},
-    "captions": {"caption_images": None},
-}
-"""Metric of generated images -> fields of `sampling` that have it measured; None: any number but 0."""
-
-
 def _check_measured(study: StudyConfig, config: TrialConfig) -> None:
     for objective in study.objectives:
-        for field, needed in MEASURED_BY.get(objective.metric.removeprefix(EVALUATION), {}).items():
-            given = getattr(config.sampling, field)
-            if given != needed if needed else not given:
-                raise ValueError(
-                    f"study.objectives names {objective.metric}, which sampling.{field}={given} does not measure"
-                )
+        if (field := METRICS[objective.metric].not_measured(config.sampling)) is not None:
+            raise ValueError(f"study.objectives names {objective.metric}, which {field} does not measure")
 
 
 def _shared(study: StudyConfig, base: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from lina_lab.config import TrialConfig, to_dict
+from lina_lab.config.optimizers import OPTIMIZERS
 from lina_lab.data.modules.base import Batch
-from lina_lab.model import LINA, initialize, sample_step_inputs
-from lina_lab.model.lina import LossInputs
+from lina_lab.model import LINA, LossInputs, initialize, sample_step_inputs
 from lina_lab.training.optimizer_state import by_group, by_place
 from lina_lab.training.validation import frozen_loss_inputs
 from lina_lab.util.partition import held_out, microbatch
@@ -76,7 +76,7 @@ class LinaModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         config, warmup = self.config.optimizer, self.config.optimizer.warmup_images / self.config.data.batch_size
-        optimizer = torch.optim.AdamW(self._groups(), lr=config.lr, betas=config.betas, fused=True)
+        optimizer = OPTIMIZERS[config.name].load()(self._groups(), config)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(warmup, 1)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

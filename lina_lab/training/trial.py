@@ -18,7 +18,8 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback
 
 from lina_lab.config import ResourcesConfig, TrialConfig
-from lina_lab.data import DATA
+from lina_lab.config.metrics import METRICS
+from lina_lab.data import make_data
 from lina_lab.records.files import PICTURE_FILE
 from lina_lab.records.result import Status, TrialResult
 from lina_lab.training.callbacks.captions import CaptionAccuracy
@@ -101,6 +102,7 @@ def run_trial(
         average,
         *([FIDCallback(config, average)] if config.sampling.quality_images else []),
         *([CaptionAccuracy(config, average, folder)] if config.sampling.caption_images else []),
+        *(METRICS[name].load()(config, average) for name in config.sampling.metrics),
         StepSync(folder, divergence, requests or StopSignals(), lambda: watch.so_far > limit, save, report),
         keeper,
     ]
@@ -129,7 +131,7 @@ def run_trial(
         )
         status: Status = "done"
         error, start = None, time.perf_counter()
-        data = DATA[config.data.name](config)
+        data = make_data(config)
         with _interruptible(trainer):
             try:
                 trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)

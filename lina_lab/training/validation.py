@@ -6,8 +6,8 @@ import torch
 from torch import Generator
 
 from lina_lab.config import TrialConfig
+from lina_lab.model import LossInputs, sample_loss_inputs
 from lina_lab.model.flow import sample_logit_normal_timesteps
-from lina_lab.model.lina import LossInputs, sample_loss_inputs
 from lina_lab.model.masking import stratified_mask_ratios
 from lina_lab.util.seeds import derive
 

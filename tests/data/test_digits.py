@@ -6,8 +6,7 @@ from collections.abc import Callable
 import torch
 
 from lina_lab.config import TrialConfig
-from lina_lab.data import DigitsDataModule
-from lina_lab.data.modules.digits import digits
+from lina_lab.data.modules.digits import DigitsDataModule, digits
 from lina_lab.data.order import StepBatches
 
 Tiny = Callable[..., TrialConfig]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lina_lab.config import TrialConfig
-from lina_lab.data import DigitsDataModule, LatentsDataModule
-from lina_lab.data.modules.digits import digits
+from lina_lab.data.modules.digits import DigitsDataModule, digits
+from lina_lab.data.modules.latents import LatentsDataModule
 from lina_lab.training.trial import run_trial
 
 Tiny = Callable[..., TrialConfig]
@@ -94,7 +94,13 @@ def test_a_file_that_carries_objects_is_not_unpickled(tiny: Tiny, tmp_path: Path
         LatentsDataModule(config(tiny, tmp_path))
 
 
-@pytest.mark.parametrize("change", [{"name": "latents"}, {"path": "somewhere"}])
-def test_a_path_is_for_latents(tiny: Tiny, change: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=r"data\.path is for data\.name=latents and data\.name=shards"):
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"name": "latents"}, "data.name=latents needs data.path"),
+        ({"path": "somewhere"}, "data.path=somewhere is not used by data.name=digits"),
+    ],
+)
+def test_a_path_is_for_latents(tiny: Tiny, change: dict[str, str], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
         tiny(data=change)

@@ -82,9 +82,9 @@ def test_what_cannot_be_judged_is_said_before_training(
         raise AssertionError("training began")
 
     monkeypatch.setattr("lina_lab.training.module.LinaModule.training_step", never)
-    with pytest.raises(ValueError, match=r"sampling\.vae says how latents become pixels"):
+    with pytest.raises(ValueError, match=r"sampling\.vae names the autoencoder that decodes them"):
         judged(tiny, made, None)
-    with pytest.raises(ValueError, match=r"sampling\.vae is for data\.name=shards"):
+    with pytest.raises(ValueError, match=r"sampling\.vae needs data\.name=shards"):
         tiny(sampling={"vae": "somewhere"})
     stored = moments_of(np.random.default_rng(0).normal(size=(30, 768))).gaussian
     np.savez(tmp_path / "stored.npz", mu=stored.mean, sigma=stored.covariance)

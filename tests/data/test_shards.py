@@ -12,7 +12,7 @@ import torch
 
 from lina_lab.commands.cache import COMMAND as CACHE
 from lina_lab.commands.sample import COMMAND as SAMPLE
-from lina_lab.data import DATA
+from lina_lab.data import make_data
 from lina_lab.data.order import RankLayout, StepBatches
 from lina_lab.data.shards import images as shards_module
 from lina_lab.data.shards.format import ShardError, read_manifest
@@ -215,9 +215,9 @@ def test_no_batch_stays_in_memory_for_a_damaged_shard(shards: Path) -> None:
 def test_what_was_passed_over_is_known_after_an_interruption(tiny: Tiny, shards: Path, tmp_path: Path) -> None:
     rewrite(shards / "shard-000001.tar", only(FIRST, "moments.npy", b"nothing"))
     config = trial(tiny, shards, on_error="skip", max_skipped=0.1)
-    module = DATA["shards"](config)
+    module = make_data(config)
     module.damaged[3] = "shard-000000.tar, key 3: gone"
-    resumed = DATA["shards"](config)
+    resumed = make_data(config)
     resumed.load_state_dict(module.state_dict())
     assert resumed.problems == ["passed over: shard-000000.tar, key 3: gone"]
     assert resumed.gather_damaged() == 1
@@ -279,4 +279,4 @@ def test_shards_that_do_not_fit_the_model_are_refused(
     data = {"name": "shards", "path": str(made), "val_images": 6} | data
     sampling = {"images_per_class": 0, "ar_steps": 4}
     with pytest.raises(ShardError, match=said):
-        DATA["shards"](tiny(model=model, data=data, sampling=sampling))
+        make_data(tiny(model=model, data=data, sampling=sampling))

@@ -14,7 +14,7 @@ from PIL import Image
 from lina_lab.commands.cache import COMMAND as CACHE
 from lina_lab.commands.sample import COMMAND as SAMPLE
 from lina_lab.config import TrialConfig
-from lina_lab.data import DATA
+from lina_lab.data import make_data
 from lina_lab.data.shards.format import ShardError, read_manifest
 from lina_lab.data.text import PretrainedEncoder, TextEncoder, load_text_encoder
 from lina_lab.training.trial import run_trial
@@ -204,8 +204,8 @@ def test_a_share_of_the_images_comes_with_its_long_caption(tiny: Tiny, made: Pat
     assert set(short["captions"]) == set(CAPTIONS[:2])
     held_out = images_of(made, **usual | {"long": 1.0}, seed=None)[places][1]
     assert set(held_out["captions"]) == set(CAPTIONS[:2])
-    assert not DATA["shards"](trial(tiny, made)).train_set.flip
-    assert DATA["shards"](trial(tiny, made, flip=True)).train_set.flip
+    assert not make_data(trial(tiny, made)).train_set.flip
+    assert make_data(trial(tiny, made, flip=True)).train_set.flip
     _, states = images_of(made, long=1.0, **usual | {"given": "text"})[places]
     assert states["text"].shape == (240, LENGTH, 16)
     assert states["present"].all()
@@ -279,7 +279,7 @@ def test_shards_that_do_not_fit_are_refused(
     fields |= {"latent_size": [8, 8], "text_length": LENGTH}
     changed = tiny(model=fields | model, data={"name": "shards", "path": str(made), "val_images": 6} | data)
     with pytest.raises(ValueError, match=said):
-        DATA["shards"](changed)
+        make_data(changed)
 
 
 def test_captions_that_are_not_there_are_said(
@@ -288,10 +288,10 @@ def test_captions_that_are_not_there_are_said(
     pictures = captioned(tmp_path / "pictures", long=False)
     bare = cached(pictures, vae, tmp_path / "bare")
     with pytest.raises(ShardError, match=r"holds captions without states: give data\.encoder, or text=NAME"):
-        DATA["shards"](trial(tiny, bare))
+        make_data(trial(tiny, bare))
     with pytest.raises(ShardError, match=r"holds no long captions, and data\.long_captions=0\.5"):
-        DATA["shards"](trial(tiny, bare, long_captions=0.5, encoder="words"))
-    assert DATA["shards"](trial(tiny, bare, encoder="words")).train_set[torch.arange(3)][1]["captions"]
+        make_data(trial(tiny, bare, long_captions=0.5, encoder="words"))
+    assert make_data(trial(tiny, bare, encoder="words")).train_set[torch.arange(3)][1]["captions"]
     (pictures / "3.long.txt").write_text("long")
     line = [f"images={pictures}", f"vae={vae}", "resolution=16"]
     capsys.readouterr()

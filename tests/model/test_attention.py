@@ -2,28 +2,28 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import get_args, get_type_hints
 
 import pytest
 import torch
 from torch import Tensor
 
-from lina_lab.config import AttentionConfig, DataConfig
-from lina_lab.data import DATA
+from lina_lab.config import AttentionConfig
+from lina_lab.config.model import PARTS
 from lina_lab.model import Attention
 from lina_lab.model.cores import mediator, softmax
-from lina_lab.model.gates import GATES, DataGate
-from lina_lab.model.linear import EPSILON, FEATURE_MAPS, NORMALIZATIONS, FeatureMap, Weights, linear_attention
-from lina_lab.model.locality import CONVOLUTIONS, Geometry
-from lina_lab.util.registry import Registry
+from lina_lab.model.gates import DataGate
+from lina_lab.model.linear import EPSILON, FeatureMap, Weights, linear_attention
+from lina_lab.variants import CONVOLUTIONS, FEATURE_MAPS, GATES, NORMALIZATIONS, Geometry
 
 GRID, CONDITION = (3, 4), 4
 TOKENS = CONDITION + GRID[0] * GRID[1]
+GEOMETRY = Geometry(dim=8, heads=2, grid=GRID, condition_tokens=CONDITION, kernel=3)
 
 
 def choices(field: str) -> tuple[str, ...]:
-    return get_args(get_type_hints(AttentionConfig)[field])
+    return tuple(PARTS[field].builtin)
 
 
 def valid_attentions() -> list[AttentionConfig]:
@@ -35,10 +35,10 @@ def valid_attentions() -> list[AttentionConfig]:
         try:
             found.append(
                 AttentionConfig(
-                    kind=kind,  # type: ignore[arg-type]
-                    normalization=normalization,  # type: ignore[arg-type]
-                    conv=conv,  # type: ignore[arg-type]
-                    gate=gate,  # type: ignore[arg-type]
+                    kind=kind,
+                    normalization=normalization,
+                    conv=conv,
+                    gate=gate,
                     conv_kernel=3,
                     mediators=6,
                 )
@@ -46,7 +46,7 @@ def valid_attentions() -> list[AttentionConfig]:
         except ValueError:
             continue
     maps = [
-        AttentionConfig(feature_map=name, normalization=normalization, conv="none", gate="none")  # type: ignore[arg-type]
+        AttentionConfig(feature_map=name, normalization=normalization, conv="none", gate="none")
         for name in choices("feature_map")
         for normalization in choices("normalization")
         if name != "relu"
@@ -87,7 +87,9 @@ def naive_mediator(q: Tensor, k: Tensor, v: Tensor, mediators: int = 6) -> Tenso
 
 def linear(name: str, weights: Weights = Weights()) -> Callable[..., Tensor]:  # noqa: B008
     def core(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return linear_attention(torch.stack([q, k, v]), weights, FEATURE_MAPS["identity"], NORMALIZATIONS[name])
+        return linear_attention(
+            torch.stack([q, k, v]), weights, FEATURE_MAPS["identity"].load(), NORMALIZATIONS[name].load()
+        )
 
     return core
 
@@ -110,34 +112,12 @@ def draw(generator: torch.Generator, dtype: torch.dtype = torch.float64) -> list
     return [(q.relu() + 0.1).requires_grad_(), (k.relu() + 0.1).requires_grad_(), v.requires_grad_()]
 
 
-@pytest.mark.parametrize(
-    ("field", "registry"),
-    [
-        ("normalization", NORMALIZATIONS),
-        ("feature_map", FEATURE_MAPS),
-        ("conv", CONVOLUTIONS),
-        ("gate", GATES),
-    ],
-)
-def test_the_configuration_allows_what_is_registered(field: str, registry: Registry[object]) -> None:
-    assert set(get_args(get_type_hints(AttentionConfig)[field])) - {"none"} == set(registry)
-
-
-def test_the_configuration_allows_the_data_that_is_registered() -> None:
-    assert set(get_args(get_type_hints(DataConfig)["name"])) == set(DATA)
-
-
-def test_a_name_is_registered_once() -> None:
-    with pytest.raises(ValueError, match="gate=kv is registered already"):
-        GATES.register("kv")(GATES["kv"])
-
-
 @each_core
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 def test_core_equals_its_naive_twin(
     core: Callable[..., Tensor], naive: Callable[..., Tensor], dtype: torch.dtype, generator: torch.Generator
 ) -> None:
-    """Outputs and the gradients of each input, the normaliser's path through the keys included.
+    """Outputs and the gradients of each input, the normalizer's path through the keys included.
 
     The twin computes in float64 from the same numbers.
     """
@@ -165,7 +145,7 @@ TWINS = {"division": naive_division, "subtraction": naive_subtraction}
 def test_weights_on_tokens_equal_their_naive_form(
     normalization: str, shape: tuple[int, ...], generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Numerator, normaliser and values each have weights of their own, some negative: outputs and all gradients.
+    """Numerator, normalizer and values each have weights of their own, some negative: outputs and all gradients.
 
     Sample by sample in the backward pass.
     """
@@ -173,10 +153,10 @@ def test_weights_on_tokens_equal_their_naive_form(
     inputs = draw(generator)
     weights = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(3)]
     if normalization == "division":
-        weights[1].data.abs_()  # a normaliser near zero would leave nothing to compare
+        weights[1].data.abs_()  # a normalizer near zero would leave nothing to compare
     key, norm, value = weights
     q, k, v = inputs
-    found = linear(normalization, Weights(key=key, normaliser=norm, value=value))(q, k, v)
+    found = linear(normalization, Weights(key=key, normalizer=norm, value=value))(q, k, v)
     shift = EPSILON if normalization == "division" else 0.0
     wanted = TWINS[normalization](q, (k + shift) * key - shift, v * value, (k + shift) * norm)
     upstream = torch.randn(found.shape, generator=generator, dtype=found.dtype)
@@ -195,20 +175,20 @@ def test_backward_written_out_equals_autograd(
     qkv = torch.randn(3, 3, 3, 37, 5, generator=generator, dtype=torch.float64)
     qkv.view(-1)[::7] = 0  # where a derivative jumps
     weight = torch.rand(3, 37, 1, generator=generator, dtype=torch.float64).requires_grad_()
-    gate = Weights(key=weight, normaliser=weight, value=weight)
+    gate = Weights(key=weight, normalizer=weight, value=weight)
     upstream = torch.randn(qkv.shape[1:], generator=generator, dtype=torch.float64)
     results = []
     for compiling in (False, True):
         monkeypatch.setattr("torch.compiler.is_compiling", lambda compiling=compiling: compiling)
         x = qkv.clone().requires_grad_()
-        out = linear_attention(x, gate, FEATURE_MAPS[feature_map], NORMALIZATIONS[normalization])
+        out = linear_attention(x, gate, FEATURE_MAPS[feature_map].load(), NORMALIZATIONS[normalization].load())
         results.append([out, *torch.autograd.grad(out, [x, weight], upstream)])
     assert torch.equal(x, qkv)
     for ours, theirs in zip(*results, strict=True):
         assert (ours - theirs).abs().max() <= 1e-9 * theirs.abs().max()
 
 
-@pytest.mark.parametrize("feature_map", FEATURE_MAPS.values(), ids=FEATURE_MAPS)
+@pytest.mark.parametrize("feature_map", [entry.load() for entry in FEATURE_MAPS.values()], ids=FEATURE_MAPS)
 @pytest.mark.parametrize("shift", [0.0, EPSILON])
 def test_a_feature_map_knows_its_derivative(feature_map: FeatureMap, shift: float, generator: torch.Generator) -> None:
     x = (4 * torch.randn(200, generator=generator, dtype=torch.float64)).requires_grad_()
@@ -222,7 +202,7 @@ def test_a_feature_map_knows_its_derivative(feature_map: FeatureMap, shift: floa
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_sums_over_tokens_do_not_stall_in_bfloat16(normalization: str) -> None:
-    """A sum kept in bfloat16 stops growing at 256 ones; over 4,096 tokens the normaliser must still be right."""
+    """A sum kept in bfloat16 stops growing at 256 ones; over 4,096 tokens the normalizer must still be right."""
     q, k = torch.full((1, 1, 4096, 4), 0.5), torch.ones(1, 1, 4096, 4)
     v = torch.arange(4096.0).remainder(2).reshape(1, 1, -1, 1).expand(1, 1, 4096, 4)
     out = linear(normalization)(q.bfloat16(), k.bfloat16(), v.bfloat16())
@@ -303,7 +283,7 @@ def test_gradients_of_the_convolution_on_a_cpu_are_those_of_pytorch(
 ) -> None:
     """Over several parts of the batch, the last of them smaller, and several stripes of the grid."""
     monkeypatch.setattr("lina_lab.model.locality._DepthwiseOnCpu.CHANNELS", 16)
-    module = CONVOLUTIONS["depthwise"](Geometry(8, 2, kernel, grid, 2)).double()
+    module = CONVOLUTIONS["depthwise"].load()(replace(GEOMETRY, grid=grid, condition_tokens=2, kernel=kernel)).double()
     x = torch.randn(5, 2 + grid[0] * grid[1], 8, generator=generator, dtype=torch.float64, requires_grad=True)
     upstream, results = torch.randn(x.shape, generator=generator, dtype=torch.float64), []
     for compiling in (False, True):
@@ -328,37 +308,37 @@ def test_gates_do_what_their_formulas_say(generator: torch.Generator) -> None:
     """Each against the formula, written out with loops over groups or heads."""
     x = torch.randn(2, TOKENS, 8, generator=generator)
     k, v = (torch.randn(2, 2, TOKENS, 4, generator=generator) for _ in range(2))
-    memory = GATES["memory"](8, 2, TOKENS)
-    torch.nn.init.normal_(memory.gate_logits, generator=generator)  # type: ignore[arg-type]
+    memory = GATES["memory"].load()(GEOMETRY)
+    torch.nn.init.normal_(memory.gate_logits, generator=generator)
     share = memory.gate_logits.softmax(-1)  # type: ignore[operator]
     groups = [slice(4 * g, 4 * g + 4) for g in range(4)]
     wanted = sum(share[:, g, None, None] * (k[:, :, s].mT @ v[:, :, s]) / 4 for g, s in enumerate(groups))
     found = (k * memory.weights(x).key).mT @ v / TOKENS
     assert torch.allclose(found, wanted, atol=1e-6)
-    assert memory.weights(x).normaliser is None
-    data = GATES["kv_data"](8, 2, TOKENS)
+    assert memory.weights(x).normalizer is None
+    data = GATES["kv_data"].load()(GEOMETRY)
     weights = data.weights(x)
     for head in range(2):
         weight = data.key_gate(x)[..., head].sigmoid() ** (1 / 16)  # type: ignore[operator]
         assert torch.allclose(weights.key[:, head, :, 0], weight, atol=1e-6)  # type: ignore[index]
         weight = data.value_gate(x)[..., head].sigmoid() ** (1 / 16)  # type: ignore[operator]
         assert torch.allclose(weights.value[:, head, :, 0], weight, atol=1e-6)  # type: ignore[index]
-    assert weights.normaliser is weights.key
-    decoupled = GATES["kv_decoupled"](8, 2, TOKENS)
+    assert weights.normalizer is weights.key
+    decoupled = GATES["kv_decoupled"].load()(GEOMETRY)
     names = {name: id(parameter) for name, parameter in decoupled.named_parameters()}
     weights = decoupled.weights(x)
     assert names == {
         "key_scale_gamma": id(weights.key),
-        "key_scale_tau": id(weights.normaliser),
+        "key_scale_tau": id(weights.normalizer),
         "value_scale": id(weights.value),
     }
-    output, o = GATES["output"](8, 2, TOKENS), torch.randn(2, TOKENS, 8, generator=generator)
+    output, o = GATES["output"].load()(GEOMETRY), torch.randn(2, TOKENS, 8, generator=generator)
     rms = o.square().mean(-1, keepdim=True).sqrt()
     assert torch.allclose(output.output(x, o), output.output_gate(x).sigmoid() * o / (rms + 1e-6))  # type: ignore[operator]
 
 
 def test_dynamic_convolution_is_a_kernel_for_each_sample_and_channel(generator: torch.Generator) -> None:
-    module = CONVOLUTIONS["dynamic"](Geometry(8, 2, 3, GRID, CONDITION))
+    module = CONVOLUTIONS["dynamic"].load()(GEOMETRY)
     x, v = (torch.randn(2, 5, 8, generator=generator) for _ in range(2))
     kernels = module.residual(x.mean(1).unsqueeze(-1)).reshape(2, 8, 3)  # type: ignore[operator]
     found, padded = module(x, v), torch.nn.functional.pad(v, (0, 0, 1, 1))

@@ -132,7 +132,7 @@ def damaged(folder: Path, case: str) -> list[str]:
         ("nothing", "has neither diffusion_pytorch_model.safetensors nor diffusion_pytorch_model.bin"),
         ("truncated", "cannot be read"),
         ("code", "cannot be read"),
-        ("foreign", "not the weights of a LINA: mask_embed.mask_token"),
+        ("foreign", "not the weights of a LINA: they lack mask_embed.mask_token"),
         ("field", "model.heads is not a field"),
         ("stated wrong", "image_encoder.blocks.1.attn.key_scale is left over"),
     ],

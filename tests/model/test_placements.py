@@ -43,7 +43,7 @@ def test_by_default_the_encoders_have_the_decoder_s_core_alone() -> None:
         ({"attention": (PLAIN, PLAIN, PLAIN)}, "attention is a pattern of 3, which does not fill its 2 blocks"),
         ({"attention": ()}, "attention is a pattern of 0"),
         ({"encoder_attention": AttentionConfig()}, "encoder_attention needs a conv and a gate that do not need"),
-        ({"text_dim": 8}, "num_classes and text_dim are both given"),
+        ({"text_dim": 8}, "num_classes and text_dim are both set"),
         ({"position": "rotary"}, "position=rotary needs heads of a multiple of 32 channels"),
         ({"attention": AttentionConfig(gate="memory")}, "gate=memory needs a multiple of 4 tokens, not 30"),
     ],
@@ -114,12 +114,12 @@ def test_rotation_by_the_formula() -> None:
 
 def test_tokens_before_the_grid_are_not_turned() -> None:
     grid = axial_rotation((2, 2), 32)
-    both = grid.behind(no_rotation(3, grid))
+    both = grid.after(no_rotation(3, grid))
     x = torch.randn(1, 1, 7, 32, generator=seeded())
     turned = rotate(x, both)
     assert torch.equal(turned[:, :, :3], x[:, :, :3])
     assert torch.allclose(turned[:, :, 3:], rotate(x[:, :, 3:], grid))
-    some = grid.take(torch.tensor([[3, 0], [1, 2]])).behind(no_rotation(3, grid))
+    some = grid.take(torch.tensor([[3, 0], [1, 2]])).after(no_rotation(3, grid))
     assert some.cos.shape == (2, 5, 16)
     assert isinstance(some, Rotation)
 

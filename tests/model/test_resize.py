@@ -7,7 +7,7 @@ import torch
 
 from lina_lab.config import AttentionConfig
 from lina_lab.model import LINA
-from lina_lab.model.resize import resize
+from lina_lab.model.resizing import resize
 from tests.model.test_lina import SMALL, disturb, seeded
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lina_lab.config import PathsConfig
-from lina_lab.data import DigitsDataModule
+from lina_lab.data.modules.digits import DigitsDataModule
 from lina_lab.records.record import read_record
 from lina_lab.study import worker
 from lina_lab.study.display import display

@@ -17,8 +17,7 @@ from PIL import Image
 from lina_lab.commands.check import COMMAND as CHECK
 from lina_lab.commands.sample import COMMAND as SAMPLE
 from lina_lab.config import StudyConfig, TrialConfig, from_dict, to_dict
-from lina_lab.data import ShapesDataModule
-from lina_lab.data.modules.shapes import HELD_OUT
+from lina_lab.data.modules.shapes import HELD_OUT, ShapesDataModule
 from lina_lab.data.scenes import draw, scene
 from lina_lab.data.text import load_text_encoder
 from lina_lab.model import LINA

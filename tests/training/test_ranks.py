@@ -15,7 +15,7 @@ from torch import nn
 from lina_lab.config import ResourcesConfig, TrialConfig
 from lina_lab.data.order import HeldOutBatches, RankLayout, StepBatches
 from lina_lab.model import LINA, sample_step_inputs
-from lina_lab.model.lina import DRAWN_TOGETHER
+from lina_lab.model.inputs import IMAGES_PER_GENERATOR
 from lina_lab.training.callbacks.consistency import (
     FETCH,
     TRAIN,
@@ -33,7 +33,7 @@ from lina_lab.training.trial import run_trial
 Tiny = Callable[..., TrialConfig]
 
 
-@pytest.mark.parametrize("batch", [16, DRAWN_TOGETHER, 80])
+@pytest.mark.parametrize("batch", [16, IMAGES_PER_GENERATOR, 80])
 @pytest.mark.parametrize("parts", [1, 2, 5, 16])
 def test_an_image_s_draws_do_not_depend_on_who_draws_for_the_others(tiny: Tiny, batch: int, parts: int) -> None:
     model = tiny().model
@@ -49,8 +49,8 @@ def test_an_image_s_draws_do_not_depend_on_who_draws_for_the_others(tiny: Tiny, 
 
 
 def test_groups_of_images_that_are_drawn_together_draw_different_things(tiny: Tiny) -> None:
-    draws = sample_step_inputs(tiny().model, seed=0, step=0, images=range(4 * DRAWN_TOGETHER))
-    groups = draws.noise.split(DRAWN_TOGETHER, dim=1)
+    draws = sample_step_inputs(tiny().model, seed=0, step=0, images=range(4 * IMAGES_PER_GENERATOR))
+    groups = draws.noise.split(IMAGES_PER_GENERATOR, dim=1)
     assert not any(torch.equal(one, other) for one, other in combinations(groups, 2))
 
 

@@ -193,7 +193,7 @@ def test_the_average_is_the_one_of_the_formula_and_both_weights_are_validated(
 
 def validation_loss(config: TrialConfig, weights: dict[str, torch.Tensor]) -> float:
     """The frozen loss of given weights, by hand."""
-    from lina_lab.data import DigitsDataModule
+    from lina_lab.data.modules.digits import DigitsDataModule
 
     model = LINA(config.model)
     model.load_state_dict(weights, strict=False)

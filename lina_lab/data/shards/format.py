@@ -89,9 +89,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         found = from_dict(Manifest, json.loads(path.read_text()))
     except FileNotFoundError as error:
-        raise ShardError(
-            f"{path} is not there: make shards with lina cache, and let it end"
-        ) from error
+        raise ShardError(f"{path} is not there: make shards with lina cache, and let it end") from error
     except (ValueError, OSError) as error:
         raise ShardError(f"{path} is damaged: {error}") from error
     if found.format > FORMAT:

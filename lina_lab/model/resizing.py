@@ -1,7 +1,7 @@
 """Weights of one resolution for another.
 
 Sin-cos and rotary positions extend by their formulas. Gates by position are tied to the grid, and are interpolated on
-it here; the authors drop them and start again from 1 (`lina.md` section 3).
+it here; the authors drop them and start again from 1.
 """
 
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lina_lab.config import LinaConfig
-from lina_lab.model.gates import BY_POSITION
+from lina_lab.variants import GATES
 
 
 def resize(weights: Mapping[str, Tensor], source: LinaConfig, target: LinaConfig) -> dict[str, Tensor]:
-    """The state of a `LINA(source)` for a `LINA(target)` that differs in its resolution alone.
+    """The state dict of a `LINA(source)` for a `LINA(target)` that differs in its resolution alone.
 
     Gates by position are interpolated bilinearly, those of the condition tokens on their own grid.
 
@@ -26,8 +26,10 @@ def resize(weights: Mapping[str, Tensor], source: LinaConfig, target: LinaConfig
     """
     if replace(source, latent_size=target.latent_size) != target:
         raise ValueError("resize goes from one latent_size to another; the configurations differ in more than that")
+    gates = {attention.gate for attention in source.decoder_blocks}
+    by_position = {f".gate.{name}" for gate in gates for name in GATES[gate].by_position}
     return {
-        name: _resized(value, source, target) if name.rpartition(".")[2] in BY_POSITION else value
+        name: _resized(value, source, target) if name.endswith(tuple(by_position)) else value
         for name, value in weights.items()
     }
 

@@ -1,0 +1,53 @@
+"""Convolutions beside the core."""
+
+from lina_lab.util.registry import OpenRegistry
+from lina_lab.variants.entry import GROUP, Convolution, Geometry, OfficialWeight, nothing
+
+CONVOLUTIONS: OpenRegistry[Convolution] = OpenRegistry("conv", GROUP, Convolution, unused="none")
+
+
+def _dynamic_weights(g: Geometry) -> int:
+    """Weights of the two grouped 1 x 1 convolutions that make the kernels; they are multiplied with once a sample."""
+    return g.dim * g.head_dim + g.dim * g.kernel * g.head_dim
+
+
+CONVOLUTIONS.register(
+    Convolution(
+        name="none",
+        documentation="no convolution",
+        module="lina_lab.model.locality:no_convolution",
+        parameters=nothing,
+        multiply_adds=nothing,
+        official=(),
+    )
+)
+CONVOLUTIONS.register(
+    Convolution(
+        name="depthwise",
+        documentation="a depthwise convolution of the input's image tokens on their grid",
+        module="lina_lab.model.locality:DepthwiseConvolution",
+        needs_grid=True,
+        parameters=lambda g: g.dim * g.kernel**2 + g.dim,
+        multiply_adds=lambda g, tokens: g.image_tokens * g.dim * g.kernel**2,
+        official=(
+            OfficialWeight("conv.weight", "dw_conv.weight", "dim 1 kernel kernel"),
+            OfficialWeight("conv.bias", "dw_conv.bias", "dim"),
+        ),
+    )
+)
+CONVOLUTIONS.register(
+    Convolution(
+        name="dynamic",
+        documentation="a convolution of the values along the sequence, with kernels made from the mean token "
+        "(as in InLine attention)",
+        module="lina_lab.model.locality:DynamicConvolution",
+        parameters=lambda g: _dynamic_weights(g) + g.dim + g.dim * g.kernel,
+        multiply_adds=lambda g, tokens: _dynamic_weights(g) + tokens * g.dim * g.kernel,
+        official=(
+            OfficialWeight("residual.0.weight", "residual.0.weight", "dim dim/heads 1"),
+            OfficialWeight("residual.0.bias", "residual.0.bias", "dim"),
+            OfficialWeight("residual.2.weight", "residual.2.weight", "dim*kernel dim/heads 1"),
+            OfficialWeight("residual.2.bias", "residual.2.bias", "dim*kernel"),
+        ),
+    )
+)
