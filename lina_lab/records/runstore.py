@@ -1,7 +1,9 @@
 """MLflow as the run store: the names that the study layer writes and the analysis reads."""
 
+import json
 import logging
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 KIND: Final = "lina.kind"
 """`study` or `cell`"""
@@ -22,12 +24,40 @@ FORMAT: Final = "lina.format"
 FORMAT_VERSION: Final = 1
 AXES: Final = "lina.axes"
 """A cell's values of the varied fields as JSON."""
+CONFIG: Final = "lina.config"
+"""A cell's configuration as JSON, typed; MLflow's parameters hold it as text, to filter by. What exceeds one tag
+continues in `lina.config.1`, `lina.config.2`, ...; a store of version 0.1 has none of these."""
+TAG_LENGTH: Final = 8000
+"""MLflow cuts the value of a tag after so many characters (MAX_TAG_VAL_LENGTH in MLflow 3.17)."""
 TRAIN_LOSS: Final = "train/loss"
 """A step's minibatch loss, over images seen."""
 EVALUATION: Final = "eval/"
 """Prefix of the metrics that say how good generated images are."""
 PARAMETERS: Final = "trainable_parameters"
 IMAGES_PER_SECOND: Final = "images_per_second"
+
+
+def config_tags(config: Mapping[str, Any]) -> dict[str, str]:
+    """Tags that hold a configuration; `config` is plain nested data."""
+    text = json.dumps(config, separators=(",", ":"))
+    parts = [text[start : start + TAG_LENGTH] for start in range(0, len(text), TAG_LENGTH)]
+    return {_config_tag(index): part for index, part in enumerate(parts)}
+
+
+def config_from_tags(tags: Mapping[str, str]) -> dict[str, Any] | None:
+    """The configuration that a cell's tags hold; None for a run of version 0.1, which has its parameters only."""
+    if CONFIG not in tags:
+        return None
+    text, index = "", 0
+    while (part := tags.get(_config_tag(index))) is not None:
+        text, index = text + part, index + 1
+    # A run that was taken up again may hold the end of an earlier, longer text as well.
+    config: dict[str, Any] = json.JSONDecoder().raw_decode(text)[0]
+    return config
+
+
+def _config_tag(index: int) -> str:
+    return CONFIG if index == 0 else f"{CONFIG}.{index}"
 
 
 def quiet_logs() -> None:

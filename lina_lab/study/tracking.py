@@ -33,6 +33,7 @@ from lina_lab.records.runstore import (
     SEED,
     STATUS,
     STUDY,
+    config_tags,
     quiet_logs,
 )
 from lina_lab.study.errors import StudyError, explanation
@@ -144,7 +145,9 @@ class Tracker:
             run_id = found
             self.client.update_run(run_id, status="RUNNING")
             self._set_tags(run_id, {STATUS: "running"})
-        params = [Param(name, str(value)) for name, value in flatten(to_dict(cell.config)).items()]
+        config = to_dict(cell.config)
+        self._set_tags(run_id, config_tags(config))
+        params = [Param(name, str(value)) for name, value in flatten(config).items()]
         for start in range(0, len(params), PARAMS_A_REQUEST):
             self.client.log_batch(run_id, params=params[start : start + PARAMS_A_REQUEST])
         self.client.log_artifact(run_id, str(config_file))

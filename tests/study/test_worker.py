@@ -11,9 +11,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from lina_lab.config import TrialConfig, to_dict
+from lina_lab.config import TrialConfig, from_stored, to_dict
 from lina_lab.records.result import TrialResult
-from lina_lab.records.runstore import CELL, KIND, STATUS, STUDY
+from lina_lab.records.runstore import CELL, CONFIG, KIND, STATUS, STUDY, config_from_tags
 from lina_lab.study.errors import StudyError
 from lina_lab.study.grid import make_plan
 from lina_lab.study.store import Store
@@ -59,6 +59,21 @@ def test_the_children_belong_to_the_study_s_run(lab: Lab) -> None:
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["cells/done"] == 4
     assert "Does it run?" in parent.data.tags["mlflow.note.content"]
+
+
+def test_a_cell_s_run_holds_its_configuration_with_its_types_also_one_of_version_0_1_that_is_resumed(lab: Lab) -> None:
+    configs = {cell.config_hash: cell.config for cell in lab.plan.cells}
+    lab.behaviour = lambda config: raising(RuntimeError("once"))()
+    lab.run()
+    client = MlflowClient(f"sqlite:///{lab.runs / 'mlflow.db'}")
+    for run in lab.cell_runs():
+        client.delete_tag(run.info.run_id, CONFIG)
+    lab.behaviour = lambda config: RESULT
+    lab.run()
+    for run in lab.cell_runs():
+        stored = config_from_tags(run.data.tags)
+        assert stored is not None
+        assert from_stored(TrialConfig, stored) == configs[run.data.tags[CELL]]
 
 
 def test_optuna_s_own_tools_read_the_store(lab: Lab) -> None:
