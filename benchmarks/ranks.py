@@ -1,7 +1,7 @@
 """What several ranks bring: `python benchmarks/ranks.py [ranks=[1,2]] [size=cpu128] [rounds=3]`.
 
-One cell is trained by 1, 2, ... ranks of this machine, each with one thread, in turns; once more under plain torchrun,
-which shows what the study's seam costs. Rates, efficiency against one rank, and where a step's time goes.
+One cell is trained by 1, 2, ... ranks of this machine, each with one thread, in turns; and under plain torchrun,
+which shows the cost of the launcher. Rates, efficiency against one rank, and where a step's time goes.
 """
 
 import os
@@ -21,7 +21,7 @@ from lina_lab.config import CHECKS, DataConfig, LinaConfig, ResourcesConfig, Tri
 from lina_lab.config.checks import PositiveInt
 from lina_lab.config.grammar import Command
 from lina_lab.config.presets import SIZES
-from lina_lab.launch.contract import LaunchSpec, read_outcome
+from lina_lab.launch.contract import EngineName, LaunchSpec, read_outcome
 from lina_lab.launch.group import GroupLaunch
 from lina_lab.launch.torchrun import OneMachine
 from lina_lab.records.files import CONFIG_FILE
@@ -96,15 +96,15 @@ def run(config: TrialConfig, ranks: int, how: str) -> dict[str, Any]:
 
 def _by_seam(config: TrialConfig, folder: Path, resources: ResourcesConfig) -> TrialResult:
     launch = GroupLaunch(OneMachine(), resources, print)
-    return launch(config, folder, tracking=None, report=lambda images, loss: None)
+    return launch(config, folder, tracking=None, report=lambda progress: None)
 
 
 def _by_torchrun(folder: Path, resources: ResourcesConfig) -> TrialResult:
-    order = LaunchSpec(attempt="plain", engine="torchrun", tracking=None, resources=resources)
-    order.write(folder)
+    spec = LaunchSpec(attempt="plain", engine=EngineName.TORCHRUN, tracking=None, resources=resources)
+    spec.write(folder)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={resources.devices}"]
     subprocess.run([*torchrun, "-m", "lina_lab.launch.rank", str(folder)], check=True, capture_output=True)
-    result = read_outcome(folder, order)
+    result = read_outcome(folder, spec)
     assert result is not None
     return result
 

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 KIND: Final = "lina.kind"
@@ -10,15 +11,15 @@ KIND: Final = "lina.kind"
 CELL: Final = "lina.cell"
 """A cell's config_hash."""
 STATUS: Final = "lina.status"
-"""How an attempt at a cell ended, or what the study's cells came to."""
+"""How an attempt at a cell ended (`CellStatus`); on the study's run, how many cells have which status."""
 ERROR: Final = "lina.error"
 SEED: Final = "lina.seed"
 AXIS: Final = "lina.axis."
-"""Prefix of the tags that hold a cell's values of the varied fields for people, to filter by."""
+"""Prefix of the tags that hold a cell's values of the varied fields as text, to filter by."""
 NOTE: Final = "mlflow.note.content"
 """MLflow's UI shows it as the run's description."""
 STUDY: Final = "lina.study"
-"""The study's definition as JSON: in a tag, so that a copied or moved folder is whole."""
+"""The study's definition as JSON: in a tag, so that a copied or moved folder of runs is complete."""
 FORMAT: Final = "lina.format"
 """Version of these names, on the study's run; a store without it is of version 1."""
 FORMAT_VERSION: Final = 1
@@ -30,11 +31,20 @@ continues in `lina.config.1`, `lina.config.2`, ...; a store of version 0.1 has n
 TAG_LENGTH: Final = 8000
 """MLflow cuts the value of a tag after so many characters (MAX_TAG_VAL_LENGTH in MLflow 3.17)."""
 TRAIN_LOSS: Final = "train/loss"
-"""A step's minibatch loss, over images seen."""
+"""Loss of a step's batch, over images seen."""
 EVALUATION: Final = "eval/"
-"""Prefix of the metrics that say how good generated images are."""
+"""Prefix of the metrics of generated images."""
 PARAMETERS: Final = "trainable_parameters"
 IMAGES_PER_SECOND: Final = "images_per_second"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingRun:
+    """A run in a tracking store."""
+
+    uri: str
+    """MLflow's tracking URI."""
+    run_id: str
 
 
 def config_tags(config: Mapping[str, Any]) -> dict[str, str]:
@@ -61,7 +71,7 @@ def _config_tag(index: int) -> str:
 
 
 def quiet_logs() -> None:
-    """Keep MLflow's notes on its tables off the terminal, and the errors that it both prints and raises."""
+    """Keep MLflow's messages about its tables off the terminal, and the errors that it both prints and raises."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

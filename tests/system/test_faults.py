@@ -145,20 +145,23 @@ import yaml
 from lina_lab.config import StudyConfig, PathsConfig, TrialConfig, from_dict, to_dict
 from lina_lab.study.grid import make_plan
 from lina_lab.study.store import Store
-from lina_lab.study.worker import make_tracker
+from lina_lab.records.status import CellStatus
+from lina_lab.study.tracking import Tracker
+from lina_lab.study.workspace import Workspace
 
 study, trial, folder = yaml.safe_load(sys.stdin.read())
 plan = make_plan(from_dict(StudyConfig, study), to_dict(from_dict(TrialConfig, trial)))
 
 def work(barrier, taken, runs):
     barrier.wait()
-    store = Store(runs, plan)
+    workspace = Workspace.of(plan, PathsConfig(runs=str(runs)))
+    store = Store(workspace)
     store.enqueue()
     with store.setup():
-        make_tracker(plan, PathsConfig(runs=str(runs)))
+        Tracker.open(workspace)
     while (claim := store.claim()) is not None:
         taken.put(claim.cell.config_hash)
-        store.end(claim, "done", values=[1.0])
+        store.end(claim, CellStatus.DONE, values=[1.0])
 
 context = multiprocessing.get_context("fork")
 for number in range(int(sys.argv[1])):

@@ -117,11 +117,11 @@ def test_two_machines_train_as_one(tmp_path: Path, net: Network, undisturbed: Lo
     striking.join()
     assert (code, err) == (0, ""), out
     follower = again[0] if again else two
-    code, told, err = ended(follower, 30)
-    assert (code, err) == (0, ""), told
-    assert told.splitlines() == [f"following {net.address(1)}:{RENDEZVOUS}", "the study has ended"]
+    code, shown, err = ended(follower, 30)
+    assert (code, err) == (0, ""), shown
+    assert shown.splitlines() == [f"following {net.address(1)}:{RENDEZVOUS}", "the study has ended"]
     assert_as_if_undisturbed(place, undisturbed, cells=1 if cells else 2)
-    restarts = [line for line in out.splitlines() if line.startswith("the group was started again")]
+    restarts = [line for line in out.splitlines() if line.startswith("the group was restarted")]
     sentences = {
         "slow": None,
         "host": "rank 1 on lh2 was lost",
@@ -136,7 +136,7 @@ def test_two_machines_train_as_one(tmp_path: Path, net: Network, undisturbed: Lo
         assert hosts == {"lh1", "lh2"}
 
 
-def test_a_leader_that_is_killed_and_started_again_finds_its_follower(
+def test_a_leader_that_is_killed_and_restarted_finds_its_follower(
     tmp_path: Path, net: Network, undisturbed: Losses
 ) -> None:
     place = make_place(tmp_path, **TWO_CELLS)
@@ -171,13 +171,13 @@ def test_ctrl_c_at_the_leader_saves_the_state_and_sends_the_follower_home(
     ("first", "second", "sentence"),
     [
         (None, (), "has not reached 10.78.1.1:29500 for 6 s: see that the same command runs there"),
-        ((), ("seed=1",), "lh2 was not given what lh1 was: cells is 2 ("),
+        ((), ("seed=1",), "lh2 does not run what lh1 runs: cells is 2 ("),
         ((), ("paths.runs=elsewhere",), "lh2 does not see the folder of runs that lh1 writes to"),
         ((), ("study.resources.accelerator=gpu",), "study.resources.accelerator=gpu: lh2 has no GPU"),
     ],
     ids=["no leader", "seed", "folder", "gpu"],
 )
-def test_what_the_machines_were_told_is_refused_with_the_host_and_the_cause(
+def test_machines_that_disagree_are_refused_with_the_host_and_the_cause(
     tmp_path: Path, net: Network, first: tuple[str, ...] | None, second: tuple[str, ...] | None, sentence: str
 ) -> None:
     make_place(tmp_path, **TWO_CELLS)
@@ -210,8 +210,8 @@ def test_a_port_that_is_taken_and_another_version_of_the_code_are_refused(tmp_pa
         file.write("# another version\n")
     one = net.start(net.host(1), command(net, patience), tmp_path)
     two = net.start(net.host(2), command(net, patience), tmp_path, {"PYTHONPATH": str(tmp_path / "copy")})
-    assert "lh2 was not given what lh1 was: lina_lab is " in ended(two)[2]
-    assert "(lh2 was not given what lh1 was: lina_lab is " in ended(one)[2]
+    assert "lh2 does not run what lh1 runs: lina_lab is " in ended(two)[2]
+    assert "(lh2 does not run what lh1 runs: lina_lab is " in ended(one)[2]
 
 
 def test_workers_on_two_machines_share_a_study(tmp_path: Path, net: Network) -> None:

@@ -42,7 +42,7 @@ Strike = Callable[[Path, str], object]
 
 
 class Striker:
-    """Does things to a cell's job, each when it has seen so many images; told the cell's folder and the job."""
+    """Does things to a cell's job, each when it has seen so many images; called with the cell's folder and the job."""
 
     def __init__(self, place: Place, *strikes: tuple[int, Strike]) -> None:
         self.folder, self.strikes = place.folder / "runs/tiny", list(strikes)
@@ -124,7 +124,7 @@ def test_a_job_outlives_the_process_that_submitted_it_and_is_found_again(tmp_pat
     assert first.returncode == -9
     out, err = start(slurm, place, "model.dim=16").communicate(timeout=120)
     assert err == "", out
-    assert "goes on with job" in out
+    assert "continues with job" in out
     assert "tiny: 1 done" in out
     assert len(list(place.folder.glob("runs/tiny/*/logs/slurm/*_submission.sh"))) == 1
     assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"]
