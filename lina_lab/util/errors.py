@@ -44,7 +44,7 @@ class Fault(Enum):
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FAULT_WORDS = {
     # SQLite's result codes reach Python as text alone, through sqlite3, SQLAlchemy, Optuna and MLflow (SQLite 3.40 to
-    # 3.46: sqlite3ErrStr in main.c). torch's writer says the operating system's text and not its number (torch 2.14).
+    # 3.46: sqlite3ErrStr in main.c). MLflow 3.17 keeps the operating system's text and not its number.
     "database or disk is full": Fault.NO_SPACE,
     "No space left on device": Fault.NO_SPACE,
     "file is not a database": Fault.DAMAGED,
