@@ -244,7 +244,8 @@ def test_pydantic_gives_a_dataclass_field_s_docstring() -> None:
 
 
 PYTHON_S_OWN = {name for kind in (type, object, BaseException, type(ast)) for name in dir(kind)} | {
-    *("_exit", "__cause__", "__context__", "__name__", "__file__", "__post_init__"),
+    *("_exit", "__cause__", "__context__", "__name__", "__file__", "__post_init__", "__version__"),
+    "__dataclass_fields__",
     *(name for name in dir(builtins) if name.startswith("_")),
 }
 """Names with underscores that the language promises."""
