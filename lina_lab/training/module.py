@@ -8,7 +8,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from lina_lab.config import TrialConfig, to_dict
-from lina_lab.data.modules.base import Batch
+from lina_lab.data.batch import Batch
 from lina_lab.model import LINA, initialize, sample_step_inputs
 from lina_lab.model.lina import LossInputs
 from lina_lab.training.optimizer_state import by_group, by_place
