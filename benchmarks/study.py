@@ -1,4 +1,4 @@
-"""What the study layer itself costs: `python benchmarks/study.py [cells=1000] [storage=URL]`.
+"""Cost of the study layer itself: `python benchmarks/study.py [cells=1000] [storage=URL]`.
 
 Cells that train nothing go through queue, tracking and records; then many are planned, and their states read.
 """
@@ -81,9 +81,7 @@ def measure_worker(cells: int, storage: str | None, runs: Path) -> str:
     cells = len(workspace.plan.cells)
     each = (time.perf_counter() - start) / cells
     growth = display.memory[-1] - display.memory[0] if len(display.memory) > 1 else 0.0
-    return (
-        f"whole layer, {cells} cells: {1e3 * each:.1f} ms a cell; memory grew by {growth:.1f} MiB"
-    )
+    return f"whole layer, {cells} cells: {1e3 * each:.1f} ms a cell; memory grew by {growth:.1f} MiB"
 
 
 def measure_store(cells: int, storage: str | None, runs: Path) -> str:
