@@ -28,7 +28,7 @@ LOSSES = ("train/loss", "val/loss_raw", "val/loss_ema")
 
 
 def steady(tiny: Tiny, **changes: Any) -> TrialConfig:
-    """A trial in which rounding stays what it is; under division the smallest widths amplify it."""
+    """A trial that does not amplify rounding; under division the smallest widths do."""
     attention = {"attention": {"normalization": "subtraction"}}
     sections = {"model": attention, "data": {"val_images": 50}, "trainer": {"max_images": 160, "val_every_images": 80}}
     return tiny(**{**sections, **changes})
@@ -62,7 +62,7 @@ def assert_same(one: TrialResult, other: TrialResult) -> None:
 
 
 def test_images_are_judged_alike_by_any_number_of_ranks(tiny: Tiny, tmp_path: Path) -> None:
-    """Their pixels' distance; and on captioned shapes, whether they are what is asked for. 31 images on 2 ranks.
+    """The FID of their pixels; on captioned shapes, whether they match. 31 images on 2 ranks.
 
     With sharded weights, which have to be gathered for it; whole ones are where they are needed.
     """
@@ -98,7 +98,7 @@ def test_any_layout_gives_the_losses_of_one_process(tiny: Tiny, tmp_path: Path, 
 
 
 def test_a_checkpoint_goes_on_with_any_number_of_ranks(tiny: Tiny, tmp_path: Path) -> None:
-    """By 2 ranks, by 4 with sharded weights, more than the last batch of validation has images, and by 1."""
+    """Trained by 2 ranks, by 4 with sharded weights (more than the last validation batch has images), and by 1."""
     config = steady(tiny, data={"val_images": 42}, trainer={"max_images": 240, "val_every_images": 80})
     whole = alone(config, tmp_path / "whole")
     parts = [replace(config, trainer=replace(config.trainer, max_images=images)) for images in (80, 160)]
@@ -114,7 +114,7 @@ def test_a_checkpoint_goes_on_with_any_number_of_ranks(tiny: Tiny, tmp_path: Pat
 
 
 def acts_on(folder: Path, images: int, action: Callable[[dict[str, Any]], None]) -> threading.Thread:
-    """Does something, once, when the group in a folder has seen so many images; called with the note of rank 1."""
+    """Call `action` with the note of rank 1, once the group in a folder has seen so many images."""
 
     def watch() -> None:
         deadline = time.monotonic() + 120

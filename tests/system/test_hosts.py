@@ -1,4 +1,4 @@
-"""Two machines at one study: one model over both, and whatever befalls a machine or the link between them."""
+"""One model over two machines, and failures of a machine or of the link between them."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def net(machines: Network) -> Iterator[Network]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Losses:
-    """By one process."""
+    """Losses of one process."""
     place = make_place(tmp_path_factory.mktemp("undisturbed"), **TWO_CELLS)
     code, _, err = place.study()
     assert (code, err) == (0, "")
@@ -63,7 +63,7 @@ def ended(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, st
 
 
 def assert_as_if_undisturbed(place: Place, undisturbed: Losses, cells: int = 1) -> None:
-    """Each cell done, in one run, with one process' curve and no step twice."""
+    """Each cell is done, in one run, with the curve of one process and no step twice."""
     assert set(place.states().values()) == {"done"}
     assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"] * cells
     losses = place.losses()
@@ -76,7 +76,7 @@ def assert_as_if_undisturbed(place: Place, undisturbed: Losses, cells: int = 1) 
 
 
 def when_at_work(place: Place, images: int, action: Callable[[Path], None]) -> threading.Thread:
-    """Does something to the first cell's group once it has seen so many images."""
+    """Call an action once the group of the first cell has seen so many images."""
 
     def watch() -> None:
         deadline = time.monotonic() + 120
@@ -95,7 +95,7 @@ def when_at_work(place: Place, images: int, action: Callable[[Path], None]) -> t
 
 @pytest.mark.parametrize("fault", ["slow", "host", "link"])
 def test_two_machines_train_as_one(tmp_path: Path, net: Network, undisturbed: Losses, fault: str) -> None:
-    """All of the second machine is killed, and comes back; the link is cut for 25 s, or slow."""
+    """All processes of the second machine are killed, and it comes back; the link is cut for 25 s, or slow."""
     place = make_place(tmp_path, **TWO_CELLS)
     cells = [] if fault == "slow" else ["model.dim=16"]
     one, two = (net.start(net.host(i), command(net, *cells), tmp_path) for i in (1, 2))
@@ -215,7 +215,7 @@ def test_a_port_that_is_taken_and_another_version_of_the_code_are_refused(tmp_pa
 
 
 def test_workers_on_two_machines_share_a_study(tmp_path: Path, net: Network) -> None:
-    """PostgreSQL and an MLflow server on a third one; every cell once."""
+    """PostgreSQL and an MLflow server run on a third machine; every cell is done once."""
     place = make_place(tmp_path, trainer={"max_images": 160, "val_every_images": 80})
     there, prefix = f"{net.subnet}.254", ["ip", "netns", "exec", net.switch]
     (tmp_path / "database").mkdir()
