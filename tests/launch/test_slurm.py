@@ -72,10 +72,10 @@ def test_a_job_has_the_packaged_lines_where_the_working_directory_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "OMP_NUM_THREADS" in submission_text(SlurmConfig(), FOUR_NODES, "x", "/logs")
+    assert "OMP_NUM_THREADS" in submission_text(SlurmConfig(), FOUR_NODES, "x", Path("/runs/x/cell"))
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies/slurm.sh").write_text("module load mine\n")
-    text = submission_text(SlurmConfig(), FOUR_NODES, "x", "/logs")
+    text = submission_text(SlurmConfig(), FOUR_NODES, "x", Path("/runs/x/cell"))
     assert "module load mine" in text
     assert "OMP_NUM_THREADS" not in text
 
