@@ -36,6 +36,7 @@ from lina_lab.model import Attention
 from lina_lab.model.gates import PositionGate
 from lina_lab.model.linear import EPSILON
 from lina_lab.model.locality import DepthwiseConvolution
+from lina_lab.util.compat.torch import profile_events
 
 CASES = {
     "256px": ((8, 320, 768), 12, (16, 16), 64),
@@ -148,7 +149,7 @@ def peak_bytes(run: Step, device: str) -> int:
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         run()
-    changes = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    changes = [e for e in profile_events(profiled) if e.name() == "[memory]"]
     return int(pd.Series([e.nbytes() for e in sorted(changes, key=lambda e: e.start_ns())]).cumsum().max())
 
 

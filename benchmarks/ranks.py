@@ -1,7 +1,7 @@
-"""What several ranks bring: `python benchmarks/ranks.py [ranks=[1,2]] [size=cpu128] [rounds=3]`.
+"""Speed of several ranks: `python benchmarks/ranks.py [ranks=[1,2]] [size=cpu128] [rounds=3]`.
 
-One cell is trained by 1, 2, ... ranks of this machine, each with one thread, in turns; once more under plain torchrun,
-which shows what the study's seam costs. Rates, efficiency against one rank, and where a step's time goes.
+One cell is trained by 1, 2, ... ranks of this machine, each with one thread; then under plain torchrun, which shows
+the cost of the launcher. It prints rates, the efficiency against one rank, and the parts of a step's time.
 """
 
 import os
@@ -21,14 +21,15 @@ from lina_lab.config import CHECKS, DataConfig, LinaConfig, ResourcesConfig, Tri
 from lina_lab.config.checks import PositiveInt
 from lina_lab.config.grammar import Command
 from lina_lab.config.presets import SIZES
-from lina_lab.launch.contract import LaunchSpec, read_outcome
+from lina_lab.launch.contract import EngineName, LaunchSpec, read_outcome
 from lina_lab.launch.group import GroupLaunch
 from lina_lab.launch.torchrun import OneMachine
 from lina_lab.records.files import CONFIG_FILE
 from lina_lab.records.result import TrialResult
 
 TABLE_FILE = "ranks.csv"
-SEAM, TORCHRUN = "seam", "torchrun"
+LAUNCHER, TORCHRUN = "seam", "torchrun"
+"""Values of the column `how`, as in tables of version 0.1."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -44,7 +45,7 @@ class RanksBenchConfig:
     steps: PositiveInt = 40
     """Steps of a run."""
     rounds: PositiveInt = 3
-    """Runs of each, in turns."""
+    """Runs of each, interleaved."""
     out: str = "reports/bench"
     """Where the table goes."""
 
@@ -81,7 +82,7 @@ def run(config: TrialConfig, ranks: int, how: str) -> dict[str, Any]:
         folder = Path(name)
         (folder / CONFIG_FILE).write_text(yaml.safe_dump(to_dict(config)))
         start = time.perf_counter()
-        result = _by_seam(config, folder, resources) if how == SEAM else _by_torchrun(folder, resources)
+        result = _by_launcher(config, folder, resources) if how == LAUNCHER else _by_torchrun(folder, resources)
         seconds = time.perf_counter() - start
     return {
         "ranks": ranks,
@@ -94,17 +95,17 @@ def run(config: TrialConfig, ranks: int, how: str) -> dict[str, Any]:
     }
 
 
-def _by_seam(config: TrialConfig, folder: Path, resources: ResourcesConfig) -> TrialResult:
+def _by_launcher(config: TrialConfig, folder: Path, resources: ResourcesConfig) -> TrialResult:
     launch = GroupLaunch(OneMachine(), resources, print)
-    return launch(config, folder, tracking=None, report=lambda images, loss: None)
+    return launch(config, folder, tracking=None, report=lambda progress: None)
 
 
 def _by_torchrun(folder: Path, resources: ResourcesConfig) -> TrialResult:
-    order = LaunchSpec(attempt="plain", engine="torchrun", tracking=None, resources=resources)
-    order.write(folder)
+    spec = LaunchSpec(attempt="plain", engine=EngineName.TORCHRUN, tracking=None, resources=resources)
+    spec.write(folder)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={resources.devices}"]
     subprocess.run([*torchrun, "-m", "lina_lab.launch.rank", str(folder)], check=True, capture_output=True)
-    result = read_outcome(folder, order)
+    result = read_outcome(folder, spec)
     assert result is not None
     return result
 
@@ -117,26 +118,26 @@ def measure(config: RanksBenchConfig) -> pd.DataFrame:
     rows = []
     for number in range(config.rounds):
         for ranks in config.ranks:
-            for how in (SEAM, TORCHRUN):
+            for how in (LAUNCHER, TORCHRUN):
                 rows.append({"size": config.size, "round": number, **run(subject, ranks, how)})
     return pd.DataFrame(rows)
 
 
 def summary(table: pd.DataFrame) -> str:
-    """Medians over the rounds, and ratios of runs that took turns."""
+    """Medians over the rounds, and ratios of interleaved runs."""
     columns = ["images_per_second", "step_ms", "data_ms", "communication_ms", "outside_fit_s"]
     medians = table.groupby(["how", "ranks"])[columns].median()
-    seam = medians.loc[SEAM]
+    ours = medians.loc[LAUNCHER]
     lines = [medians.round(2).to_markdown(), ""]
-    first = seam.index[0]
-    for ranks in seam.index[1:]:
-        gain = seam.loc[ranks, "images_per_second"] / seam.loc[first, "images_per_second"]
+    first = ours.index[0]
+    for ranks in ours.index[1:]:
+        gain = ours.loc[ranks, "images_per_second"] / ours.loc[first, "images_per_second"]
         lines.append(f"{ranks} ranks against {first}: {gain:.2f} x images/s, efficiency {gain * first / ranks:.0%}")
-    for ranks in seam.index:
-        plain = medians.loc[(TORCHRUN, ranks)]
+    for ranks in ours.index:
+        plain, mine = medians.loc[(TORCHRUN, ranks)], ours.loc[ranks]
         lines.append(
-            f"{ranks} ranks, the seam against plain torchrun: step {seam.loc[ranks, 'step_ms'] / plain['step_ms']:.3f} "
-            f"x, {seam.loc[ranks, 'outside_fit_s'] - plain['outside_fit_s']:+.1f} s around it"
+            f"{ranks} ranks, the launcher against plain torchrun: step {mine['step_ms'] / plain['step_ms']:.3f} x, "
+            f"{mine['outside_fit_s'] - plain['outside_fit_s']:+.1f} s outside of training"
         )
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""What the study layer itself costs: `python benchmarks/study.py [cells=1000] [storage=URL]`.
+"""Cost of the study layer itself: `python benchmarks/study.py [cells=1000] [storage=URL]`.
 
 Cells that train nothing go through queue, tracking and records; then many are planned, and their states read.
 """
@@ -17,10 +17,12 @@ from lina_lab.config import CHECKS, PathsConfig, StudyConfig, TrialConfig, from_
 from lina_lab.config.checks import PositiveInt
 from lina_lab.config.grammar import Command
 from lina_lab.records.result import TrialResult
+from lina_lab.records.status import CellStatus, TrialStatus
 from lina_lab.study.display import PlainDisplay
 from lina_lab.study.grid import Cell, Plan, make_plan
 from lina_lab.study.store import Store
 from lina_lab.study.worker import run_study
+from lina_lab.study.workspace import Workspace
 from lina_lab.training.trial import peak_memory_mib
 
 
@@ -50,6 +52,11 @@ def plan_of(cells: int, name: str) -> Plan:
     return make_plan(from_dict(StudyConfig, study), to_dict(from_dict(TrialConfig, {"model": model})))
 
 
+def workspace_of(cells: int, storage: str | None, runs: Path) -> Workspace:
+    """A new study of so many cells, and where its results go."""
+    return Workspace.of(plan_of(cells, f"bench_{time.time_ns()}"), PathsConfig(runs=str(runs), storage=storage))
+
+
 class _Quiet(PlainDisplay):
     """Shows nothing, and keeps the process' peak memory at each hundredth cell."""
 
@@ -57,7 +64,7 @@ class _Quiet(PlainDisplay):
         super().__init__(Console(quiet=True))
         self.memory: list[float] = []
 
-    def cell_ended(self, cell: Cell, status: str, detail: str) -> None:
+    def cell_ended(self, cell: Cell, status: CellStatus, detail: str) -> None:
         if self.number % 100 == 0:
             self.memory.append(peak_memory_mib())
 
@@ -67,25 +74,25 @@ def measure_worker(cells: int, storage: str | None, runs: Path) -> str:
     metrics = {"val/loss_ema": 0.5, "val/loss_raw": 0.6, "train/loss": 0.7}
     numbers = {"images_seen": 64, "steps": 4, "parameters": 10, "trainable_parameters": 8}
     zero = {"images_per_second": 100.0, "fit_seconds": 0.0, "peak_memory_mib": 1.0}
-    result = TrialResult(status="done", metrics=metrics, **numbers, **zero)  # type: ignore[arg-type]
-    plan, display = plan_of(cells, f"bench_{time.time_ns()}"), _Quiet()
+    result = TrialResult(status=TrialStatus.DONE, metrics=metrics, **numbers, **zero)  # type: ignore[arg-type]
+    workspace, display = workspace_of(cells, storage, runs), _Quiet()
     start = time.perf_counter()
-    run_study(plan, PathsConfig(runs=str(runs), storage=storage), lambda: nullcontext(lambda *_, **__: result), display)
-    each = (time.perf_counter() - start) / len(plan.cells)
+    run_study(workspace, lambda: nullcontext(lambda *_, **__: result), display)
+    cells = len(workspace.plan.cells)
+    each = (time.perf_counter() - start) / cells
     growth = display.memory[-1] - display.memory[0] if len(display.memory) > 1 else 0.0
-    return f"whole layer, {len(plan.cells)} cells: {1e3 * each:.1f} ms a cell; memory grew by {growth:.1f} MiB"
+    return f"whole layer, {cells} cells: {1e3 * each:.1f} ms a cell; memory grew by {growth:.1f} MiB"
 
 
 def measure_store(cells: int, storage: str | None, runs: Path) -> str:
     """Time a cell of the queue alone: enqueue, claim, end."""
-    plan = plan_of(cells, f"bench_{time.time_ns()}")
-    store = Store(runs, plan, storage)
+    store = Store(workspace_of(cells, storage, runs))
     marks = [time.perf_counter()]
     store.enqueue()
     marks.append(time.perf_counter())
     claims = 0
     while (claim := store.claim()) is not None:
-        store.end(claim, "done", values=[0.5])
+        store.end(claim, CellStatus.DONE, values=[0.5])
         claims += 1
     marks.append(time.perf_counter())
     enqueue, work = (1e3 * (b - a) / claims for a, b in pairwise(marks))
@@ -95,10 +102,10 @@ def measure_store(cells: int, storage: str | None, runs: Path) -> str:
 def measure_plan(cells: int, storage: str | None, runs: Path) -> str:
     """Time to plan many cells, and to read their states."""
     start = time.perf_counter()
-    plan = plan_of(cells, f"bench_{time.time_ns()}")
+    workspace = workspace_of(cells, storage, runs)
     planned = time.perf_counter() - start
-    Store(runs, plan, storage).enqueue()
-    store = Store(runs, plan, storage)
+    Store(workspace).enqueue()
+    store = Store(workspace)
     start = time.perf_counter()
     states = store.states()
     return f"{len(states)} cells: {planned:.2f} s to plan, {time.perf_counter() - start:.2f} s to read their states"

@@ -33,9 +33,23 @@ def test_every_dependency_is_pinned_to_a_version_that_it_allows() -> None:
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
     pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
     for entry in PROJECT["dependencies"] + EXTRAS:
-        name, _, lowest = entry.partition(">=")
-        overridden = pins[name.split("[")[0].lower().replace("_", "-")]
-        assert _numbers(overridden) >= _numbers(lowest), entry
+        name, lowest, bound = _parsed(entry)
+        pinned = _numbers(pins[name])
+        assert pinned >= _numbers(lowest), entry
+        assert bound is None or pinned < _numbers(bound), entry
+
+
+def _parsed(entry: str) -> tuple[str, str, str | None]:
+    """Name, lowest version and the first version that is too new, of `name>=a` and `name>=a,<b`."""
+    found = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?(?:>=([\d.]+)(?:,<([\d.]+))?)?", entry)
+    assert found is not None, entry
+    return found[1].lower().replace("_", "-"), found[2] or "0", found[3]
+
+
+def test_a_requirement_with_two_bounds_is_read() -> None:
+    assert _parsed("torch>=2.14,<3") == ("torch", "2.14", "3")
+    assert _parsed("psycopg[binary]>=3.2") == ("psycopg", "3.2", None)
+    assert _parsed("types_pyyaml") == ("types-pyyaml", "0", None)
 
 
 def _numbers(version: str) -> list[int]:

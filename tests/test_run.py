@@ -16,6 +16,7 @@ from lina_lab.config.hints import FOREIGN
 from lina_lab.config.history import RENAMED
 from lina_lab.study import plan as study_plan
 from lina_lab.study.grid import Plan, make_plan
+from lina_lab.study.workspace import Workspace
 from lina_lab.util.nested import flatten
 
 OURS = Path(__file__).parents[1] / "studies"
@@ -195,7 +196,7 @@ def test_every_study_has_the_paper_s_scale(name: str) -> None:
     assert {cell.config.max_steps for cell in plan.cells} == {200_000}
     audit = [line.split(" (")[0] for line in study_plan.audit(plan)]
     assert audit == ["heads", "channels of a head"]
-    text = study_plan.describe(plan, Path("nowhere"))
+    text = study_plan.describe(Workspace.of(plan, PathsConfig(runs="nowhere")))
     assert "device-hours" in text
     assert "unknown" not in text
 

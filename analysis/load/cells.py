@@ -121,7 +121,7 @@ def _from_parameters(params: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     config = from_stored(TrialConfig, nested)
     total = count.parameters(config.model).total
     flops = count.FLOPS_PER_MULTIPLY_ADD * count.training_operations(config.model).total
-    images = config.max_steps * config.data.batch_size
+    images = config.images_seen
     return {
         "data": config.data.name if config.data.path is None else f"{config.data.name} {config.data.path}",
         "parameters": total,

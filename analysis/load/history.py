@@ -7,25 +7,19 @@ UI uses for many runs.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import requests
-from sqlalchemy import bindparam, create_engine, text
+
+from lina_lab.util.compat.mlflow import points_of_database, points_of_server
 
 from .errors import StoreError
 
 RUNS_A_QUERY = 10_000
-"""Few queries: a database may go over all points of a metric for each."""
-ROWS_AT_ONCE = 200_000
+"""Few queries: a database may read all points of a metric for each."""
 RUNS_A_REQUEST = 20
 POINTS_A_REQUEST = 25_000
 """A server answers with no more."""
-SECONDS = 60
 COLUMNS = ["run", "metric", "images", "value"]
-QUERY = (
-    "SELECT run_uuid AS run, key AS metric, step AS images, value, is_nan FROM metrics "
-    "WHERE run_uuid IN :runs AND key IN :metrics ORDER BY run_uuid, key, step, timestamp"
-)
 
 
 def read_histories(uri: str, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
@@ -50,46 +44,25 @@ def read_histories(uri: str, run_ids: Sequence[str], metrics: Sequence[str]) -> 
 
 
 def _from_database(uri: str, run_ids: Sequence[str], metrics: Sequence[str]) -> Iterator[pd.DataFrame]:
-    query = text(QUERY).bindparams(bindparam("runs", expanding=True), bindparam("metrics", expanding=True))
-    engine = create_engine(uri)
-    try:
-        with engine.connect() as connection:
-            for start in range(0, len(run_ids), RUNS_A_QUERY):
-                names = {"runs": list(run_ids[start : start + RUNS_A_QUERY]), "metrics": list(metrics)}
-                found = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query, names)
-                for rows in found.partitions(ROWS_AT_ONCE):
-                    run, metric, images, value, is_nan = zip(*rows, strict=True)
-                    # MLflow writes 0 and a mark for what a database may not hold.
-                    values = np.where(np.array(is_nan, dtype=bool), np.nan, np.array(value, dtype=float))
-                    yield pd.DataFrame({"run": run, "metric": metric, "images": images, "value": values})
-    finally:
-        engine.dispose()
+    for run, metric, images, value in points_of_database(uri, run_ids, metrics, runs_a_query=RUNS_A_QUERY):
+        yield pd.DataFrame({"run": run, "metric": metric, "images": images, "value": value})
 
 
 def _from_server(uri: str, run_ids: Sequence[str], metrics: Sequence[str]) -> Iterator[pd.DataFrame]:
-    url = f"{uri.rstrip('/')}/ajax-api/2.0/mlflow/metrics/get-history-bulk"
     for metric in metrics:
         for start in range(0, len(run_ids), RUNS_A_REQUEST):
-            yield _asked(url, list(run_ids[start : start + RUNS_A_REQUEST]), metric)
+            yield _asked(uri, list(run_ids[start : start + RUNS_A_REQUEST]), metric)
 
 
-def _asked(url: str, run_ids: list[str], metric: str) -> pd.DataFrame:
+def _asked(uri: str, run_ids: list[str], metric: str) -> pd.DataFrame:
     """One request; where its answer may have been cut, two of half as many runs."""
-    given: dict[str, str | int | list[str]] = {
-        "run_id": run_ids,
-        "metric_key": metric,
-        "max_results": POINTS_A_REQUEST,
-    }
     try:
-        answer = requests.get(url, params=given, timeout=SECONDS)
-        answer.raise_for_status()
-        points = answer.json()["metrics"]
+        points = points_of_server(uri, run_ids, metric, most=POINTS_A_REQUEST)
     except (requests.RequestException, KeyError) as error:
         raise StoreError(f"the tracking server does not give the curves: {error}") from error
     if len(points) >= POINTS_A_REQUEST:
         if len(run_ids) == 1:
             raise StoreError(f"a run has more than {POINTS_A_REQUEST:,} points of {metric}: read its store's database")
         middle = len(run_ids) // 2
-        return pd.concat([_asked(url, half, metric) for half in (run_ids[:middle], run_ids[middle:])])
-    rows = [(p["run_id"], p["key"], int(p["step"]), float(p["value"])) for p in points]
-    return pd.DataFrame(rows, columns=COLUMNS)
+        return pd.concat([_asked(uri, half, metric) for half in (run_ids[:middle], run_ids[middle:])])
+    return pd.DataFrame(points, columns=COLUMNS)

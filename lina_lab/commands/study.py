@@ -94,14 +94,16 @@ def study_help(options: Options) -> str:
 
 def _plan(plan: Plan, found: Composed) -> int:
     from lina_lab.study.plan import describe
+    from lina_lab.study.workspace import Workspace
 
-    print(describe(plan, found.paths.folder), end="")
+    workspace = Workspace.of(plan, found.paths)
+    print(describe(workspace), end="")
     if found.command.launcher != "local":
         from lina_lab.launch.select import describe_launch
-        from lina_lab.study.errors import StudyError
+        from lina_lab.util.errors import StudyError
 
         try:
-            print(describe_launch(plan, found.paths, found.command))
+            print(describe_launch(workspace.launch_context(), found.command, plan.cells[0].config_hash))
         except StudyError as error:
             return refuse(error)
     return 0

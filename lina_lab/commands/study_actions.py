@@ -4,19 +4,22 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
 
 from lina_lab.config import CommandConfig, PathsConfig
-from lina_lab.launch.select import check_machine, launcher_for, leads, meeting
+from lina_lab.launch.machine import check_machine
+from lina_lab.launch.select import is_leader, launcher_for, rendezvous
+from lina_lab.records.status import CellStatus
+from lina_lab.study.cells import open_cells
 from lina_lab.study.display import display
-from lina_lab.study.errors import RefusedError, StudyError, explained
 from lina_lab.study.grid import Cell, Plan
-from lina_lab.study.store import Store, open_cells
+from lina_lab.study.store import RETRIED, Store
 from lina_lab.study.summary import Summary, summarise
 from lina_lab.study.versions import newest_version
+from lina_lab.study.workspace import Workspace
+from lina_lab.util.errors import RefusedError, StudyError, explained
 from lina_lab.util.signals import sigterm_as_exit
 
 STATUS_SECONDS = 2.0
@@ -28,18 +31,21 @@ def run_and_report(plan: Plan, paths: PathsConfig, command: CommandConfig, argum
     Returns 0 if it is done and no cell has failed, 1 if cells failed or the environment does not let it go on, 2 if
     the machine has not what is asked for, 130 on Ctrl-C, 143 on SIGTERM.
     """
+    workspace = Workspace.of(plan, paths)
     actions = {"status": _status, "retry": _retry, "cancel": _cancel}
     try:
         if command.action in actions:
-            return actions[command.action](plan, paths, command)
+            return actions[command.action](workspace, command)
         with sigterm_as_exit():
             if not _leads(plan, command):
-                _follow(plan, paths, command)
+                _follow(workspace, command)
                 return 0
             if command.new_version:
-                plan = _versioned(plan, paths)
+                with explained(workspace.runs):
+                    workspace = newest_version(workspace)
+                plan = workspace.plan
                 arguments = [*arguments, f"study.name={plan.study.name}"]
-            summary = _work(plan, paths, command, arguments)
+            summary = _work(workspace, command, arguments)
     except StudyError as error:
         return _complain(str(error), 2 if isinstance(error, RefusedError) else 1)
     except KeyboardInterrupt:
@@ -60,45 +66,39 @@ def _leads(plan: Plan, command: CommandConfig) -> bool:
         check_machine(plan.study.resources, command)
         for batch_size in {cell.config.data.batch_size for cell in plan.cells}:
             plan.study.resources.check_batch(batch_size)
-        return leads(plan, command)
+        return is_leader(plan.study.resources, command)
     except ValueError as error:
         raise RefusedError(str(error)) from error
 
 
-def _follow(plan: Plan, paths: PathsConfig, command: CommandConfig) -> None:
+def _follow(workspace: Workspace, command: CommandConfig) -> None:
     """Be one of the machines that another one leads, until the study has ended."""
     from lina_lab.launch.follow import follow
 
-    follow(meeting(plan, command, Path(paths.runs).resolve()), display().line)
+    follow(rendezvous(workspace.launch_context(), command), display().line)
 
 
-def _work(plan: Plan, paths: PathsConfig, command: CommandConfig, arguments: Sequence[str]) -> Summary:
+def _work(workspace: Workspace, command: CommandConfig, arguments: Sequence[str]) -> Summary:
     from lina_lab.study.pool import run_pool, worker_command
     from lina_lab.study.worker import run_study
 
     if command.workers > 1:
-        return run_pool(plan, paths, command, worker_command(arguments), display())
+        return run_pool(workspace, command, worker_command(arguments), display())
     shown = display()
-    launcher = launcher_for(plan, command, Path(paths.runs).resolve(), shown.line)
-    return run_study(plan, paths, launcher, shown, joins=command.action == "work")
+    launcher = launcher_for(workspace.launch_context(), command, shown.line)
+    return run_study(workspace, launcher, shown, joins=command.action == "work")
 
 
-def _versioned(plan: Plan, paths: PathsConfig) -> Plan:
-    runs = Path(paths.runs).resolve()
+def _store(workspace: Workspace) -> Store:
+    name, runs = workspace.plan.study.name, workspace.runs
+    if not workspace.folder.is_dir():
+        raise StudyError(f"there is no study {name} under {runs}: run it first, or name paths.runs=FOLDER")
     with explained(runs):
-        return newest_version(plan, runs, paths.storage)
+        return Store(workspace)
 
 
-def _store(plan: Plan, paths: PathsConfig) -> Store:
-    runs = Path(paths.runs).resolve()
-    if not (runs / plan.study.name).is_dir():
-        raise StudyError(f"there is no study {plan.study.name} under {runs}: run it first, or name paths.runs=FOLDER")
-    with explained(runs):
-        return Store(runs, plan, paths.storage)
-
-
-def _status(plan: Plan, paths: PathsConfig, command: CommandConfig) -> int:
-    store, console = _store(plan, paths), _console()
+def _status(workspace: Workspace, command: CommandConfig) -> int:
+    store, console = _store(workspace), _console()
     if not console.is_terminal:
         console.print(_describe_status(store)[0], end="")
         return 0
@@ -122,33 +122,35 @@ def _describe_status(store: Store) -> tuple[str, bool]:
     lines = [f"{store.plan.study.name}: " + ", ".join(f"{count} {status}" for status, count in summary.counts.items())]
     lines += [f"  running  {cell.label}  {where}" for cell, where in running]
     ended = {cell.label: states[cell.config_hash] for cell in store.plan.cells if cell.config_hash in states}
-    for status in ("failed", "diverged", "cancelled", "interrupted"):
-        lines += [f"  {status}  {label}: {s.error}" for label, s in ended.items() if s.status == status]
+    for status in (CellStatus.FAILED, CellStatus.DIVERGED, CellStatus.CANCELLED, CellStatus.INTERRUPTED):
+        lines += [f"  {status}  {label}: {s.error}" for label, s in ended.items() if s.status is status]
     left = open_cells(store.plan, states)
     if left:
-        lines.append(f"  left: {len(left)} cells" + time_left(store.plan, store.runs, left, len(running)))
+        lines.append(f"  left: {len(left)} cells" + time_left(store.workspace, left, len(running)))
     return "\n".join(lines) + "\n", bool(running)
 
 
-def _retry(plan: Plan, paths: PathsConfig, command: CommandConfig) -> int:
-    store = _store(plan, paths)
+def _retry(workspace: Workspace, command: CommandConfig) -> int:
+    store = _store(workspace)
     with explained(store.runs):
         states = store.states()
         again = [
             cell
-            for cell in _chosen(plan, command)
-            if cell.config_hash in states and states[cell.config_hash].status in ("failed", "cancelled")
+            for cell in _chosen(store.plan, command)
+            if cell.config_hash in states and states[cell.config_hash].status in RETRIED
         ]
         store.enqueue([cell.config_hash for cell in again])
     return _list("queued again", again, "no such cell has failed or was cancelled")
 
 
-def _cancel(plan: Plan, paths: PathsConfig, command: CommandConfig) -> int:
-    store = _store(plan, paths)
+def _cancel(workspace: Workspace, command: CommandConfig) -> int:
+    store = _store(workspace)
     with explained(store.runs):
         states = store.states()
         ended = [
-            cell for cell in _chosen(plan, command) if cell.config_hash in states and states[cell.config_hash].open
+            cell
+            for cell in _chosen(store.plan, command)
+            if cell.config_hash in states and states[cell.config_hash].status.open
         ]
         store.cancel([cell.config_hash for cell in ended])
     return _list("cancelled, or told to end", ended, "no such cell waits or runs")

@@ -33,9 +33,10 @@ from lina_lab.config.fields import (
     not_a_section,
     sections,
 )
-from lina_lab.config.grammar import ConfigError, one_line, parse_override
+from lina_lab.config.grammar import one_line, parse_override
 from lina_lab.config.hints import NO_SWEEPER, check_word, check_words, is_several, several_values
 from lina_lab.config.options import FILES, OWN, PRESETS, Options, preset, preset_names, refuse_layout_of_before
+from lina_lab.util.errors import ConfigError
 from lina_lab.util.nested import flatten
 
 ROOT = "lina_lab"

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lina_lab.config import CommandConfig, PathsConfig, StudyConfig, TrialConfig, to_dict
-from lina_lab.config.grammar import ConfigError, documentation, field_help, shown
+from lina_lab.config.grammar import documentation, field_help, shown
+from lina_lab.util.errors import ConfigError
 
 SECTIONS: dict[str, Any] = {"study": StudyConfig, "paths": PathsConfig}
 """Sections besides those of a trial."""

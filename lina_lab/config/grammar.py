@@ -11,13 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from lina_lab.config.checks import choices, from_dict
+from lina_lab.util.compat.pydantic import field_descriptions
+from lina_lab.util.errors import ConfigError
 
 T = TypeVar("T")
 HELP_FLAGS = ("-h", "--help")
-
-
-class ConfigError(ValueError):
-    """The configuration is wrong. The message is one sentence that says what is wrong and what is allowed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,7 +152,7 @@ def field_help(name: str, default: str, text: str) -> str:
 
 def documentation(cls: Any, name: str, kind: Any) -> str:
     """A field's documentation, and its choices where it has some."""
-    text = " ".join((cls.__pydantic_fields__[name].description or "").split())
+    text = " ".join((field_descriptions(cls)[name] or "").split())
     allowed = choices(typing.get_type_hints(cls, include_extras=True)[name])
     return f"{text} One of {', '.join(allowed)}." if allowed else text
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lina_lab.config.fields import TRIAL, field_type, takes_list
-from lina_lab.config.grammar import ConfigError
 from lina_lab.config.history import RENAMED
+from lina_lab.util.errors import ConfigError
 
 AXES = "study.axes"
 RESOURCES = "study.resources"

@@ -14,8 +14,9 @@ from typing import Any
 import yaml
 
 from lina_lab.config.datasets import DATA_SETS
-from lina_lab.config.grammar import ConfigError, one_line
+from lina_lab.config.grammar import one_line
 from lina_lab.config.presets import SIZES
+from lina_lab.util.errors import ConfigError
 
 FILES = ("study", "task", "scale")
 """Groups whose options are files."""

@@ -233,6 +233,11 @@ class TrialConfig:
         return -(-self.trainer.max_images // self.data.batch_size)
 
     @property
+    def images_seen(self) -> int:
+        """Images seen in training: the budget, rounded up to whole batches."""
+        return self.max_steps * self.data.batch_size
+
+    @property
     def epoch_steps(self) -> int:
         """Optimizer steps between two validations."""
         return -(-self.trainer.val_every_images // self.data.batch_size)

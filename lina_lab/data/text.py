@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from lina_lab.data.pretrained import first_line, weights_sha256
+from lina_lab.util.compat.transformers import has_text_encoder
 from lina_lab.util.seeds import derive
 
 WORDS = "words"
@@ -144,7 +145,7 @@ def _load(transformers: Any, name: str) -> PretrainedEncoder:
     transformers.utils.logging.disable_progress_bar()
     config = transformers.AutoConfig.from_pretrained(name)
     config = getattr(config, "text_config", None) or config
-    known = type(config) in transformers.AutoModelForTextEncoding._model_mapping
+    known = has_text_encoder(config)
     pair = bool(getattr(config, "is_encoder_decoder", False))
     if known:
         config.is_encoder_decoder = False

@@ -1,8 +1,8 @@
 """TorchElastic on one machine: starts a group's processes there and watches them.
 
-`python -m lina_lab.launch.agent FOLDER NODE MASTER PORT`: what `torchrun --node-rank NODE --master-addr MASTER
---master-port PORT` would do, without restarts (the study restarts whole groups, with addresses of their own), and with
-a note of how each process ended.
+`python -m lina_lab.launch.agent FOLDER NODE MASTER PORT` does what `torchrun --node-rank NODE --master-addr MASTER
+--master-port PORT` would do, without restarts (`group.py` restarts whole groups, each with an address of its own), and
+writes down how each process ended.
 """
 
 import json
@@ -22,27 +22,27 @@ JOIN_SECONDS = 60
 
 
 def main(folder: Path, node: int, master: str, port: int) -> int:
-    """Run the machine's part of the group to its end: 0 if all its processes ended well."""
-    order = LaunchSpec.read(folder)
+    """Run the machine's part of the group to its end; 0 if all its processes exited with 0."""
+    spec = LaunchSpec.read(folder)
     end_with_parent()
     os.environ.update(network_variables(_own_address(master), os.environ))
     # The ranks of a machine share its processors.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // order.resources.devices)))
-    exits, error = _run(folder, node, master, port, order)
-    note = {"attempt": order.attempt, "exits": [asdict(end) for end in exits], "error": error}
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // spec.resources.devices)))
+    exits, error = _run(folder, node, master, port, spec)
+    note = {"attempt": spec.attempt, "exits": [asdict(end) for end in exits], "error": error}
     write_atomically(folder / LOGS / f"node-{node}.json", json.dumps(note))
     return 1 if exits or error else 0
 
 
-def _run(folder: Path, node: int, master: str, port: int, order: LaunchSpec) -> tuple[list[ProcessExit], str | None]:
+def _run(folder: Path, node: int, master: str, port: int, spec: LaunchSpec) -> tuple[list[ProcessExit], str | None]:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     config = LaunchConfig(
-        min_nodes=order.resources.nodes,
-        max_nodes=order.resources.nodes,
-        nproc_per_node=order.resources.devices,
-        run_id=order.attempt,
+        min_nodes=spec.resources.nodes,
+        max_nodes=spec.resources.nodes,
+        nproc_per_node=spec.resources.devices,
+        run_id=spec.attempt,
         rdzv_backend="static",
         rdzv_endpoint=f"{master}:{port}",
         rdzv_configs={"rank": node, "timeout": JOIN_SECONDS},
@@ -62,7 +62,7 @@ def _run(folder: Path, node: int, master: str, port: int, order: LaunchSpec) -> 
 
 
 def _own_address(master: str) -> str:
-    """The address that this machine is reached at by one that reaches `master`."""
+    """This machine's address on the way to `master`, by which others on that network reach it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         # Nothing is sent: connecting a datagram socket only chooses a route.
         probe.connect((master, 9))

@@ -1,58 +1,164 @@
-"""What the process that launches a group and the processes in it tell each other: files in the trial's folder.
+"""What the parts of this package share: protocols, and the files through which a launcher and its ranks communicate.
 
-Imports no torch: the launching side has no use for it.
+A launcher starts processes and never trains as a rank of a group; a rank has a frozen configuration and one MLflow run,
+and knows nothing of the study. The files lie in the cell's folder. Imports no torch: a launcher has no use for it.
 """
 
 import errno
 import json
 import os
 import re
-import signal
 import socket
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
-from lina_lab.config import ResourcesConfig, from_dict, to_dict
-from lina_lab.records.files import GROUP_FILE, LOGS, OUTCOME_FILE, PROGRESS_FILE
-from lina_lab.records.result import TrialResult
+from lina_lab.config import ResourcesConfig, TrialConfig, from_stored, to_dict
+from lina_lab.records.files import GROUP_FILE, JOB_FILE, LOGS, OUTCOME_FILE, PROGRESS_FILE
+from lina_lab.records.result import Progress, Report, TrialResult
+from lina_lab.records.runstore import TrackingRun
+from lina_lab.records.status import RankState
+from lina_lab.util.errors import StudyError, causes
 from lina_lab.util.files import write_atomically
 
-Engine = Literal["torchrun", "slurm"]
 COMMUNICATION = re.compile(
     r"gloo|nccl|c10d|process group|ProcessGroup|TCPStore|connection (reset|refused|closed)|broken pipe|timed? ?out",
     re.IGNORECASE,
 )
-"""In the error of a rank that lost another one: a consequence, not the cause."""
+"""Matches the message of a rank that lost another one, which is a consequence and not the cause: torch 2.14 raises a
+plain RuntimeError for most of these."""
+
+
+class EngineName(StrEnum):
+    """What starts the processes of a group."""
+
+    TORCHRUN = "torchrun"
+    SLURM = "slurm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchContext:
+    """What launching needs to know of a study."""
+
+    study: str
+    """The study's name."""
+    resources: ResourcesConfig
+    folder: Path
+    """The study's folder; those of its cells are in it."""
+    cells: str
+    """How many cells, and a hash of them: the same on all machines."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchSpec:
-    """One attempt of a group at a trial."""
+    """One attempt of a group at a cell."""
 
     attempt: str
-    """Its name: what another attempt left is not taken for this one's."""
-    engine: Engine
-    tracking: tuple[str, str] | None
+    """Its name; files of another attempt are ignored."""
+    engine: EngineName
+    tracking: TrackingRun | None
     resources: ResourcesConfig
 
     def write(self, folder: Path) -> None:
-        """Leave the order in the trial's folder, and nothing that an earlier attempt said."""
+        """Write the spec into the cell's folder, and remove what an earlier attempt left there."""
         for path in (folder / OUTCOME_FILE, folder / PROGRESS_FILE, *(folder / LOGS).glob("*.json")):
             path.unlink(missing_ok=True)
         (folder / LOGS).mkdir(exist_ok=True)
-        write_atomically(folder / GROUP_FILE, json.dumps({**asdict(self), "resources": to_dict(self.resources)}))
+        # `tracking` is a list in this file since version 0.1.
+        tracking = None if self.tracking is None else [self.tracking.uri, self.tracking.run_id]
+        data = {**asdict(self), "resources": to_dict(self.resources), "tracking": tracking}
+        write_atomically(folder / GROUP_FILE, json.dumps(data))
 
     @classmethod
     def read(cls, folder: Path) -> "LaunchSpec":
-        """The order in a trial's folder."""
+        """The spec in a cell's folder, of this version or an earlier one."""
         data = json.loads((folder / GROUP_FILE).read_text())
-        resources = from_dict(ResourcesConfig, data["resources"])
-        tracking = None if data["tracking"] is None else tuple(data["tracking"])
-        return cls(**{**data, "resources": resources, "tracking": tracking})
+        tracking = None
+        if data["tracking"] is not None:
+            uri, run_id = data["tracking"]
+            tracking = TrackingRun(uri=uri, run_id=run_id)
+        return cls(
+            attempt=data["attempt"],
+            engine=EngineName(data["engine"]),
+            tracking=tracking,
+            resources=from_stored(ResourcesConfig, data["resources"], within="study.resources"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessExit:
+    """How a rank's process ended, as its parent saw it."""
+
+    rank: int
+    code: int
+    """Negative: the signal that killed it."""
+    host: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupExit:
+    """How a group, or a machine's part of one, ended, as its launcher saw it."""
+
+    exits: Sequence[ProcessExit] = ()
+    """Processes that failed, the first one first."""
+    sentence: str = "the processes ended without a result"
+    well: bool = False
+    """All processes ended by themselves, with exit code 0."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "GroupExit":
+        """The exit from what `dataclasses.asdict` and JSON made of it.
+
+        Raises:
+            KeyError, TypeError: the data are not an exit.
+        """
+        return cls(**{**data, "exits": [ProcessExit(**end) for end in data["exits"]]})
+
+
+class Running(Protocol):
+    """A group that was started."""
+
+    def look(self) -> GroupExit | None:
+        """How it ended; None while it runs. All its processes have ended when this says so."""
+
+    def stop(self) -> None:
+        """Ask it to save its state and end, and make sure that it ends."""
+
+
+class Engine(Protocol):
+    """Starts groups."""
+
+    name: EngineName
+
+    def start(self, folder: Path, spec: LaunchSpec) -> Running:
+        """Start the group that a spec in a cell's folder describes.
+
+        Raises:
+            StudyError: the machines for it are not available.
+        """
+
+    def resume(self, folder: Path) -> tuple[Running, LaunchSpec] | None:
+        """A group that trains the cell already, started by a process that is gone; None: there is none."""
+
+    def close(self) -> None:
+        """Release what groups are started with. No group will be started any more."""
+
+
+class Launch(Protocol):
+    """Trains one cell in `folder` and returns its result; an error of the cell is raised."""
+
+    def __call__(
+        self, config: TrialConfig, folder: Path, *, tracking: TrackingRun | None, report: Report
+    ) -> TrialResult: ...
+
+
+Launcher = Callable[[], AbstractContextManager[Launch]]
+"""Makes what trains cells, for as long as cells are trained; nothing is started before it is called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +170,7 @@ class RankError:
     """errno, of an error of the operating system."""
     filename: str | None = None
     consequence: bool = False
-    """It only says that another rank was lost."""
+    """The error only says that another rank was lost."""
 
     @classmethod
     def of(cls, error: BaseException) -> "RankError":
@@ -80,7 +186,7 @@ class RankError:
         )
 
     def cause(self) -> OSError | None:
-        """The operating system's error behind it, for those who explain errors."""
+        """The operating system's error that led to it, for `util.errors.fault_of`."""
         if self.number is None:
             return None
         return OSError(self.number, os.strerror(self.number), self.filename)
@@ -88,64 +194,41 @@ class RankError:
 
 @dataclass(frozen=True, kw_only=True)
 class RankStatus:
-    """What a rank says of itself."""
+    """A rank's note on itself."""
 
     attempt: str
     rank: int
     host: str
     pid: int
-    state: Literal["running", "ended", "failed"]
+    state: RankState
     time: float
     """Seconds since 1970, by the host's own clock."""
     fault: RankError | None = None
     trace: str = ""
 
     def write(self, folder: Path) -> None:
-        """Leave the note."""
+        """Write the note into the cell's folder."""
         write_atomically(folder / LOGS / f"rank-{self.rank}.json", json.dumps(asdict(self)))
 
     @classmethod
     def make(
-        cls, order: LaunchSpec, rank: int, error: BaseException | None = None, *, ended: bool = False
+        cls, spec: LaunchSpec, rank: int, error: BaseException | None = None, *, ended: bool = False
     ) -> "RankStatus":
         """This process' note, as of now."""
         return cls(
-            attempt=order.attempt,
+            attempt=spec.attempt,
             rank=rank,
             host=socket.gethostname(),
             pid=os.getpid(),
-            state="failed" if error is not None else "ended" if ended else "running",
+            state=RankState.FAILED if error is not None else RankState.ENDED if ended else RankState.RUNNING,
             time=time.time(),
             fault=None if error is None else RankError.of(error),
             trace="" if error is None else "".join(traceback.format_exception(error)),
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProcessExit:
-    """How a rank's process ended, as its parent saw it."""
-
-    rank: int
-    code: int
-    """Negative: the signal that killed it."""
-    host: str
-
-
-class GroupError(RuntimeError):
-    """A group ended without an outcome.
-
-    Args:
-        sentence: what went wrong first, where.
-        again: whether it may go well the next time: a process or a machine was lost, not an error of the trial.
-    """
-
-    def __init__(self, sentence: str, *, again: bool) -> None:
-        super().__init__(sentence)
-        self.again = again
-
-
 def read_notes(folder: Path, attempt: str) -> list[RankStatus]:
-    """What the ranks of an attempt have said."""
+    """The notes of an attempt's ranks."""
     return list(_notes(folder, attempt))
 
 
@@ -154,64 +237,30 @@ def _notes(folder: Path, attempt: str) -> Iterator[RankStatus]:
         data = json.loads(path.read_text())
         if data["attempt"] == attempt:
             fault = None if data["fault"] is None else RankError(**data["fault"])
-            yield RankStatus(**{**data, "fault": fault})
+            yield RankStatus(**{**data, "state": RankState(data["state"]), "fault": fault})
 
 
-def first_error(folder: Path, order: LaunchSpec, exits: Iterable[ProcessExit], otherwise: str) -> GroupError:
-    """What went wrong first: an error of a rank's own; else a process that was killed; else that others were lost.
-
-    Args:
-        folder: the trial's.
-        order: the attempt.
-        exits: processes whose parents saw them end badly.
-        otherwise: what is known if no rank has said anything.
-    """
-    notes = read_notes(folder, order.attempt)
-    failed = sorted((note for note in notes if note.fault is not None), key=lambda note: note.time)
-    own = next((note for note in failed if note.fault is not None and not note.fault.consequence), None)
-    if own is not None:
-        assert own.fault is not None
-        error = GroupError(f"rank {own.rank} on {own.host}: {own.fault.sentence}", again=False)
-        error.__cause__ = own.fault.cause()
-        error.add_note(own.trace)
-        return error
-    spoke = {note.rank for note in failed}
-    for end in exits:
-        if end.code < 0 and end.rank not in spoke:
-            how = signal.Signals(-end.code).name
-            return GroupError(f"rank {end.rank} on {end.host} was killed by {how}", again=True)
-    silent = [note for note in notes if note.state == "running"]
-    if failed and silent:
-        lost = silent[0]
-        return GroupError(f"rank {lost.rank} on {lost.host} was lost ({otherwise})", again=True)
-    if failed:
-        assert failed[0].fault is not None
-        sentence = f"rank {failed[0].rank} on {failed[0].host}: {failed[0].fault.sentence}"
-        return GroupError(sentence, again=True)
-    return GroupError(otherwise, again=True)
+def write_outcome(folder: Path, spec: LaunchSpec, result: TrialResult) -> None:
+    """Write an attempt's result."""
+    write_atomically(folder / OUTCOME_FILE, json.dumps({"attempt": spec.attempt, "result": asdict(result)}))
 
 
-def write_outcome(folder: Path, order: LaunchSpec, result: TrialResult) -> None:
-    """Leave what the trial came to."""
-    write_atomically(folder / OUTCOME_FILE, json.dumps({"attempt": order.attempt, "result": asdict(result)}))
-
-
-def read_outcome(folder: Path, order: LaunchSpec) -> TrialResult | None:
-    """What the attempt came to; None: nothing, so far."""
+def read_outcome(folder: Path, spec: LaunchSpec) -> TrialResult | None:
+    """An attempt's result; None: there is none so far."""
     data = _read(folder / OUTCOME_FILE)
-    return None if data is None or data["attempt"] != order.attempt else TrialResult.from_dict(data["result"])
+    return None if data is None or data["attempt"] != spec.attempt else TrialResult.from_dict(data["result"])
 
 
-def read_progress(folder: Path) -> tuple[int, float] | None:
-    """Images seen and the loss, as the first rank last said."""
+def read_progress(folder: Path) -> Progress | None:
+    """How far the first rank last said it is; None: it has said nothing."""
     data = _read(folder / PROGRESS_FILE)
-    return None if data is None else (int(data["images"]), float(data["loss"]))
+    return None if data is None else Progress(images=int(data["images"]), loss=float(data["loss"]))
 
 
-def write_progress(folder: Path, images: int, loss: float) -> None:
-    """Say how far the trial is."""
+def write_progress(folder: Path, progress: Progress) -> None:
+    """Say how far the trial is. Unlike other files this one may be lost in a crash, so nothing waits for the disk."""
     draft = folder / f"{PROGRESS_FILE}.draft"
-    draft.write_text(json.dumps({"images": images, "loss": loss}))
+    draft.write_text(json.dumps(asdict(progress)))
     draft.replace(folder / PROGRESS_FILE)
 
 
@@ -228,8 +277,16 @@ def _read(path: Path) -> Mapping[str, Any] | None:
     return data
 
 
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and those that it came of."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def refuse_job(folder: Path) -> None:
+    """Leave a cell alone that a job of a cluster may be training.
+
+    Raises:
+        StudyError: which job.
+    """
+    path = folder / JOB_FILE
+    if path.exists():
+        number = json.loads(path.read_text())["job"]
+        raise StudyError(
+            f"the cell {folder.name} was given to job {number} of a cluster: continue with launcher=slurm, or scancel "
+            f"{number} and remove {path}"
+        )

@@ -1,4 +1,4 @@
-"""A machine that follows the orders of the one that leads (`hosts.py`)."""
+"""A machine that follows the commands of the one that leads (`nodes.py`)."""
 
 import json
 import socket
@@ -19,35 +19,36 @@ from lina_lab.launch.nodes import (
     RendezvousConfig,
 )
 from lina_lab.launch.torchrun import Agent
-from lina_lab.study.errors import StudyError
+from lina_lab.records.status import NodeAction
+from lina_lab.util.errors import StudyError
 
 
-def follow(meeting: RendezvousConfig, tell: Callable[[str], None]) -> None:
-    """Follow the orders of the machine that a meeting is at, until it says that the study has ended.
+def follow(rendezvous: RendezvousConfig, tell: Callable[[str], None]) -> None:
+    """Follow the commands of the machine at a rendezvous, until it says that the study has ended.
 
     Raises:
-        StudyError: it cannot be reached, or does not want this machine.
+        StudyError: it cannot be reached, or refuses this machine.
     """
-    follower, where = _Follower(meeting), f"{meeting.address}:{meeting.port}"
-    heard, patience = time.monotonic(), meeting.first_seconds
-    told = False
+    follower, where = _Follower(rendezvous), f"{rendezvous.address}:{rendezvous.port}"
+    answered, patience = time.monotonic(), rendezvous.first_seconds
+    found = False
     try:
         while True:
-            answer = follower.ask()
+            command = follower.ask()
             now = time.monotonic()
-            if answer is not None:
-                if not told:
+            if command is not None:
+                if not found:
                     tell(f"following {where}")
-                heard, patience, told = now, meeting.return_seconds, True
-                if answer.do == "leave":
-                    raise StudyError(answer.sentence)
-                if answer.do == "end":
-                    tell(answer.sentence)
+                answered, patience, found = now, rendezvous.return_seconds, True
+                if command.do is NodeAction.LEAVE:
+                    raise StudyError(command.sentence)
+                if command.do is NodeAction.END:
+                    tell(command.sentence)
                     return
-                follower.act(answer)
-            elif now - heard > NodeCoordinator.LOST_SECONDS:
+                follower.act(command)
+            elif now - answered > NodeCoordinator.LOST_SECONDS:
                 follower.stop()
-                if now - heard > patience:
+                if now - answered > patience:
                     raise StudyError(
                         f"{socket.gethostname()} has not reached {where} for {patience:.0f} s: see that the "
                         "same command runs there, and that torchrun.rendezvous is an address of that machine"
@@ -58,43 +59,45 @@ def follow(meeting: RendezvousConfig, tell: Callable[[str], None]) -> None:
 
 
 class _Follower:
-    def __init__(self, meeting: RendezvousConfig) -> None:
-        self.meeting = meeting
+    def __init__(self, rendezvous: RendezvousConfig) -> None:
+        self.rendezvous = rendezvous
         self.agent: Agent | None = None
 
     def ask(self) -> NodeCommand | None:
-        """Say how this machine is, and hear what to do; None: no answer."""
-        ended = None if self.agent is None else self.agent.look()
-        report = NodeHeartbeat(
+        """Report how this machine is, and return what it is to do; None: no answer."""
+        heartbeat = NodeHeartbeat(
             host=socket.gethostname(),
-            command=dict(self.meeting.command),
-            word=self._word(),
+            command=dict(self.rendezvous.command),
+            join_token=self._join_token(),
             attempt=None if self.agent is None else self.agent.attempt,
-            ended=None if ended is None else asdict(ended),
+            ended=None if self.agent is None else self.agent.look(),
         )
         try:
-            url = f"http://{self.meeting.address}:{self.meeting.port}/"
-            answer = requests.post(url, json=asdict(report), timeout=ANSWER_SECONDS)
-            return NodeCommand(**answer.json())
-        except (requests.RequestException, TypeError):
+            url = f"http://{self.rendezvous.address}:{self.rendezvous.port}/"
+            answer = requests.post(url, json=asdict(heartbeat), timeout=ANSWER_SECONDS)
+            return NodeCommand.from_dict(answer.json())
+        except (requests.RequestException, TypeError, KeyError, ValueError):
+            # An answer that is no command is another service's at this address.
             return None
 
-    def _word(self) -> str:
+    def _join_token(self) -> str:
+        """The token that the leader wrote; empty where this machine does not see it, which the leader then says."""
         try:
-            return str(json.loads((self.meeting.folder / JOIN_FILE).read_text())["word"])
-        except OSError:
+            return str(json.loads((self.rendezvous.folder / JOIN_FILE).read_text())["join_token"])
+        except (OSError, ValueError, KeyError):
             return ""
 
-    def act(self, orders: NodeCommand) -> None:
-        """Do as told."""
-        if orders.do != "run":
+    def act(self, command: NodeCommand) -> None:
+        """Carry out a command."""
+        if command.do is not NodeAction.RUN:
             self.stop()
-        elif self.agent is None or self.agent.attempt != orders.attempt:
+        elif self.agent is None or self.agent.attempt != command.attempt:
             self.stop()
-            self.agent = Agent(Path(orders.folder), orders.node, self.meeting.address, orders.port, orders.attempt)
+            address = self.rendezvous.address
+            self.agent = Agent(Path(command.folder), command.node, address, command.port, command.attempt)
 
     def stop(self) -> None:
-        """End this machine's part at once: what it waits for is gone."""
+        """End this machine's part at once: the ranks that it waits for are gone."""
         if self.agent is not None:
             self.agent.end(0.0)
             self.agent = None

@@ -1,118 +1,120 @@
-"""One cell by a group of processes: start it, follow it, start it again when it dies, read what it came to."""
+"""One cell by a group of processes: start it, follow it, restart it when it dies, read its result."""
 
+import signal
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from lina_lab.config import ResourcesConfig, TrialConfig
-from lina_lab.launch.contract import Engine as EngineName
-from lina_lab.launch.contract import GroupError, LaunchSpec, ProcessExit, first_error, read_outcome, read_progress
-from lina_lab.launch.select import Tracking
-from lina_lab.records.result import TrialResult
+from lina_lab.launch.contract import Engine, LaunchSpec, ProcessExit, read_notes, read_outcome, read_progress
+from lina_lab.records.result import Report, TrialResult
+from lina_lab.records.runstore import TrackingRun
+from lina_lab.records.status import RankState, TrialStatus
 
 LOOK_SECONDS = 0.2
 
 
-@dataclass(frozen=True, kw_only=True)
-class GroupExit:
-    """How a group ended, as far as can be seen from outside."""
+class GroupError(RuntimeError):
+    """A group ended without a result.
 
-    exits: Sequence[ProcessExit] = ()
-    """Processes that ended badly, the first one first."""
-    sentence: str = "the processes ended without a result"
-    well: bool = False
-    """All processes ended by themselves, with exit code 0."""
+    Args:
+        sentence: the root cause, and where.
+        again: whether the next attempt may succeed: a process or a machine was lost, and it is not the trial's error.
+    """
 
-
-class Running(Protocol):
-    """A group at work."""
-
-    def look(self) -> GroupExit | None:
-        """How it ended; None while it works. What belongs to it has ended too when this says so."""
-
-    def stop(self) -> None:
-        """Ask it to save its state and end, and see to it that it ends."""
-
-
-class Engine(Protocol):
-    """Starts groups."""
-
-    name: EngineName
-
-    def start(self, folder: Path, order: LaunchSpec) -> Running:
-        """Start the group that an order in a cell's folder describes.
-
-        Raises:
-            StudyError: the machines for it are not to be had.
-        """
-
-    def resume(self, folder: Path) -> tuple[Running, LaunchSpec] | None:
-        """A group that is at work at the cell already, started by a process that is gone; None: there is none."""
-
-    def close(self) -> None:
-        """No group will be started any more."""
+    def __init__(self, sentence: str, *, again: bool) -> None:
+        super().__init__(sentence)
+        self.again = again
 
 
 class GroupLaunch:
-    """Trains cells by groups of processes; see `launch.Launch`.
+    """Trains cells by groups of processes; a `contract.Launch`.
 
     Args:
-        engine: starts them.
-        resources: the layout.
-        tell: is told when a group is started again.
+        engine: starts the groups.
+        resources: the layout of the ranks.
+        tell: called with a line when a group is restarted.
     """
 
     def __init__(self, engine: Engine, resources: ResourcesConfig, tell: Callable[[str], None]) -> None:
         self.engine, self.resources, self.tell = engine, resources, tell
 
     def __call__(
-        self, config: TrialConfig, folder: Path, *, tracking: Tracking | None, report: Callable[[int, float], None]
+        self, config: TrialConfig, folder: Path, *, tracking: TrackingRun | None, report: Report
     ) -> TrialResult:
         self.resources.check_batch(config.data.batch_size)
-        troubles: list[str] = []
+        restarts: list[str] = []
         while True:
             try:
                 result = self._attempt(folder, tracking, report)
             except GroupError as error:
-                if not error.again or len(troubles) == self.resources.max_restarts:
+                if not error.again or len(restarts) == self.resources.max_restarts:
                     raise
-                troubles.append(f"the group was started again: {error}")
-                self.tell(troubles[-1])
+                restarts.append(f"the group was restarted: {error}")
+                self.tell(restarts[-1])
                 continue
-            return _with_problems(result, troubles)
+            return replace(result, problems=(*result.problems, *restarts))
 
-    def _attempt(self, folder: Path, tracking: Tracking | None, report: Callable[[int, float], None]) -> TrialResult:
+    def _attempt(self, folder: Path, tracking: TrackingRun | None, report: Report) -> TrialResult:
         found = self.engine.resume(folder)
         if found is None:
-            order = LaunchSpec(
+            spec = LaunchSpec(
                 attempt=uuid.uuid4().hex, engine=self.engine.name, tracking=tracking, resources=self.resources
             )
-            order.write(folder)
-            found = self.engine.start(folder, order), order
-        running, order = found
+            spec.write(folder)
+            found = self.engine.start(folder, spec), spec
+        running, spec = found
         try:
             ended, last = None, None
             while ended is None:
                 ended = running.look()
                 progress = read_progress(folder)
                 if progress is not None and progress != last:
-                    report(*progress)
+                    report(progress)
                     last = progress
                 if ended is None:
                     time.sleep(LOOK_SECONDS)
         except BaseException:
             running.stop()
             raise
-        result = read_outcome(folder, order)
+        result = read_outcome(folder, spec)
         if result is None:
-            raise first_error(folder, order, ended.exits, ended.sentence)
-        if result.status == "preempted":
+            raise root_cause(folder, spec, ended.exits, ended.sentence)
+        if result.status is TrialStatus.PREEMPTED:
             raise GroupError(f"{result.error}" + ("" if ended.well else f" ({ended.sentence})"), again=True)
         return result
 
 
-def _with_problems(result: TrialResult, troubles: Sequence[str]) -> TrialResult:
-    return replace(result, problems=(*result.problems, *troubles))
+def root_cause(folder: Path, spec: LaunchSpec, exits: Iterable[ProcessExit], otherwise: str) -> GroupError:
+    """Why a group failed: an error of a rank's own; else a process that was killed; else that others were lost.
+
+    Args:
+        folder: the cell's.
+        spec: the attempt.
+        exits: processes that failed, as their parents saw it.
+        otherwise: what is known if no rank has left a note.
+    """
+    notes = read_notes(folder, spec.attempt)
+    failed = sorted(
+        ((note, note.fault) for note in notes if note.fault is not None), key=lambda failure: failure[0].time
+    )
+    for note, fault in failed:
+        if not fault.consequence:
+            error = GroupError(f"rank {note.rank} on {note.host}: {fault.sentence}", again=False)
+            error.__cause__ = fault.cause()
+            error.add_note(note.trace)
+            return error
+    with_note = {note.rank for note, _ in failed}
+    for end in exits:
+        if end.code < 0 and end.rank not in with_note:
+            how = signal.Signals(-end.code).name
+            return GroupError(f"rank {end.rank} on {end.host} was killed by {how}", again=True)
+    silent = next((note for note in notes if note.state is RankState.RUNNING), None)
+    if failed and silent is not None:
+        return GroupError(f"rank {silent.rank} on {silent.host} was lost ({otherwise})", again=True)
+    if failed:
+        note, fault = failed[0]
+        return GroupError(f"rank {note.rank} on {note.host}: {fault.sentence}", again=True)
+    return GroupError(otherwise, again=True)

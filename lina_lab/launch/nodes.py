@@ -1,12 +1,12 @@
-"""Several machines that were given the same command: one leads, the others follow its orders.
+"""Several machines that run the same command: one leads, the others follow its commands.
 
-The one that the rendezvous address belongs to leads: it alone has the study's stores. It answers over HTTP: every
-second each other machine says how it is and hears what to do (wait; start its part of a group; end). A machine that is
-not heard of for a while is lost; the group is then started again from the cell's last checkpoint, when the machine, or
-another one, is there. Every exchange has a time limit, so a link that is cut blocks nobody.
+The machine that the rendezvous address belongs to leads: it alone has the study's stores. It answers over HTTP: every
+second each other machine sends a heartbeat and gets a command (wait; start its part of a group; end). A machine whose
+heartbeats stop is lost; the group is then restarted from the cell's last checkpoint, once that machine, or another one,
+is there. Every exchange has a time limit, so a link that is cut blocks no machine.
 
-All machines must see the folder of runs. A word that the leader writes there shows that they do, and lets no one else
-in.
+All machines must see the folder of runs. A token that the leader writes there proves that they do, and keeps strangers
+out.
 """
 
 import json
@@ -18,14 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lina_lab.launch.contract import ProcessExit
-from lina_lab.study.errors import StudyError
+from lina_lab.launch.contract import GroupExit
+from lina_lab.records.status import NodeAction
+from lina_lab.util.errors import StudyError
 from lina_lab.util.files import write_atomically
-
-if TYPE_CHECKING:
-    from lina_lab.launch.group import GroupExit
 
 JOIN_FILE = "hosts.json"
 POLL_SECONDS = 1.0
@@ -36,37 +34,56 @@ SHUTDOWN_SECONDS = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class NodeHeartbeat:
-    """What a machine says."""
+    """What a machine says of itself."""
 
     host: str
     command: dict[str, str]
-    """What it was told to do, and with which code: the same on all machines."""
-    word: str
+    """What its command line asks for, and its code (`select.agreement_digest`): the same on all machines."""
+    join_token: str
+    """The token in the folder of runs, as this machine reads it."""
     attempt: str | None = None
-    """The attempt that it is at, or has ended."""
-    ended: dict[str, Any] | None = None
-    """How its part ended."""
+    """The attempt that it works on, or has ended."""
+    ended: GroupExit | None = None
+    """How its part of the attempt ended; None: it has not."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "NodeHeartbeat":
+        """The heartbeat from its JSON.
+
+        Raises:
+            KeyError, TypeError: the data are not a heartbeat.
+        """
+        return cls(**{**data, "ended": None if data["ended"] is None else GroupExit.from_dict(data["ended"])})
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeCommand:
     """What a machine is to do."""
 
-    do: str
-    """wait, run, end or leave"""
+    do: NodeAction
     sentence: str = ""
-    """Why, of end and leave."""
+    """The reason to end or to leave, for people."""
     folder: str = ""
+    """For `RUN`: the cell's folder; likewise the next three."""
     attempt: str = ""
     node: int = 0
     port: int = 0
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "NodeCommand":
+        """The command from its JSON.
+
+        Raises:
+            KeyError, TypeError, ValueError: the data are not a command.
+        """
+        return cls(**{**data, "do": NodeAction(data["do"])})
 
 
 def split_address(rendezvous: str | None) -> tuple[str, int]:
     """Host and port of HOST:PORT.
 
     Raises:
-        ValueError: it is none, or one that other machines cannot reach.
+        ValueError: it is missing, malformed, or one that other machines cannot reach.
     """
     if rendezvous is None:
         raise ValueError("several nodes need torchrun.rendezvous=HOST:PORT, an address of one of them")
@@ -97,10 +114,10 @@ def is_mine(address: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class RendezvousConfig:
-    """Where and when machines meet, and what for; the same on all of them."""
+    """Where machines meet, how long they wait, and what they must agree on; the same on all of them."""
 
     address: str
-    """Of the machine that leads, as the others know it."""
+    """The leading machine's, as the others reach it."""
     port: int
     folder: Path
     """The study's, on a file system that all of them see."""
@@ -114,50 +131,54 @@ class RendezvousConfig:
 
 @dataclass
 class _Host:
-    report: NodeHeartbeat
+    heartbeat: NodeHeartbeat
     seen: float
+    """When it came, by `time.monotonic`."""
 
 
 @dataclass
 class _State:
-    """What the leader knows and wants, behind a lock."""
+    """What the leader knows and commands, behind a lock."""
 
     hosts: dict[str, _Host] = field(default_factory=dict)
-    orders: dict[str, NodeCommand] = field(default_factory=dict)
+    commands: dict[str, NodeCommand] = field(default_factory=dict)
     shutdown: NodeCommand | None = None
-    told: set[str] = field(default_factory=set)
+    """The answer to all, once the study has ended."""
+    dismissed: set[str] = field(default_factory=set)
+    """Hosts that have got it."""
     refused: dict[str, str] = field(default_factory=dict)
+    """Host -> why."""
 
 
 class NodeCoordinator:
     """The leader's side.
 
     Args:
-        meeting: at an address of this machine.
-        tell: is told who is waited for.
+        rendezvous: at an address of this machine.
+        tell: called with a line when machines are waited for.
 
     Raises:
         StudyError: the port is taken.
     """
 
     LOST_SECONDS = 20.0
-    """Not heard of for so long, a machine is lost."""
+    """A machine without a heartbeat for so long is lost."""
 
-    def __init__(self, meeting: RendezvousConfig, tell: Callable[[str], None]) -> None:
-        self.address, self.command, self.tell = meeting.address, meeting.command, tell
-        self.patience, self.return_seconds = meeting.first_seconds, meeting.return_seconds
-        self.word = secrets.token_hex(16)
+    def __init__(self, rendezvous: RendezvousConfig, tell: Callable[[str], None]) -> None:
+        self.address, self.command, self.tell = rendezvous.address, rendezvous.command, tell
+        self.patience, self.return_seconds = rendezvous.first_seconds, rendezvous.return_seconds
+        self.join_token = secrets.token_hex(16)
         self._state, self._lock = _State(), threading.Lock()
         try:
-            self._server = ThreadingHTTPServer((meeting.address, meeting.port), self._handler())
+            self._server = ThreadingHTTPServer((rendezvous.address, rendezvous.port), self._handler())
         except OSError as error:
-            where = f"{meeting.address}:{meeting.port}"
+            where = f"{rendezvous.address}:{rendezvous.port}"
             raise StudyError(
                 f"{socket.gethostname()} cannot listen at {where} ({error.strerror}): another study may lead from "
                 "there; give torchrun.rendezvous another port"
             ) from error
-        meeting.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(meeting.folder / JOIN_FILE, json.dumps({"word": self.word}))
+        rendezvous.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(rendezvous.folder / JOIN_FILE, json.dumps({"join_token": self.join_token}))
         threading.Thread(target=self._server.serve_forever, name="hosts", daemon=True).start()
 
     def _handler(coordinator: "NodeCoordinator") -> type[BaseHTTPRequestHandler]:  # noqa: N805
@@ -166,57 +187,58 @@ class NodeCoordinator:
 
             def do_POST(self) -> None:
                 try:
-                    report = NodeHeartbeat(**json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                except (ValueError, TypeError):
-                    self.send_error(400, "not a report of a machine")
+                    data = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                    heartbeat = NodeHeartbeat.from_dict(data)
+                except (ValueError, TypeError, KeyError):
+                    self.send_error(400, "not a heartbeat of a machine")
                     return
-                answer = json.dumps(asdict(coordinator.hear(report))).encode()
+                answer = json.dumps(asdict(coordinator.hear(heartbeat))).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)
 
             def log_message(self, *args: Any) -> None:
-                """Nothing: there is one each second."""
+                """Print nothing: there is one request each second."""
 
         return Handler
 
-    def hear(self, report: NodeHeartbeat) -> NodeCommand:
-        """Take note of what a machine says, and answer."""
+    def hear(self, heartbeat: NodeHeartbeat) -> NodeCommand:
+        """Take note of a machine's heartbeat, and answer with its command."""
         with self._lock:
             state = self._state
             if state.shutdown is not None:
-                state.told.add(report.host)
+                state.dismissed.add(heartbeat.host)
                 return state.shutdown
-            refusal = self._refusal(report)
+            refusal = self._refusal(heartbeat)
             if refusal is not None:
-                state.refused[report.host] = refusal
-                return NodeCommand(do="leave", sentence=refusal)
-            state.refused.pop(report.host, None)
-            state.hosts[report.host] = _Host(report, time.monotonic())
-            return state.orders.get(report.host, NodeCommand(do="wait"))
+                state.refused[heartbeat.host] = refusal
+                return NodeCommand(do=NodeAction.LEAVE, sentence=refusal)
+            state.refused.pop(heartbeat.host, None)
+            state.hosts[heartbeat.host] = _Host(heartbeat, time.monotonic())
+            return state.commands.get(heartbeat.host, NodeCommand(do=NodeAction.WAIT))
 
-    def _refusal(self, report: NodeHeartbeat) -> str | None:
+    def _refusal(self, heartbeat: NodeHeartbeat) -> str | None:
         mine = socket.gethostname()
-        if report.word != self.word:
-            return f"{report.host} does not see the folder of runs that {mine} writes to: all machines must share it"
-        names = sorted(self.command.keys() | report.command.keys())
-        differing = [name for name in names if self.command.get(name) != report.command.get(name)]
+        if heartbeat.join_token != self.join_token:
+            return f"{heartbeat.host} does not see the folder of runs that {mine} writes to: all machines must share it"
+        names = sorted(self.command.keys() | heartbeat.command.keys())
+        differing = [name for name in names if self.command.get(name) != heartbeat.command.get(name)]
         if differing:
             parts = [
-                f"{name} is {report.command.get(name, 'absent')} there and {self.command.get(name, 'absent')} here"
+                f"{name} is {heartbeat.command.get(name, 'absent')} there and {self.command.get(name, 'absent')} here"
                 for name in differing
             ]
-            return f"{report.host} was not given what {mine} was: {'; '.join(parts)}"
+            return f"{heartbeat.host} does not run what {mine} runs: {'; '.join(parts)}"
         return None
 
     def gather(self, count: int) -> list[str]:
-        """The names of `count` other machines that are there, when they are.
+        """Wait for `count` other machines, and return their names.
 
         Raises:
-            StudyError: they do not come.
+            StudyError: they do not come in time.
         """
-        deadline, told = time.monotonic() + self.patience, False
+        deadline, announced = time.monotonic() + self.patience, False
         while True:
             now = time.monotonic()
             with self._lock:
@@ -231,51 +253,48 @@ class NodeCoordinator:
                     f"{len(present) + 1} of {count + 1} machines are there after {self.patience:.0f} s ({reasons}): "
                     f"run the same command on each, and see that they reach {self.address}"
                 )
-            if not told and now > deadline - self.patience + 5:
+            if not announced and now > deadline - self.patience + 5:
                 self.tell(f"waiting for {count - len(present)} more machines at {self.address}")
-                told = True
+                announced = True
             time.sleep(0.1)
 
-    def order(self, folder: Path, attempt: str, hosts: Sequence[str], port: int) -> None:
+    def start(self, folder: Path, attempt: str, hosts: Sequence[str], port: int) -> None:
         """Have machines start their parts of a group; this one is node 0."""
         with self._lock:
-            self._state.orders = {
-                host: NodeCommand(do="run", folder=str(folder), attempt=attempt, node=node, port=port)
+            self._state.commands = {
+                host: NodeCommand(do=NodeAction.RUN, folder=str(folder), attempt=attempt, node=node, port=port)
                 for node, host in enumerate(hosts, start=1)
             }
 
-    def ended(self, hosts: Sequence[str]) -> "dict[str, GroupExit]":
-        """Machines whose part has ended, and how."""
-        from lina_lab.launch.group import GroupExit
-
-        found = {}
+    def ended(self, hosts: Sequence[str]) -> dict[str, GroupExit]:
+        """How the parts of machines ended, for those whose part has ended."""
         with self._lock:
-            for name in hosts:
-                report = self._state.hosts[name].report
-                if report.ended is not None and report.attempt == self._state.orders[name].attempt:
-                    exits = [ProcessExit(**end) for end in report.ended["exits"]]
-                    found[name] = GroupExit(**{**report.ended, "exits": exits})
-        return found
+            heartbeats = {name: self._state.hosts[name].heartbeat for name in hosts}
+            return {
+                name: heartbeat.ended
+                for name, heartbeat in heartbeats.items()
+                if heartbeat.ended is not None and heartbeat.attempt == self._state.commands[name].attempt
+            }
 
     def lost(self, hosts: Sequence[str]) -> list[str]:
-        """Those of the machines that have not been heard of for too long."""
+        """Machines whose last heartbeat is too long ago."""
         now = time.monotonic()
         with self._lock:
             return [name for name in hosts if now - self._state.hosts[name].seen > self.LOST_SECONDS]
 
     def abort_attempt(self) -> None:
-        """Have all machines end what they are at, and wait."""
+        """Have all machines end their part of the attempt, and wait."""
         with self._lock:
-            self._state.orders = {}
+            self._state.commands = {}
 
     def close(self) -> None:
-        """Send the machines away, and answer no more."""
+        """Dismiss the machines, and stop answering."""
         with self._lock:
-            self._state.shutdown = NodeCommand(do="end", sentence="the study has ended")
+            self._state.shutdown = NodeCommand(do=NodeAction.END, sentence="the study has ended")
             now = time.monotonic()
             present = {name for name, host in self._state.hosts.items() if now - host.seen < 3 * POLL_SECONDS}
         deadline = time.monotonic() + SHUTDOWN_SECONDS
-        while time.monotonic() < deadline and not present <= self._state.told:
+        while time.monotonic() < deadline and not present <= self._state.dismissed:
             time.sleep(0.1)
         self._server.shutdown()
         self._server.server_close()

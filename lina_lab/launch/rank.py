@@ -1,7 +1,7 @@
 """One process of a group that trains a trial: `python -m lina_lab.launch.rank FOLDER`, started by an engine.
 
-The folder holds the trial's configuration and the group's order (`group.py`). What the process prints goes to its own
-log there, how it ended to its note, and the trial's result, from the first rank, to the outcome.
+The folder holds the trial's configuration and the group's spec (`contract.LaunchSpec`). The process prints to its own
+log there and notes how it ended; the first rank also writes the trial's result.
 """
 
 import os
@@ -18,40 +18,41 @@ import yaml
 from filelock import FileLock, Timeout
 
 from lina_lab.config import TrialConfig, from_dict
-from lina_lab.launch.contract import LaunchSpec, RankStatus, write_outcome, write_progress
+from lina_lab.launch.contract import EngineName, LaunchSpec, RankStatus, write_outcome, write_progress
 from lina_lab.records.files import CONFIG_FILE, LOGS
+from lina_lab.records.result import Progress, TrialResult
 from lina_lab.util.imports import gc_paused
 
 if TYPE_CHECKING:
-    from lina_lab.records.result import TrialResult
     from lina_lab.training.callbacks.step_sync import StopSignals
 
-RANK_VARIABLE = {"torchrun": "RANK", "slurm": "SLURM_PROCID"}
+RANK_VARIABLE = {EngineName.TORCHRUN: "RANK", EngineName.SLURM: "SLURM_PROCID"}
 WATCH_SECONDS = 0.5
 PROGRESS_SECONDS = 1.0
 LOCK_SECONDS = 60.0
-"""How long the first rank waits for that of a group whose end it has outrun."""
+"""How long the first rank waits for the first rank of an earlier group that is still ending."""
 ORPHANED = 75
+"""Exit code of a process whose parent has ended."""
 
 
 def main(folder: Path) -> "tuple[TrialResult, StopSignals]":
-    """Train as one rank; what came of it, and what this process was asked for meanwhile."""
-    order = LaunchSpec.read(folder)
-    rank = int(os.environ[RANK_VARIABLE[order.engine]])
-    _log_to(folder / LOGS / f"rank-{rank}.log", order)
-    RankStatus.make(order, rank).write(folder)
-    if order.engine == "torchrun":
+    """Train as one rank; returns the result, and the signals that this process got meanwhile."""
+    spec = LaunchSpec.read(folder)
+    rank = int(os.environ[RANK_VARIABLE[spec.engine]])
+    _log_to(folder / LOGS / f"rank-{rank}.log", spec)
+    RankStatus.make(spec, rank).write(folder)
+    if spec.engine is EngineName.TORCHRUN:
         end_with_parent()
     try:
-        ended = _train(folder, order, rank)
+        ended = _train(folder, spec, rank)
     except BaseException as error:
-        RankStatus.make(order, rank, error).write(folder)
+        RankStatus.make(spec, rank, error).write(folder)
         raise
-    RankStatus.make(order, rank, ended=True).write(folder)
+    RankStatus.make(spec, rank, ended=True).write(folder)
     return ended
 
 
-def _train(folder: Path, order: LaunchSpec, rank: int) -> "tuple[TrialResult, StopSignals]":
+def _train(folder: Path, spec: LaunchSpec, rank: int) -> "tuple[TrialResult, StopSignals]":
     with gc_paused():
         from lina_lab.training.callbacks.step_sync import StopSignals
         from lina_lab.training.trial import run_trial
@@ -63,44 +64,44 @@ def _train(folder: Path, order: LaunchSpec, rank: int) -> "tuple[TrialResult, St
     result = run_trial(
         config,
         folder,
-        tracking=order.tracking,
-        report=_Progress(folder),
-        resources=order.resources,
+        tracking=spec.tracking,
+        report=_ProgressFile(folder),
+        resources=spec.resources,
         requests=requests,
-        environment=_environment(order),
+        environment=_environment(spec),
     )
     if rank == 0:
-        write_outcome(folder, order, result)
+        write_outcome(folder, spec, result)
     if lock is not None:
         lock.release()
     return result, requests
 
 
-class _Progress:
-    """Writes down how far the trial is, now and then."""
+class _ProgressFile:
+    """Writes down how far the trial is, at most once a second."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._written = folder, 0.0
 
-    def __call__(self, images: int, loss: float) -> None:
+    def __call__(self, progress: Progress) -> None:
         if time.monotonic() - self._written > PROGRESS_SECONDS:
             self._written = time.monotonic()
-            write_progress(self.folder, images, loss)
+            write_progress(self.folder, progress)
 
 
-def _environment(order: LaunchSpec) -> object:
+def _environment(spec: LaunchSpec) -> object:
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     # Requeueing is ours: Lightning's handler saves from within a signal, where ranks may be at different points.
-    return SLURMEnvironment(auto_requeue=False) if order.engine == "slurm" else TorchElasticEnvironment()
+    return SLURMEnvironment(auto_requeue=False) if spec.engine is EngineName.SLURM else TorchElasticEnvironment()
 
 
 def _only_group(folder: Path) -> FileLock:
     """The right to train in a folder: a group whose parents died may take a moment to notice.
 
     Raises:
-        RuntimeError: another group trains there and goes on.
+        RuntimeError: another group trains there, and does not end.
     """
     lock = FileLock(folder / "group.lock")
     try:
@@ -110,16 +111,16 @@ def _only_group(folder: Path) -> FileLock:
     return lock
 
 
-def _log_to(path: Path, order: LaunchSpec) -> None:
-    """Have all that this process prints, also from C++, end up in a file."""
+def _log_to(path: Path, spec: LaunchSpec) -> None:
+    """Redirect all that this process prints, also from C++, into a file."""
     with path.open("ab", buffering=0) as log:
-        log.write(f"--- {time.strftime('%F %T')} attempt {order.attempt} on {socket.gethostname()}\n".encode())
+        log.write(f"--- {time.strftime('%F %T')} attempt {spec.attempt} on {socket.gethostname()}\n".encode())
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
 
 
 def end_with_parent() -> None:
-    """End this process when its parent has ended: nobody else would, and its work would be done a second time."""
+    """End this process when its parent has ended: no one else would, and its work would be done a second time."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -131,9 +132,9 @@ def end_with_parent() -> None:
 
 
 def network_variables(address: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables that have gloo and NCCL use the network interface that owns an address, where they are not set.
+    """Variables that make gloo and NCCL use the network interface that owns an address, where they are not set.
 
-    Without them gloo takes the address of the machine's own name, which on many machines is that of the loopback.
+    Without them gloo takes the address of the machine's own name, which on many machines is the loopback's.
     """
     import psutil
 

@@ -1,63 +1,61 @@
 """SLURM as the engine: a job for each cell, submitted and described by submitit, one task a rank.
 
-A job outlives the process that submitted it: its number lies in the cell's folder, and whoever takes the cell up next
-follows that job. Preempted, or out of time, it saves its state and puts itself back into the queue (`job`); when a node
-is lost SLURM does that.
+A job outlives the process that submitted it: its number is in the cell's folder, and the next worker that takes the
+cell follows that job. On preemption, or at its time limit, it saves its state and requeues itself (`job`); when a node
+is lost, SLURM requeues it.
 """
 
 import json
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lina_lab.config import ResourcesConfig, SlurmConfig
-from lina_lab.launch.contract import Engine as EngineName
-from lina_lab.launch.contract import LaunchSpec, read_outcome
-from lina_lab.launch.group import GroupExit, Running
+from lina_lab.launch import rank
+from lina_lab.launch.contract import EngineName, GroupExit, LaunchSpec, Running, read_outcome
 from lina_lab.records.files import JOB_FILE, LOGS, OUTCOME_FILE
-from lina_lab.study.errors import StudyError
+from lina_lab.records.status import TrialStatus
+from lina_lab.util.compat.submitit import batch_script
+from lina_lab.util.errors import StudyError
 from lina_lab.util.files import write_atomically
 
 LOOK_SECONDS = 2.0
-AT_WORK = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING",
+NOT_ENDED = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING",
            "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "SUSPENDED")  # fmt: skip
 """States of a job that has not ended for good."""
 COMMAND_SECONDS = 60
 STOP_SECONDS = 90.0
 REQUEUE_SECONDS = 120.0
-REFUSALS = 5
-"""So often in a row SLURM may fail to answer before a job is taken for gone."""
+UNKNOWN_LOOKS = 5
+"""How often in a row SLURM may not know a job before the job counts as gone."""
 
 
 def job(folder: str) -> None:
-    """What each task of a job does: train as one rank; if it was asked to make room, have the job queued again.
+    """Run a task of a job: train as one rank; on preemption, have the job requeued.
 
-    Not if it was terminated: SLURM queues again what it preempts itself, and what a person cancels is to end.
+    Not on SIGTERM: SLURM requeues what it preempts itself, and a job that a person cancels must end.
     """
-    from lina_lab.launch import rank
-
-    # Where a rank's own log begins, submitit's ends.
-    result, requests = rank.main(Path(folder))
-    if result.status != "preempted" or requests.terminated:
+    # The rank's output goes to its own log from here on, and no longer to submitit's.
+    result, signals = rank.main(Path(folder))
+    if result.status is not TrialStatus.PREEMPTED or signals.terminated:
         return
     if os.environ["SLURM_PROCID"] == "0":
         (Path(folder) / OUTCOME_FILE).unlink()
         subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False, timeout=COMMAND_SECONDS)
-    # To be queued again ends this process; ending by itself would end the job for good.
+    # Requeueing ends this process; if it ended by itself, the job would end for good.
     time.sleep(REQUEUE_SECONDS)
-    raise RuntimeError("the job was not queued again")
+    raise RuntimeError("SLURM did not requeue the job")
 
 
 def executor_for(config: SlurmConfig, resources: ResourcesConfig, folder: Path | str, name: str) -> Any:
     """submitit's executor with the job's resources.
 
     Raises:
-        StudyError: there is no SLURM here, or the file of the environment is missing.
+        StudyError: there is no SLURM on this machine, or `slurm.setup` cannot be read.
     """
     from submitit.slurm.slurm import SlurmExecutor
 
@@ -72,7 +70,7 @@ def executor_for(config: SlurmConfig, resources: ResourcesConfig, folder: Path |
 def job_parameters(config: SlurmConfig, resources: ResourcesConfig, name: str) -> dict[str, Any]:
     """submitit's parameters of a cell's job."""
     gpus = resources.devices if resources.accelerator == "gpu" else None
-    given = {
+    optional = {
         "partition": config.partition,
         "account": config.account,
         "qos": config.qos,
@@ -89,15 +87,15 @@ def job_parameters(config: SlurmConfig, resources: ResourcesConfig, name: str) -
         "signal_delay_s": config.warning_seconds,
         "setup": setup_lines(config),
         "additional_parameters": {"requeue": True, **config.sbatch},
-        **{name: value for name, value in given.items() if value is not None},
+        **{name: value for name, value in optional.items() if value is not None},
     }
 
 
 def setup_lines(config: SlurmConfig) -> list[str]:
-    """The lines of the job's environment.
+    """The shell lines that make the job's environment.
 
     Raises:
-        StudyError: the file is not there.
+        StudyError: the file cannot be read.
     """
     path = config.setup_file
     if path is None:
@@ -115,61 +113,61 @@ class Slurm:
         config: what the job asks for.
         resources: the layout.
         name: the study's.
-        tell: is told which job a cell has.
+        tell: called with a line that says which job a cell has.
     """
 
-    name: EngineName = "slurm"
+    name = EngineName.SLURM
 
     def __init__(self, config: SlurmConfig, resources: ResourcesConfig, name: str, tell: Callable[[str], None]) -> None:
         self.config, self.resources, self.study, self.tell = config, resources, name, tell
 
-    def start(self, folder: Path, order: LaunchSpec) -> Running:
+    def start(self, folder: Path, spec: LaunchSpec) -> Running:
         executor = executor_for(self.config, self.resources, folder / LOGS / "slurm", f"{self.study}-{folder.name}")
         try:
             submitted = executor.submit(job, str(folder))
         except Exception as error:
             reason = " ".join(str(getattr(error, "stderr", None) or error).split())
             raise StudyError(f"SLURM did not take the job: {reason[-500:]}") from error
-        write_atomically(folder / JOB_FILE, json.dumps({"job": submitted.job_id, "attempt": order.attempt}))
+        write_atomically(folder / JOB_FILE, json.dumps({"job": submitted.job_id, "attempt": spec.attempt}))
         self.tell(f"{folder.name}: job {submitted.job_id}")
-        return _Job(submitted.job_id, folder, order)
+        return _Job(submitted.job_id, folder, spec)
 
     def resume(self, folder: Path) -> tuple[Running, LaunchSpec] | None:
         found = job_of(folder)
         if found is None:
             return None
-        order, number = LaunchSpec.read(folder), found["job"]
-        alive = read_outcome(folder, order) is not None or at_work(job_state(number))
-        if order.attempt != found["attempt"] or not alive:
+        spec, number = LaunchSpec.read(folder), found["job"]
+        alive = read_outcome(folder, spec) is not None or not_ended(job_state(number))
+        if spec.attempt != found["attempt"] or not alive:
             (folder / JOB_FILE).unlink()
             return None
-        self.tell(f"{folder.name}: goes on with job {number}")
-        return _Job(number, folder, order), order
+        self.tell(f"{folder.name}: continues with job {number}")
+        return _Job(number, folder, spec), spec
 
     def close(self) -> None:
         pass
 
 
 class _Job:
-    def __init__(self, number: str, folder: Path, order: LaunchSpec) -> None:
-        self.number, self.folder, self.order = number, folder, order
-        self._looked, self._refusals = 0.0, 0
+    def __init__(self, number: str, folder: Path, spec: LaunchSpec) -> None:
+        self.number, self.folder, self.spec = number, folder, spec
+        self._looked, self._unknown = 0.0, 0
 
     def look(self) -> GroupExit | None:
-        outcome = read_outcome(self.folder, self.order)
-        if outcome is not None and outcome.status != "preempted":
+        outcome = read_outcome(self.folder, self.spec)
+        if outcome is not None and outcome.status is not TrialStatus.PREEMPTED:
             (self.folder / JOB_FILE).unlink(missing_ok=True)
             return GroupExit(well=True)
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return None
         self._looked = time.monotonic()
         state = job_state(self.number)
-        if at_work(state):
-            self._refusals = 0
+        if not_ended(state):
+            self._unknown = 0
             return None
-        # A controller that is restarted knows nothing for a moment; a job that it says has ended has.
-        self._refusals += state is None
-        if state is None and self._refusals < REFUSALS:
+        # A restarted controller knows no job for a moment; a job that it calls ended has ended.
+        self._unknown += state is None
+        if state is None and self._unknown < UNKNOWN_LOOKS:
             return None
         (self.folder / JOB_FILE).unlink(missing_ok=True)
         return GroupExit(sentence=f"job {self.number} ended as {state or 'unknown to SLURM'}")
@@ -177,16 +175,16 @@ class _Job:
     def stop(self) -> None:
         subprocess.run(["scancel", self.number], check=False, timeout=COMMAND_SECONDS)
         deadline = time.monotonic() + STOP_SECONDS
-        while at_work(job_state(self.number)):
+        while not_ended(job_state(self.number)):
             if time.monotonic() > deadline:
-                # Its number stays where the next command finds it.
+                # Its number stays in the cell's folder, where the next command finds it.
                 return
             time.sleep(LOOK_SECONDS)
         (self.folder / JOB_FILE).unlink(missing_ok=True)
 
 
 def job_of(folder: Path) -> dict[str, str] | None:
-    """The job that was last submitted for a cell, and its attempt; None: none is known."""
+    """The job that was last submitted for a cell, and its attempt; None: there is none."""
     try:
         found: dict[str, str] = json.loads((folder / JOB_FILE).read_text())
     except FileNotFoundError:
@@ -194,13 +192,13 @@ def job_of(folder: Path) -> dict[str, str] | None:
     return found
 
 
-def at_work(state: str | None) -> bool:
+def not_ended(state: str | None) -> bool:
     """Whether a job in this state has not ended for good."""
-    return state in AT_WORK
+    return state in NOT_ENDED
 
 
 def job_state(number: str) -> str | None:
-    """The state of a job, as the controller or else the accounting says; None: neither knows it."""
+    """The state of a job by the controller, or else by the accounting; None: neither knows it."""
     for command, pattern in (
         (["scontrol", "show", "job", "--oneliner", number], r"JobState=(\w+)"),
         (["sacct", "--noheader", "--parsable2", "--allocations", "--format=State", "--jobs", number], r"^(\w+)"),
@@ -215,10 +213,6 @@ def job_state(number: str) -> str | None:
     return None
 
 
-def submission_text(config: SlurmConfig, resources: ResourcesConfig, name: str, folder: str) -> str:
+def submission_text(config: SlurmConfig, resources: ResourcesConfig, study: str, folder: Path) -> str:
     """The batch file of a cell's job, as submitit writes it."""
-    from submitit.slurm.slurm import _make_sbatch_string
-
-    command = f"{sys.executable} -u -m submitit.core._submit {folder}"
-    text: str = _make_sbatch_string(command=command, folder=folder, **job_parameters(config, resources, name))
-    return text
+    return batch_script(folder / LOGS / "slurm", job_parameters(config, resources, f"{study}-{folder.name}"))

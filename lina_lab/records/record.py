@@ -1,13 +1,13 @@
-"""What is kept of a cell in its own folder: the first copy of its result, of which the stores hold others."""
+"""The record of a cell in its own folder: the first copy of its result. The stores hold others."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lina_lab.config import to_dict
 from lina_lab.records.files import (
     CHECKPOINTS,
     CONFIG_FILE,
@@ -17,7 +17,8 @@ from lina_lab.records.files import (
     RUN_FILE,
     UNSENT_FILE,
 )
-from lina_lab.study.grid import Cell
+from lina_lab.records.result import TrialResult
+from lina_lab.records.status import CellStatus
 from lina_lab.util.files import write_atomically
 
 
@@ -28,17 +29,31 @@ class Record:
     config_hash: str
     axes: dict[str, Any]
     seed: int
-    status: str
+    status: CellStatus
     mlflow_run: str
-    result: dict[str, Any] | None = None
-    """The trial's typed result as plain data; None if it came to none."""
+    result: TrialResult | None = None
+    """None if the attempt came to no result."""
     error: str | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Record":
+        """The record from its JSON, of this version or an earlier one.
+
+        Raises:
+            KeyError, TypeError, ValueError: the data are not a record.
+        """
+        # `identity` is the hash's name in version 0.1.
+        fields = {"config_hash" if name == "identity" else name: value for name, value in data.items()}
+        result = fields.get("result")
+        fields["result"] = None if result is None else TrialResult.from_dict(result)
+        return cls(**{**fields, "status": CellStatus(fields["status"])})
 
 
 def begin_attempt(folder: Path, mlflow_run: str) -> None:
-    """Remove what an earlier attempt left that must not pass for this one's.
+    """Remove what an earlier attempt left and what must not pass for this one's.
 
-    Its progress too if that was logged to another run: the curve in this one would begin where the checkpoint is.
+    Its checkpoints go too if their metrics were logged to another run: the curve in this run would begin at the
+    checkpoint.
     """
     for name in (PICTURE_FILE, ERROR_FILE, RESULT_FILE):
         (folder / name).unlink(missing_ok=True)
@@ -49,10 +64,10 @@ def begin_attempt(folder: Path, mlflow_run: str) -> None:
         write_atomically(noted, mlflow_run + "\n")
 
 
-def write_config(folder: Path, cell: Cell) -> Path:
-    """Write the cell's resolved configuration."""
+def write_config(folder: Path, config: Mapping[str, Any]) -> Path:
+    """Write a cell's resolved configuration, which is plain nested data."""
     path = folder / CONFIG_FILE
-    write_atomically(path, yaml.safe_dump(to_dict(cell.config), sort_keys=False))
+    write_atomically(path, yaml.safe_dump(config, sort_keys=False))
     return path
 
 
@@ -64,11 +79,9 @@ def write_record(folder: Path, record: Record) -> Path:
 
 
 def read_record(folder: Path, config_hash: str) -> Record | None:
-    """The record in a cell's folder; None if there is none that can be read, or it is of another configuration."""
+    """The record in a cell's folder; None if there is no readable one, or it is of another configuration."""
     try:
-        data = json.loads((folder / RESULT_FILE).read_text())
-        # Its name up to version 0.1.
-        record = Record(**{"config_hash" if name == "identity" else name: value for name, value in data.items()})
-    except (FileNotFoundError, json.JSONDecodeError, TypeError, AttributeError):
+        record = Record.from_dict(json.loads((folder / RESULT_FILE).read_text()))
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return record if record.config_hash == config_hash else None

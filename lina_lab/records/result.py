@@ -1,16 +1,31 @@
-"""What a trial comes to. Imports no torch, for those who only read it."""
+"""How far a trial is, and its result. Imports no torch, for processes that only read them."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-Status = Literal["done", "diverged", "cancelled", "preempted"]
+from lina_lab.records.status import TrialStatus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a trial is."""
+
+    images: int
+    """Images seen."""
+    loss: float
+    """Training loss of the last step."""
+
+
+Report = Callable[[Progress], None]
+"""Called after each optimizer step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:
-    """What a trial came to."""
+    """The result of a trial."""
 
-    status: Status
+    status: TrialStatus
     images_seen: int
     steps: int
     """Optimizer steps."""
@@ -19,27 +34,31 @@ class TrialResult:
     parameters: int
     trainable_parameters: int
     images_per_second: float
-    """Training alone: validation and pictures are not in it."""
+    """Rate of training alone, without validation and image generation."""
     fit_seconds: float
-    """Wall time inside `Trainer.fit`, this time."""
+    """Wall time inside `Trainer.fit` in the last attempt."""
     peak_memory_mib: float
-    """Largest resident memory of the process during the trial, this time; what it held before is in it."""
+    """Largest resident memory of the process during the last attempt, including what it held before."""
     ranks: int = 1
-    """Processes that trained it together, this time."""
+    """Processes that trained it together in the last attempt."""
     step_seconds: float = 0.0
-    """Mean time of an optimizer step, this time, with what follows."""
+    """Mean time of an optimizer step in the last attempt, data loading included."""
     data_seconds: float = 0.0
-    """Of it, waiting for data."""
+    """Part of `step_seconds` that waits for data."""
     communication_seconds: float | None = None
-    """Of it, waiting for gradients of other ranks; None where it is not measured."""
+    """Part of `step_seconds` that waits for gradients of other ranks; None where it is not measured."""
     error: str | None = None
-    """Why it diverged, was cancelled, or made room."""
+    """Why it diverged, was cancelled or was preempted."""
     resumed_at: int | None = None
-    """Step at which it was taken up again; None: it started at the beginning."""
+    """Step at which the last attempt resumed it; None: it started at the beginning."""
     problems: tuple[str, ...] = ()
-    """What went wrong beside training."""
+    """Problems that did not end training."""
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "TrialResult":
-        """The result from what `dataclasses.asdict` and JSON made of it."""
-        return cls(**{**data, "problems": tuple(data["problems"])})
+    def from_dict(cls, data: Mapping[str, Any]) -> "TrialResult":
+        """The result from what `dataclasses.asdict` and JSON made of it, in this version or an earlier one.
+
+        Raises:
+            KeyError, TypeError, ValueError: the data are not a result.
+        """
+        return cls(**{**data, "status": TrialStatus(data["status"]), "problems": tuple(data.get("problems", ()))})

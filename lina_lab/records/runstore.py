@@ -1,37 +1,77 @@
 """MLflow as the run store: the names that the study layer writes and the analysis reads."""
 
+import json
 import logging
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 KIND: Final = "lina.kind"
 """`study` or `cell`"""
 CELL: Final = "lina.cell"
 """A cell's config_hash."""
 STATUS: Final = "lina.status"
-"""How an attempt at a cell ended, or what the study's cells came to."""
+"""How an attempt at a cell ended (`CellStatus`); on the study's run, how many cells have which status."""
 ERROR: Final = "lina.error"
 SEED: Final = "lina.seed"
 AXIS: Final = "lina.axis."
-"""Prefix of the tags that hold a cell's values of the varied fields for people, to filter by."""
+"""Prefix of the tags that hold a cell's values of the varied fields as text, to filter by."""
 NOTE: Final = "mlflow.note.content"
 """MLflow's UI shows it as the run's description."""
 STUDY: Final = "lina.study"
-"""The study's definition as JSON: in a tag, so that a copied or moved folder is whole."""
+"""The study's definition as JSON: in a tag, so that a copied or moved folder of runs is complete."""
 FORMAT: Final = "lina.format"
 """Version of these names, on the study's run; a store without it is of version 1."""
 FORMAT_VERSION: Final = 1
 AXES: Final = "lina.axes"
 """A cell's values of the varied fields as JSON."""
+CONFIG: Final = "lina.config"
+"""A cell's configuration as JSON, typed; MLflow's parameters hold it as text, to filter by. What exceeds one tag
+continues in `lina.config.1`, `lina.config.2`, ...; a store of version 0.1 has none of these."""
+TAG_LENGTH: Final = 8000
+"""MLflow cuts the value of a tag after so many characters (MAX_TAG_VAL_LENGTH in MLflow 3.17)."""
 TRAIN_LOSS: Final = "train/loss"
-"""A step's minibatch loss, over images seen."""
+"""Loss of a step's batch, over images seen."""
 EVALUATION: Final = "eval/"
-"""Prefix of the metrics that say how good generated images are."""
+"""Prefix of the metrics of generated images."""
 PARAMETERS: Final = "trainable_parameters"
 IMAGES_PER_SECOND: Final = "images_per_second"
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrackingRun:
+    """A run in a tracking store."""
+
+    uri: str
+    """MLflow's tracking URI."""
+    run_id: str
+
+
+def config_tags(config: Mapping[str, Any]) -> dict[str, str]:
+    """Tags that hold a configuration; `config` is plain nested data."""
+    text = json.dumps(config, separators=(",", ":"))
+    parts = [text[start : start + TAG_LENGTH] for start in range(0, len(text), TAG_LENGTH)]
+    return {_config_tag(index): part for index, part in enumerate(parts)}
+
+
+def config_from_tags(tags: Mapping[str, str]) -> dict[str, Any] | None:
+    """The configuration that a cell's tags hold; None for a run of version 0.1, which has its parameters only."""
+    if CONFIG not in tags:
+        return None
+    text, index = "", 0
+    while (part := tags.get(_config_tag(index))) is not None:
+        text, index = text + part, index + 1
+    # A run that was taken up again may hold the end of an earlier, longer text as well.
+    config: dict[str, Any] = json.JSONDecoder().raw_decode(text)[0]
+    return config
+
+
+def _config_tag(index: int) -> str:
+    return CONFIG if index == 0 else f"{CONFIG}.{index}"
+
+
 def quiet_logs() -> None:
-    """Keep MLflow's notes on its tables off the terminal, and the errors that it both prints and raises."""
+    """Keep MLflow's messages about its tables off the terminal, and the errors that it both prints and raises."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

@@ -1,19 +1,15 @@
 """Optuna's storage: SQLite, a journal file, or a database server."""
 
-import json
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import TrialState
-from sqlalchemy import Engine, bindparam, event, text
+from sqlalchemy import Engine, event
 
-from lina_lab.study.errors import StudyError
+from lina_lab.util.errors import StudyError
 
 DATABASE_WAIT_SECONDS = 60
 JOURNAL = "journal:"
@@ -47,7 +43,7 @@ def open_storage(url: str | None, runs: Path) -> BaseStorage:
 
 
 def make_whole(path: Path, make: Callable[[str], Engine]) -> None:
-    """Make a SQLite file with its tables, unless it is there: a process that dies at it must leave no half of them.
+    """Make a SQLite file with its tables, unless it exists: a process that dies meanwhile must leave no half of them.
 
     Args:
         path: the file.
@@ -56,7 +52,7 @@ def make_whole(path: Path, make: Callable[[str], Engine]) -> None:
     if path.exists():
         return
     draft = path.with_name(f"{path.name}.part")
-    # A log of a file that was lost would be taken for the new one's.
+    # The log of a lost file would pass for the new one's.
     for left in (draft, *(path.with_name(path.name + ending) for ending in ("-wal", "-shm"))):
         left.unlink(missing_ok=True)
     make(f"sqlite:///{draft}").dispose()
@@ -92,7 +88,7 @@ def _journal(path: Path) -> JournalStorage:
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Remove a last line without an end: a process died while writing it, so nobody has relied on it."""
+    """Remove a last line without an end: a process died while it wrote the line, so no other relies on it."""
     contents = path.read_bytes()
     if contents and not contents.endswith(b"\n"):
         with path.open("rb+") as file:
@@ -100,7 +96,7 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def refuse_network(path: Path) -> None:
-    """Refuse SQLite where its locks cannot be relied on.
+    """Refuse SQLite where its locks are not reliable.
 
     Raises:
         StudyError: the file's folder is on a network file system.
@@ -115,7 +111,7 @@ def refuse_network(path: Path) -> None:
 
 
 def file_system(path: Path) -> str | None:
-    """Type of the file system that holds a path; None where the system does not say."""
+    """Type of the file system that holds a path; None where the operating system does not say."""
     try:
         lines = MOUNTS.read_text().splitlines()
     except OSError:
@@ -123,68 +119,6 @@ def file_system(path: Path) -> str | None:
     mounts = {Path(fields[1].replace("\\040", " ")): fields[2] for fields in map(str.split, lines)}
     path = path.resolve()
     return next((mounts[parent] for parent in (path, *path.parents) if parent in mounts), None)
-
-
-@dataclass(frozen=True)
-class TrialRow:
-    """What the study layer needs of one of Optuna's trials."""
-
-    trial_id: int
-    state: TrialState
-    attributes: dict[str, Any]
-    values: list[float] | None
-
-
-def trial_rows(study: optuna.Study, attributes: Sequence[str]) -> list[TrialRow]:
-    """All trials of a study in their order, with some of their user attributes.
-
-    Of a database they are read with three plain queries: Optuna's own way makes an object of every row of every table,
-    again at each look for all trials that have not ended, which takes seconds for a large study.
-    """
-    backend = getattr(study._storage, "_backend", study._storage)
-    if isinstance(backend, RDBStorage):
-        return _rows_of_database(backend, study._study_id, attributes)
-    return [
-        TrialRow(
-            trial_id=trial._trial_id,
-            state=trial.state,
-            attributes={name: value for name, value in trial.user_attrs.items() if name in attributes},
-            values=trial.values,
-        )
-        for trial in study.get_trials(deepcopy=False)
-    ]
-
-
-def _rows_of_database(storage: RDBStorage, study_id: int, attributes: Sequence[str]) -> list[TrialRow]:
-    names: Any = bindparam("names", list(attributes), expanding=True)
-    with storage.engine.connect() as connection:
-        trials = connection.execute(
-            text("SELECT trial_id, state FROM trials WHERE study_id = :study ORDER BY number"), {"study": study_id}
-        ).all()
-        found = connection.execute(
-            text(
-                "SELECT a.trial_id, a.key, a.value_json FROM trial_user_attributes a JOIN trials t "
-                "ON t.trial_id = a.trial_id WHERE t.study_id = :study AND a.key IN :names"
-            ).bindparams(names),
-            {"study": study_id},
-        ).all()
-        objectives = connection.execute(
-            text(
-                "SELECT v.trial_id, v.value FROM trial_values v JOIN trials t ON t.trial_id = v.trial_id "
-                "WHERE t.study_id = :study ORDER BY v.objective"
-            ),
-            {"study": study_id},
-        ).all()
-    of_trial: dict[int, dict[str, Any]] = defaultdict(dict)
-    for trial_id, name, value in found:
-        of_trial[trial_id][name] = json.loads(value)
-    values: dict[int, list[float]] = defaultdict(list)
-    for trial_id, value in objectives:
-        values[trial_id].append(value)
-    return [
-        TrialRow(trial_id=i, state=TrialState[state], attributes=of_trial[i], values=values.get(i))
-        for i, state in trials
-    ]
 
 
 def _masked(url: str) -> str:

@@ -1,4 +1,4 @@
-"""What a cell costs, from its configuration alone."""
+"""FLOPs and memory of a cell, from its configuration alone."""
 
 from functools import lru_cache
 
@@ -7,11 +7,11 @@ from lina_lab.model import count
 from lina_lab.model.masking import num_masked
 
 STATE_BYTES = 20
-"""For each parameter: weight, gradient, two moments and the average, in float32."""
+"""Bytes a parameter: weight, gradient, two moments and the moving average, in float32."""
 BLOCK_ACTIVATIONS = 24
-"""Numbers that a block keeps for its backward pass, for each token and channel: about 10 in attention, 14 elsewhere."""
+"""Numbers that a block keeps for its backward pass, a token and channel: about 10 in attention, 14 elsewhere."""
 HEAD_ACTIVATIONS = 12
-"""Likewise for a block of the flow head, for each noised token and channel."""
+"""Likewise for a block of the flow head, a noised token and channel."""
 
 
 @lru_cache(maxsize=4096)
@@ -27,11 +27,11 @@ def parameters(model: LinaConfig) -> int:
 
 def training_flops(config: TrialConfig) -> float:
     """FLOPs of a whole trial's training, two for a multiply-add."""
-    return float(_training(config.model)) * config.max_steps * config.data.batch_size
+    return float(_training(config.model)) * config.images_seen
 
 
 def memory_bytes(config: TrialConfig, devices: int = 1) -> float:
-    """A rough estimate for one device: states of the parameters, and what a step keeps for its backward pass."""
+    """A rough estimate for one device: the states of the parameters, and what a step keeps for its backward pass."""
     model, images = config.model, config.data.batch_size / devices
     masked = num_masked(0.85, model.num_tokens)
     tokens = model.num_tokens + model.condition_tokens

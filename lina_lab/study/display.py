@@ -1,15 +1,18 @@
-"""What a person sees while a study runs: a live display in a terminal, plain lines elsewhere."""
+"""What is shown while a study runs: a live display in a terminal, plain lines elsewhere."""
 
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
+from lina_lab.records.result import Progress
+from lina_lab.records.status import CellStatus
 from lina_lab.study.grid import Cell
 
 
 class Display(Protocol):
-    """Is told what happens to the cells, in this order."""
+    """Shows what happens to the cells; called in this order."""
 
     def started(self, waiting: int, total: int) -> None:
         """The study starts: `waiting` of its `total` cells are still to run."""
@@ -17,17 +20,17 @@ class Display(Protocol):
     def cell_started(self, cell: Cell) -> None:
         """A cell starts."""
 
-    def cell_progress(self, images: int, loss: float) -> None:
-        """The running cell has seen `images`."""
+    def cell_progress(self, progress: Progress) -> None:
+        """The running cell has come this far."""
 
-    def cell_ended(self, cell: Cell, status: str, detail: str) -> None:
+    def cell_ended(self, cell: Cell, status: CellStatus, detail: str) -> None:
         """A cell ended; `detail` is for people."""
 
     def line(self, text: str) -> None:
-        """Something to know."""
+        """A line for people."""
 
     def ended(self) -> None:
-        """No more will come."""
+        """Nothing more will be shown."""
 
 
 class PlainDisplay:
@@ -43,14 +46,14 @@ class PlainDisplay:
     def cell_started(self, cell: Cell) -> None:
         self.number += 1
 
-    def cell_progress(self, images: int, loss: float) -> None:
-        """Nothing: a log file is no place for a moving number."""
+    def cell_progress(self, progress: Progress) -> None:
+        """Print nothing: a log file is no place for a moving number."""
 
-    def cell_ended(self, cell: Cell, status: str, detail: str) -> None:
+    def cell_ended(self, cell: Cell, status: CellStatus, detail: str) -> None:
         self.line(f"{self.number}/{self.total}  {cell.label}: {status}, {detail}")
 
     def ended(self) -> None:
-        """Nothing is left open."""
+        """Do nothing: nothing is open."""
 
     def line(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -61,7 +64,7 @@ class LiveDisplay(PlainDisplay):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self.progress = Progress(
+        self.progress = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -81,13 +84,14 @@ class LiveDisplay(PlainDisplay):
 
     def cell_started(self, cell: Cell) -> None:
         super().cell_started(cell)
-        images = cell.config.max_steps * cell.config.data.batch_size
-        self.progress.reset(self.cell, total=images, description=cell.label, visible=True, note="images")
+        self.progress.reset(
+            self.cell, total=cell.config.images_seen, description=cell.label, visible=True, note="images"
+        )
 
-    def cell_progress(self, images: int, loss: float) -> None:
-        self.progress.update(self.cell, completed=images, note=f"images, loss {loss:.4f}")
+    def cell_progress(self, progress: Progress) -> None:
+        self.progress.update(self.cell, completed=progress.images, note=f"images, loss {progress.loss:.4f}")
 
-    def cell_ended(self, cell: Cell, status: str, detail: str) -> None:
+    def cell_ended(self, cell: Cell, status: CellStatus, detail: str) -> None:
         super().cell_ended(cell, status, detail)
         self.progress.update(self.study, completed=self.number)
 
@@ -96,6 +100,6 @@ class LiveDisplay(PlainDisplay):
 
 
 def display() -> PlainDisplay:
-    """The display that fits where standard output goes."""
+    """The display that fits standard output: a terminal or a file."""
     console = Console()
     return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)

@@ -22,12 +22,12 @@ class Cell:
     """Field -> value, for the fields that the study varies."""
     config: TrialConfig
     label: str
-    """A short name for people, such as `division none 32 seed 0`; nothing reads it back."""
+    """A short name for people, such as `division none 32 seed 0`; no program reads it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A study made concrete."""
+    """A study with all its cells."""
 
     study: StudyConfig
     base: dict[str, Any]
@@ -43,12 +43,12 @@ def make_plan(study: StudyConfig, base: Mapping[str, Any], overridden: Sequence[
     """Cross the axes and the seeds.
 
     Args:
-        study: the question.
+        study: the study.
         base: the trial's fields as plain nested data.
-        overridden: fields that were given on the command line: an axis that varies one keeps the value in `base` only.
+        overridden: fields that the command line fixes: an axis that varies one keeps only the value in `base`.
 
     Raises:
-        ValueError: an axis of an unknown field, a value that a trial refuses, equal cells.
+        ValueError: an axis varies an unknown field, a trial refuses a value, or two cells are equal.
     """
     axes = [_points(name, axis, base, overridden) for name, axis in study.axes.items()]
     size_field = next(iter(study.axes[study.size_axis]))
@@ -60,7 +60,7 @@ def make_plan(study: StudyConfig, base: Mapping[str, Any], overridden: Sequence[
     if not kept:
         raise ValueError("exclude leaves no cell of the study")
     cells: dict[str, Cell] = {}
-    # Seeds outermost: a study that is stopped early has whole grids.
+    # Seeds are outermost: a study that is stopped early has complete grids.
     seeds = [study.seeds_at_size.get(str(values[size_field]), study.seeds) for values in kept]
     every = [base["seed"]] if "seed" in overridden else list(dict.fromkeys(seed for own in seeds for seed in own))
     for seed, (values, own) in itertools.product(every, list(zip(kept, seeds, strict=True))):
@@ -83,12 +83,13 @@ def _matches(values: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
 
 
 def _with_budget(config: TrialConfig, budget: BudgetConfig) -> TrialConfig:
-    """The trial with as many images as the budget pays for, rounded to the nearest."""
+    """The trial with as many images as the budget allows, rounded to the nearest number."""
     if budget.unit == "images":
         cost = 1.0
     elif budget.unit == "tokens":
         cost = float(config.model.num_tokens)
     else:
+        # Imports torch, which most studies are planned without.
         from lina_lab.model.count import FLOPS_PER_MULTIPLY_ADD, training_operations
 
         cost = float(FLOPS_PER_MULTIPLY_ADD * training_operations(config.model).total)

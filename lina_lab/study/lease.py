@@ -1,9 +1,9 @@
-"""Who works on a cell: a lock that the operating system frees with the process, and a note of how far it is.
+"""Who works on a cell: a lock that the operating system frees with the process, and a heartbeat.
 
-On one machine the lock says all: whoever can take it knows that nobody holds the cell. It needs no clock, so that one
-that is set wrong, or a process that was paused, takes a cell from nobody. Of an owner on another machine, whose locks a
-file system may not show, the note's counter is watched too: it must have stood still for a while by the watcher's own
-clock.
+On one machine the lock is enough: a process that can take it knows that no process holds the cell. It needs no clock,
+so neither a wrong clock nor a paused process loses a cell. The locks of another machine may not be visible on a network
+file system, so its owner's heartbeat counts too: the owner is dead if its counter has stood still for a while by the
+watcher's own clock.
 """
 
 import json
@@ -12,29 +12,47 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from lina_lab.records.result import Progress
 from lina_lab.util.files import write_atomically
 
 LOCK_FILE, HEARTBEAT_FILE = "lease.lock", "lease.json"
 BEAT_SECONDS = 2.0
 GRACE_SECONDS = 60.0
-"""How long the counter of an owner on another machine stands still until it is taken for dead."""
+"""How long the counter of an owner on another machine stands still until the owner counts as dead."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heartbeat:
-    """What an owner says of itself."""
+    """An owner's note on itself."""
 
     host: str
     pid: int
     count: int
     """Grows by one with each beat."""
-    images: int = 0
-    loss: float | None = None
+    progress: Progress | None = None
+    """None: no step has ended."""
+
+    def to_json(self) -> str:
+        """The file's contents, with the names that they have since version 0.1."""
+        images, loss = (0, None) if self.progress is None else (self.progress.images, self.progress.loss)
+        return json.dumps({"host": self.host, "pid": self.pid, "beat": self.count, "images": images, "loss": loss})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Heartbeat":
+        """The heartbeat from a file's contents.
+
+        Raises:
+            ValueError, KeyError, TypeError: the text is not a heartbeat.
+        """
+        data = json.loads(text)
+        loss = data["loss"]
+        progress = None if loss is None else Progress(images=int(data["images"]), loss=float(loss))
+        return cls(host=data["host"], pid=data["pid"], count=data["beat"], progress=progress)
 
 
 class Lease:
@@ -42,13 +60,13 @@ class Lease:
 
     def __init__(self, folder: Path, lock: FileLock) -> None:
         self.folder, self._lock = folder, lock
-        self._progress: tuple[int, float | None] = (0, None)
+        self._progress: Progress | None = None
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
     @classmethod
     def take(cls, folder: Path) -> "Lease | None":
-        """The lease of the cell in `folder`; None while somebody has it."""
+        """The lease of the cell in `folder`; None while another process has it."""
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK_FILE)
         try:
@@ -58,21 +76,21 @@ class Lease:
         return cls(folder, lock)
 
     def beat(self) -> None:
-        """Say now, and from now on every two seconds, that the cell is worked on."""
-        self._note(0)
+        """Write a heartbeat now, and every two seconds from now on."""
+        self._write(0)
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
 
-    def progress(self, images: int, loss: float) -> None:
-        """What the next beat says."""
-        self._progress = (images, loss)
+    def progress(self, progress: Progress) -> None:
+        """Set what the next heartbeat says of the cell."""
+        self._progress = progress
 
     def release(self) -> None:
-        """Let others at the cell."""
+        """Free the cell for others."""
         if self._thread is not None:
             self._ended.set()
             self._thread.join()
-            # Only its own note: that of an owner elsewhere, whose lock is not seen here, must stay.
+            # Only its own heartbeat: that of an owner elsewhere, whose lock is not visible here, must stay.
             (self.folder / HEARTBEAT_FILE).unlink(missing_ok=True)
         self._lock.release()
 
@@ -80,44 +98,43 @@ class Lease:
         count = 0
         while not self._ended.wait(BEAT_SECONDS):
             count += 1
-            self._note(count)
+            self._write(count)
 
-    def _note(self, count: int) -> None:
-        images, loss = self._progress
-        note = Heartbeat(host=socket.gethostname(), pid=os.getpid(), count=count, images=images, loss=loss)
-        # A full disk is no reason to lose the cell: the lock holds without the note.
+    def _write(self, count: int) -> None:
+        heartbeat = Heartbeat(host=socket.gethostname(), pid=os.getpid(), count=count, progress=self._progress)
+        # A full disk is no reason to lose the cell: the lock holds without the heartbeat.
         with suppress(OSError):
-            write_atomically(self.folder / HEARTBEAT_FILE, json.dumps(asdict(note)))
+            write_atomically(self.folder / HEARTBEAT_FILE, heartbeat.to_json())
 
 
 def read_heartbeat(folder: Path) -> Heartbeat | None:
-    """What the owner of a cell last said; None if it said nothing."""
+    """The last heartbeat of a cell's owner; None: there is none that can be read."""
     try:
-        return Heartbeat(**json.loads((folder / HEARTBEAT_FILE).read_text()))
-    except (OSError, ValueError, TypeError):
+        return Heartbeat.from_json((folder / HEARTBEAT_FILE).read_text())
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 class StaleLeases:
-    """Tells which owners are dead, from what it has seen of them so far."""
+    """Finds out which owners are dead, from the heartbeats that it has seen so far."""
 
     def __init__(self) -> None:
         self._seen: dict[Path, tuple[Heartbeat, float]] = {}
 
-    def take_stale(self, folder: Path) -> Lease | None:
+    def acquire(self, folder: Path) -> Lease | None:
         """The lease of a cell whose owner is dead; None if the owner lives, or may live."""
         lease = Lease.take(folder)
         if lease is None:
             return None
-        note = read_heartbeat(folder)
-        if note is None or note.host == socket.gethostname() or self._stands_still(folder, note):
+        heartbeat = read_heartbeat(folder)
+        if heartbeat is None or heartbeat.host == socket.gethostname() or self._stands_still(folder, heartbeat):
             return lease
         lease.release()
         return None
 
-    def _stands_still(self, folder: Path, note: Heartbeat) -> bool:
+    def _stands_still(self, folder: Path, heartbeat: Heartbeat) -> bool:
         known, since = self._seen.get(folder, (None, 0.0))
-        if known != note:
-            self._seen[folder] = (note, time.monotonic())
+        if known != heartbeat:
+            self._seen[folder] = (heartbeat, time.monotonic())
             return False
         return time.monotonic() - since > GRACE_SECONDS

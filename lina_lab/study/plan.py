@@ -1,22 +1,23 @@
-"""What a study would take: a table of its cells, and an audit of what moves together with size."""
+"""The cost of a study: a table of its cells, and an audit of what changes together with size."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from math import isnan
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lina_lab.config import TrialConfig
 from lina_lab.records.record import read_record
+from lina_lab.records.status import CellStatus
 from lina_lab.study.cost import memory_bytes, parameters, training_flops
 from lina_lab.study.grid import Cell, Plan
+from lina_lab.study.workspace import Workspace
 
 ENOUGH = 100
-"""Cells whose speed is looked at."""
+"""Cells whose speed is read at most."""
 FACTORS: dict[str, Callable[[TrialConfig], float]] = {
-    "images seen": lambda trial: trial.max_steps * trial.data.batch_size,
+    "images seen": lambda trial: trial.images_seen,
     "batch size": lambda trial: trial.data.batch_size,
     "optimizer steps": lambda trial: trial.max_steps,
     "learning rate": lambda trial: trial.optimizer.lr,
@@ -30,38 +31,37 @@ FACTORS: dict[str, Callable[[TrialConfig], float]] = {
     "channels of a head": lambda trial: trial.model.dim // trial.model.num_heads,
     "image tokens": lambda trial: trial.model.num_tokens,
 }
-"""What a reader takes for equal across sizes unless told otherwise."""
+"""What a reader assumes to be equal across sizes."""
 
 
-def seconds_per_flop(plan: Plan, runs: Path) -> float | None:
-    """Measured on the study's cells that are done, else as stated; None: neither."""
-    measured: list[float] = []
+def seconds_per_flop(workspace: Workspace) -> float | None:
+    """Seconds a FLOP of training on all devices: measured on cells that are done, or as stated; None: neither."""
+    plan, measured = workspace.plan, list[float]()
     for cell in plan.cells:
         if len(measured) == ENOUGH:
             break
-        record = read_record(runs / plan.study.name / cell.config_hash, cell.config_hash)
-        if record is not None and record.status == "done" and record.result is not None:
-            images = cell.config.max_steps * cell.config.data.batch_size
-            measured.append(images / record.result["images_per_second"] / training_flops(cell.config))
+        record = read_record(workspace.cell_folder(cell), cell.config_hash)
+        if record is not None and record.status is CellStatus.DONE and record.result is not None:
+            measured.append(cell.config.images_seen / record.result.images_per_second / training_flops(cell.config))
     if measured:
         return float(statistics.median(measured))
     stated = plan.study.resources.flops_per_second
     return None if stated is None else 1 / (stated * plan.study.resources.world_size)
 
 
-def time_left(plan: Plan, runs: Path, cells: Sequence[Cell], workers: int) -> str:
-    """For people: how long cells take yet with so many workers; empty where nothing is known."""
-    rate = seconds_per_flop(plan, runs)
+def time_left(workspace: Workspace, cells: Sequence[Cell], workers: int) -> str:
+    """How long cells will take with so many workers, for people; empty where no speed is known."""
+    rate = seconds_per_flop(workspace)
     if rate is None:
         return ""
     seconds = rate * sum(training_flops(cell.config) for cell in cells) / max(1, workers)
     return f", about {seconds / 60:.1f} minutes with {max(1, workers)} at work"
 
 
-def cell_table(plan: Plan, runs: Path) -> pd.DataFrame:
-    """A row for each cell: axes, seed, parameters, training FLOPs, memory a device, steps, hours."""
-    rate, devices = seconds_per_flop(plan, runs), plan.study.resources.world_size
-    return pd.DataFrame([_row(cell, devices, rate) for cell in plan.cells])
+def cell_table(workspace: Workspace) -> pd.DataFrame:
+    """A row for each cell: axes, seed, parameters, training FLOPs, memory of a device, steps, hours."""
+    rate, devices = seconds_per_flop(workspace), workspace.plan.study.resources.world_size
+    return pd.DataFrame([_row(cell, devices, rate) for cell in workspace.plan.cells])
 
 
 def _row(cell: Cell, devices: int, rate: float | None) -> dict[str, Any]:
@@ -78,9 +78,9 @@ def _row(cell: Cell, devices: int, rate: float | None) -> dict[str, Any]:
     }
 
 
-def describe(plan: Plan, runs: Path) -> str:
-    """The plan as text: the cells (points of the grid where seeds agree), the total, the audit."""
-    cells = cell_table(plan, runs)
+def describe(workspace: Workspace) -> str:
+    """The plan as text: the cells (one row for seeds that agree), the total, the audit."""
+    plan, cells = workspace.plan, cell_table(workspace)
     points = [name for name in cells.columns if name not in ("cell", "seed")]
     merged = cells.groupby(points, sort=False, dropna=False)["seed"].agg(_listed).reset_index()
     merged.insert(len(plan.cells[0].axes), "seeds", merged.pop("seed"))
@@ -106,14 +106,16 @@ def describe(plan: Plan, runs: Path) -> str:
         "",
         total,
         "",
-        "Held equal, as the study says: " + "; ".join(plan.study.controlled) + ".",
-        "Audit, what moves together with size: " + ("; ".join(audit(plan)) or "nothing that is looked at") + ".",
+        "Controlled, as the study says: " + "; ".join(plan.study.controlled) + ".",
+        "Audit, what changes together with size: "
+        + ("; ".join(audit(plan)) or "none of the factors that are compared")
+        + ".",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _listed(seeds: "pd.Series[int]") -> str:
-    """Numbers in their order, three or more in a row as first-last."""
+    """Numbers in their order; three or more consecutive ones as first-last."""
     runs: list[list[int]] = []
     for seed in map(int, seeds):
         if runs and seed == runs[-1][-1] + 1:
@@ -125,7 +127,7 @@ def _listed(seeds: "pd.Series[int]") -> str:
 
 
 def audit(plan: Plan) -> list[str]:
-    """Each factor that is not the same at all sizes, for one variant and seed, with its values."""
+    """Each factor that differs between sizes for one variant and seed, with its values."""
     size_fields = plan.study.axes[plan.study.size_axis]
     others = [field for axis in plan.study.axes.values() for field in axis if field not in size_fields]
     groups: dict[str, list[Cell]] = {}

@@ -1,4 +1,4 @@
-"""Several workers on one machine: processes of the same command, started again when they die."""
+"""Several workers on one machine: processes of the same command, restarted when they die."""
 
 import os
 import signal
@@ -9,44 +9,45 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from lina_lab.config import CommandConfig, PathsConfig
-from lina_lab.launch.select import gpus
+from lina_lab.config import CommandConfig
+from lina_lab.launch.machine import gpus
+from lina_lab.records.status import CellStatus
+from lina_lab.study.cells import CellState, open_cells
 from lina_lab.study.display import Display
-from lina_lab.study.errors import StudyError, explained
-from lina_lab.study.grid import Cell, Plan
+from lina_lab.study.grid import Cell
 from lina_lab.study.lease import StaleLeases, read_heartbeat
-from lina_lab.study.store import CellState, Store, open_cells
+from lina_lab.study.store import Store
 from lina_lab.study.summary import Summary, summarise
+from lina_lab.study.workspace import Workspace
+from lina_lab.util.errors import StudyError, explained
 
 LOOK_SECONDS = 1.0
 STOP_SECONDS = 60.0
 """How long workers may take to record that they were stopped."""
 ASK_AGAIN_SECONDS = 5.0
-"""One that has not ended is asked again so often."""
-DEATHS_WITHOUT_A_CELL = 3
-"""So often each worker may die, on average, while no cell ends; then the pool gives up."""
-EXITS_OF_THEIR_OWN = (0, 1, 2)
+"""Between two requests to a worker that has not ended."""
+MAX_CRASHES = 3
+"""Crashes a worker, on average, while no cell ends; after more of them the pool gives up."""
+ORDERLY_EXITS = (0, 1, 2)
+"""Exit codes of a worker that has ended by itself, see `run.main`."""
 
 
-def run_pool(
-    plan: Plan, paths: PathsConfig, command: CommandConfig, arguments: Sequence[str], display: Display
-) -> Summary:
-    """Queue the plan's cells and have them worked on by several processes.
+def run_pool(workspace: Workspace, command: CommandConfig, arguments: Sequence[str], display: Display) -> Summary:
+    """Queue the plan's cells, and work on them with several processes.
 
     Args:
-        plan: the cells.
-        paths: where results go.
-        command: how many workers there are to be, and what trains.
+        workspace: the cells, and where results go.
+        command: how many workers to start, and what trains.
         arguments: the command line of a worker.
-        display: is told what happens.
+        display: shows what happens.
 
     Raises:
-        StudyError: the environment does not let the study go on, or the workers die.
+        StudyError: the environment does not let the study continue, or the workers crash.
         KeyboardInterrupt, SystemExit: passed on when all workers have ended.
     """
-    runs = Path(paths.runs).resolve()
+    runs, plan = workspace.runs, workspace.plan
     with explained(runs):
-        store = Store(runs, plan, paths.storage)
+        store = Store(workspace)
         store.enqueue()
         states = store.states()
         left = len(open_cells(plan, states))
@@ -68,21 +69,21 @@ def run_pool(
 
 
 def _watch(store: Store, pool: "_Pool", display: Display, states: Mapping[str, CellState]) -> None:
-    """Tell how cells end until all workers have ended."""
+    """Show how cells end, until all workers have ended."""
     cells = {cell.config_hash: cell for cell in store.plan.cells}
-    told = cells.keys() - {cell.config_hash for cell in open_cells(store.plan, states)}
+    shown = cells.keys() - {cell.config_hash for cell in open_cells(store.plan, states)}
     while True:
         alive = pool.look()
         with explained(store.runs):
             states = store.states()
-        still = {cell.config_hash for cell in open_cells(store.plan, states)}
-        for config_hash in cells.keys() - told - still:
-            told.add(config_hash)
-            pool.deaths = 0
+        still_open = {cell.config_hash for cell in open_cells(store.plan, states)}
+        for config_hash in cells.keys() - shown - still_open:
+            shown.add(config_hash)
+            pool.crashes = 0
             display.cell_started(cells[config_hash])
             display.cell_ended(cells[config_hash], states[config_hash].status, _detail(states[config_hash], store))
         if not alive:
-            left = len(cells.keys() - told)
+            left = len(cells.keys() - shown)
             if left:
                 raise StudyError(f"{left} cells are open and no worker is left: see {store.folder}/worker-*.log")
             return
@@ -103,52 +104,52 @@ class _Pool:
     ) -> None:
         self.folder, self.command, self.devices, self.ranks = folder, command, devices, ranks
         self.workers: list[subprocess.Popen[bytes] | None] = [None] * workers
-        self.deaths = 0
+        self.crashes = 0
 
     def start(self) -> None:
-        for place in range(len(self.workers)):
-            self.workers[place] = self._start(place)
+        for index in range(len(self.workers)):
+            self.workers[index] = self._start(index)
 
-    def _start(self, place: int) -> subprocess.Popen[bytes]:
-        with (self.folder / f"worker-{place}.log").open("ab") as log:
-            return subprocess.Popen(self.command, env=self._environment(place), stdout=log, stderr=log)
+    def _start(self, index: int) -> subprocess.Popen[bytes]:
+        with (self.folder / f"worker-{index}.log").open("ab") as log:
+            return subprocess.Popen(self.command, env=self._environment(index), stdout=log, stderr=log)
 
-    def _environment(self, place: int) -> dict[str, str]:
+    def _environment(self, index: int) -> dict[str, str]:
         count = len(self.workers)
         environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // (count * self.ranks))), **os.environ}
         if self.devices:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices[place::count])
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices[index::count])
         return environment
 
     def look(self) -> bool:
-        """Start those again that died; whether any is still at work.
+        """Restart crashed workers; returns whether any worker still runs.
 
         Raises:
-            StudyError: they die faster than cells end, or one says that it cannot go on.
+            StudyError: they crash faster than cells end.
         """
-        for place, worker in enumerate(self.workers):
+        for index, worker in enumerate(self.workers):
             if worker is None or (code := worker.poll()) is None:
                 continue
-            self.workers[place] = None
-            if code in EXITS_OF_THEIR_OWN:
+            self.workers[index] = None
+            if code in ORDERLY_EXITS:
                 continue
-            self.deaths += 1
-            if self.deaths > DEATHS_WITHOUT_A_CELL * len(self.workers):
-                raise StudyError(f"workers die (the last with exit code {code}): see {self.folder}/worker-*.log")
-            self.workers[place] = self._start(place)
+            self.crashes += 1
+            if self.crashes > MAX_CRASHES * len(self.workers):
+                raise StudyError(f"workers crash (the last with exit code {code}): see {self.folder}/worker-*.log")
+            self.workers[index] = self._start(index)
         return any(self.workers)
 
     def stop(self) -> None:
-        """Ask all to end, and see to it that they do."""
+        """Ask all workers to end, and make sure that they do."""
         end = time.monotonic() + STOP_SECONDS
-        while at_work := [worker for worker in filter(None, self.workers) if worker.poll() is None]:
+        while running := [worker for worker in filter(None, self.workers) if worker.poll() is None]:
             late = time.monotonic() > end
-            for worker in at_work:
+            for worker in running:
                 # Not SIGINT, which is ignored below a shell that was started in the background. Python drops an
-                # exception that comes while it runs a destructor: ask until it is heard.
+                # exception that is raised while it runs a destructor, so one signal may have no effect.
                 worker.send_signal(signal.SIGKILL if late else signal.SIGTERM)
             again = time.monotonic() + ASK_AGAIN_SECONDS
-            for worker in at_work:
+            for worker in running:
                 with suppress(subprocess.TimeoutExpired):
                     worker.wait(timeout=max(0.1, again - time.monotonic()))
 
@@ -160,19 +161,21 @@ def worker_command(arguments: Sequence[str]) -> list[str]:
 
 
 def running_now(store: Store, states: Mapping[str, CellState]) -> list[tuple[Cell, str]]:
-    """Cells that somebody works on, and how far they are."""
+    """Cells that a worker trains, and how far they are, for people."""
     found = []
     for cell in store.plan.cells:
         state = states.get(cell.config_hash)
-        if state is None or state.status != "running":
+        if state is None or state.status is not CellStatus.RUNNING:
             continue
-        lease = StaleLeases().take_stale(store.folder / cell.config_hash)
+        lease = StaleLeases().acquire(store.folder / cell.config_hash)
         if lease is not None:
             lease.release()
             found.append((cell, "stale: the process that ran it died"))
             continue
-        note = read_heartbeat(store.folder / cell.config_hash)
-        total = cell.config.max_steps * cell.config.data.batch_size
-        where = "" if note is None else f"{note.images:,} of {total:,} images on {note.host}"
-        found.append((cell, where))
+        heartbeat = read_heartbeat(store.folder / cell.config_hash)
+        if heartbeat is None:
+            found.append((cell, ""))
+            continue
+        images = 0 if heartbeat.progress is None else heartbeat.progress.images
+        found.append((cell, f"{images:,} of {cell.config.images_seen:,} images on {heartbeat.host}"))
     return found

@@ -1,59 +1,42 @@
 """Optuna as the study's queue: which cells are waiting, running, done, failed, diverged, interrupted or cancelled.
 
-Any number of workers share it. An attempt at a cell is a trial. Who works on a cell holds its lease (`lease.py`), from
-before the trial is taken until after it has ended: so a trial that runs while nobody holds the lease was left behind by
-a process that died, and a cell is never worked on twice at once.
+Any number of workers share it. An attempt at a cell is one of Optuna's trials. A worker holds the lease of its cell
+(`lease.py`) from before the trial starts until after it has ended. So a running trial without a lease is that of a dead
+process, and no cell is worked on twice at once.
 """
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState
 
 from lina_lab.config import current_names, to_dict
 from lina_lab.records.files import CANCEL_FILE
-from lina_lab.study.backend import TrialRow, open_storage, trial_rows
-from lina_lab.study.errors import ChangedError, StudyError
-from lina_lab.study.grid import Cell, Plan
+from lina_lab.records.status import CellStatus
+from lina_lab.study.backend import open_storage
+from lina_lab.study.cells import ATTEMPTS_LOST, CELL, ERROR, STATUS, CellState, state_of, waiting_trial
+from lina_lab.study.grid import Cell
 from lina_lab.study.lease import Lease, StaleLeases
+from lina_lab.study.workspace import Workspace
+from lina_lab.util.compat.optuna import id_of, storage_of, trial_rows
+from lina_lab.util.errors import ChangedError, StudyError
 from lina_lab.util.files import write_atomically
 from lina_lab.util.nested import flatten
 from lina_lab.util.signals import defer_signals
 
-Status = Literal["waiting", "running", "done", "diverged", "failed", "interrupted", "cancelled"]
-TRIED_AGAIN: tuple[Status, ...] = ("failed", "cancelled")
-"""States that a new command starts again from."""
-CELL, STATUS, ERROR, ATTEMPTS_LOST = "cell", "status", "error", "deaths"
+RETRIED = (CellStatus.FAILED, CellStatus.CANCELLED)
+"""Statuses that a new command starts again from."""
 MAX_ATTEMPTS_LOST = 3
-"""So often may the process of a cell die; then the cell has failed."""
+"""Attempts at a cell whose process may die; then the cell has failed."""
 SETUP_WAIT_SECONDS = 300
 FOLDER_FILE = "folder.id"
-"""What a storage elsewhere knows the study's folder by."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellState:
-    """What the store says of one cell."""
-
-    config_hash: str
-    status: Status
-    trial_id: int
-    error: str | None = None
-    deaths: int = 0
-    values: list[float] | None = None
-    """The objectives of a cell that is done."""
-
-    @property
-    def open(self) -> bool:
-        """Whether a worker may still change it."""
-        return self.status in ("waiting", "running", "interrupted")
+"""Holds the name by which a storage elsewhere knows the study's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,45 +52,43 @@ class Store:
     """The cells' states.
 
     Args:
-        runs: folder of all results.
-        plan: the cells.
-        url: Optuna's storage; None: a SQLite file in `runs`.
+        workspace: the cells, and where the storage is.
 
     Raises:
-        ChangedError: the study is there with another configuration.
+        ChangedError: the study exists with another configuration.
         StudyError: the storage cannot be opened.
     """
 
-    def __init__(self, runs: Path, plan: Plan, url: str | None = None) -> None:
-        self.runs, self.plan = runs, plan
-        self.folder = runs / plan.study.name
-        self._watch = StaleLeases()
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace, self.plan = workspace, workspace.plan
+        self.runs, self.folder = workspace.runs, workspace.folder
+        self._stale = StaleLeases()
         self._known: dict[str, CellState] = {}
         self._passed: set[str] = set()
-        self._cells = {cell.config_hash: cell for cell in plan.cells}
+        self._cells = {cell.config_hash: cell for cell in self.plan.cells}
         self._order = list(self._cells)
         with self.setup():
-            storage = open_storage(url, runs)
-            # Every trial is enqueued, so the sampler never has a say; the default one would import more.
+            storage = open_storage(workspace.storage, self.runs)
+            # Every trial is enqueued, so the sampler decides nothing; the default one would import more.
             sampler = optuna.samplers.RandomSampler(seed=0)
             self.study = optuna.create_study(
-                study_name=plan.study.name,
+                study_name=self.plan.study.name,
                 storage=storage,
                 sampler=sampler,
-                directions=[objective.direction for objective in plan.study.objectives],
+                directions=[objective.direction for objective in self.plan.study.objectives],
                 load_if_exists=True,
             )
             self._check_same_study()
-            if url is not None:
+            if workspace.storage is not None:
                 self._check_same_folder()
-        self._storage = self.study._storage
+        self._storage = storage_of(self.study)
 
     @contextmanager
     def setup(self) -> Iterator[None]:
-        """One process at a time, for what cannot be done by two: making tables, studies, experiments and trials.
+        """Let one process at a time make tables, studies, experiments and trials.
 
         Raises:
-            StudyError: somebody has been at it for minutes.
+            StudyError: another process does not end it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.runs / "setup.lock")
@@ -140,7 +121,7 @@ class Store:
             )
 
     def _check_same_folder(self) -> None:
-        """Refuse to work elsewhere than the others: leases, checkpoints and results lie in the folder of runs."""
+        """Refuse another folder than other machines have: leases, checkpoints and results are in the folder of runs."""
         path, known = self.folder / FOLDER_FILE, self.study.user_attrs.get("folder")
         here = path.read_text().strip() if path.exists() else None
         if known is None:
@@ -155,7 +136,7 @@ class Store:
             )
 
     def _shared(self) -> dict[str, Any]:
-        """What all cells of the study have in common."""
+        """What all cells of the study have in common, as it is stored and compared."""
         study = to_dict(self.plan.study)
         metrics = [objective["metric"] for objective in study["objectives"]]
         return {
@@ -165,9 +146,9 @@ class Store:
 
     @defer_signals()
     def states(self) -> dict[str, CellState]:
-        """The latest state of every cell that the study ever had, by config_hash."""
+        """The latest state of every cell that the study ever had, by config hash."""
         rows = trial_rows(self.study, (CELL, STATUS, ERROR, ATTEMPTS_LOST))
-        return {state.config_hash: state for state in map(_state, rows) if state is not None}
+        return {state.config_hash: state for state in map(state_of, rows) if state is not None}
 
     def enqueue(self, only: list[str] | None = None) -> None:
         """Queue each cell of the plan, or of `only`, that is new, or failed or cancelled before."""
@@ -177,26 +158,27 @@ class Store:
                 cell
                 for cell in self.plan.cells
                 if (only is None or cell.config_hash in only)
-                and (cell.config_hash not in states or states[cell.config_hash].status in TRIED_AGAIN)
+                and (cell.config_hash not in states or states[cell.config_hash].status in RETRIED)
             ]
             for cell in fresh:
                 (self.folder / cell.config_hash / CANCEL_FILE).unlink(missing_ok=True)
-            self.study.add_trials([_waiting(cell) for cell in fresh])
+            self.study.add_trials([waiting_trial(cell) for cell in fresh])
         self.join()
 
     def join(self) -> None:
-        """Look at what there is to do, without queueing anything."""
+        """Read the states of the cells, without queueing any."""
         self._known, self._passed = self.states(), set()
 
     def longest_first(self) -> None:
-        """Take the costliest cells first from now on: several workers are then done sooner."""
+        """Claim the costliest cells first from now on: several workers are then done sooner."""
+        # Imports torch, which commands that only read the store do without.
         from lina_lab.study.cost import training_flops
 
         self._order.sort(key=lambda config_hash: -training_flops(self._cells[config_hash].config))
 
     @defer_signals()
     def claim(self) -> Claim | None:
-        """The first cell of the plan that waits and that nobody has, now this process' own; None if there is none."""
+        """Claim the first cell of the plan that waits and is free; None: there is none."""
         claimed = self._claim_known()
         if claimed is not None:
             return claimed
@@ -206,34 +188,40 @@ class Store:
     def _claim_known(self) -> Claim | None:
         for config_hash in self._order:
             cell, known = self._cells[config_hash], self._known.get(config_hash)
-            if known is None or known.status not in ("waiting", "interrupted") or config_hash in self._passed:
+            if (
+                known is None
+                or known.status not in (CellStatus.WAITING, CellStatus.INTERRUPTED)
+                or config_hash in self._passed
+            ):
                 continue
-            # Whatever comes of it: no use in trying this one again before the next look at the store.
+            # Whatever happens: this one need not be tried again before the next look at the store.
             self._passed.add(config_hash)
             lease = Lease.take(self.folder / config_hash)
             if lease is None:
                 continue
             try:
-                # Before the trial runs: one that runs without a note is a dead process'.
+                # Before the trial runs: a running trial without a heartbeat is that of a dead process.
                 lease.beat()
                 trial_id = self._start(cell, known)
             except BaseException:
                 lease.release()
                 raise
             if trial_id is not None:
-                self._known[config_hash] = CellState(config_hash=config_hash, status="running", trial_id=trial_id)
+                self._known[config_hash] = CellState(
+                    config_hash=config_hash, status=CellStatus.RUNNING, trial_id=trial_id
+                )
                 return Claim(cell=cell, trial_id=trial_id, lease=lease)
             lease.release()
         return None
 
     def _start(self, cell: Cell, known: CellState) -> int | None:
-        """Make the waiting trial a running one, with the lease in hand; None if it waits no longer."""
+        """Make the waiting trial a running one, while the lease is held; None if it no longer waits."""
         trial_id = known.trial_id
-        if known.status == "interrupted":
+        if known.status is CellStatus.INTERRUPTED:
             latest = self.states()[cell.config_hash]
             if latest != known:
                 return None
-            trial_id = self._storage.create_new_trial(self.study._study_id, _waiting(cell, known.deaths))
+            trial_id = self._storage.create_new_trial(id_of(self.study), waiting_trial(cell, known.attempts_lost))
         try:
             return trial_id if self._storage.set_trial_state_values(trial_id, TrialState.RUNNING) else None
         except UpdateFinishedTrialError:
@@ -241,35 +229,38 @@ class Store:
 
     @defer_signals()
     def requeue_stale(self) -> list[CellState]:
-        """Say of each cell that runs and whose process is dead that it was interrupted, or has failed for good.
+        """Mark each running cell whose process is dead as interrupted, or as failed if that happened too often.
 
         Returns those that have failed.
         """
         self.join()
         failed = []
         for config_hash, state in list(self._known.items()):
-            if state.status != "running" or config_hash not in self._cells:
+            if state.status is not CellStatus.RUNNING or config_hash not in self._cells:
                 continue
-            lease = self._watch.take_stale(self.folder / config_hash)
+            lease = self._stale.acquire(self.folder / config_hash)
             if lease is None:
                 continue
-            deaths = state.deaths + 1
-            often = deaths >= MAX_ATTEMPTS_LOST
-            error = "the process that ran it died" + (f", {deaths} times in all" if often else "")
-            self._storage_end(state.trial_id, "failed" if often else "interrupted", error=error, deaths=deaths)
+            lost = state.attempts_lost + 1
+            often = lost >= MAX_ATTEMPTS_LOST
+            error = "the process that ran it died" + (f", {lost} times in all" if often else "")
+            status = CellStatus.FAILED if often else CellStatus.INTERRUPTED
+            self._storage_end(state.trial_id, status, error=error, attempts_lost=lost)
             lease.release()
             self.join()
             if often and self._known[config_hash].trial_id == state.trial_id:
                 failed.append(self._known[config_hash])
         return failed
 
-    def someone_works(self) -> bool:
-        """Whether a cell that is queued has not come to an end, be it in other hands."""
-        return any(state.open for config_hash, state in self._known.items() if config_hash in self._cells)
+    def any_open(self) -> bool:
+        """Whether a queued cell has not ended, this worker's or another's."""
+        return any(state.status.open for config_hash, state in self._known.items() if config_hash in self._cells)
 
     @defer_signals()
-    def end(self, claim: Claim, status: Status, *, values: list[float] | None = None, error: str | None = None) -> None:
-        """Say how an attempt ended, and let others at the cell; `values` are the objectives of one that is done."""
+    def end(
+        self, claim: Claim, status: CellStatus, *, values: list[float] | None = None, error: str | None = None
+    ) -> None:
+        """Record how an attempt ended, and free the cell; `values` are the objectives of one that is done."""
         try:
             self._storage_end(claim.trial_id, status, values=values, error=error)
         finally:
@@ -279,65 +270,35 @@ class Store:
     def _storage_end(
         self,
         trial_id: int,
-        status: Status,
+        status: CellStatus,
         *,
         values: list[float] | None = None,
         error: str | None = None,
-        deaths: int | None = None,
+        attempts_lost: int | None = None,
     ) -> None:
         try:
-            self._storage.set_trial_user_attr(trial_id, STATUS, status)
+            self._storage.set_trial_user_attr(trial_id, STATUS, status.value)
             if error is not None:
                 self._storage.set_trial_user_attr(trial_id, ERROR, error[:2000])
-            if deaths is not None:
-                self._storage.set_trial_user_attr(trial_id, ATTEMPTS_LOST, deaths)
-            state = TrialState.COMPLETE if status == "done" else TrialState.FAIL
+            if attempts_lost is not None:
+                self._storage.set_trial_user_attr(trial_id, ATTEMPTS_LOST, attempts_lost)
+            state = TrialState.COMPLETE if status is CellStatus.DONE else TrialState.FAIL
             self._storage.set_trial_state_values(trial_id, state, values)
         except UpdateFinishedTrialError:
-            # A worker of before, paused and back: whoever took the cell over has said how it ended.
+            # An earlier worker that was paused: the one that took over the cell has recorded how it ended.
             pass
 
     def cancel(self, config_hashes: list[str]) -> None:
-        """Cancel cells that wait, and tell those who work on the others to stop."""
+        """Cancel waiting cells, and ask the workers of the others to stop."""
         states = self.states()
         for config_hash in config_hashes:
             state = states[config_hash]
-            lease = None if state.status == "running" else Lease.take(self.folder / config_hash)
+            lease = None if state.status is CellStatus.RUNNING else Lease.take(self.folder / config_hash)
             if lease is None:
                 (self.folder / config_hash / CANCEL_FILE).touch()
                 continue
             trial_id = state.trial_id
-            if state.status == "interrupted":
-                trial_id = self._storage.create_new_trial(self.study._study_id, _waiting(self._cells[config_hash]))
-            self._storage_end(trial_id, "cancelled", error="cancelled")
+            if state.status is CellStatus.INTERRUPTED:
+                trial_id = self._storage.create_new_trial(id_of(self.study), waiting_trial(self._cells[config_hash]))
+            self._storage_end(trial_id, CellStatus.CANCELLED, error="cancelled")
             lease.release()
-
-
-def open_cells(plan: Plan, states: Mapping[str, CellState]) -> list[Cell]:
-    """The plan's cells that have not come to an end; one that the store does not know is new."""
-    return [cell for cell in plan.cells if cell.config_hash not in states or states[cell.config_hash].open]
-
-
-def _waiting(cell: Cell, deaths: int = 0) -> FrozenTrial:
-    attributes = {CELL: cell.config_hash, "seed": cell.config.seed, **cell.axes}
-    return create_trial(state=TrialState.WAITING, user_attrs=attributes | ({ATTEMPTS_LOST: deaths} if deaths else {}))
-
-
-def _state(trial: TrialRow) -> CellState | None:
-    """None for a trial that is no cell's: somebody else's tool asked the study for one."""
-    attributes = trial.attributes
-    if CELL not in attributes:
-        return None
-    if trial.state in (TrialState.WAITING, TrialState.RUNNING):
-        status: Status = "waiting" if trial.state is TrialState.WAITING else "running"
-    else:
-        # Without a status it was ended by another tool.
-        status = attributes.get(STATUS, "done" if trial.state is TrialState.COMPLETE else "interrupted")
-    return CellState(
-        config_hash=attributes[CELL],
-        status=status,
-        trial_id=trial.trial_id,
-        error=attributes.get(ERROR),
-        deaths=attributes.get(ATTEMPTS_LOST, 0),
-        values=trial.values,
-    )

@@ -1,4 +1,4 @@
-"""What a study came to so far: counts, and means over seeds."""
+"""The state of a study so far: counts, and means over seeds."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,46 +7,49 @@ from typing import Any
 
 import pandas as pd
 
+from lina_lab.records.status import CellStatus
+from lina_lab.study.cells import CellState
 from lina_lab.study.grid import Plan
-from lina_lab.study.store import CellState
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a run of the study command left."""
+    """The state of a study when a command ends."""
 
-    counts: dict[str, int]
-    """Cells of the plan by state."""
+    counts: dict[CellStatus, int]
+    """Cells of the plan by status."""
     failures: dict[str, str]
     """Label of each failed cell -> its error."""
     overhead_seconds: list[float] = field(default_factory=list)
-    """For each cell trained by this process: its wall time from claim to end outside `Trainer.fit`."""
+    """Wall time of each cell that this process trained, from claim to end, outside `Trainer.fit`."""
 
 
 def summarise(plan: Plan, states: Mapping[str, CellState], overhead: list[float]) -> Summary:
     """Count the plan's cells; one that the store does not know counts as waiting."""
     mine = [(cell, states.get(cell.config_hash)) for cell in plan.cells]
     return Summary(
-        counts=dict(Counter("waiting" if state is None else state.status for _, state in mine)),
+        counts=dict(Counter(CellStatus.WAITING if state is None else state.status for _, state in mine)),
         failures={
-            cell.label: str(state.error) for cell, state in mine if state is not None and state.status == "failed"
+            cell.label: str(state.error)
+            for cell, state in mine
+            if state is not None and state.status is CellStatus.FAILED
         },
         overhead_seconds=overhead,
     )
 
 
 def table(plan: Plan, states: Mapping[str, CellState]) -> str:
-    """Markdown: a row for each point of the grid, with its cells by state, and mean and deviation over seeds."""
+    """Markdown: a row for each point of the grid: its cells by status; mean and standard deviation over seeds."""
     objectives = [objective.metric for objective in plan.study.objectives]
     rows: list[dict[str, Any]] = []
     for cell in plan.cells:
         state = states.get(cell.config_hash)
         values = (state.values if state is not None else None) or [float("nan")] * len(objectives)
-        status = "waiting" if state is None else state.status
+        status = CellStatus.WAITING if state is None else state.status
         rows.append(
             {
                 **{name: str(value) for name, value in cell.axes.items()},
-                "status": status,
+                "status": status.value,
                 **dict(zip(objectives, values, strict=True)),
             }
         )
@@ -54,7 +57,7 @@ def table(plan: Plan, states: Mapping[str, CellState]) -> str:
     grouped = frame.groupby(keys, sort=False)
     columns: dict[str, Any] = {"cells": grouped["status"].agg(_counted)}
     for name in objectives:
-        columns[f"{name} mean"], columns[f"{name} sd"] = grouped[name].mean(), grouped[name].std()
+        columns[f"{name} mean"], columns[f"{name} std"] = grouped[name].mean(), grouped[name].std()
     return str(pd.DataFrame(columns).reset_index().to_markdown(index=False, floatfmt=".4f")) + "\n"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from time import monotonic, sleep, time
-from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import git
 from mlflow import MlflowClient
@@ -33,11 +33,15 @@ from lina_lab.records.runstore import (
     SEED,
     STATUS,
     STUDY,
+    config_tags,
     quiet_logs,
 )
-from lina_lab.study.errors import StudyError, explanation
+from lina_lab.records.status import RUN_STATUS, CellStatus, RunStatus
+from lina_lab.study.backend import make_whole
 from lina_lab.study.grid import Cell, Plan
-from lina_lab.study.store import Status
+from lina_lab.study.workspace import Workspace
+from lina_lab.util.compat.mlflow import make_tables
+from lina_lab.util.errors import StudyError, fault_of
 from lina_lab.util.nested import flatten
 from lina_lab.util.signals import signals_deferred_for
 
@@ -45,25 +49,18 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 PARAMS_A_REQUEST = 100
-RUN_STATUS = {
-    "done": "FINISHED",
-    "diverged": "FINISHED",
-    "failed": "FAILED",
-    "interrupted": "KILLED",
-    "cancelled": "KILLED",
-}
 AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
-"""Codes of MLflow's errors behind which the store may come back."""
+"""Codes of MLflow's errors after which the store may come back."""
 PATIENCE_SECONDS = 600.0
-"""How long the worker waits for a store that is away before it gives up."""
+"""How long a worker waits for a store that does not answer."""
 PAUSE_SECONDS = 2.0
 SUMMARY_SECONDS = 5.0
-"""The study's table is written at most so often, and at the end."""
+"""Between two writes of the study's table; it is also written at the end."""
 TABLE_FILE = "table.md"
 
 
 def _whole(method: Callable[Concatenate["Tracker", P], T]) -> Callable[Concatenate["Tracker", P], T]:
-    """A method that Ctrl-C does not cut through where the store is a file."""
+    """A method that Ctrl-C does not interrupt where the store is a file."""
 
     @wraps(method)
     def wrapper(self: "Tracker", /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -80,6 +77,9 @@ class Tracker:
         uri: the tracking store.
         artifacts: folder of the artifacts; None: where the store puts them.
         plan: the study.
+
+    Raises:
+        StudyError: a newer version wrote the study.
     """
 
     def __init__(self, uri: str, artifacts: Path | None, plan: Plan) -> None:
@@ -97,8 +97,18 @@ class Tracker:
         )
         self.study_run = self._study_run()
 
+    @classmethod
+    def open(cls, workspace: Workspace) -> "Tracker":
+        """The tracker of a workspace. Makes its SQLite file if needed: within `Store.setup`, not by two at once."""
+        if workspace.tracking_uri is not None:
+            return cls(workspace.tracking_uri, None, workspace.plan)
+        path, artifacts = workspace.runs / "mlflow.db", workspace.runs / "mlartifacts"
+        quiet_logs()
+        make_whole(path, lambda url: make_tables(url, str(artifacts)))
+        return cls(f"sqlite:///{path}", artifacts, workspace.plan)
+
     def _study_run(self) -> str:
-        """The study's own run: found, or made."""
+        """The study's own run, found or made."""
         found = self.client.search_runs([self.experiment_id], f"tags.`{KIND}` = 'study'", max_results=1)
         study = self.plan.study
         if found:
@@ -109,11 +119,11 @@ class Tracker:
                     f"and this one knows {FORMAT_VERSION}): use that version, or give the study another name"
                 )
             run_id: str = found[0].info.run_id
-            self.client.update_run(run_id, status="RUNNING")
+            self.client.update_run(run_id, status=RunStatus.RUNNING.value)
         else:
             name = f"study {study.name}"
             run_id = self.client.create_run(self.experiment_id, run_name=name, tags={KIND: "study"}).info.run_id
-        note = f"**{study.question.strip()}**\n\nHeld equal: {'; '.join(study.controlled)}."
+        note = f"**{study.question.strip()}**\n\nControlled: {'; '.join(study.controlled)}."
         definition = json.dumps(to_dict(study))
         self._set_tags(
             run_id, {KIND: "study", FORMAT: str(FORMAT_VERSION), NOTE: note, STUDY: definition, **self.source}
@@ -122,9 +132,9 @@ class Tracker:
 
     @_whole
     def start(self, cell: Cell, config_file: Path) -> str:
-        """The run of a cell, with all that is known before it trains: made, or taken up again; returns its id.
+        """Make or resume the run of a cell, with all that is known before it trains; returns its id.
 
-        Whoever holds the cell's lease is the only one to ask, so that a cell has one run.
+        Only the holder of the cell's lease calls this, so a cell has one run.
         """
         tags = {
             MLFLOW_RUN_NAME: cell.label,
@@ -132,7 +142,7 @@ class Tracker:
             KIND: "cell",
             CELL: cell.config_hash,
             SEED: str(cell.config.seed),
-            STATUS: "running",
+            STATUS: CellStatus.RUNNING.value,
             AXES: json.dumps(cell.axes),
             **{f"{AXIS}{field}": str(value) for field, value in cell.axes.items()},
             **self.source,
@@ -142,9 +152,11 @@ class Tracker:
             run_id: str = self.client.create_run(self.experiment_id, tags=tags).info.run_id
         else:
             run_id = found
-            self.client.update_run(run_id, status="RUNNING")
-            self._set_tags(run_id, {STATUS: "running"})
-        params = [Param(name, str(value)) for name, value in flatten(to_dict(cell.config)).items()]
+            self.client.update_run(run_id, status=RunStatus.RUNNING.value)
+            self._set_tags(run_id, {STATUS: CellStatus.RUNNING.value})
+        config = to_dict(cell.config)
+        self._set_tags(run_id, config_tags(config))
+        params = [Param(name, str(value)) for name, value in flatten(config).items()]
         for start in range(0, len(params), PARAMS_A_REQUEST):
             self.client.log_batch(run_id, params=params[start : start + PARAMS_A_REQUEST])
         self.client.log_artifact(run_id, str(config_file))
@@ -161,63 +173,65 @@ class Tracker:
     def end(
         self,
         run_id: str,
-        status: str,
+        status: CellStatus,
         *,
         metrics: dict[str, float] | None = None,
         images_seen: int = 0,
         error: str | None = None,
         artifacts: tuple[Path, ...] = (),
     ) -> None:
-        """Say how a cell ended: its status, its last numbers, its files."""
+        """Record how a cell ended: its status, its last numbers, its files."""
         for path in artifacts:
             self.client.log_artifact(run_id, str(path))
         entries = _metrics(metrics or {}, images_seen)
-        tags = {STATUS: status, ERROR: (error or "")[:5000]}
+        tags = {STATUS: status.value, ERROR: (error or "")[:5000]}
         self.client.log_batch(run_id, metrics=entries, tags=[RunTag(k, v) for k, v in tags.items()])
-        self.client.set_terminated(run_id, RUN_STATUS[status])
+        self.client.set_terminated(run_id, RUN_STATUS[status].value)
 
     @_whole
     def deliver(self, run_id: str, folder: Path) -> None:
-        """Send the metrics that a cell left in its folder because the store was away."""
+        """Send the metrics that a cell left in its folder because the store did not answer."""
         from lina_lab.training.mlflow_buffer import deliver_unsent
 
         deliver_unsent(self.client, run_id, folder)
 
     @_whole
-    def summarise(self, counts: dict[str, int], metrics: dict[str, float], table: str, *, ended: bool = False) -> None:
-        """Put the study so far on its own run: cells in each state (0 where there is none), numbers, the table."""
+    def summarise(
+        self, counts: dict[CellStatus, int], metrics: dict[str, float], table: str, *, ended: bool = False
+    ) -> None:
+        """Write the study so far on its own run: cells of each status (0 where there is none), numbers, the table."""
         self._set_tags(self.study_run, {STATUS: ", ".join(f"{count} {name}" for name, count in counts.items())})
-        cells = {f"cells/{name}": float(counts.get(name, 0)) for name in get_args(Status)}
+        cells = {f"cells/{status}": float(counts.get(status, 0)) for status in CellStatus}
         self.client.log_batch(self.study_run, metrics=_metrics(cells | metrics, step=0))
         self.client.log_text(self.study_run, table, TABLE_FILE)
         if ended:
-            whole = set(counts) <= {"done", "diverged"}
-            self.client.set_terminated(self.study_run, "FINISHED" if whole else "FAILED")
+            finished = all(status.final for status in counts)
+            status = RunStatus.FINISHED if finished else RunStatus.FAILED
+            self.client.set_terminated(self.study_run, status.value)
 
     def _set_tags(self, run_id: str, tags: dict[str, str]) -> None:
         self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
 
 def patiently(action: Callable[[], T], tell: Callable[[str], None], runs: Path) -> T:
-    """What `action` returns, tried again while the tracking store is away.
+    """What `action` returns, retried while the tracking store does not answer.
 
     Args:
         action: something that may be done twice.
-        tell: is told once that the store is waited for.
-        runs: folder of the runs.
+        tell: called with a line when the waiting begins.
+        runs: folder of all results.
 
     Raises:
-        StudyError: the store stayed away.
-        MlflowException: it refuses.
+        StudyError: the store did not come back.
+        MlflowException: the store refuses.
     """
-    start, told = monotonic(), False
+    start, announced = monotonic(), False
     while True:
         try:
             return action()
         except MlflowException as error:
-            sentence = explanation(error, runs)
-            lasting = sentence is not None and "locked" not in sentence
-            if error.error_code not in AWAY or lasting:
+            fault = fault_of(error, runs)
+            if error.error_code not in AWAY or not (fault is None or fault.passes):
                 raise
             reason = str(error).splitlines()[0][:200]
             if monotonic() - start > PATIENCE_SECONDS:
@@ -225,9 +239,9 @@ def patiently(action: Callable[[], T], tell: Callable[[str], None], runs: Path) 
                     f"the tracking store did not answer for {PATIENCE_SECONDS / 60:.0f} minutes ({reason}): bring it "
                     "back and run the same command again; what is trained is kept"
                 ) from error
-            if not told:
+            if not announced:
                 tell(f"waiting for the tracking store: {reason}")
-                told = True
+                announced = True
             sleep(PAUSE_SECONDS)
 
 
@@ -237,7 +251,7 @@ def _metrics(values: dict[str, float], step: int) -> list[Metric]:
 
 
 def _source_tags() -> dict[str, str]:
-    """The command; the commit of the code that runs, and whether tracked files differ from it, in a git checkout."""
+    """The command; in a git checkout also the commit of the code, and whether tracked files differ from it."""
     command = {MLFLOW_SOURCE_NAME: "lina_lab.run", MLFLOW_SOURCE_TYPE: "LOCAL"}
     try:
         repository = git.Repo(Path(__file__), search_parent_directories=True)

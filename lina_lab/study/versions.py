@@ -1,20 +1,21 @@
 """Versions of a study: one configuration each."""
 
-from dataclasses import replace
-from pathlib import Path
-
-from lina_lab.study.errors import ChangedError
-from lina_lab.study.grid import Plan
 from lina_lab.study.store import Store
+from lina_lab.study.workspace import Workspace
+from lina_lab.util.errors import ChangedError
 
 
-def newest_version(plan: Plan, runs: Path, url: str | None) -> Plan:
-    """The plan under its study's name, or under the first of NAME-v2, NAME-v3, ... whose configuration it has."""
-    name, number = plan.study.name, 1
+def newest_version(workspace: Workspace) -> Workspace:
+    """The workspace under its study's name, or under the first of NAME-v2, NAME-v3, ... that has its configuration.
+
+    Raises:
+        StudyError: the storage cannot be opened.
+    """
+    name, number = workspace.plan.study.name, 1
     while True:
         try:
-            Store(runs, plan, url)
-            return plan
+            Store(workspace)
+            return workspace
         except ChangedError:
             number += 1
-            plan = replace(plan, study=replace(plan.study, name=f"{name}-v{number}"))
+            workspace = workspace.named(f"{name}-v{number}")

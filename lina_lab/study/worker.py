@@ -1,73 +1,59 @@
-"""Works through a study: claim a cell, have it trained, say how it ended. Any number of these work at once."""
+"""Works through a study: claim a cell, train it, record how it ended. Any number of these work at once."""
 
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from sqlalchemy import Engine
-
-from lina_lab.config import PathsConfig
-from lina_lab.launch.select import Launch, Launcher
+from lina_lab.config import to_dict
+from lina_lab.launch.contract import Launch, Launcher
 from lina_lab.records.files import CANCEL_FILE, ERROR_FILE, PICTURE_FILE
 from lina_lab.records.record import Record, begin_attempt, read_record, write_config, write_record
-from lina_lab.records.runstore import quiet_logs
-from lina_lab.study.backend import make_whole
+from lina_lab.records.result import Progress, TrialResult
+from lina_lab.records.runstore import TrackingRun
+from lina_lab.records.status import CELL_STATUS, CellStatus
+from lina_lab.study.cells import open_cells
 from lina_lab.study.display import Display
-from lina_lab.study.errors import StudyError, explained, explanation
-from lina_lab.study.grid import Plan
-from lina_lab.study.store import Claim, Status, Store, open_cells
+from lina_lab.study.store import Claim, Store
 from lina_lab.study.summary import Summary, summarise, table
 from lina_lab.study.tracking import SUMMARY_SECONDS, Tracker, patiently
+from lina_lab.study.workspace import Workspace
+from lina_lab.util.errors import StudyError, explained, explanation
 from lina_lab.util.signals import defer_signals
 
-if TYPE_CHECKING:
-    from lina_lab.records.result import TrialResult
-
 IDLE_SECONDS = 1.0
-"""Between two looks at a store that has nothing to do but what others are at."""
+"""Between two looks at a store whose open cells are all in other hands."""
 STALE_CHECK_SECONDS = 10.0
-"""At least so often, between two cells, a worker looks whether others have died."""
-NUMBERS = {
+"""Between two looks for dead workers, while this worker has cells of its own."""
+NUMBERS: dict[str, Callable[[TrialResult], float | None]] = {
     **{
-        name: name
+        name: attrgetter(name)
         for name in ("parameters", "trainable_parameters", "images_per_second", "fit_seconds", "peak_memory_mib")
     },
-    # MLflow lists metrics by name: behind the losses.
-    **{f"wall/{name}": name for name in ("ranks", "step_seconds", "data_seconds", "communication_seconds")},
+    # MLflow lists metrics by name: these come after the losses.
+    **{f"wall/{name}": attrgetter(name) for name in ("ranks", "step_seconds", "data_seconds", "communication_seconds")},
 }
-"""Metric of a cell's run -> the field of its result that it is."""
-FINAL = ("done", "diverged")
-"""States of a record that is a result."""
+"""Metric of a cell's run -> its value in a result; None: it was not measured."""
 
 
-def run_study(
-    plan: Plan,
-    paths: PathsConfig,
-    launcher: Launcher,
-    display: Display,
-    *,
-    joins: bool = False,
-) -> Summary:
-    """Work until no cell of the plan is open. A cell that fails is recorded, and the next one goes on.
+def run_study(workspace: Workspace, launcher: Launcher, display: Display, *, joins: bool = False) -> Summary:
+    """Work until no cell of the plan is open. A cell that fails is recorded, and the next one starts.
 
     Args:
-        plan: the cells.
-        paths: where results go.
+        workspace: the cells, and where results go.
         launcher: makes what trains a cell; called once, and only if a cell is to be trained.
-        display: is told what happens.
-        joins: take up what is queued; do not queue cells that are new, or failed before.
+        display: shows what happens.
+        joins: take what is queued; do not queue cells that are new, or failed before.
 
     Raises:
-        StudyError: the environment does not let the study go on (disk, stores).
+        StudyError: the environment does not let the study continue (disk, stores).
         KeyboardInterrupt, SystemExit: passed on when the running cell is recorded as interrupted.
     """
-    runs = Path(paths.runs).resolve()
+    runs, plan = workspace.runs, workspace.plan
     with explained(runs):
-        store = Store(runs, plan, paths.storage)
+        store = Store(workspace)
         store.join() if joins else store.enqueue()
         states = store.states()
         left = len(open_cells(plan, states))
@@ -77,9 +63,9 @@ def run_study(
         if joins:
             store.longest_first()
         with store.setup():
-            tracker = patiently(lambda: make_tracker(plan, paths), display.line, runs)
+            tracker = patiently(lambda: Tracker.open(workspace), display.line, runs)
     with launcher() as launch:
-        worker = _Worker(runs, store, tracker, launch, display)
+        worker = _Worker(store, tracker, launch, display)
         try:
             worker.work_through()
         except BaseException as error:
@@ -91,28 +77,14 @@ def run_study(
         return worker.close()
 
 
-def make_tracker(plan: Plan, paths: PathsConfig) -> Tracker:
-    """The study's side of MLflow. Its own store is made here if it is not there: not by two at once (`Store.setup`)."""
-    if paths.tracking_uri is not None:
-        return Tracker(paths.tracking_uri, None, plan)
-    runs = Path(paths.runs).resolve()
-    make_whole(runs / "mlflow.db", lambda url: _mlflow_tables(url, runs / "mlartifacts"))
-    return Tracker(f"sqlite:///{runs / 'mlflow.db'}", runs / "mlartifacts", plan)
-
-
-def _mlflow_tables(url: str, artifacts: Path) -> Engine:
-    quiet_logs()
-    engine: Engine = SqlAlchemyStore(url, str(artifacts)).engine  # type: ignore[no-untyped-call]
-    return engine
-
-
 class _Worker:
     """One process that takes cells from the store. See `run_study`."""
 
-    def __init__(self, runs: Path, store: Store, tracker: Tracker, launch: Launch, display: Display) -> None:
-        self.runs, self.store, self.tracker, self.launch, self.display = runs, store, tracker, launch, display
+    def __init__(self, store: Store, tracker: Tracker, launch: Launch, display: Display) -> None:
+        self.store, self.tracker, self.launch, self.display = store, tracker, launch, display
+        self.runs = store.runs
         self.overhead: list[float] = []
-        self._summarised = self._reaped = 0.0
+        self._summarised = self._checked = 0.0
 
     def work_through(self) -> None:
         """Work on cells, or wait for one, while there may be more."""
@@ -123,9 +95,9 @@ class _Worker:
         clock, claim = time.perf_counter(), None
         try:
             with explained(self.runs):
-                if time.monotonic() - self._reaped > STALE_CHECK_SECONDS:
+                if time.monotonic() - self._checked > STALE_CHECK_SECONDS:
                     self._requeue_stale()
-                # Ctrl-C comes when it is known which cell this is, so that it is recorded.
+                # Ctrl-C waits until the cell is known, so that it is recorded.
                 with defer_signals():
                     claim = self.store.claim()
                 if claim is None:
@@ -140,73 +112,75 @@ class _Worker:
                 raise
             self._record_fault(claim, error)
             return True
-        if self.store.someone_works():
+        if self.store.any_open():
             time.sleep(IDLE_SECONDS)
             return True
         return False
 
     def _requeue_stale(self) -> None:
-        """Give up the cells of the dead; say in MLflow too which have failed because that was so again and again."""
-        self._reaped = time.monotonic()
+        """Requeue the cells of dead workers; record in MLflow those that failed because that happened too often."""
+        self._checked = time.monotonic()
         for state in self.store.requeue_stale():
             run_id = self._patiently(lambda state=state: self.tracker.run_of(state.config_hash))  # type: ignore[misc]
             if run_id is not None:
-                self._patiently(lambda: self.tracker.end(run_id, "failed", error=state.error))  # noqa: B023
+                self._patiently(lambda: self.tracker.end(run_id, CellStatus.FAILED, error=state.error))  # noqa: B023
 
     def _work(self, claim: Claim, clock: float) -> None:
         """Train one cell and record how it ended."""
         cell, folder = claim.cell, self.store.folder / claim.cell.config_hash
         self.display.cell_started(cell)
-        config_file = write_config(folder, cell)
+        config_file = write_config(folder, to_dict(cell.config))
         run_id = self._patiently(lambda: self.tracker.start(cell, config_file))
         kept = read_record(folder, cell.config_hash)
-        if kept is not None and kept.status in FINAL and kept.mlflow_run == run_id:
+        if kept is not None and kept.status.final and kept.mlflow_run == run_id:
             self._record(claim, folder, kept, clock, note=", found in its folder")
             return
         begin_attempt(folder, run_id)
         self._record(claim, folder, self._train(claim, folder, run_id), clock)
 
     def _train(self, claim: Claim, folder: Path, run_id: str) -> Record:
-        def report(images: int, loss: float) -> None:
-            claim.lease.progress(images, loss)
-            self.display.cell_progress(images, loss)
+        def report(progress: Progress) -> None:
+            claim.lease.progress(progress)
+            self.display.cell_progress(progress)
 
-        result = self.launch(claim.cell.config, folder, tracking=(self.tracker.uri, run_id), report=report)
+        tracking = TrackingRun(uri=self.tracker.uri, run_id=run_id)
+        result = self.launch(claim.cell.config, folder, tracking=tracking, report=report)
         for problem in result.problems:
             self.display.line(f"{claim.cell.label}: {problem}")
-        return _record_of(claim, result.status, run_id, result=result)
+        return _record_of(claim, CELL_STATUS[result.status], run_id, result=result)
 
     def _record(self, claim: Claim, folder: Path, record: Record, clock: float, note: str = "") -> None:
-        """First the file, then MLflow, then Optuna: whoever reads "done" there finds the rest."""
+        """Write the file first, then MLflow, then Optuna: a reader of "done" in Optuna finds the rest."""
         assert record.result is not None
         files = (write_record(folder, record), folder / PICTURE_FILE)
-        result, status = record.result, cast(Status, record.status)
+        result, status = record.result, record.status
         self._patiently(lambda: self.tracker.deliver(record.mlflow_run, folder))
         self._patiently(
             lambda: self.tracker.end(
                 record.mlflow_run,
                 status,
-                metrics={name: result[of] for name, of in NUMBERS.items() if result[of] is not None},
-                images_seen=result["images_seen"],
-                error=result["error"],
+                metrics={name: value for name, of in NUMBERS.items() if (value := of(result)) is not None},
+                images_seen=result.images_seen,
+                error=result.error,
                 artifacts=tuple(file for file in files if file.exists()),
             )
         )
         objectives = self.store.plan.study.objectives
-        values = [result["metrics"][objective.metric] for objective in objectives] if status == "done" else None
+        done = status is CellStatus.DONE
+        values = [result.metrics[objective.metric] for objective in objectives] if done else None
         (folder / CANCEL_FILE).unlink(missing_ok=True)
-        self.store.end(claim, status, values=values, error=result["error"])
+        self.store.end(claim, status, values=values, error=result.error)
         seconds = time.perf_counter() - clock
         if not note:
-            self.overhead.append(seconds - result["fit_seconds"])
+            self.overhead.append(seconds - result.fit_seconds)
         main = self.store.plan.study.objective
-        shown = str(result["error"]) if values is None else f"{main} {values[0]:.4f}"
-        speed = f"{result['images_per_second']:,.0f} images/s, {seconds:.1f} s"
+        shown = str(result.error) if values is None else f"{main} {values[0]:.4f}"
+        speed = f"{result.images_per_second:,.0f} images/s, {seconds:.1f} s"
         self.display.cell_ended(claim.cell, status, f"{shown}, {speed}{note}")
         self._summarise()
 
     def _record_fault(self, claim: Claim, error: BaseException) -> None:
-        """Record a cell that came to no result. Its own fault lets the next cell go on.
+        """Record a cell without a result. If the fault is its own, the next cell starts.
 
         Raises:
             StudyError: the fault is the environment's, so that the next cell would meet it too.
@@ -214,16 +188,16 @@ class _Worker:
         """
         stopped = not isinstance(error, Exception)
         environment = str(error) if isinstance(error, StudyError) else explanation(error, self.runs)
-        status: Status = "interrupted" if stopped or environment else "failed"
+        status = CellStatus.INTERRUPTED if stopped or environment else CellStatus.FAILED
         sentence = "stopped by hand" if stopped else environment or f"{type(error).__name__}: {error}"
         ended = False
         try:
-            # A terminal's Ctrl-C comes here directly, and again from the pool.
+            # A terminal sends Ctrl-C to this process and to the pool, which then sends SIGTERM.
             with defer_signals():
                 ended = self._write_fault(claim, status, sentence, error)
         except Exception as second:
-            # What broke the cell keeps the news out too. The next command finds a cell that runs without a process,
-            # which says the same.
+            # What broke the cell breaks this too. The next command finds a cell that runs without a process, which
+            # means the same.
             error.add_note(f"its state could not be written either: {second}")
         if not ended:
             self.display.cell_ended(claim.cell, status, sentence)
@@ -232,18 +206,18 @@ class _Worker:
         if stopped:
             raise error
 
-    def _write_fault(self, claim: Claim, status: Status, sentence: str, error: BaseException) -> bool:
-        """Write it down, and let others at the cell; True if it had ended: Ctrl-C came behind the last word on it."""
+    def _write_fault(self, claim: Claim, status: CellStatus, sentence: str, error: BaseException) -> bool:
+        """Record a fault and free the cell; True if the cell had ended already: Ctrl-C came after its last record."""
         folder = self.store.folder / claim.cell.config_hash
         try:
-            if not self.store.states()[claim.cell.config_hash].open:
+            if not self.store.states()[claim.cell.config_hash].status.open:
                 return True
             run_id = self.tracker.run_of(claim.cell.config_hash)
             if run_id is not None:
                 (folder / ERROR_FILE).write_text("".join(traceback.format_exception(error)))
                 self.tracker.end(run_id, status, error=sentence, artifacts=(folder / ERROR_FILE,))
                 kept = read_record(folder, claim.cell.config_hash)
-                if kept is None or kept.status not in FINAL:
+                if kept is None or not kept.status.final:
                     write_record(folder, _record_of(claim, status, run_id, error=sentence))
             return False
         finally:
@@ -253,7 +227,7 @@ class _Worker:
         return patiently(action, self.display.line, self.runs)
 
     def _summarise(self) -> None:
-        """The study's table so far, now and then. A store that is away misses a table that is not the last one."""
+        """Write the study's table so far, now and then. Where the store does not answer, the next table will do."""
         if time.monotonic() - self._summarised > SUMMARY_SECONDS:
             self._summarised = time.monotonic()
             try:
@@ -277,17 +251,17 @@ class _Worker:
             error.add_note(f"the study's run could not be closed: {second}")
 
     def close(self) -> Summary:
-        """Close the study's run and count."""
+        """Close the study's run, and count its cells."""
         summary: Summary = self._patiently(lambda: self._write_summary(ended=True))
         return summary
 
 
 def _record_of(
     claim: Claim,
-    status: str,
+    status: CellStatus,
     run_id: str,
     *,
-    result: "TrialResult | None" = None,
+    result: TrialResult | None = None,
     error: str | None = None,
 ) -> Record:
     return Record(
@@ -296,6 +270,6 @@ def _record_of(
         seed=claim.cell.config.seed,
         status=status,
         mlflow_run=run_id,
-        result=None if result is None else asdict(result),
+        result=result,
         error=error if result is None else result.error,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lina_lab.records.runstore import TrackingRun
 from lina_lab.training.mlflow_buffer import MAX_BATCH, Point, behind, last_steps, send, write_unsent
 from lina_lab.util.signals import signals_deferred_for
 
@@ -28,14 +29,13 @@ class BufferedMLflowLogger(Logger):
     and, when the trial ends, into a file.
 
     Args:
-        tracking_uri: the store.
-        run_id: the run.
+        run: the run.
         folder: the trial's; metrics that could not be sent when it ends are left there.
     """
 
-    def __init__(self, tracking_uri: str, run_id: str, folder: Path) -> None:
+    def __init__(self, run: TrackingRun, folder: Path) -> None:
         super().__init__()
-        self.tracking_uri, self.run_id, self.folder = tracking_uri, run_id, folder
+        self.tracking_uri, self.run_id, self.folder = run.uri, run.run_id, folder
         self.waiting: list[Point] = []
         self.problem: str | None = None
         self._last: dict[str, int] = {}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lina_lab.config import TrialConfig, to_dict
 from lina_lab.config.optimizers import OPTIMIZERS
-from lina_lab.data.modules.base import Batch
+from lina_lab.data.batch import Batch
 from lina_lab.model import LINA, LossInputs, initialize, sample_step_inputs
 from lina_lab.training.optimizer_state import by_group, by_place
 from lina_lab.training.validation import frozen_loss_inputs

@@ -13,6 +13,7 @@ from lina_lab.config import EmaConfig
 from lina_lab.model import LINA
 from lina_lab.training.callbacks.ema import ExponentialAverage
 from lina_lab.training.module import LinaModule
+from lina_lab.util.compat.lightning import averaged_model, averaged_module, set_averaged_model, swap_models
 
 ENTRIES = ("loss_from_inputs", "generate")
 """Methods that a model's weights are gathered for, beside `forward`."""
@@ -54,26 +55,24 @@ class ShardedAverage(ExponentialAverage):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, ShardedModule)
         twin = LinaModule(pl_module.config).to(trainer.strategy.root_device)
-        self._average_model = AveragedModel(twin, avg_fn=get_ema_avg_fn(self.decay), use_buffers=False)  # type: ignore[no-untyped-call]
+        average = AveragedModel(twin, avg_fn=get_ema_avg_fn(self.decay), use_buffers=False)  # type: ignore[no-untyped-call]
+        set_averaged_model(self, average)
         shard(self._twin.model, data_mesh(pl_module))
 
     @property
     def _twin(self) -> LinaModule:
-        assert self._average_model is not None
-        return cast(LinaModule, self._average_model.module)
+        return cast(LinaModule, averaged_module(self))
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """The same entries as without parts, whole, on the first rank."""
-        assert self._average_model is not None
         checkpoint["current_model_state"] = checkpoint["state_dict"]
         checkpoint["state_dict"] = get_model_state_dict(self._twin, options=WHOLE)
-        checkpoint["averaging_state"] = {"n_averaged": self._average_model.n_averaged}
+        checkpoint["averaging_state"] = {"n_averaged": averaged_model(self).n_averaged}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take the average from the model, where the strategy has put it, and the model's own weights from beside."""
-        assert self._average_model is not None
-        self._swap_models(pl_module)
-        self._average_model.n_averaged.copy_(checkpoint["averaging_state"]["n_averaged"])
+        swap_models(self, pl_module)
+        averaged_model(self).n_averaged.copy_(checkpoint["averaging_state"]["n_averaged"])
         set_model_state_dict(
             pl_module, checkpoint["current_model_state"], options=StateDictOptions(full_state_dict=True)
         )

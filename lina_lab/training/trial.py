@@ -21,7 +21,9 @@ from lina_lab.config import ResourcesConfig, TrialConfig
 from lina_lab.config.metrics import METRICS
 from lina_lab.data import make_data
 from lina_lab.records.files import PICTURE_FILE
-from lina_lab.records.result import Status, TrialResult
+from lina_lab.records.result import Report, TrialResult
+from lina_lab.records.runstore import TrackingRun
+from lina_lab.records.status import TrialStatus
 from lina_lab.training.callbacks.captions import CaptionAccuracy
 from lina_lab.training.callbacks.consistency import (
     CommunicationClock,
@@ -38,7 +40,6 @@ from lina_lab.training.callbacks.step_sync import (
     DivergedError,
     Divergence,
     PreemptedError,
-    Report,
     StepSync,
     StopSignals,
 )
@@ -53,7 +54,7 @@ def run_trial(
     config: TrialConfig,
     folder: Path,
     *,
-    tracking: tuple[str, str] | None = None,
+    tracking: TrackingRun | None = None,
     report: Report | None = None,
     resources: ResourcesConfig = ONE_PROCESS,
     requests: StopSignals | None = None,
@@ -68,9 +69,9 @@ def run_trial(
     Args:
         config: the trial.
         folder: an existing folder of the trial's own, the same for all ranks.
-        tracking: MLflow's tracking URI and the id of an existing run to send the metrics to; None: nowhere. What the
-            store does not take is left in the folder, see `logger.deliver_unsent`.
-        report: called behind each step with images seen and the training loss, on the first rank.
+        tracking: existing run that the metrics are sent to; None: nowhere. What the store does not take is left in the
+            folder, see `mlflow_buffer.deliver_unsent`.
+        report: called after each step, on the first rank.
         resources: the layout of the ranks.
         requests: what this process is asked for, while it trains.
         environment: Lightning's view of the processes; None: this one is alone.
@@ -83,7 +84,7 @@ def run_trial(
     resources.check_batch(config.data.batch_size)
     forget_peak_memory()
     checkpoint, problems = newest(folder)
-    logger = None if tracking is None else BufferedMLflowLogger(*tracking, folder)
+    logger = None if tracking is None else BufferedMLflowLogger(tracking, folder)
     watch, clock, wire, keeper = Stopwatch(), StepProfiler(), CommunicationClock(), Checkpoints(folder, logger)
     module, average = _module_and_average(config, resources)
     pictures = SampleGrid(config, folder / PICTURE_FILE, average)
@@ -129,18 +130,18 @@ def run_trial(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        status: Status = "done"
+        status = TrialStatus.DONE
         error, start = None, time.perf_counter()
         data = make_data(config)
         with _interruptible(trainer):
             try:
                 trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             except DivergedError as diverged:
-                status, error = "diverged", str(diverged)
+                status, error = TrialStatus.DIVERGED, str(diverged)
             except CancelledError as cancelled:
-                status, error = "cancelled", str(cancelled)
+                status, error = TrialStatus.CANCELLED, str(cancelled)
             except PreemptedError as preempted:
-                status, error = "preempted", str(preempted)
+                status, error = TrialStatus.PREEMPTED, str(preempted)
     seconds = time.perf_counter() - start
     logged = {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
     problems += [problem for problem in (pictures.problem, logger and logger.problem) if problem] + data.problems

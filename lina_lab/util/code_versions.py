@@ -1,4 +1,4 @@
-"""The code that decides the numbers. Imports none of it."""
+"""Versions of the code that determines results. Imports none of it."""
 
 import hashlib
 import importlib.metadata
@@ -11,7 +11,7 @@ PACKAGES = ("torch", "lightning", "numpy", "einops", "webdataset", "pillow", "tr
 
 @lru_cache
 def code_versions() -> dict[str, str]:
-    """Names and versions of what decides the numbers: this package's own sources by hash, Python, and libraries."""
+    """Name -> version of what determines results: this package's own sources by hash, Python, and libraries."""
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
     for source in sorted(package.rglob("*.py")):

@@ -1,8 +1,8 @@
-"""How work is divided among ranks: whoever reads data and whoever draws noise must agree on it."""
+"""How work is divided among ranks. The reader of data and the source of noise must agree on it."""
 
 
 def share(count: int, part: int, parts: int) -> range:
-    """The places of `count` that belong to one of several parts: beside each other, as even as can be."""
+    """The indices of `count` items that belong to one of several parts: contiguous, and as even as possible."""
     return range(count * part // parts, count * (part + 1) // parts)
 
 
@@ -16,10 +16,10 @@ def microbatch(
 
 
 def held_out(batch: int, *, rank: int, world_size: int) -> tuple[range, int]:
-    """A rank's places in a batch that is evaluated, and how many of them count.
+    """A rank's indices in a batch that is evaluated, and how many of them count.
 
-    Every rank has one at least, so that all take part in what all must take part in; where there are more ranks than
-    images, some have one that counts for nothing.
+    Every rank gets at least one, so that all take part in collective operations; if there are more ranks than images,
+    some ranks get one that does not count.
     """
     mine = share(batch, rank, world_size)
     return (mine, len(mine)) if len(mine) else (range(1), 0)

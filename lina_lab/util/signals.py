@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: as exceptions, and not where they would leave something half done."""
+"""Ctrl-C and SIGTERM: as exceptions, and not where they would leave a database in between."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def sigterm_as_exit() -> Iterator[None]:
-    """Make SIGTERM a SystemExit, so that what was started is told."""
+    """Make SIGTERM a SystemExit, so that context managers and `finally` blocks run."""
 
     def handler(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)
@@ -28,27 +28,27 @@ def sigterm_as_exit() -> Iterator[None]:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM come when the block has ended. A second one does not wait.
+    """Deliver Ctrl-C and SIGTERM when the block has ended. A second one does not wait.
 
-    For what a process does to a database of its own: a KeyboardInterrupt within SQLAlchemy can leave a session that
-    never works again, and a transaction that locks everybody out, this process too.
+    For writes to a database file: a KeyboardInterrupt within SQLAlchemy can leave a session that never works again, and
+    a transaction that locks all processes out, this one too.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     noted: list[int] = []
-    # None is a handler that was not set from Python, and could not be set again.
+    # None is a handler that was not set from Python, which could not be restored.
     before = {number: handler for number in STOPS if (handler := signal.getsignal(number)) is not None}
 
-    def let_go() -> None:
+    def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
     def note(number: int, frame: Any) -> None:
         noted.append(number)
         if len(noted) == 2:
-            let_go()
-            # Both: a block around this one counts too.
+            restore()
+            # Both: a block around this one counts them too.
             for each in noted:
                 signal.raise_signal(each)
 
@@ -57,11 +57,11 @@ def defer_signals() -> Iterator[None]:
             signal.signal(number, note)
         yield
     finally:
-        let_go()
+        restore()
         if len(noted) == 1:
             signal.raise_signal(noted[0])
 
 
 def signals_deferred_for(uri: str) -> AbstractContextManager[None]:
-    """`held` for a tracking store that this process writes by itself; not for a server, which may be long away."""
+    """`defer_signals` for a tracking store in a file; nothing for a server, which may take minutes to answer."""
     return defer_signals() if uri.startswith("sqlite:") else nullcontext()

@@ -1,4 +1,4 @@
-"""A study with a trainer that obeys the test in place of the real one."""
+"""A study with a trainer that the test controls in place of the real one."""
 
 import json
 import shutil
@@ -14,16 +14,18 @@ from mlflow.entities import Run
 from rich.console import Console
 
 from lina_lab.config import PathsConfig, TrialConfig
-from lina_lab.records.result import TrialResult
-from lina_lab.records.runstore import KIND
+from lina_lab.records.result import Progress, Report, TrialResult
+from lina_lab.records.runstore import KIND, TrackingRun
+from lina_lab.records.status import TrialStatus
 from lina_lab.study.display import PlainDisplay
 from lina_lab.study.grid import Plan, make_plan
 from lina_lab.study.store import Store
 from lina_lab.study.summary import Summary
 from lina_lab.study.worker import run_study
+from lina_lab.study.workspace import Workspace
 
 RESULT = TrialResult(
-    status="done",
+    status=TrialStatus.DONE,
     images_seen=64,
     steps=4,
     metrics={"val/loss_ema": 0.5, "val/loss_raw": 0.6, "train/loss": 0.7},
@@ -33,6 +35,14 @@ RESULT = TrialResult(
     fit_seconds=0.0,
     peak_memory_mib=1.0,
 )
+
+
+def workspace_at(runs: Path, plan: Plan, storage: str | None = None) -> Workspace:
+    return Workspace.of(plan, PathsConfig(runs=str(runs), storage=storage))
+
+
+def store_at(runs: Path, plan: Plan, storage: str | None = None) -> Store:
+    return Store(workspace_at(runs, plan, storage))
 
 
 @dataclass
@@ -48,9 +58,9 @@ class Lab:
     def launcher(self) -> Any:
         self.made += 1
 
-        def launch(config: TrialConfig, folder: Path, *, tracking: tuple[str, str], report: Any) -> TrialResult:
+        def launch(config: TrialConfig, folder: Path, *, tracking: TrackingRun, report: Report) -> TrialResult:
             assert (folder / "config.yaml").exists()
-            report(1, 1.0)
+            report(Progress(images=1, loss=1.0))
             self.trained.append(config.config_hash())
             return self.behaviour(config)
 
@@ -59,18 +69,18 @@ class Lab:
     def run(self, *, joins: bool = False) -> Summary:
         with (self.runs.parent / "lines.txt").open("a") as file:
             display = PlainDisplay(Console(file=file, width=200))
-            return run_study(self.plan, PathsConfig(runs=str(self.runs)), self.launcher, display, joins=joins)
+            return run_study(workspace_at(self.runs, self.plan), self.launcher, display, joins=joins)
 
     @property
     def lines(self) -> str:
         return (self.runs.parent / "lines.txt").read_text()
 
     def states(self) -> list[str]:
-        states = Store(self.runs, self.plan).states()
+        states = store_at(self.runs, self.plan).states()
         return [states[cell.config_hash].status for cell in self.plan.cells]
 
-    def record(self, place: int) -> dict[str, Any]:
-        folder = self.runs / self.plan.study.name / self.plan.cells[place].config_hash
+    def record(self, index: int) -> dict[str, Any]:
+        folder = self.runs / self.plan.study.name / self.plan.cells[index].config_hash
         record: dict[str, Any] = json.loads((folder / "result.json").read_text())
         return record
 

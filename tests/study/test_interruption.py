@@ -14,14 +14,14 @@ from lina_lab.config import TrialConfig
 from lina_lab.records.result import TrialResult
 from lina_lab.study.lease import Lease
 from lina_lab.study.store import Store
-from tests.study.conftest import Lab, raising
+from tests.study.conftest import Lab, raising, store_at
 
 FIRST_CLAIM, CALLS = 8_000, 210_000
 """About as many functions are called to claim the first cell, and to work through all."""
 
 
 def work(lab: Lab, *interrupted_at: int) -> None:
-    """Run the study; at so many function calls behind its preparations this process gets a SIGINT each."""
+    """Run the study; at so many function calls after its preparations this process gets a SIGINT each."""
     launcher, calls = lab.launcher, 0
 
     def profile(frame: FrameType, event: str, argument: Any) -> None:
@@ -53,7 +53,7 @@ def test_wherever_it_falls(lab: Lab, within: int, again: int | None, seed: int) 
         work(lab, first, *([] if again is None else [first + again]))
     # A process would be at its end: what an exception still refers to is gone.
     gc.collect()
-    store = Store(lab.runs, lab.plan)
+    store = store_at(lab.runs, lab.plan)
     states = [state.status for state in store.states().values()]
     assert set(states) <= {"done", "interrupted", "waiting"}
     assert states.count("interrupted") <= 1

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from lina_lab.config import PathsConfig
 from lina_lab.data.modules.digits import DigitsDataModule
 from lina_lab.records.record import read_record
 from lina_lab.study import worker
@@ -19,6 +18,7 @@ from lina_lab.training import module
 from lina_lab.training.checkpoints import Checkpoints
 from lina_lab.training.module import LinaModule
 from lina_lab.training.trial import run_trial
+from tests.study.conftest import workspace_at
 
 PHASES: dict[str, tuple[Any, str]] = {
     "making the model": (module, "initialize"),
@@ -33,12 +33,12 @@ PHASES: dict[str, tuple[Any, str]] = {
 
 
 def run(plan: Plan, runs: Path) -> Summary:
-    return worker.run_study(plan, PathsConfig(runs=str(runs)), lambda: nullcontext(run_trial), display())
+    return worker.run_study(workspace_at(runs, plan), lambda: nullcontext(run_trial), display())
 
 
 def metrics(plan: Plan, runs: Path) -> list[Any]:
     records = [read_record(runs / "tiny" / cell.config_hash, cell.config_hash) for cell in plan.cells]
-    return [record and record.result and record.result["metrics"] for record in records]
+    return [record and record.result and record.result.metrics for record in records]
 
 
 @pytest.fixture(scope="module")

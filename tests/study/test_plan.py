@@ -1,14 +1,17 @@
 """What a study would take, and what moves together with size."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lina_lab.records.record import Record, write_record
+from lina_lab.records.status import CellStatus
 from lina_lab.study.cost import memory_bytes, parameters, training_flops
 from lina_lab.study.grid import Plan, make_plan
 from lina_lab.study.plan import audit, cell_table, describe, seconds_per_flop
+from tests.study.conftest import RESULT, workspace_at
 
 
 def planned(tiny_study: Any, changes: dict[str, Any] | None = None, **study: Any) -> Plan:
@@ -21,26 +24,32 @@ def planned(tiny_study: Any, changes: dict[str, Any] | None = None, **study: Any
 
 def test_the_table_has_a_row_for_each_cell_and_nothing_is_made(tiny_study: Any, tmp_path: Path) -> None:
     plan = planned(tiny_study)
-    table = cell_table(plan, tmp_path / "runs")
+    table = cell_table(workspace_at(tmp_path / "runs", plan))
     assert list(table["cell"]) == [cell.config_hash for cell in plan.cells]
     assert list(table["steps"]) == [4] * 4
     assert list(table["parameters"]) == [parameters(cell.config.model) for cell in plan.cells]
     assert table["hours"].isna().all()
-    assert "device-hours unknown" in describe(plan, tmp_path / "runs")
+    assert "device-hours unknown" in describe(workspace_at(tmp_path / "runs", plan))
     assert not (tmp_path / "runs").exists()
 
 
 def test_time_is_stated_or_measured(tiny_study: Any, tmp_path: Path) -> None:
     plan = planned(tiny_study, resources={"devices": 2, "flops_per_second": 1e9})
-    assert seconds_per_flop(plan, tmp_path) == 1 / 2e9
+    assert seconds_per_flop(workspace_at(tmp_path, plan)) == 1 / 2e9
     cell = plan.cells[0]
     folder = tmp_path / "tiny" / cell.config_hash
     folder.mkdir(parents=True)
-    result = {"images_per_second": 32.0}
-    record = Record(config_hash=cell.config_hash, axes={}, seed=0, status="done", mlflow_run="x", result=result)
+    record = Record(
+        config_hash=cell.config_hash,
+        axes={},
+        seed=0,
+        status=CellStatus.DONE,
+        mlflow_run="x",
+        result=replace(RESULT, images_per_second=32.0),
+    )
     write_record(folder, record)
-    assert seconds_per_flop(plan, tmp_path) == pytest.approx(2.0 / training_flops(cell.config))
-    hours = cell_table(plan, tmp_path)["hours"]
+    assert seconds_per_flop(workspace_at(tmp_path, plan)) == pytest.approx(2.0 / training_flops(cell.config))
+    hours = cell_table(workspace_at(tmp_path, plan))["hours"]
     assert hours[0] == pytest.approx(2.0 / 3600)
 
 
@@ -62,7 +71,7 @@ def test_time_is_stated_or_measured(tiny_study: Any, tmp_path: Path) -> None:
         ({}, {"seeds_at_size": {"8": [0, 1]}}, ["channels of a head", "seeds"]),
     ],
 )
-def test_the_audit_names_what_moves_with_size(
+def test_the_audit_names_what_changes_with_size(
     tiny_study: Any, changes: dict[str, Any], study: dict[str, Any], flagged: list[str]
 ) -> None:
     found = audit(planned(tiny_study, changes, **study))

@@ -5,6 +5,8 @@ from typing import Any
 
 from rich.console import Console
 
+from lina_lab.records.result import Progress
+from lina_lab.records.status import CellStatus
 from lina_lab.study.display import LiveDisplay, PlainDisplay, display
 from lina_lab.study.grid import make_plan
 
@@ -14,8 +16,8 @@ def play(shown: PlainDisplay, tiny_study: Any) -> None:
     shown.started(2, 4)
     for cell in cells[2:]:
         shown.cell_started(cell)
-        shown.cell_progress(32, 0.75)
-        shown.cell_ended(cell, "done", "val/loss_ema 0.5")
+        shown.cell_progress(Progress(images=32, loss=0.75))
+        shown.cell_ended(cell, CellStatus.DONE, "val/loss_ema 0.5")
     shown.ended()
 
 

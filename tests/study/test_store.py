@@ -10,14 +10,17 @@ from typing import Any
 import optuna
 import pytest
 
-from lina_lab.config import PathsConfig
+from lina_lab.records.result import Progress
+from lina_lab.records.status import CellStatus
 from lina_lab.study import backend, lease
 from lina_lab.study.backend import file_system, open_storage
-from lina_lab.study.errors import StudyError
 from lina_lab.study.grid import Plan, make_plan
 from lina_lab.study.lease import Lease, StaleLeases, read_heartbeat
 from lina_lab.study.store import MAX_ATTEMPTS_LOST, Store
-from lina_lab.study.worker import make_tracker
+from lina_lab.study.tracking import Tracker
+from lina_lab.util.compat import optuna as optuna_doors
+from lina_lab.util.errors import StudyError
+from tests.study.conftest import store_at, workspace_at
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def statuses(store: Store) -> list[str]:
 
 
 def test_every_cell_is_claimed_once_by_two_stores(tmp_path: Path, plan: Plan, url: str | None) -> None:
-    one, two = Store(tmp_path, plan, url), Store(tmp_path, plan, url)
+    one, two = store_at(tmp_path, plan, url), store_at(tmp_path, plan, url)
     one.enqueue()
     two.enqueue()
     claims = [store.claim() for _ in range(3) for store in (one, two)]
@@ -45,9 +48,9 @@ def test_every_cell_is_claimed_once_by_two_stores(tmp_path: Path, plan: Plan, ur
     assert statuses(one) == ["running"] * 4
     for store, claim in zip((one, two) * 3, claims, strict=True):
         if claim is not None:
-            store.end(claim, "done", values=[1.0])
+            store.end(claim, CellStatus.DONE, values=[1.0])
     assert statuses(two) == ["done"] * 4
-    assert not two.someone_works() or two.claim() is None
+    assert not two.any_open() or two.claim() is None
 
 
 def died(store: Store) -> str:
@@ -63,61 +66,61 @@ def died(store: Store) -> str:
 def test_a_cell_of_a_dead_process_is_taken_over_and_fails_when_that_is_the_rule(
     tmp_path: Path, plan: Plan, url: str | None
 ) -> None:
-    store = Store(tmp_path, plan, url)
+    store = store_at(tmp_path, plan, url)
     store.enqueue()
     for death in range(1, MAX_ATTEMPTS_LOST + 1):
         assert died(store) == plan.cells[0].config_hash
-        other = Store(tmp_path, plan, url)
+        other = store_at(tmp_path, plan, url)
         other.join()
-        buried = other.requeue_stale()
+        failed = other.requeue_stale()
         if death < MAX_ATTEMPTS_LOST:
-            assert buried == []
+            assert failed == []
             assert statuses(other)[0] == "interrupted"
         else:
-            assert [(state.config_hash, state.error) for state in buried] == [
+            assert [(state.config_hash, state.error) for state in failed] == [
                 (plan.cells[0].config_hash, "the process that ran it died, 3 times in all")
             ]
             assert statuses(other)[0] == "failed"
         store = other
     store.enqueue()
     assert statuses(store)[0] == "waiting"
-    assert store.states()[plan.cells[0].config_hash].deaths == 0
+    assert store.states()[plan.cells[0].config_hash].attempts_lost == 0
 
 
 def test_a_clock_that_is_wrong_by_an_hour_takes_a_cell_from_nobody(
     tmp_path: Path, plan: Plan, url: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Store(tmp_path, plan, url)
+    store = store_at(tmp_path, plan, url)
     store.enqueue()
     claim = store.claim()
     assert claim is not None
     wall = time.time
     for error in (3600, -3600):
         monkeypatch.setattr(time, "time", lambda error=error: wall() + error)
-        other = Store(tmp_path, plan, url)
+        other = store_at(tmp_path, plan, url)
         other.join()
         assert other.requeue_stale() == []
         assert statuses(other)[0] == "running"
     monkeypatch.undo()
-    store.end(claim, "done", values=[1.0])
+    store.end(claim, CellStatus.DONE, values=[1.0])
     assert statuses(store)[0] == "done"
 
 
 def test_a_paused_worker_that_comes_back_does_not_undo_what_was_done(tmp_path: Path, plan: Plan) -> None:
     """Locks that another machine does not see: the cell was taken over, and has ended, when its first owner is back."""
-    store = Store(tmp_path, plan)
+    store = store_at(tmp_path, plan)
     store.enqueue()
     claim = store.claim()
     assert claim is not None
     claim.lease._lock.release()
-    other = Store(tmp_path, plan)
+    other = store_at(tmp_path, plan)
     other.join()
     other.requeue_stale()
     second = other.claim()
     assert second is not None
     assert second.cell == claim.cell
-    other.end(second, "done", values=[1.0])
-    store.end(claim, "done", values=[2.0])
+    other.end(second, CellStatus.DONE, values=[1.0])
+    store.end(claim, CellStatus.DONE, values=[2.0])
     assert store.states()[claim.cell.config_hash].values == [1.0]
 
 
@@ -125,22 +128,22 @@ def test_an_owner_on_another_machine_is_dead_when_its_counter_stands_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def says(count: int) -> None:
-        note = {"host": "elsewhere", "pid": 1, "count": count}
+        note = {"host": "elsewhere", "pid": 1, "beat": count, "images": 0, "loss": None}
         (tmp_path / "lease.json").write_text(json.dumps(note))
 
     clock = 0.0
     monkeypatch.setattr(lease.time, "monotonic", lambda: clock)
     watch = StaleLeases()
     says(1)
-    assert watch.take_stale(tmp_path) is None
+    assert watch.acquire(tmp_path) is None
     clock = 59.0
     says(2)
-    assert watch.take_stale(tmp_path) is None
+    assert watch.acquire(tmp_path) is None
     clock = 118.0
-    assert watch.take_stale(tmp_path) is None
+    assert watch.acquire(tmp_path) is None
     assert read_heartbeat(tmp_path) is not None
     clock = 120.0
-    taken = watch.take_stale(tmp_path)
+    taken = watch.acquire(tmp_path)
     assert taken is not None
     taken.release()
 
@@ -151,12 +154,12 @@ def test_a_lease_beats_and_says_how_far_it_is(tmp_path: Path, monkeypatch: pytes
     assert held is not None
     assert Lease.take(tmp_path) is None
     held.beat()
-    held.progress(128, 0.5)
+    held.progress(Progress(images=128, loss=0.5))
     deadline = time.monotonic() + 5
-    while (note := read_heartbeat(tmp_path)) is None or note.count < 3 or note.images == 0:
+    while (note := read_heartbeat(tmp_path)) is None or note.count < 3 or note.progress is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert (note.images, note.loss) == (128, 0.5)
+    assert note.progress == Progress(images=128, loss=0.5)
     held.release()
     assert read_heartbeat(tmp_path) is None
     again = Lease.take(tmp_path)
@@ -165,40 +168,40 @@ def test_a_lease_beats_and_says_how_far_it_is(tmp_path: Path, monkeypatch: pytes
 
 
 def test_plain_queries_find_what_optuna_does(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(tmp_path, plan)
+    store = store_at(tmp_path, plan)
     store.enqueue()
-    for status, values in (("done", [1.5]), ("failed", None), ("diverged", None)):
+    for status, values in ((CellStatus.DONE, [1.5]), (CellStatus.FAILED, None), (CellStatus.DIVERGED, None)):
         claim = store.claim()
         assert claim is not None
-        store.end(claim, status, values=values, error=None if values else "why")  # type: ignore[arg-type]
+        store.end(claim, status, values=values, error=None if values else "why")
     found = store.states()
-    monkeypatch.setattr(backend, "RDBStorage", type(None))
+    monkeypatch.setattr(optuna_doors, "RDBStorage", type(None))
     assert store.states() == found
     assert [state.status for state in found.values()] == ["done", "failed", "diverged", "waiting"]
 
 
 def test_what_other_tools_add_is_left_alone(tmp_path: Path, plan: Plan) -> None:
-    store = Store(tmp_path, plan)
+    store = store_at(tmp_path, plan)
     store.enqueue()
     stranger = optuna.load_study(study_name="tiny", storage=f"sqlite:///{tmp_path / 'optuna.db'}")
     stranger.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING))
     while (claim := store.claim()) is not None:
-        store.end(claim, "done", values=[1.0])
+        store.end(claim, CellStatus.DONE, values=[1.0])
     assert statuses(store) == ["done"] * 4
     assert stranger.get_trials()[-1].state is optuna.trial.TrialState.WAITING
 
 
 def test_a_torn_line_at_the_end_of_a_journal_costs_nothing(tmp_path: Path, plan: Plan) -> None:
     url = f"journal:{tmp_path / 'optuna.journal'}"
-    Store(tmp_path, plan, url).enqueue()
+    store_at(tmp_path, plan, url).enqueue()
     with (tmp_path / "optuna.journal").open("ab") as file:
         file.write(b'{"op_code": 4, "worker_')
-    store = Store(tmp_path, plan, url)
+    store = store_at(tmp_path, plan, url)
     store.enqueue()
     claim = store.claim()
     assert claim is not None
-    store.end(claim, "done", values=[1.0])
-    assert statuses(Store(tmp_path, plan, url)) == ["done", "waiting", "waiting", "waiting"]
+    store.end(claim, CellStatus.DONE, values=[1.0])
+    assert statuses(store_at(tmp_path, plan, url)) == ["done", "waiting", "waiting", "waiting"]
 
 
 def test_a_process_that_dies_while_it_makes_a_store_leaves_no_half_of_one(tmp_path: Path, plan: Plan) -> None:
@@ -208,10 +211,10 @@ def test_a_process_that_dies_while_it_makes_a_store_leaves_no_half_of_one(tmp_pa
         half.execute("CREATE TABLE spans (a)")
         half.execute("CREATE TABLE studies (a)")
         half.close()
-    store = Store(tmp_path, plan)
+    store = store_at(tmp_path, plan)
     store.enqueue()
     with store.setup():
-        make_tracker(plan, PathsConfig(runs=str(tmp_path)))
+        Tracker.open(workspace_at(tmp_path, plan))
     assert statuses(store) == ["waiting"] * 4
     assert {path.name for path in tmp_path.glob("*.db*")} - {"optuna.db-wal", "optuna.db-shm"} == {
         "optuna.db",
@@ -236,8 +239,8 @@ def test_sqlite_on_a_network_file_system_is_refused_with_what_works(mounts: Path
     with pytest.raises(
         StudyError, match=r"SQLite on a network file system \(nfs4\).*paths\.storage=journal:.*postgresql"
     ):
-        Store(mounts, plan)
-    assert statuses(Store(mounts, plan, f"journal:{mounts / 'optuna.journal'}")) == ["absent"] * 4
+        store_at(mounts, plan)
+    assert statuses(store_at(mounts, plan, f"journal:{mounts / 'optuna.journal'}")) == ["absent"] * 4
 
 
 @pytest.mark.parametrize(
@@ -254,19 +257,19 @@ def test_a_storage_that_cannot_be_opened_is_said_without_its_password(tmp_path: 
 
 
 def test_a_folder_of_runs_can_be_copied(tmp_path: Path, plan: Plan) -> None:
-    store = Store(tmp_path / "a", plan)
+    store = store_at(tmp_path / "a", plan)
     store.enqueue()
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    assert statuses(Store(tmp_path / "b", plan)) == ["waiting"] * 4
+    assert statuses(store_at(tmp_path / "b", plan)) == ["waiting"] * 4
 
 
 def test_a_cell_that_somebody_is_just_taking_counts_as_open(tmp_path: Path, plan: Plan) -> None:
     """Its lease is held, its trial does not run yet: this worker has nothing to claim, and no reason to leave."""
-    store = Store(tmp_path, plan)
+    store = store_at(tmp_path, plan)
     store.enqueue()
     held = [Lease.take(tmp_path / "tiny" / cell.config_hash) for cell in plan.cells]
     assert store.claim() is None
-    assert store.someone_works()
+    assert store.any_open()
     for lease_ in held:
         assert lease_ is not None
         lease_.release()
@@ -275,14 +278,14 @@ def test_a_cell_that_somebody_is_just_taking_counts_as_open(tmp_path: Path, plan
 
 def test_cancelling_leaves_the_owner_on_another_machine_its_note(tmp_path: Path, plan: Plan) -> None:
     """Where locks are not seen across machines, only the note keeps a living owner from being taken for dead."""
-    store = Store(tmp_path, plan)
+    store = store_at(tmp_path, plan)
     store.enqueue()
     claim = store.claim()
     assert claim is not None
     claim.lease._lock.release()
     folder = store.folder / claim.cell.config_hash
     before = read_heartbeat(folder)
-    Store(tmp_path, plan).cancel([cell.config_hash for cell in plan.cells])
+    store_at(tmp_path, plan).cancel([cell.config_hash for cell in plan.cells])
     assert before is not None
     assert read_heartbeat(folder) is not None
     assert (folder / "cancel").exists()
@@ -292,13 +295,13 @@ def test_cancelling_leaves_the_owner_on_another_machine_its_note(tmp_path: Path,
 def test_a_lease_is_given_back_when_the_store_fails(
     tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Store(tmp_path, plan)
+    store = store_at(tmp_path, plan)
     store.enqueue()
     with monkeypatch.context() as patch:
         patch.setattr(store, "_start", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             store.claim()
-    claim = Store(tmp_path, plan)
+    claim = store_at(tmp_path, plan)
     claim.join()
     taken = claim.claim()
     assert taken is not None
@@ -307,7 +310,7 @@ def test_a_lease_is_given_back_when_the_store_fails(
 
 @pytest.mark.parametrize("state", ["COMPLETE", "FAIL"])
 def test_a_cell_that_another_tool_ended_is_read(tmp_path: Path, plan: Plan, state: str) -> None:
-    store = Store(tmp_path, plan)
+    store = store_at(tmp_path, plan)
     store.enqueue()
     other = optuna.load_study(study_name="tiny", storage=f"sqlite:///{tmp_path / 'optuna.db'}")
     ended = optuna.trial.TrialState[state]
@@ -320,9 +323,9 @@ def test_a_cell_that_another_tool_ended_is_read(tmp_path: Path, plan: Plan, stat
 def test_a_storage_elsewhere_knows_its_study_s_folder(tmp_path: Path, plan: Plan) -> None:
     """Two machines with a database in common and folders of their own would each take the other's cells for dead."""
     url = f"journal:{tmp_path / 'queue.journal'}"
-    Store(tmp_path / "here", plan, url).enqueue()
-    Store(tmp_path / "here", plan, url)
+    store_at(tmp_path / "here", plan, url).enqueue()
+    store_at(tmp_path / "here", plan, url)
     with pytest.raises(StudyError, match=r"there/tiny is not the folder that the study tiny runs in: all machines"):
-        Store(tmp_path / "there", plan, url)
+        store_at(tmp_path / "there", plan, url)
     shutil.copytree(tmp_path / "here", tmp_path / "moved")
-    Store(tmp_path / "moved", plan, url)
+    store_at(tmp_path / "moved", plan, url)

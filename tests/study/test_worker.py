@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,15 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from lina_lab.config import TrialConfig, to_dict
+from lina_lab.config import TrialConfig, from_stored, to_dict
 from lina_lab.records.result import TrialResult
-from lina_lab.records.runstore import CELL, KIND, STATUS, STUDY
-from lina_lab.study.errors import StudyError
+from lina_lab.records.runstore import CELL, CONFIG, KIND, STATUS, STUDY, config_from_tags
+from lina_lab.records.status import TrialStatus
 from lina_lab.study.grid import make_plan
-from lina_lab.study.store import Store
 from lina_lab.study.tracking import Tracker
 from lina_lab.study.versions import newest_version
-from tests.study.conftest import RESULT, Lab, raising, second_only
+from lina_lab.util.errors import StudyError
+from tests.study.conftest import RESULT, Lab, raising, second_only, store_at, workspace_at
 
 
 def test_every_cell_is_trained_once_and_recorded_everywhere(lab: Lab) -> None:
@@ -59,6 +60,21 @@ def test_the_children_belong_to_the_study_s_run(lab: Lab) -> None:
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["cells/done"] == 4
     assert "Does it run?" in parent.data.tags["mlflow.note.content"]
+
+
+def test_a_cell_s_run_holds_its_configuration_with_its_types_also_one_of_version_0_1_that_is_resumed(lab: Lab) -> None:
+    configs = {cell.config_hash: cell.config for cell in lab.plan.cells}
+    lab.behaviour = lambda config: raising(RuntimeError("once"))()
+    lab.run()
+    client = MlflowClient(f"sqlite:///{lab.runs / 'mlflow.db'}")
+    for run in lab.cell_runs():
+        client.delete_tag(run.info.run_id, CONFIG)
+    lab.behaviour = lambda config: RESULT
+    lab.run()
+    for run in lab.cell_runs():
+        stored = config_from_tags(run.data.tags)
+        assert stored is not None
+        assert from_stored(TrialConfig, stored) == configs[run.data.tags[CELL]]
 
 
 def test_optuna_s_own_tools_read_the_store(lab: Lab) -> None:
@@ -115,7 +131,7 @@ def study_metrics(lab: Lab) -> dict[str, float]:
 
 
 def test_a_cell_that_diverged_is_a_result(lab: Lab) -> None:
-    diverged = TrialResult(**{**vars(RESULT), "status": "diverged", "error": "the training loss is nan at step 3"})
+    diverged = replace(RESULT, status=TrialStatus.DIVERGED, error="the training loss is nan at step 3")
     lab.behaviour = second_only(lab.plan, lambda: diverged)
     assert lab.run().counts == {"done": 3, "diverged": 1}
     assert lab.record(1)["error"] == "the training loss is nan at step 3"
@@ -165,7 +181,7 @@ def test_a_changed_configuration_is_a_new_version_on_request(lab: Lab, tiny_stud
     for images in (128, 256, 128, 64):
         study, base = tiny_study()
         base["trainer"]["max_images"] = images
-        plans.append(newest_version(make_plan(study, base), lab.runs, None).study.name)
+        plans.append(newest_version(workspace_at(lab.runs, make_plan(study, base))).plan.study.name)
     assert plans == ["tiny-v2", "tiny-v3", "tiny-v2", "tiny"]
 
 
@@ -227,7 +243,7 @@ def test_a_folder_that_cannot_be_made_is_named(lab: Lab) -> None:
 def test_a_cell_in_other_hands_is_left_to_them_and_taken_over_when_they_are_gone(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = Store(lab.runs, lab.plan)
+    other = store_at(lab.runs, lab.plan)
     other.enqueue()
     theirs = other.claim()
     assert theirs is not None
@@ -250,7 +266,7 @@ def test_a_cell_in_other_hands_is_left_to_them_and_taken_over_when_they_are_gone
 
 def test_the_cell_of_a_dead_worker_is_not_left_to_the_last(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker looks for the dead between its cells too, not only when nothing waits."""
-    other = Store(lab.runs, lab.plan)
+    other = store_at(lab.runs, lab.plan)
     other.enqueue()
     theirs = other.claim()
     assert theirs is not None
@@ -291,7 +307,7 @@ def test_a_tracking_store_that_stays_away_stops_the_study_and_costs_no_training(
 
 def test_a_worker_that_joins_queues_nothing_and_takes_the_costliest_first(lab: Lab) -> None:
     assert lab.run(joins=True).counts == {"waiting": 4}
-    Store(lab.runs, lab.plan).enqueue()
+    store_at(lab.runs, lab.plan).enqueue()
     assert lab.run(joins=True).counts == {"done": 4}
     sizes = [
         next(c.config.model.dim for c in lab.plan.cells if c.config_hash == config_hash) for config_hash in lab.trained
@@ -307,7 +323,7 @@ def test_the_table_so_far_is_on_the_study_s_run(lab: Lab, tiny_study: Any) -> No
         if config == lab.plan.cells[0].config:
             raise RuntimeError("planted")
         metrics = RESULT.metrics | {"val/loss_ema": next(values, 0.5)}
-        return TrialResult(**{**vars(RESULT), "metrics": metrics})
+        return replace(RESULT, metrics=metrics)
 
     lab.behaviour = behaviour
     lab.run()
@@ -315,7 +331,7 @@ def test_the_table_so_far_is_on_the_study_s_run(lab: Lab, tiny_study: Any) -> No
     parent = lab.cell_runs()[0].data.tags["mlflow.parentRunId"]
     path = Path(client.download_artifacts(parent, "table.md"))
     rows = [[part.strip() for part in line.split("|")[1:-1]] for line in path.read_text().splitlines()]
-    assert rows[0][2:] == ["cells", "val/loss_ema mean", "val/loss_ema sd"]
+    assert rows[0][2:] == ["cells", "val/loss_ema mean", "val/loss_ema std"]
     assert rows[2:4] == [
         ["division", "8", "1 failed, 1 done", "0.4000", "nan"],
         ["division", "16", "2 done", "0.2000", "0.1414"],

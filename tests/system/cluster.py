@@ -1,4 +1,4 @@
-"""A SLURM cluster of Debian's packages: a controller, and a node on each host of a network."""
+"""A SLURM cluster from Debian's packages: a controller, and a node on each host of a network."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 class Cluster:
-    """The cluster's commands are run on the controller's host."""
+    """A running cluster; its commands run on the controller's host."""
 
     def __init__(self, net: Network, folder: Path) -> None:
         self.net, self.folder = net, folder
@@ -54,7 +54,7 @@ class Cluster:
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
 
     def run(self, *command: str) -> str:
-        """What a command says."""
+        """The output of a command."""
         done = subprocess.run(
             ["ip", "netns", "exec", self.net.switch, *command],
             env={**os.environ, **self.environment},
@@ -86,7 +86,7 @@ class Cluster:
             time.sleep(0.2)
 
     def start_node(self, number: int) -> None:
-        """Start a node's daemon again."""
+        """Restart a node's daemon."""
         self._daemon(self.net.host(number), "slurmd", "-N", self.net.host(number))
 
     def _daemon(self, host: str, *command: str) -> None:
@@ -113,7 +113,7 @@ class Cluster:
 
 @contextmanager
 def cluster(net: Network, folder: Path) -> Iterator[Cluster]:
-    """A cluster over a network's hosts."""
+    """Start a cluster on the hosts of a network."""
     missing = [name for name in NEEDED if shutil.which(name) is None]
     if missing:
         pytest.skip(f"a cluster needs {', '.join(missing)} (Debian: slurmctld slurmd slurm-client munge)")

@@ -1,4 +1,4 @@
-"""Machines as network namespaces: each with an address, a name and links of its own, on one file system."""
+"""Machines as network namespaces, each with its own address, name and links, on one file system."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ NEEDED = ("ip", "unshare", "tc")
 
 
 def skip_where_there_can_be_none() -> None:
-    """Skip, saying why, without root or the tools."""
+    """Skip the test without root or the tools."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     missing = [name for name in NEEDED if shutil.which(name) is None]
@@ -62,16 +62,16 @@ class Network:
         return process
 
     def link(self, number: int, state: str) -> None:
-        """Cut a host's link ("down"), or mend it ("up")."""
+        """Cut a host's link ("down"), or restore it ("up")."""
         _ip("-n", self.switch, "link", "set", f"p{number}", state)
 
     def slow(self, number: int, megabits: int) -> None:
-        """Let a host send so many megabits a second, and no more."""
+        """Limit what a host sends, in megabits a second."""
         limit = ["tbf", "rate", f"{megabits}mbit", "burst", "16kb", "latency", "400ms"]
         _ip("netns", "exec", self.host(number), "tc", "qdisc", "add", "dev", "eth0", "root", *limit)
 
     def as_new(self) -> None:
-        """No process, no delay, no link that is cut."""
+        """End all processes, and restore all links."""
         for number in range(1, self.count + 1):
             self.kill(self.host(number))
             self.link(number, "up")
@@ -84,7 +84,7 @@ class Network:
         self.started.clear()
 
     def kill(self, host: str) -> None:
-        """Kill all that runs on a host, at once."""
+        """Kill all processes of a host at once."""
         found = subprocess.run(["ip", "netns", "pids", host], check=True, capture_output=True, text=True).stdout.split()
         for number in map(int, found):
             if psutil.pid_exists(number):
@@ -100,7 +100,7 @@ def _ip(*arguments: str) -> None:
 
 @contextmanager
 def network(prefix: str, subnet: str, count: int) -> Iterator[Network]:
-    """Such machines, for as long as they are needed."""
+    """Make the machines, and remove them at the end."""
     skip_where_there_can_be_none()
     # Names are once on a machine, whoever else tests there.
     lock = FileLock(Path(tempfile.gettempdir()) / f"lina_lab-network-{prefix}.lock", timeout=1200)

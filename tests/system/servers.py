@@ -15,7 +15,7 @@ from tests.system.conftest import wait_for
 
 
 def answers(uri: str) -> bool:
-    """Whether an MLflow server is up; one that has just begun to listen may take long over its first answers."""
+    """Whether an MLflow server is up; its first answers may take long."""
     try:
         return requests.get(f"{uri}/health", timeout=5).ok
     except (requests.ConnectionError, requests.Timeout):
@@ -23,7 +23,7 @@ def answers(uri: str) -> bool:
 
 
 class Server:
-    """An MLflow server that can be stopped and started again."""
+    """An MLflow server that can be stopped and restarted."""
 
     def __init__(self, folder: Path, port: int = 5071, address: str = "127.0.0.1", prefix: Sequence[str] = ()) -> None:
         self.folder, self.port, self.address, self.prefix = folder, port, address, prefix
@@ -60,7 +60,7 @@ class Server:
 
 @contextmanager
 def database(folder: Path, port: int, address: str = "127.0.0.1", prefix: Sequence[str] = ()) -> Iterator[str]:
-    """URL of a PostgreSQL server. It does not run as root; `prefix` starts it elsewhere."""
+    """The URL of a PostgreSQL server, which does not run as root; `prefix` starts it on another host."""
     programs = max(Path("/usr/lib/postgresql").glob("*/bin"))
     data = folder / "data"
     for parent in (folder, *folder.parents):

@@ -1,4 +1,4 @@
-"""Faults, injected for real: in the end everything is as if nothing had happened."""
+"""Real faults: after them every result is as without them."""
 
 import shutil
 import signal
@@ -24,7 +24,7 @@ LONG = {
     "study": STUDY | {"axes": {"size": {"model.dim": [8, 16]}}},
     "trainer": {"max_images": 1600, "val_every_images": 320},
 }
-"""Two cells of a hundred steps, a checkpoint each twenty."""
+"""Two cells of a hundred steps, with a checkpoint every twenty."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Losses:
 
 
 def ends_as_if_nothing_had_happened(place: Place, undisturbed: Losses) -> str:
-    """The same command once more: each cell done, one run each, with the curves of an undisturbed study."""
+    """Run the same command again: each cell is done, has one run, and the curves of an undisturbed study."""
     code, out, err = place.study()
     assert (code, err) == (0, "")
     assert set(place.states().values()) == {"done"}
@@ -46,7 +46,7 @@ def ends_as_if_nothing_had_happened(place: Place, undisturbed: Losses) -> str:
 
 
 def killed_behind_the_second_checkpoint(place: Place) -> Path:
-    """Run the study, kill it when its first cell has two checkpoints; returns the newest."""
+    """Run the study, and kill it when its first cell has two checkpoints; returns the newest."""
     process = place.start("-m", "lina_lab.run", "study=tiny")
     folder = place.folder / "runs/tiny"
     wait_for(lambda: len(list(folder.glob("*/step-*.ckpt"))) >= 2)
@@ -145,20 +145,23 @@ import yaml
 from lina_lab.config import StudyConfig, PathsConfig, TrialConfig, from_dict, to_dict
 from lina_lab.study.grid import make_plan
 from lina_lab.study.store import Store
-from lina_lab.study.worker import make_tracker
+from lina_lab.records.status import CellStatus
+from lina_lab.study.tracking import Tracker
+from lina_lab.study.workspace import Workspace
 
 study, trial, folder = yaml.safe_load(sys.stdin.read())
 plan = make_plan(from_dict(StudyConfig, study), to_dict(from_dict(TrialConfig, trial)))
 
 def work(barrier, taken, runs):
     barrier.wait()
-    store = Store(runs, plan)
+    workspace = Workspace.of(plan, PathsConfig(runs=str(runs)))
+    store = Store(workspace)
     store.enqueue()
     with store.setup():
-        make_tracker(plan, PathsConfig(runs=str(runs)))
+        Tracker.open(workspace)
     while (claim := store.claim()) is not None:
         taken.put(claim.cell.config_hash)
-        store.end(claim, "done", values=[1.0])
+        store.end(claim, CellStatus.DONE, values=[1.0])
 
 context = multiprocessing.get_context("fork")
 for number in range(int(sys.argv[1])):

@@ -1,7 +1,8 @@
-"""Several processes that train one cell: the same result from any layout, and after anything that befalls them."""
+"""Several processes that train one cell: the same result from any layout, and after any failure."""
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -15,8 +16,7 @@ import torch
 import yaml
 
 from lina_lab.config import ResourcesConfig, TrialConfig, to_dict
-from lina_lab.launch.contract import GroupError
-from lina_lab.launch.group import GroupLaunch
+from lina_lab.launch.group import GroupError, GroupLaunch
 from lina_lab.launch.torchrun import OneMachine
 from lina_lab.records.result import TrialResult
 from lina_lab.training.checkpoints import newest
@@ -28,19 +28,19 @@ LOSSES = ("train/loss", "val/loss_raw", "val/loss_ema")
 
 
 def steady(tiny: Tiny, **changes: Any) -> TrialConfig:
-    """A trial in which rounding stays what it is; under division the smallest widths amplify it."""
+    """A trial that does not amplify rounding; under division the smallest widths do."""
     attention = {"attention": {"normalization": "subtraction"}}
     sections = {"model": attention, "data": {"val_images": 50}, "trainer": {"max_images": 160, "val_every_images": 80}}
     return tiny(**{**sections, **changes})
 
 
-def train(config: TrialConfig, folder: Path, told: list[str] | None = None, **resources: Any) -> TrialResult:
+def train(config: TrialConfig, folder: Path, lines: list[str] | None = None, **resources: Any) -> TrialResult:
     """Train by a group on this machine."""
     folder.mkdir(exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
     layout = ResourcesConfig(timeout_seconds=60, **resources)
-    launch = GroupLaunch(OneMachine(), layout, ([] if told is None else told).append)
-    return launch(config, folder, tracking=None, report=lambda images, loss: None)  # type: ignore[arg-type]
+    launch = GroupLaunch(OneMachine(), layout, ([] if lines is None else lines).append)
+    return launch(config, folder, tracking=None, report=lambda progress: None)
 
 
 def alone(config: TrialConfig, folder: Path) -> TrialResult:
@@ -62,7 +62,7 @@ def assert_same(one: TrialResult, other: TrialResult) -> None:
 
 
 def test_images_are_judged_alike_by_any_number_of_ranks(tiny: Tiny, tmp_path: Path) -> None:
-    """Their pixels' distance; and on captioned shapes, whether they are what is asked for. 31 images on 2 ranks.
+    """The FID of their pixels; on captioned shapes, whether they match. 31 images on 2 ranks.
 
     With sharded weights, which have to be gathered for it; whole ones are where they are needed.
     """
@@ -98,7 +98,7 @@ def test_any_layout_gives_the_losses_of_one_process(tiny: Tiny, tmp_path: Path, 
 
 
 def test_a_checkpoint_goes_on_with_any_number_of_ranks(tiny: Tiny, tmp_path: Path) -> None:
-    """By 2 ranks, by 4 with sharded weights, more than the last batch of validation has images, and by 1."""
+    """Trained by 2 ranks, by 4 with sharded weights (more than the last validation batch has images), and by 1."""
     config = steady(tiny, data={"val_images": 42}, trainer={"max_images": 240, "val_every_images": 80})
     whole = alone(config, tmp_path / "whole")
     parts = [replace(config, trainer=replace(config.trainer, max_images=images)) for images in (80, 160)]
@@ -114,7 +114,7 @@ def test_a_checkpoint_goes_on_with_any_number_of_ranks(tiny: Tiny, tmp_path: Pat
 
 
 def acts_on(folder: Path, images: int, action: Callable[[dict[str, Any]], None]) -> threading.Thread:
-    """Does something, once, when the group in a folder has seen so many images; told what rank 1 says of itself."""
+    """Call `action` with the note of rank 1, once the group in a folder has seen so many images."""
 
     def watch() -> None:
         deadline = time.monotonic() + 120
@@ -151,24 +151,24 @@ def _merged(base: dict[str, Any], sections: dict[str, Any]) -> dict[str, Any]:
 def test_a_group_that_loses_a_rank_or_is_asked_to_leave_goes_on_to_the_same_end(
     undisturbed: tuple[TrialConfig, TrialResult, dict[str, torch.Tensor]], tmp_path: Path, how: str
 ) -> None:
-    """One rank is killed, or told; the group starts again. Asked to leave it loses no step."""
+    """One rank is killed or preempted; the group is restarted. On preemption no step is lost."""
     config, whole, expected = undisturbed
     number = signal.SIGKILL if how == "kill" else signal.SIGUSR2
     acts_on(tmp_path, 1400, lambda note: os.kill(note["pid"], number))
-    told: list[str] = []
-    result = train(config, tmp_path, told, devices=2)
+    lines: list[str] = []
+    result = train(config, tmp_path, lines, devices=2)
     assert {name: result.metrics[name] for name in LOSSES} == {name: whole.metrics[name] for name in LOSSES}
     found = weights(tmp_path)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert result.problems == tuple(told)
+    assert result.problems == tuple(lines)
     assert result.resumed_at is not None
     host = os.uname().nodename
     if how == "kill":
-        assert told == [f"the group was started again: rank 1 on {host} was killed by SIGKILL"]
+        assert lines == [f"the group was restarted: rank 1 on {host} was killed by SIGKILL"]
         assert result.resumed_at == 75
     else:
-        assert len(told) == 1
-        assert told[0].startswith("the group was started again: asked to make room at step ")
+        assert len(lines) == 1
+        assert re.match(r"the group was restarted: .* at step \d+", lines[0])
         assert result.resumed_at > 1400 / 16
 
 
@@ -188,12 +188,12 @@ def test_a_group_is_cancelled_and_diverges_on_all_ranks_at_once(tiny: Tiny, tmp_
         assert states == ["ended", "ended"]
 
 
-def test_an_error_of_a_rank_is_told_and_not_tried_again(tiny: Tiny, tmp_path: Path) -> None:
-    told: list[str] = []
+def test_an_error_of_a_rank_is_raised_and_not_retried(tiny: Tiny, tmp_path: Path) -> None:
+    lines: list[str] = []
     config = tiny(data={"name": "latents", "path": str(tmp_path / "nowhere")})
     with pytest.raises(GroupError, match=r"rank [01] on .*: ValueError: .*train_latents.npy is not an array") as caught:
-        train(config, tmp_path / "cell", told, devices=2)
-    assert told == []
+        train(config, tmp_path / "cell", lines, devices=2)
+    assert lines == []
     assert "Traceback" in "".join(caught.value.__notes__)
     for rank in (0, 1):
         assert "attempt" in (tmp_path / f"cell/logs/rank-{rank}.log").read_text()
@@ -204,7 +204,7 @@ def test_a_group_that_dies_each_time_is_given_up(tiny: Tiny, tmp_path: Path, mon
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal, sys\nif os.environ.get('RANK') == '1': os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    told: list[str] = []
+    lines: list[str] = []
     with pytest.raises(GroupError, match=r"rank 1 on .* was killed by SIGKILL"):
-        train(steady(tiny), tmp_path / "cell", told, devices=2, max_restarts=1)
-    assert len(told) == 1
+        train(steady(tiny), tmp_path / "cell", lines, devices=2, max_restarts=1)
+    assert len(lines) == 1

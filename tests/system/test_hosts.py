@@ -1,4 +1,4 @@
-"""Two machines at one study: one model over both, and whatever befalls a machine or the link between them."""
+"""One model over two machines, and failures of a machine or of the link between them."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def net(machines: Network) -> Iterator[Network]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Losses:
-    """By one process."""
+    """Losses of one process."""
     place = make_place(tmp_path_factory.mktemp("undisturbed"), **TWO_CELLS)
     code, _, err = place.study()
     assert (code, err) == (0, "")
@@ -63,7 +63,7 @@ def ended(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, st
 
 
 def assert_as_if_undisturbed(place: Place, undisturbed: Losses, cells: int = 1) -> None:
-    """Each cell done, in one run, with one process' curve and no step twice."""
+    """Each cell is done, in one run, with the curve of one process and no step twice."""
     assert set(place.states().values()) == {"done"}
     assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"] * cells
     losses = place.losses()
@@ -76,7 +76,7 @@ def assert_as_if_undisturbed(place: Place, undisturbed: Losses, cells: int = 1) 
 
 
 def when_at_work(place: Place, images: int, action: Callable[[Path], None]) -> threading.Thread:
-    """Does something to the first cell's group once it has seen so many images."""
+    """Call an action once the group of the first cell has seen so many images."""
 
     def watch() -> None:
         deadline = time.monotonic() + 120
@@ -95,7 +95,7 @@ def when_at_work(place: Place, images: int, action: Callable[[Path], None]) -> t
 
 @pytest.mark.parametrize("fault", ["slow", "host", "link"])
 def test_two_machines_train_as_one(tmp_path: Path, net: Network, undisturbed: Losses, fault: str) -> None:
-    """All of the second machine is killed, and comes back; the link is cut for 25 s, or slow."""
+    """All processes of the second machine are killed, and it comes back; the link is cut for 25 s, or slow."""
     place = make_place(tmp_path, **TWO_CELLS)
     cells = [] if fault == "slow" else ["model.dim=16"]
     one, two = (net.start(net.host(i), command(net, *cells), tmp_path) for i in (1, 2))
@@ -117,11 +117,11 @@ def test_two_machines_train_as_one(tmp_path: Path, net: Network, undisturbed: Lo
     striking.join()
     assert (code, err) == (0, ""), out
     follower = again[0] if again else two
-    code, told, err = ended(follower, 30)
-    assert (code, err) == (0, ""), told
-    assert told.splitlines() == [f"following {net.address(1)}:{RENDEZVOUS}", "the study has ended"]
+    code, shown, err = ended(follower, 30)
+    assert (code, err) == (0, ""), shown
+    assert shown.splitlines() == [f"following {net.address(1)}:{RENDEZVOUS}", "the study has ended"]
     assert_as_if_undisturbed(place, undisturbed, cells=1 if cells else 2)
-    restarts = [line for line in out.splitlines() if line.startswith("the group was started again")]
+    restarts = [line for line in out.splitlines() if line.startswith("the group was restarted")]
     sentences = {
         "slow": None,
         "host": "rank 1 on lh2 was lost",
@@ -136,7 +136,7 @@ def test_two_machines_train_as_one(tmp_path: Path, net: Network, undisturbed: Lo
         assert hosts == {"lh1", "lh2"}
 
 
-def test_a_leader_that_is_killed_and_started_again_finds_its_follower(
+def test_a_leader_that_is_killed_and_restarted_finds_its_follower(
     tmp_path: Path, net: Network, undisturbed: Losses
 ) -> None:
     place = make_place(tmp_path, **TWO_CELLS)
@@ -171,13 +171,13 @@ def test_ctrl_c_at_the_leader_saves_the_state_and_sends_the_follower_home(
     ("first", "second", "sentence"),
     [
         (None, (), "has not reached 10.78.1.1:29500 for 6 s: see that the same command runs there"),
-        ((), ("seed=1",), "lh2 was not given what lh1 was: cells is 2 ("),
+        ((), ("seed=1",), "lh2 does not run what lh1 runs: cells is 2 ("),
         ((), ("paths.runs=elsewhere",), "lh2 does not see the folder of runs that lh1 writes to"),
         ((), ("study.resources.accelerator=gpu",), "study.resources.accelerator=gpu: lh2 has no GPU"),
     ],
     ids=["no leader", "seed", "folder", "gpu"],
 )
-def test_what_the_machines_were_told_is_refused_with_the_host_and_the_cause(
+def test_machines_that_disagree_are_refused_with_the_host_and_the_cause(
     tmp_path: Path, net: Network, first: tuple[str, ...] | None, second: tuple[str, ...] | None, sentence: str
 ) -> None:
     make_place(tmp_path, **TWO_CELLS)
@@ -210,12 +210,12 @@ def test_a_port_that_is_taken_and_another_version_of_the_code_are_refused(tmp_pa
         file.write("# another version\n")
     one = net.start(net.host(1), command(net, patience), tmp_path)
     two = net.start(net.host(2), command(net, patience), tmp_path, {"PYTHONPATH": str(tmp_path / "copy")})
-    assert "lh2 was not given what lh1 was: lina_lab is " in ended(two)[2]
-    assert "(lh2 was not given what lh1 was: lina_lab is " in ended(one)[2]
+    assert "lh2 does not run what lh1 runs: lina_lab is " in ended(two)[2]
+    assert "(lh2 does not run what lh1 runs: lina_lab is " in ended(one)[2]
 
 
 def test_workers_on_two_machines_share_a_study(tmp_path: Path, net: Network) -> None:
-    """PostgreSQL and an MLflow server on a third one; every cell once."""
+    """PostgreSQL and an MLflow server run on a third machine; every cell is done once."""
     place = make_place(tmp_path, trainer={"max_images": 160, "val_every_images": 80})
     there, prefix = f"{net.subnet}.254", ["ip", "netns", "exec", net.switch]
     (tmp_path / "database").mkdir()

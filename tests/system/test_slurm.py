@@ -1,4 +1,4 @@
-"""Cells as jobs of a SLURM cluster, and what befalls jobs and nodes."""
+"""Cells as jobs of a SLURM cluster, and failures of jobs and nodes."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ Strike = Callable[[Path, str], object]
 
 
 class Striker:
-    """Does things to a cell's job, each when it has seen so many images; told the cell's folder and the job."""
+    """Call actions with the cell's folder and the job, each once the cell has seen so many images."""
 
     def __init__(self, place: Place, *strikes: tuple[int, Strike]) -> None:
         self.folder, self.strikes = place.folder / "runs/tiny", list(strikes)
@@ -62,7 +62,7 @@ class Striker:
 
 
 def test_a_cell_of_two_nodes_whatever_befalls_its_jobs(tmp_path: Path, slurm: Cluster) -> None:
-    """The first is cancelled by hand, the second preempted; then a node is lost."""
+    """The first job is cancelled by hand, the second preempted; then a node is lost."""
     place, reference = make_place(tmp_path / "slurm", **CELLS), make_place(tmp_path / "here", **CELLS)
     code, _, err = reference.study("model.dim=16")
     assert (code, err) == (0, "")
@@ -124,7 +124,7 @@ def test_a_job_outlives_the_process_that_submitted_it_and_is_found_again(tmp_pat
     assert first.returncode == -9
     out, err = start(slurm, place, "model.dim=16").communicate(timeout=120)
     assert err == "", out
-    assert "goes on with job" in out
+    assert "continues with job" in out
     assert "tiny: 1 done" in out
     assert len(list(place.folder.glob("runs/tiny/*/logs/slurm/*_submission.sh"))) == 1
     assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"]
@@ -140,7 +140,7 @@ def test_what_slurm_does_not_take_is_said_before_anything_runs(tmp_path: Path, s
 
 
 def test_several_jobs_at_once(tmp_path: Path, slurm: Cluster) -> None:
-    """`workers=2`: two jobs of one node each, side by side; all cells are done once, and nothing befalls them."""
+    """`workers=2`: two jobs of one node each at once; all cells are done once."""
     place = make_place(tmp_path, **CELLS | {"trainer": {"max_images": 1600, "val_every_images": 1600}})
     process = start(slurm, place, "study.resources.nodes=1", "workers=2")
     most = 0

@@ -1,4 +1,4 @@
-"""A study whose cells are trained by groups of processes of one machine, and what befalls the process that leads."""
+"""A study whose cells are trained by groups of processes of one machine, and failures of the launcher."""
 
 import json
 import signal
@@ -51,7 +51,7 @@ def images(place: Place) -> int:
 def test_no_rank_outlives_the_process_that_leads_and_the_same_command_goes_on(
     tmp_path: Path, undisturbed: Losses, how: signal.Signals, code: int
 ) -> None:
-    """Asked to stop, a group saves its state first; killed, it is back at the last validation."""
+    """On SIGTERM a group saves its state first; after SIGKILL it resumes at the last validation."""
     place = make_place(tmp_path, **ONE_CELL)
     process = place.start("-m", "lina_lab.run", "study=tiny", *GROUPS)
     wait_for(lambda: images(place) > 600)

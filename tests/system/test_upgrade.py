@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from lina_lab.analysis.load.runs import read_study
+
 from tests.conftest import DATA
 
 STORE = DATA / "runs_0_1_0"

@@ -1,4 +1,4 @@
-"""Several workers at one study, and what befalls them: nothing is lost, and nothing done twice."""
+"""Several workers of one study, and their failures: no cell is lost, and none is done twice."""
 
 import random
 import signal
@@ -20,7 +20,7 @@ MANY = {"study": STUDY | {"seeds": list(range(6))}, **SHORT, "sampling": {"image
 
 
 def workers_of(pool: psutil.Process) -> list[psutil.Process]:
-    """Worker processes, without those that work for them."""
+    """Worker processes, without their own children."""
     found = []
     for child in pool.children():
         # One may end between two looks at it.
@@ -32,7 +32,7 @@ def workers_of(pool: psutil.Process) -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[int, float]]]:
-    """Losses of the many cells, one worker, nothing in its way."""
+    """Losses of the many cells, by one worker, without failures."""
     place = make_place(tmp_path_factory.mktemp("undisturbed"), **MANY)
     code, _, err = place.study()
     assert (code, err) == (0, "")
@@ -88,7 +88,7 @@ def test_a_pool_that_is_stopped_stops_its_workers_and_goes_on(tmp_path: Path) ->
 
 
 def test_a_second_command_joins(tmp_path: Path) -> None:
-    """Two commands at once share the cells; one that has nothing to do waits for what the other is at."""
+    """Two commands at once share the cells; one without a cell waits for the other's."""
     place = make_place(tmp_path)
     both = [place.start("-m", "lina_lab.run", "study=tiny") for _ in range(2)]
     outs = [process.communicate(timeout=300) for process in both]

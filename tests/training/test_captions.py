@@ -21,6 +21,8 @@ from lina_lab.data.modules.shapes import HELD_OUT, ShapesDataModule
 from lina_lab.data.scenes import draw, scene
 from lina_lab.data.text import load_text_encoder
 from lina_lab.model import LINA
+from lina_lab.records.result import Progress
+from lina_lab.records.runstore import TrackingRun
 from lina_lab.study.grid import make_plan
 from lina_lab.training.callbacks import captions as captions_module
 from lina_lab.training.callbacks.captions import METRIC, SHUFFLED, shuffled
@@ -132,7 +134,7 @@ def test_it_is_measured_at_stated_budgets_and_is_no_part_of_training(tiny: Tiny,
         client = MlflowClient(uri)
         run = client.create_run(client.create_experiment("x")).info.run_id
         config = t2i(tiny, trainer=trainer, sampling=sampling)
-        results[name] = run_trial(config, tmp_path / name, tracking=(uri, run))
+        results[name] = run_trial(config, tmp_path / name, tracking=TrackingRun(uri=uri, run_id=run))
         steps[name] = [point.step for point in client.get_metric_history(run, METRIC)]
     assert steps == {"with": [32, 64], "without": []}
     assert {METRIC, SHUFFLED} <= results["with"].metrics.keys()
@@ -201,8 +203,8 @@ def test_an_interrupted_trial_has_the_scores_of_an_undisturbed_one(tiny: Tiny, t
         if name == "broken":
             requests = StopSignals()
 
-            def ask(images: int, loss: float, requests: StopSignals = requests) -> None:
-                if images == 32:
+            def ask(progress: Progress, requests: StopSignals = requests) -> None:
+                if progress.images == 32:
                     requests.leave = True
 
             assert run_trial(config, folder, report=ask, requests=requests).status == "preempted"

@@ -7,6 +7,7 @@ import pytest
 from mlflow import MlflowClient
 
 from lina_lab.config import StudyConfig, TrialConfig, from_dict, to_dict
+from lina_lab.records.runstore import TrackingRun
 from lina_lab.study.grid import make_plan
 from lina_lab.training.callbacks.fid import METRICS
 from lina_lab.training.trial import run_trial
@@ -24,7 +25,7 @@ def trained(config: TrialConfig, folder: Path) -> tuple[dict[str, float], list[t
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     client = MlflowClient(uri)
     run = client.create_run(client.create_experiment("x")).info.run_id
-    result = run_trial(config, folder, tracking=(uri, run))
+    result = run_trial(config, folder, tracking=TrackingRun(uri=uri, run_id=run))
     return result.metrics, [(point.step, point.value) for point in client.get_metric_history(run, METRIC)]
 
 

@@ -16,6 +16,7 @@ from lina_lab.config import ResourcesConfig, TrialConfig
 from lina_lab.data.order import HeldOutBatches, RankLayout, StepBatches
 from lina_lab.model import LINA, sample_step_inputs
 from lina_lab.model.inputs import IMAGES_PER_GENERATOR
+from lina_lab.records.result import Progress
 from lina_lab.training.callbacks.consistency import (
     FETCH,
     TRAIN,
@@ -107,7 +108,7 @@ def test_the_sum_of_portions_is_the_step(tiny: Tiny, tmp_path: Path) -> None:
             config,
             tmp_path / name,
             resources=ResourcesConfig(accumulate_grad_batches=accumulate_grad_batches),
-            report=lambda images, loss, name=name: losses[name].append((images, loss)),  # type: ignore[misc]
+            report=lambda progress, name=name: losses[name].append((progress.images, progress.loss)),  # type: ignore[misc]
         )
         assert result.steps == 4
     assert [images for images, _ in losses["portions"]] == [images for images, _ in losses["whole"]]
@@ -130,9 +131,9 @@ def test_asked_to_leave_a_trial_saves_its_state_and_goes_on_from_that_step(tiny:
     whole = run_trial(config, tmp_path / "whole", resources=layout)
     requests, seen = StopSignals(), []
 
-    def report(images: int, loss: float) -> None:
-        seen.append((images, loss))
-        requests.leave = images == 96
+    def report(progress: Progress) -> None:
+        seen.append((progress.images, progress.loss))
+        requests.leave = progress.images == 96
 
     first = run_trial(config, tmp_path / "parts", resources=layout, report=report, requests=requests)
     assert (first.status, first.steps, first.error) == ("preempted", 7, "asked to make room at step 7")
@@ -150,8 +151,8 @@ def test_asked_to_leave_a_trial_saves_its_state_and_goes_on_from_that_step(tiny:
 def test_asked_to_leave_at_the_last_step_it_ends_instead(tiny: Tiny, tmp_path: Path) -> None:
     requests = StopSignals()
 
-    def report(images: int, loss: float) -> None:
-        requests.leave = images == 48
+    def report(progress: Progress) -> None:
+        requests.leave = progress.images == 48
 
     assert run_trial(tiny(), tmp_path, report=report, requests=requests).status == "done"
 

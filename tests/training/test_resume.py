@@ -10,7 +10,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from lina_lab.config import TrialConfig
-from lina_lab.records.result import TrialResult
+from lina_lab.records.result import Progress, TrialResult
+from lina_lab.records.runstore import TrackingRun
 from lina_lab.training.checkpoints import newest
 from lina_lab.training.mlflow_buffer import deliver_unsent
 from lina_lab.training.mlflow_logger import BufferedMLflowLogger
@@ -26,12 +27,12 @@ class KilledError(RuntimeError):
 
 
 def run(
-    config: TrialConfig, folder: Path, *, kill_at: int | None = None, tracking: tuple[str, str] | None = None
+    config: TrialConfig, folder: Path, *, kill_at: int | None = None, tracking: TrackingRun | None = None
 ) -> TrialResult:
     folder.mkdir(exist_ok=True)
 
-    def report(images: int, loss: float) -> None:
-        if kill_at is not None and images == 16 * kill_at:
+    def report(progress: Progress) -> None:
+        if kill_at is not None and progress.images == 16 * kill_at:
             raise KilledError
 
     return run_trial(config, folder, report=report, tracking=tracking)
@@ -63,21 +64,21 @@ def assert_same_state(one: object, other: object, where: str = "") -> None:
 
 
 @pytest.fixture
-def tracked(tmp_path: Path) -> Callable[[], tuple[str, str]]:
+def tracked(tmp_path: Path) -> Callable[[], TrackingRun]:
     """Makes runs in one MLflow store."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = MlflowClient(uri)
     experiment = client.create_experiment("one")
-    return lambda: (uri, client.create_run(experiment).info.run_id)
+    return lambda: TrackingRun(uri=uri, run_id=client.create_run(experiment).info.run_id)
 
 
-def curve(tracking: tuple[str, str], name: str) -> list[tuple[int, float]]:
-    return [(point.step, point.value) for point in MlflowClient(tracking[0]).get_metric_history(tracking[1], name)]
+def curve(tracking: TrackingRun, name: str) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in MlflowClient(tracking.uri).get_metric_history(tracking.run_id, name)]
 
 
 @pytest.mark.parametrize("kills", [[2], [4], [3, 7], [5, 5, 9], [10]], ids=str)
 def test_interrupted_and_resumed_equals_uninterrupted(
-    tiny: Tiny, tmp_path: Path, tracked: Callable[[], tuple[str, str]], kills: list[int]
+    tiny: Tiny, tmp_path: Path, tracked: Callable[[], TrackingRun], kills: list[int]
 ) -> None:
     """Weights, averages, optimizer, schedule, result and curves, bit for bit, wherever it was killed."""
     config = tiny(trainer=LONG, optimizer={"warmup_images": 100})
@@ -177,7 +178,7 @@ class Away:
 
 
 def test_training_goes_on_while_the_store_is_away(
-    tiny: Tiny, tmp_path: Path, tracked: Callable[[], tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, tmp_path: Path, tracked: Callable[[], TrackingRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracking, undisturbed = tracked(), tracked()
     run(tiny(trainer=LONG), tmp_path / "other", tracking=undisturbed)
@@ -192,7 +193,7 @@ def test_training_goes_on_while_the_store_is_away(
 def test_metrics_reach_the_store_when_it_is_back(
     tiny: Tiny,
     tmp_path: Path,
-    tracked: Callable[[], tuple[str, str]],
+    tracked: Callable[[], TrackingRun],
     monkeypatch: pytest.MonkeyPatch,
     kill_at: int | None,
 ) -> None:
@@ -211,14 +212,14 @@ def test_metrics_reach_the_store_when_it_is_back(
         (tmp_path / "trial" / "unsent.jsonl").unlink()  # a killed process writes none
         run(config, tmp_path / "trial", tracking=tracking)
     else:
-        deliver_unsent(MlflowClient(tracking[0]), tracking[1], tmp_path / "trial")
-        deliver_unsent(MlflowClient(tracking[0]), tracking[1], tmp_path / "trial")
+        deliver_unsent(MlflowClient(tracking.uri), tracking.run_id, tmp_path / "trial")
+        deliver_unsent(MlflowClient(tracking.uri), tracking.run_id, tmp_path / "trial")
     for name in ("train/loss", "val/loss_ema"):
         assert curve(tracking, name) == curve(undisturbed, name)
 
 
 def test_a_trial_that_is_killed_behind_its_last_checkpoint_loses_no_metric(
-    tiny: Tiny, tmp_path: Path, tracked: Callable[[], tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, tmp_path: Path, tracked: Callable[[], TrackingRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is left to train, and what waits in the checkpoint reaches the store."""
     config, tracking, undisturbed = tiny(trainer=LONG), tracked(), tracked()

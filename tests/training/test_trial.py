@@ -15,6 +15,7 @@ from torch.optim.swa_utils import get_ema_avg_fn
 from lina_lab.config import ResourcesConfig, TrialConfig, to_dict
 from lina_lab.model import LINA
 from lina_lab.model.masking import num_masked, stratified_mask_ratios
+from lina_lab.records.result import Progress
 from lina_lab.training.checkpoints import newest
 from lina_lab.training.module import LinaModule, parameter_groups
 from lina_lab.training.trial import peak_memory_mib, run_trial
@@ -27,7 +28,7 @@ def losses_of(config: TrialConfig, folder: Path) -> list[tuple[int, float]]:
     """Images seen and loss behind each step."""
     seen: list[tuple[int, float]] = []
     folder.mkdir(exist_ok=True)
-    run_trial(config, folder, report=lambda images, loss: seen.append((images, loss)))
+    run_trial(config, folder, report=lambda progress: seen.append((progress.images, progress.loss)))
     return seen
 
 
@@ -140,7 +141,7 @@ def test_a_trial_can_be_cancelled_from_outside(tiny: Tiny, tmp_path: Path) -> No
 def test_ctrl_c_comes_through_and_can_come_again(tiny: Tiny, tmp_path: Path) -> None:
     handler = signal.getsignal(signal.SIGINT)
 
-    def interrupt(images: int, loss: float) -> None:
+    def interrupt(progress: Progress) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -149,7 +150,7 @@ def test_ctrl_c_comes_through_and_can_come_again(tiny: Tiny, tmp_path: Path) -> 
 
 
 def test_an_error_of_the_trial_comes_through(tiny: Tiny, tmp_path: Path) -> None:
-    def fail(images: int, loss: float) -> None:
+    def fail(progress: Progress) -> None:
         raise RuntimeError("planted")
 
     with pytest.raises(RuntimeError, match="planted"):

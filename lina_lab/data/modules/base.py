@@ -10,13 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lina_lab.config import TrialConfig
+from lina_lab.data.batch import Batch
 from lina_lab.data.order import HeldOutBatches, Order, RankLayout, StepBatches
 from lina_lab.data.text import TextEncoder, load_text_encoder
-
-Batch = tuple[Tensor, dict[str, Any]]
-"""Latents float32 [B, C, H, W], and what the model is told of them: `label` int64 [B]; or `captions`, a list of B; or
-`text` [B, l, d] with `present` bool [B, l]; or nothing. Where images were passed over, `damaged` says which, see
-`StepDataModule.damaged`: the process that read the batch may be a worker's."""
 
 
 class HeldOut(Protocol):

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lina_lab.config import TrialConfig
-from lina_lab.data.modules.base import Batch, Labelled, StepDataModule
+from lina_lab.data.batch import Batch
+from lina_lab.data.modules.base import Labelled, StepDataModule
 
 
 class LatentArrays(Dataset[Batch]):

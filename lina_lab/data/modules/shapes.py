@@ -6,7 +6,8 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from lina_lab.config import TrialConfig
-from lina_lab.data.modules.base import Batch, StepDataModule
+from lina_lab.data.batch import Batch
+from lina_lab.data.modules.base import StepDataModule
 from lina_lab.data.scenes import Scene, draw, scene
 from lina_lab.util.seeds import derive
 

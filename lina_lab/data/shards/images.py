@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from lina_lab.data.modules.base import Batch
+from lina_lab.data.batch import Batch
 from lina_lab.data.shards.format import Half, Manifest, ShardError
 from lina_lab.data.shards.reader import ShardReader
 from lina_lab.util.seeds import derive

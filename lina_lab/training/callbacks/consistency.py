@@ -16,9 +16,8 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 
 from lina_lab.config import ResourcesConfig, TrialConfig
 from lina_lab.util.code_versions import code_versions
-
-FETCH, TRAIN = "[_TrainingEpochLoop].train_dataloader_next", "run_training_batch"
-"""What Lightning calls waiting for data, and forward, backward and update, in its profilers."""
+from lina_lab.util.compat.lightning import FETCH, TRAIN
+from lina_lab.util.compat.torch import ddp_logging_data
 
 
 def strategy_for(resources: ResourcesConfig) -> Strategy | str:
@@ -150,7 +149,7 @@ class CommunicationClock(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         model = trainer.strategy.model
         if isinstance(model, torch.nn.parallel.DistributedDataParallel):
-            measured = model._get_ddp_logging_data()  # type: ignore[no-untyped-call]
+            measured = ddp_logging_data(model)
             spent, hidden = (
                 float(measured.get(f"avg_backward_{name}_time", 0)) / 1e9 for name in ("comm", "compute_comm_overlap")
             )

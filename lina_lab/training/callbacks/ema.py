@@ -1,13 +1,14 @@
 """What happens beside the training step."""
 
 import time
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lina_lab.config import EmaConfig
+from lina_lab.util.compat.lightning import averaged_module, swap_models
 
 
 class ExponentialAverage(WeightAveraging):
@@ -34,8 +35,7 @@ class ExponentialAverage(WeightAveraging):
 
     def averaged(self) -> L.LightningModule:
         """The module with the averaged weights."""
-        assert self._average_model is not None
-        return cast(L.LightningModule, self._average_model.module)
+        return averaged_module(self)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the raw weights in place."""
@@ -44,7 +44,7 @@ class ExponentialAverage(WeightAveraging):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if dataloader_idx == 1 and batch_idx == 0:
-            self._swap_models(pl_module)
+            swap_models(self, pl_module)
 
 
 class Stopwatch(Callback):

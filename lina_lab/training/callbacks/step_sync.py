@@ -13,12 +13,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from lina_lab.records.files import CANCEL_FILE
+from lina_lab.records.result import Progress, Report
 from lina_lab.records.runstore import TRAIN_LOSS
 
 LOOK_SECONDS = 1.0
 """Between two looks for a file."""
-Report = Callable[[int, float], None]
-"""Called with images seen and the training loss."""
 
 
 class DivergedError(RuntimeError):
@@ -105,7 +104,7 @@ class StepSync(Callback):
         requests: what this process was asked for.
         late: whether the trial has trained for longer than it may, as the first rank sees it.
         save: saves the state; called on all ranks before they leave.
-        report: called with images seen and the loss.
+        report: called after each step.
 
     Raises:
         DivergedError, CancelledError, PreemptedError: behind a step, on all ranks.
@@ -144,7 +143,7 @@ class StepSync(Callback):
         step = self._agree(trainer)
         pl_module.log_over_images({TRAIN_LOSS: step.loss}, pl_module.images_seen - pl_module.config.data.batch_size)
         if self.report is not None and trainer.is_global_zero:
-            self.report(pl_module.images_seen, step.loss)
+            self.report(Progress(images=pl_module.images_seen, loss=step.loss))
         self.divergence.look(step)
         if step.cancel:
             raise CancelledError("cancelled")

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
-from lina_lab.config import CommandConfig, ResourcesConfig, TrialConfig
-from lina_lab.launch import select as launch
-from lina_lab.launch.contract import LaunchSpec
+from lina_lab.config import CommandConfig, ResourcesConfig, SlurmConfig, TorchrunConfig, TrialConfig
+from lina_lab.launch import machine
+from lina_lab.launch.contract import EngineName, LaunchContext, LaunchSpec
+from lina_lab.launch.local import in_this_process
+from lina_lab.launch.select import agreement_digest, describe_launch, is_leader
 from lina_lab.launch.torchrun import OneMachine
-from lina_lab.study.errors import StudyError
+from lina_lab.records.runstore import TrackingRun
 from lina_lab.study.pool import _Pool
+from lina_lab.util.errors import StudyError
 
 
 @pytest.mark.parametrize(
@@ -45,24 +48,24 @@ def test_more_than_the_machine_has_is_refused(
     command: dict[str, Any],
     sentence: str | None,
 ) -> None:
-    monkeypatch.setattr(launch, "gpus", lambda: gpus)
+    monkeypatch.setattr(machine, "gpus", lambda: gpus)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     checked = (ResourcesConfig(**resources), CommandConfig(**command))
     if sentence is None:
-        launch.check_machine(*checked)
+        machine.check_machine(*checked)
         return
     with pytest.raises(ValueError, match=sentence):
-        launch.check_machine(*checked)
+        machine.check_machine(*checked)
 
 
 def test_a_cell_that_a_job_has_is_left_alone(tmp_path: Path, tiny: Callable[..., TrialConfig]) -> None:
     (tmp_path / "job.json").write_text('{"job": "17", "attempt": "a"}')
-    sentence = f"the cell {tmp_path.name} was given to job 17 of a cluster: go on with launcher=slurm, or scancel 17"
-    with launch.in_this_process(ResourcesConfig()) as train, pytest.raises(StudyError, match=sentence):
-        train(tiny(), tmp_path, tracking=("sqlite://", "run"), report=lambda images, loss: None)
-    order = LaunchSpec(attempt="a", engine="torchrun", tracking=None, resources=ResourcesConfig())
+    sentence = f"the cell {tmp_path.name} was given to job 17 of a cluster: continue with launcher=slurm, or scancel 17"
+    with in_this_process(ResourcesConfig()) as train, pytest.raises(StudyError, match=sentence):
+        train(tiny(), tmp_path, tracking=TrackingRun(uri="sqlite://", run_id="run"), report=lambda progress: None)
+    spec = LaunchSpec(attempt="a", engine=EngineName.TORCHRUN, tracking=None, resources=ResourcesConfig())
     with pytest.raises(StudyError, match=sentence):
-        OneMachine().start(tmp_path, order)
+        OneMachine().start(tmp_path, spec)
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
@@ -74,22 +77,22 @@ def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
 def test_devices_are_those_that_the_process_may_see(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    launch.gpus.cache_clear()
-    assert launch.gpus() == ("0", "1", "2")
+    machine.gpus.cache_clear()
+    assert machine.gpus() == ("0", "1", "2")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
-    launch.gpus.cache_clear()
-    assert launch.gpus() == ("GPU-a", "GPU-b")
+    machine.gpus.cache_clear()
+    assert machine.gpus() == ("GPU-a", "GPU-b")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    launch.gpus.cache_clear()
-    assert launch.gpus() == ()
-    launch.gpus.cache_clear()
+    machine.gpus.cache_clear()
+    assert machine.gpus() == ()
+    machine.gpus.cache_clear()
 
 
 def test_workers_share_the_devices_and_the_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     pool = _Pool(tmp_path, 3, ["true"], ["0", "1", "2", "3", "4", "5"])
-    environments = [pool._environment(place) for place in range(3)]
+    environments = [pool._environment(index) for index in range(3)]
     assert [one["CUDA_VISIBLE_DEVICES"] for one in environments] == ["0,3", "1,4", "2,5"]
     assert [one["OMP_NUM_THREADS"] for one in environments] == ["2", "2", "2"]
     groups = _Pool(tmp_path, 2, ["true"], [], ranks=2)
@@ -123,3 +126,36 @@ def test_a_worker_that_does_not_hear_is_asked_again(tmp_path: Path, monkeypatch:
     (worker,) = made.workers
     assert worker is not None
     assert worker.returncode == 7
+
+
+def context(**resources: Any) -> LaunchContext:
+    return LaunchContext(
+        study="tiny", resources=ResourcesConfig(**resources), folder=Path("/runs/tiny"), cells="4 (0123)"
+    )
+
+
+def test_a_launch_is_described_to_the_command_line() -> None:
+    command = CommandConfig(launcher="torchrun", torchrun=TorchrunConfig(rendezvous="10.0.0.1:29500"))
+    text = describe_launch(context(nodes=2, devices=4), command, "abc")
+    assert "For each cell 8 processes (ddp)" in text
+    assert "-m lina_lab.launch.agent /runs/tiny/abc 1 10.0.0.1 PORT" in text
+    assert "torchrun --nnodes=2 --nproc-per-node=4 --max-restarts=0 -m lina_lab.launch.rank /runs/tiny/abc" in text
+    jobs = describe_launch(context(devices=4), CommandConfig(launcher="slurm", slurm=SlurmConfig(setup=None)), "abc")
+    assert "#SBATCH --job-name=tiny-abc" in jobs
+    assert "/runs/tiny/abc/logs/slurm" in jobs
+
+
+def test_machines_agree_on_cells_layout_folder_and_code() -> None:
+    digest = agreement_digest(context(nodes=2))
+    assert digest["study.name"] == "tiny"
+    assert (digest["cells"], digest["paths.runs"]) == ("4 (0123)", "/runs")
+    assert digest["study.resources.nodes"] == "2"
+    assert {"lina_lab", "torch", "python"} <= digest.keys()
+
+
+def test_the_machine_that_has_the_rendezvous_address_leads() -> None:
+    command = CommandConfig(launcher="torchrun", torchrun=TorchrunConfig(rendezvous="192.0.2.1:29500"))
+    assert not is_leader(ResourcesConfig(nodes=2), command)
+    assert is_leader(ResourcesConfig(nodes=1, devices=2), command)
+    with pytest.raises(ValueError, match=r"several nodes need torchrun\.rendezvous=HOST:PORT"):
+        is_leader(ResourcesConfig(nodes=2), CommandConfig(launcher="torchrun"))

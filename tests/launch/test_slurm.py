@@ -1,4 +1,4 @@
-"""What a job asks for, and what is made of SLURM's answers; a cluster is in tests/system."""
+"""What a job asks for, and how SLURM's answers are read; a cluster is in tests/system."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,10 @@ import pytest
 
 from lina_lab.config import ResourcesConfig, SlurmConfig
 from lina_lab.launch import slurm
-from lina_lab.launch.contract import LaunchSpec, write_outcome
-from lina_lab.launch.slurm import Slurm, at_work, executor_for, job_parameters, job_state, submission_text
-from lina_lab.study.errors import StudyError
-from tests.study.test_worker import RESULT
+from lina_lab.launch.contract import EngineName, LaunchSpec, write_outcome
+from lina_lab.launch.slurm import Slurm, executor_for, job_parameters, job_state, not_ended, submission_text
+from lina_lab.util.errors import StudyError
+from tests.study.conftest import RESULT
 
 FOUR_NODES = ResourcesConfig(nodes=4, devices=8, accelerator="gpu")
 
@@ -51,7 +51,7 @@ def test_the_controller_is_asked_and_then_the_accounting(commands: Path) -> None
     ],
 )
 def test_states(state: str | None, working: bool) -> None:
-    assert at_work(state) is working
+    assert not_ended(state) is working
 
 
 def test_a_job_has_the_cell_s_layout_and_the_user_s_lines(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_job_has_the_cell_s_layout_and_the_user_s_lines(tmp_path: Path) -> Non
     config = SlurmConfig(
         partition="gpu", account="me", mem_gib=64, setup=str(setup), sbatch={"exclude": "node7"}, time_minutes=30
     )
-    lines = submission_text(config, FOUR_NODES, "study-cell", "/logs").splitlines()
+    lines = submission_text(config, FOUR_NODES, "study", Path("/runs/study/cell")).splitlines()
     wanted = ["nodes=4", "ntasks-per-node=8", "gpus-per-node=8", "partition=gpu", "account=me", "mem=64G", "time=30"]
     wanted += ["exclude=node7", "requeue", "signal=USR2@120", "job-name=study-cell"]
     assert {f"#SBATCH --{line}" for line in wanted} <= set(lines)
@@ -72,10 +72,10 @@ def test_a_job_has_the_packaged_lines_where_the_working_directory_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "OMP_NUM_THREADS" in submission_text(SlurmConfig(), FOUR_NODES, "x", "/logs")
+    assert "OMP_NUM_THREADS" in submission_text(SlurmConfig(), FOUR_NODES, "x", Path("/runs/x/cell"))
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies/slurm.sh").write_text("module load mine\n")
-    text = submission_text(SlurmConfig(), FOUR_NODES, "x", "/logs")
+    text = submission_text(SlurmConfig(), FOUR_NODES, "x", Path("/runs/x/cell"))
     assert "module load mine" in text
     assert "OMP_NUM_THREADS" not in text
 
@@ -88,10 +88,10 @@ def test_what_a_job_lacks_is_said(tmp_path: Path, commands: Path) -> None:
     says(commands, "srun", "")
     says(commands, "sbatch", "sbatch: error: invalid partition specified: nowhere", 1)
     engine = Slurm(SlurmConfig(setup=None), FOUR_NODES, "tiny", [].append)
-    order = LaunchSpec(attempt="a", engine="slurm", tracking=None, resources=FOUR_NODES)
-    order.write(tmp_path)
+    spec = LaunchSpec(attempt="a", engine=EngineName.SLURM, tracking=None, resources=FOUR_NODES)
+    spec.write(tmp_path)
     with pytest.raises(StudyError, match="SLURM did not take the job"):
-        engine.start(tmp_path, order)
+        engine.start(tmp_path, spec)
 
 
 def test_a_job_that_does_not_end_stays_known(tmp_path: Path, commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,8 +99,8 @@ def test_a_job_that_does_not_end_stays_known(tmp_path: Path, commands: Path, mon
     monkeypatch.setattr(slurm, "STOP_SECONDS", 0.0)
     monkeypatch.setattr(slurm, "LOOK_SECONDS", 0.01)
     says(commands, "scancel", "")
-    order = LaunchSpec(attempt="a", engine="slurm", tracking=None, resources=FOUR_NODES)
-    order.write(tmp_path)
+    spec = LaunchSpec(attempt="a", engine=EngineName.SLURM, tracking=None, resources=FOUR_NODES)
+    spec.write(tmp_path)
     record = tmp_path / "job.json"
     record.write_text(json.dumps({"job": "7", "attempt": "a"}))
     says(commands, "scontrol", "JobState=RUNNING")
@@ -115,24 +115,24 @@ def test_a_job_that_does_not_end_stays_known(tmp_path: Path, commands: Path, mon
 
 
 def test_a_job_that_is_at_work_is_followed_and_one_that_is_not_is_forgotten(tmp_path: Path, commands: Path) -> None:
-    told: list[str] = []
-    engine = Slurm(SlurmConfig(setup=None), FOUR_NODES, "tiny", told.append)
+    lines: list[str] = []
+    engine = Slurm(SlurmConfig(setup=None), FOUR_NODES, "tiny", lines.append)
     assert engine.resume(tmp_path) is None
-    order = LaunchSpec(attempt="a", engine="slurm", tracking=None, resources=FOUR_NODES)
-    order.write(tmp_path)
+    spec = LaunchSpec(attempt="a", engine=EngineName.SLURM, tracking=None, resources=FOUR_NODES)
+    spec.write(tmp_path)
     record = tmp_path / "job.json"
     record.write_text(json.dumps({"job": "7", "attempt": "a"}))
     says(commands, "scontrol", "JobState=PENDING")
     found = engine.resume(tmp_path)
     assert found is not None
-    assert found[1] == order
+    assert found[1] == spec
     assert found[0].look() is None
-    assert told == [f"{tmp_path.name}: goes on with job 7"]
+    assert lines == [f"{tmp_path.name}: continues with job 7"]
     says(commands, "scontrol", "JobState=FAILED")
     assert engine.resume(tmp_path) is None
     assert not record.exists()
     record.write_text(json.dumps({"job": "7", "attempt": "a"}))
-    write_outcome(tmp_path, order, RESULT)
+    write_outcome(tmp_path, spec, RESULT)
     found = engine.resume(tmp_path)
     assert found is not None
     ended = found[0].look()

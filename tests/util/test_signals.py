@@ -1,4 +1,4 @@
-"""Signals that are put off, and that are not lost."""
+"""Signals are deferred, and none is lost."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What is told of a group that fails, and when it is started again."""
+"""The root cause of a group that fails, and when a group is restarted."""
 
 import errno
 import json
@@ -11,86 +11,89 @@ import pytest
 
 from lina_lab.config import ResourcesConfig, TrialConfig
 from lina_lab.launch.contract import (
-    Engine,
-    GroupError,
+    EngineName,
+    GroupExit,
     LaunchSpec,
     ProcessExit,
     RankError,
     RankStatus,
-    first_error,
+    Running,
     read_outcome,
     read_progress,
     write_outcome,
     write_progress,
 )
-from lina_lab.launch.group import GroupExit, GroupLaunch, Running
-from lina_lab.records.result import TrialResult
-from lina_lab.study.errors import explanation
-from tests.study.test_worker import RESULT
+from lina_lab.launch.group import GroupError, GroupLaunch, root_cause
+from lina_lab.records.result import Progress, TrialResult
+from lina_lab.records.runstore import TrackingRun
+from lina_lab.records.status import TrialStatus
+from lina_lab.util.errors import Fault, explanation, fault_of
+from tests.study.conftest import RESULT
 
 Tiny = Callable[..., TrialConfig]
-ORDER = LaunchSpec(attempt="a", engine="torchrun", tracking=("uri", "run"), resources=ResourcesConfig(devices=2))
+TRACKING = TrackingRun(uri="uri", run_id="run")
+SPEC = LaunchSpec(attempt="a", engine=EngineName.TORCHRUN, tracking=TRACKING, resources=ResourcesConfig(devices=2))
 LOST = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:60093: Connection reset by peer")
 
 
 def note(folder: Path, rank: int, error: BaseException | None = None, *, at: float = 0.0, **changes: Any) -> None:
-    made = replace(RankStatus.make(ORDER, rank, error), time=at, host=f"host{rank}", **changes)
+    made = replace(RankStatus.make(SPEC, rank, error), time=at, host=f"host{rank}", **changes)
     made.write(folder)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    ORDER.write(tmp_path)
+    SPEC.write(tmp_path)
     return tmp_path
 
 
-def test_an_order_comes_back_and_clears_what_was_said_before(folder: Path) -> None:
-    assert LaunchSpec.read(folder) == ORDER
+def test_a_spec_comes_back_and_clears_what_an_earlier_attempt_left(folder: Path) -> None:
+    assert LaunchSpec.read(folder) == SPEC
     note(folder, 0)
-    write_progress(folder, 3, 0.5)
-    write_outcome(folder, ORDER, RESULT)
-    assert read_outcome(folder, ORDER) == RESULT
-    assert read_progress(folder) == (3, 0.5)
-    other = replace(ORDER, attempt="b", tracking=None)
+    write_progress(folder, Progress(images=3, loss=0.5))
+    write_outcome(folder, SPEC, RESULT)
+    assert read_outcome(folder, SPEC) == RESULT
+    assert read_progress(folder) == Progress(images=3, loss=0.5)
+    other = replace(SPEC, attempt="b", tracking=None)
     assert read_outcome(folder, other) is None
     other.write(folder)
     assert LaunchSpec.read(folder) == other
-    assert read_outcome(folder, ORDER) is None
+    assert read_outcome(folder, SPEC) is None
     assert read_progress(folder) is None
     assert list((folder / "logs").iterdir()) == []
 
 
-def test_the_first_error_that_is_a_rank_s_own_is_told(folder: Path) -> None:
+def test_the_first_error_that_is_a_rank_s_own_is_the_root_cause(folder: Path) -> None:
     """Rank 2 failed first, of losing rank 0; rank 0's own error is the cause, and rank 1's came later."""
     note(folder, 2, LOST, at=1.0)
     note(folder, 0, ValueError("the cause"), at=2.0)
     note(folder, 1, ValueError("another"), at=3.0)
-    error = first_error(folder, ORDER, [ProcessExit(rank=2, code=1, host="host2")], "otherwise")
+    error = root_cause(folder, SPEC, [ProcessExit(rank=2, code=1, host="host2")], "otherwise")
     assert (str(error), error.again) == ("rank 0 on host0: ValueError: the cause", False)
 
 
-def test_a_process_that_was_killed_is_told_before_those_that_lost_it(folder: Path) -> None:
+def test_a_process_that_was_killed_is_named_before_those_that_lost_it(folder: Path) -> None:
     note(folder, 0, LOST, at=1.0)
     note(folder, 1)
     exits = [ProcessExit(rank=0, code=1, host="host0"), ProcessExit(rank=1, code=-9, host="host1")]
-    error = first_error(folder, ORDER, exits, "otherwise")
+    error = root_cause(folder, SPEC, exits, "otherwise")
     assert (str(error), error.again) == ("rank 1 on host1 was killed by SIGKILL", True)
 
 
-def test_a_rank_that_said_nothing_more_was_lost(folder: Path) -> None:
+def test_a_rank_that_left_no_further_note_was_lost(folder: Path) -> None:
     note(folder, 0, LOST, at=1.0)
     note(folder, 1)
-    error = first_error(folder, ORDER, [], "host1 is silent")
+    error = root_cause(folder, SPEC, [], "host1 is silent")
     assert (str(error), error.again) == ("rank 1 on host1 was lost (host1 is silent)", True)
 
 
-def test_without_any_word_what_was_seen_from_outside_is_told(folder: Path) -> None:
-    error = first_error(folder, ORDER, [], "the agent ended")
+def test_without_any_note_the_launcher_s_own_view_is_named(folder: Path) -> None:
+    error = root_cause(folder, SPEC, [], "the agent ended")
     assert (str(error), error.again) == ("the agent ended", True)
     note(folder, 0, LOST)
-    assert str(first_error(folder, ORDER, [], "x")).startswith("rank 0 on host0: RuntimeError: [gloo/")
+    assert str(root_cause(folder, SPEC, [], "x")).startswith("rank 0 on host0: RuntimeError: [gloo/")
     note(folder, 1, ValueError("of another attempt"), attempt="b")
-    assert first_error(folder, ORDER, [], "x").again
+    assert root_cause(folder, SPEC, [], "x").again
 
 
 def test_a_full_disk_on_a_rank_is_the_environment_s_fault(folder: Path) -> None:
@@ -98,8 +101,9 @@ def test_a_full_disk_on_a_rank_is_the_environment_s_fault(folder: Path) -> None:
     error = RuntimeError("could not save")
     error.__cause__ = full
     note(folder, 0, error)
-    told = first_error(folder, ORDER, [], "otherwise")
-    sentence = explanation(told, folder)
+    cause = root_cause(folder, SPEC, [], "otherwise")
+    assert fault_of(cause, folder) is Fault.NO_SPACE
+    sentence = explanation(cause, folder)
     assert sentence is not None
     assert "no space left under" in sentence
 
@@ -121,15 +125,15 @@ def test_losing_another_rank_is_a_consequence(error: Exception, consequence: boo
 
 @dataclass
 class FakeEngine:
-    """Does in each attempt what it is told: leaves a result, or ends without one."""
+    """Does one of its acts in each attempt: leaves a result, or ends without one."""
 
     acts: list[TrialResult | Exception | None]
-    name: Engine = "torchrun"
+    name: EngineName = EngineName.TORCHRUN
     attempts: list[str] = field(default_factory=list)
     stopped: int = 0
 
-    def start(self, folder: Path, order: LaunchSpec) -> Running:
-        self.attempts.append(order.attempt)
+    def start(self, folder: Path, spec: LaunchSpec) -> Running:
+        self.attempts.append(spec.attempt)
         engine, act = self, self.acts.pop(0)
 
         class Now:
@@ -137,7 +141,7 @@ class FakeEngine:
                 if isinstance(act, Exception):
                     raise act
                 if act is not None:
-                    write_outcome(folder, order, act)
+                    write_outcome(folder, spec, act)
                 return GroupExit(well=act is not None)
 
             def stop(self) -> None:
@@ -152,20 +156,20 @@ class FakeEngine:
         """Nothing."""
 
 
-def launch(engine: FakeEngine, folder: Path, config: TrialConfig, told: list[str], restarts: int = 2) -> TrialResult:
-    made = GroupLaunch(engine, ResourcesConfig(max_restarts=restarts), told.append)
-    return made(config, folder, tracking=("uri", "run"), report=lambda images, loss: None)
+def launch(engine: FakeEngine, folder: Path, config: TrialConfig, lines: list[str], restarts: int = 2) -> TrialResult:
+    made = GroupLaunch(engine, ResourcesConfig(max_restarts=restarts), lines.append)
+    return made(config, folder, tracking=TRACKING, report=lambda progress: None)
 
 
-def test_a_group_that_ends_without_a_result_is_started_again(tiny: Tiny, tmp_path: Path) -> None:
-    preempted = replace(RESULT, status="preempted", error="asked to make room at step 3")
-    engine, told = FakeEngine([None, preempted, RESULT]), list[str]()
-    result = launch(engine, tmp_path, tiny(), told)
+def test_a_group_that_ends_without_a_result_is_restarted(tiny: Tiny, tmp_path: Path) -> None:
+    preempted = replace(RESULT, status=TrialStatus.PREEMPTED, error="asked to make room at step 3")
+    engine, lines = FakeEngine([None, preempted, RESULT]), list[str]()
+    result = launch(engine, tmp_path, tiny(), lines)
     assert len(set(engine.attempts)) == 3
-    assert result == replace(RESULT, problems=tuple(told))
-    assert told == [
-        "the group was started again: the processes ended without a result",
-        "the group was started again: asked to make room at step 3",
+    assert result == replace(RESULT, problems=tuple(lines))
+    assert lines == [
+        "the group was restarted: the processes ended without a result",
+        "the group was restarted: asked to make room at step 3",
     ]
 
 
@@ -188,7 +192,20 @@ def test_a_batch_that_cannot_be_shared_out_starts_nothing(tiny: Tiny, tmp_path: 
     engine = FakeEngine([])
     made = GroupLaunch(engine, ResourcesConfig(devices=3), [].append)
     with pytest.raises(ValueError, match="cannot be shared out evenly"):
-        made(tiny(), tmp_path, tracking=None, report=lambda images, loss: None)
+        made(tiny(), tmp_path, tracking=None, report=lambda progress: None)
     assert engine.attempts == []
     assert not (tmp_path / "group.json").exists()
     assert json.dumps(engine.acts) == "[]"
+
+
+def test_a_spec_of_version_0_1_is_read(tmp_path: Path) -> None:
+    """A job that it describes may still be running when the next version follows it."""
+    resources = {"nodes": 1, "devices": 2, "accelerator": "cpu", "strategy": "ddp", "accumulate": 4}
+    data = {"attempt": "a", "engine": "slurm", "tracking": ["sqlite:///x", "r"], "resources": resources}
+    (tmp_path / "group.json").write_text(json.dumps(data))
+    assert LaunchSpec.read(tmp_path) == LaunchSpec(
+        attempt="a",
+        engine=EngineName.SLURM,
+        tracking=TrackingRun(uri="sqlite:///x", run_id="r"),
+        resources=ResourcesConfig(devices=2, accelerator="cpu", accumulate_grad_batches=4),
+    )

@@ -1,4 +1,4 @@
-"""Imports without collection, and the end of a process behind them."""
+"""Imports without garbage collection, and the exit of a process after them."""
 
 import gc
 from collections.abc import Callable

@@ -1,0 +1,24 @@
+"""Training in this process."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lina_lab.config import ResourcesConfig, TrialConfig
+from lina_lab.launch.contract import Launch, refuse_job
+from lina_lab.records.result import Report, TrialResult
+from lina_lab.records.runstore import TrackingRun
+from lina_lab.util.imports import gc_paused
+
+
+@contextmanager
+def in_this_process(resources: ResourcesConfig) -> Iterator[Launch]:
+    """Train here. Imports torch and Lightning, which takes seconds: once, before the first cell."""
+    with gc_paused():
+        from lina_lab.training.trial import run_trial
+
+    def launch(config: TrialConfig, folder: Path, *, tracking: TrackingRun | None, report: Report) -> TrialResult:
+        refuse_job(folder)
+        return run_trial(config, folder, tracking=tracking, report=report, resources=resources)
+
+    yield launch

@@ -1,0 +1,317 @@
+"""Each private door of another library, tried against the installed version; and that there are no others.
+
+A test that fails after an update names what the new release has changed.
+"""
+
+import ast
+import builtins
+import importlib.util
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning as L
+import optuna
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from optuna.trial import TrialState
+from pydantic.dataclasses import dataclass as checked
+from sqlalchemy import inspect
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+from torch.profiler import ProfilerActivity, profile
+
+from lina_lab.config import CHECKS
+from lina_lab.util.compat import lightning as lightning_doors
+from lina_lab.util.compat.mlflow import make_tables, points_of_database, points_of_server
+from lina_lab.util.compat.optuna import database_of, id_of, storage_of, trial_rows
+from lina_lab.util.compat.pydantic import field_descriptions
+from lina_lab.util.compat.submitit import batch_script
+from lina_lab.util.compat.torch import ddp_logging_data, profile_events
+from tests.system.servers import Server
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(params=["sqlite", "journal"])
+def study(request: pytest.FixtureRequest, tmp_path: Path) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage: str | optuna.storages.BaseStorage = f"sqlite:///{tmp_path / 'optuna.db'}"
+    if request.param == "journal":
+        backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "optuna.journal"))
+        storage = optuna.storages.JournalStorage(backend)
+    optuna.create_study(study_name="another", storage=storage)
+    return optuna.create_study(study_name="x", storage=storage, directions=["minimize", "maximize"])
+
+
+def test_optuna_s_storage_starts_and_ends_a_given_trial(study: optuna.Study) -> None:
+    storage = storage_of(study)
+    waiting = optuna.trial.create_trial(state=TrialState.WAITING, user_attrs={"cell": "a", "other": 1})
+    trial_id = storage.create_new_trial(id_of(study), waiting)
+    assert storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+    storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0, 2.0])
+    (found,) = study.get_trials()
+    assert (found.state, found.values) == (TrialState.COMPLETE, [1.0, 2.0])
+
+
+def test_optuna_s_tables_give_what_its_own_objects_give(study: optuna.Study) -> None:
+    make = optuna.trial.create_trial
+    study.add_trial(make(state=TrialState.WAITING, user_attrs={"cell": "a", "other": 1}))
+    study.add_trial(make(state=TrialState.COMPLETE, values=[1.5, -2.0], user_attrs={"cell": "b", "deaths": 2}))
+    study.add_trial(make(state=TrialState.FAIL))
+    rows = trial_rows(study, ("cell", "deaths"))
+    assert [row.state for row in rows] == [TrialState.WAITING, TrialState.COMPLETE, TrialState.FAIL]
+    assert [row.attributes for row in rows] == [{"cell": "a"}, {"cell": "b", "deaths": 2}, {}]
+    assert [row.values for row in rows] == [None, [1.5, -2.0], None]
+    assert len({row.trial_id for row in rows}) == 3
+
+
+def test_optuna_s_database_is_found_under_its_cache(study: optuna.Study, tmp_path: Path) -> None:
+    database = database_of(study)
+    assert (database is not None) == (tmp_path / "optuna.db").exists()
+    if database is not None:
+        assert {"trials", "trial_user_attributes", "trial_values"} <= set(inspect(database.engine).get_table_names())
+
+
+def test_mlflow_s_store_makes_its_tables(tmp_path: Path) -> None:
+    engine = make_tables(f"sqlite:///{tmp_path / 'mlflow.db'}", str(tmp_path / "artifacts"))
+    assert {"experiments", "runs", "metrics", "params", "tags"} <= set(inspect(engine).get_table_names())
+    engine.dispose()
+
+
+def two_runs(uri: str) -> list[str]:
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("x")
+    runs = [client.create_run(experiment).info.run_id for _ in range(2)]
+    for index, run in enumerate(runs):
+        points = [Metric("loss", index + step / 10, 1000 + step, step) for step in range(3)]
+        client.log_batch(run, [*points, Metric("loss", math.nan, 2000, 3), Metric("other", 1.0, 1000, 0)])
+    return runs
+
+
+def test_mlflow_s_table_of_metrics_gives_what_the_client_gives(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    runs = two_runs(uri)
+    for runs_a_query in (1, 10):
+        parts = list(points_of_database(uri, runs, ["loss"], runs_a_query=runs_a_query))
+        rows = [row for part in parts for row in zip(*part, strict=True)]
+        assert len(rows) == 8
+        for run in runs:
+            expected = {(p.step, p.value) for p in MlflowClient(uri).get_metric_history(run, "loss")}
+            finite = {(step, value) for of, _, step, value in rows if of == run and math.isfinite(value)}
+            assert finite == {(step, value) for step, value in expected if math.isfinite(value)}
+        assert sum(math.isnan(row[3]) for row in rows) == 2
+
+
+@pytest.mark.system
+def test_mlflow_s_server_gives_the_points_of_many_runs(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    server.start()
+    try:
+        runs = two_runs(server.uri)
+        found = points_of_server(server.uri, runs, "loss", most=25_000)
+    finally:
+        server.stop()
+    assert {(run, step) for run, _, step, _ in found} == {(run, step) for run in runs for step in range(4)}
+    assert {metric for _, metric, _, _ in found} == {"loss"}
+
+
+class Small(L.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def training_step(self, batch: torch.Tensor, index: int) -> torch.Tensor:
+        return self.layer(batch).sum()  # type: ignore[no-any-return]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Recorder(L.pytorch.profilers.Profiler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.actions: set[str] = set()
+
+    def start(self, action_name: str) -> None:
+        self.actions.add(action_name)
+
+    def stop(self, action_name: str) -> None:
+        """Nothing."""
+
+    def summary(self) -> str:
+        return ""
+
+
+@pytest.fixture
+def averaging(tmp_path: Path) -> tuple[L.pytorch.callbacks.WeightAveraging, Small, Recorder]:
+    callback, module, recorder = L.pytorch.callbacks.WeightAveraging(), Small(), Recorder()
+    data = torch.utils.data.DataLoader(torch.ones(4, 2), batch_size=1)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_steps=3,
+        callbacks=[callback],
+        profiler=recorder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, data)
+    return callback, module, recorder
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*lr_scheduler.step.*")
+@pytest.mark.filterwarnings("ignore:GPU available but not used.*")
+def test_lightning_s_averaged_model_is_reached_swapped_and_replaced(
+    averaging: tuple[L.pytorch.callbacks.WeightAveraging, Small, Recorder],
+) -> None:
+    callback, module, _ = averaging
+    averaged = lightning_doors.averaged_module(callback)
+    assert isinstance(averaged, Small)
+    assert lightning_doors.averaged_model(callback).module is averaged
+    with torch.no_grad():
+        module.layer.weight.fill_(1.0)
+        averaged.layer.weight.fill_(2.0)
+    lightning_doors.swap_models(callback, module)
+    assert [float(of.layer.weight.detach()[0, 0]) for of in (module, averaged)] == [2.0, 1.0]
+    mine = AveragedModel(Small())
+    lightning_doors.set_averaged_model(callback, mine)
+    assert lightning_doors.averaged_model(callback) is mine
+
+
+def test_lightning_has_no_averaged_model_before_training() -> None:
+    with pytest.raises(RuntimeError, match="from the start of training"):
+        lightning_doors.averaged_model(L.pytorch.callbacks.WeightAveraging())
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*lr_scheduler.step.*")
+@pytest.mark.filterwarnings("ignore:GPU available but not used.*")
+def test_lightning_s_profiled_actions_have_their_names(
+    averaging: tuple[L.pytorch.callbacks.WeightAveraging, Small, Recorder],
+) -> None:
+    assert {lightning_doors.FETCH, lightning_doors.TRAIN} <= averaging[2].actions
+
+
+def test_torch_s_ddp_measures_communication(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(nn.Linear(2, 1))
+        for _ in range(3):
+            model(torch.ones(1, 2)).sum().backward()
+        measured = ddp_logging_data(model)
+    finally:
+        torch.distributed.destroy_process_group()
+    for name in ("avg_backward_comm_time", "avg_backward_compute_comm_overlap_time"):
+        assert int(measured[name]) >= 0
+
+
+def test_torch_s_profile_has_events_of_memory() -> None:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        kept = torch.zeros(1000)
+    changes = [event for event in profile_events(profiled) if event.name() == "[memory]"]
+    assert sum(event.nbytes() for event in changes) == 4 * kept.numel()
+    assert all(event.start_ns() > 0 for event in changes)
+
+
+def test_submitit_writes_the_batch_file_of_a_job() -> None:
+    script = batch_script(Path("/logs"), {"job_name": "x", "nodes": 2, "setup": ["module load cuda"]})
+    assert {"#SBATCH --job-name=x", "#SBATCH --nodes=2", "module load cuda"} <= set(script.splitlines())
+    assert "-m submitit.core._submit /logs" in script
+    assert importlib.util.find_spec("submitit.core._submit") is not None
+
+
+def test_transformers_says_which_configurations_have_a_text_encoder() -> None:
+    transformers = pytest.importorskip("transformers")
+    from lina_lab.util.compat.transformers import has_text_encoder
+
+    assert has_text_encoder(transformers.T5Config())
+    assert not has_text_encoder(transformers.ViTConfig())
+
+
+def test_pydantic_gives_a_dataclass_field_s_docstring() -> None:
+    @checked(frozen=True, config=CHECKS)
+    class Config:
+        steps: int = 1
+        """How many."""
+        rate: float = 0.1
+
+    assert field_descriptions(Config) == {"steps": "How many.", "rate": None}
+
+
+PYTHON_S_OWN = {name for kind in (type, object, BaseException, type(ast)) for name in dir(kind)} | {
+    *("_exit", "__cause__", "__context__", "__name__", "__file__", "__post_init__", "__version__"),
+    "__dataclass_fields__",
+    *(name for name in dir(builtins) if name.startswith("_")),
+}
+"""Names with underscores that the language promises."""
+
+
+def sources() -> list[Path]:
+    folders = ("lina_lab", "analysis", "benchmarks")
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    return [path for path in found if ROOT / "lina_lab/util/compat" not in path.parents]
+
+
+def own_names(tree: ast.AST) -> Iterator[str]:
+    """Names with underscores that a module of the project defines itself."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+
+
+def private_uses(tree: ast.AST, own: set[str]) -> Iterator[str]:
+    """Private names of other libraries that a module uses."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and node.attr not in own | PYTHON_S_OWN:
+            yield node.attr
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and not str(node.module).startswith("lina_lab"):
+            parts = [*str(node.module).split("."), *(alias.name for alias in node.names)]
+            yield from (part for part in parts if part.startswith("_") and part != "__future__")
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "setattr", "hasattr"):
+            yield from (name for name in map(_text, node.args) if name.startswith("_") and name not in own)
+        elif re.fullmatch(r"[a-z]\w*(\.\w+)*\._[a-z]\w*", _text(node)):
+            yield _text(node)
+
+
+def _text(node: ast.AST) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def test_no_other_module_uses_a_private_name_of_another_library() -> None:
+    trees = {path: ast.parse(path.read_text()) for path in sources()}
+    own = {name for tree in trees.values() for name in own_names(tree)}
+    found = {str(path.relative_to(ROOT)): sorted(set(private_uses(tree, own))) for path, tree in trees.items()}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "study._storage",
+        "from submitit.slurm.slurm import _make_sbatch_string",
+        "getattr(storage, '_backend', storage)",
+        "cls.__pydantic_fields__",
+        "import_module('submitit.core._submit')",
+    ],
+)
+def test_a_planted_private_name_is_found(line: str) -> None:
+    assert list(private_uses(ast.parse(line), {"_own"}))
+
+
+def test_the_libraries_with_private_doors_have_upper_bounds() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    entries = project["dependencies"] + [e for part in project["optional-dependencies"].values() for e in part]
+    for path in (ROOT / "lina_lab/util/compat").glob("[a-z]*.py"):
+        (entry,) = (e for e in entries if re.match(rf"{path.stem}[<>=\[]", e))
+        assert "<" in entry, entry
