@@ -8,6 +8,9 @@ from pathlib import Path
 
 PACKAGES = ("torch", "lightning", "numpy", "einops", "webdataset", "pillow", "transformers", "tokenizers", "diffusers")
 
+ENTRY_POINTS = "lina_lab."
+"""Start of the groups by which packages of others add variants, data sets, optimizers and metrics."""
+
 
 @lru_cache
 def code_versions() -> dict[str, str]:
@@ -22,4 +25,7 @@ def code_versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    for package_of_others in importlib.metadata.distributions():
+        if any(point.group.startswith(ENTRY_POINTS) for point in package_of_others.entry_points):
+            found[package_of_others.name] = package_of_others.version
     return found

@@ -10,6 +10,7 @@ from lina_lab.config import AttentionConfig, LinaConfig, TrialConfig, ObjectiveC
 from lina_lab.config.grammar import fields_help
 from lina_lab.config import DataConfig, OptimizerConfig
 from lina_lab.model.count import attention_parameters
+from lina_lab.util.code_versions import code_versions
 
 def refused(cls, data):
     try:
@@ -25,6 +26,7 @@ print(refused(AttentionConfig, {"kind": "softmax", "gate": "head"}))
 print(refused(ObjectiveConfig, {"metric": "eval/contrast"}))
 print(refused(OptimizerConfig, {"name": "sgd", "options": {"momentun": 0.5}}))
 print(refused(TrialConfig, {"data": {"name": "stripes"}, "model": {"latent_channels": 3, "num_classes": 2}}))
+assert code_versions()["lina-extras"] == "1.0"
 assert "lina_extras.variants" in sys.modules and "lina_extras.head" not in sys.modules
 for cls in (AttentionConfig, DataConfig, OptimizerConfig):
     print(fields_help(cls))
