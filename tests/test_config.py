@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from lina_lab.config import AttentionConfig, LinaConfig, StudyConfig, TrialConfig, from_dict, to_dict
-from lina_lab.config.history import ADDED, RENAMED, recorded
+from lina_lab.config.history import ADDED, RENAMED, current_names, recorded
 from tests.conftest import TINY
 
 Tiny = Callable[..., TrialConfig]
@@ -160,6 +160,19 @@ def test_an_added_field_is_in_the_hash_unless_it_has_its_recorded_default() -> N
         "sampling": {},
     }
     assert recorded({"optimizer": {"name": "adamw", "options": {"a": 1}}}) == {"optimizer": {"options": {"a": 1}}}
+
+
+def test_stored_data_gets_the_fields_that_were_added_since() -> None:
+    stored = {"optimizer": {"lr": 1.0}, "sampling": {"steps": 2, "metrics": ["eval/x"]}}
+    assert current_names(stored) == {
+        "optimizer": {"lr": 1.0, "name": "adamw", "options": {}},
+        "sampling": {"ar_steps": 2, "metrics": ["eval/x"]},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ADDED, "model.attention.new", 1)
+        found = current_names({"attention": [{}, {"new": 2}], "depth": 2}, within="model")
+    assert found == {"attention": [{"new": 1}, {"new": 2}], "depth": 2}
+    assert current_names({"name": "a"}, within="study") == {"name": "a"}
 
 
 def test_every_added_field_exists_and_its_recorded_default_is_a_valid_value(tiny: Tiny) -> None:

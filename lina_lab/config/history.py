@@ -1,11 +1,12 @@
 """Fields that earlier versions did not have, or had under another name.
 
-Stores of earlier versions are read with today's names. A trial's hash is made of the names that its fields were first
-recorded under, without fields that were added since and are at their default. So neither a renamed nor an added field
-loses a store or turns a finished cell into a new one.
+Stores of earlier versions are read with today's names, and with the added fields at their recorded defaults. A trial's
+hash is made of the names that its fields were first recorded under, without added fields at their recorded defaults. So
+neither a renamed nor an added field loses a store or turns a finished cell into a new one.
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, TypeVar
 
 from lina_lab.config.checks import from_dict
@@ -40,8 +41,17 @@ def current_name(field: str) -> str:
 
 
 def current_names(data: Mapping[str, Any], *, within: str = "") -> dict[str, Any]:
-    """Stored nested data with today's names; `within` is the dotted name of the section that it is."""
-    return _renamed(data, RENAMED, within)
+    """Stored nested data as this version writes it: with today's names, and with the fields that were added since.
+
+    Args:
+        data: a trial, or a section of one or of a study.
+        within: the section's dotted name.
+    """
+    found, prefix = _renamed(data, RENAMED, within), f"{within}." if within else ""
+    for field, default in ADDED.items():
+        if field.startswith(prefix):
+            _add_where_missing(found, field.removeprefix(prefix).split("."), default)
+    return found
 
 
 def recorded(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,6 +91,15 @@ def _renamed(
             key = names[dotted].rpartition(".")[2] if dotted in names else name
             found[key] = _renamed_value(plain, names, dotted, left_out)
     return found
+
+
+def _add_where_missing(node: Any, path: list[str], value: Any) -> None:
+    """Give a section, or each of a list of sections, a field that it lacks; absent sections stay absent."""
+    for section in node if isinstance(node, list) else [node]:
+        if isinstance(section, dict) and len(path) == 1:
+            section.setdefault(path[0], deepcopy(value))
+        elif isinstance(section, dict):
+            _add_where_missing(section.get(path[0]), path[1:], value)
 
 
 def _renamed_value(value: Any, names: Mapping[str, str], within: str, left_out: Mapping[str, Any] | None) -> Any:

@@ -219,11 +219,11 @@ def test_an_interrupted_trial_has_the_scores_of_an_undisturbed_one(tiny: Tiny, t
     ("changes", "said"),
     [
         ({"model": {"latent_channels": 1}}, r"needs model\.latent_channels=3"),
-        ({"model": {"num_classes": 10, "text_dim": None}}, r"has captions and no classes"),
+        ({"model": {"num_classes": 10, "text_dim": None}}, r"shapes has no classes: it needs model\.num_classes=null"),
         ({"data": {"encoder": None}}, r"needs data\.encoder for its captions"),
         ({"model": {"text_dim": None}}, r"data\.encoder=words is for captions"),
         ({"data": {"name": "digits"}}, r"data\.name=digits"),
-        ({"data": {"path": "somewhere"}}, r"data\.path is for"),
+        ({"data": {"path": "somewhere"}}, r"data\.path=somewhere is not used by data\.name=shapes"),
     ],
 )
 def test_contradictions_are_said(tiny: Tiny, changes: dict[str, Any], said: str) -> None:
