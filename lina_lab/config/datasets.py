@@ -32,7 +32,7 @@ class DataSet:
     cached_latents: bool = False
     """Whether its manifest says how latents were scaled, so that `sampling.vae` can decode them."""
     checked_captions: bool = False
-    """Whether it can be told if an image is what its caption asks for (`sampling.caption_images`)."""
+    """Whether images can be checked against their captions (`sampling.caption_images`)."""
     requires: Callable[["TrialConfig"], str | None] | None = None
     """What a trial lacks, as the predicate of a sentence such as "needs model.latent_channels=3"; None: it fits."""
 

@@ -1,4 +1,4 @@
-"""The configuration of a study, of the places of its results, and of the command that runs it."""
+"""The configuration of a study, of where its results go, and of the command that runs it."""
 
 import json
 from collections.abc import Mapping
@@ -87,8 +87,9 @@ class ResourcesConfig:
         shares = self.world_size * self.accumulate_grad_batches
         if batch_size % shares:
             raise ValueError(
-                f"data.batch_size={batch_size} cannot be shared out evenly: study.resources has nodes={self.nodes} x "
-                f"devices={self.devices} x accumulate_grad_batches={self.accumulate_grad_batches} = {shares} portions"
+                f"data.batch_size={batch_size} cannot be divided evenly: study.resources has nodes={self.nodes} "
+                f"x devices={self.devices} x accumulate_grad_batches={self.accumulate_grad_batches} = {shares} "
+                "micro-batches"
             )
 
 
@@ -135,7 +136,7 @@ class StudyConfig:
         fields = [name for axis in self.axes.values() for name in axis]
         for name in fields:
             if fields.count(name) > 1:
-                raise contradiction(f"axes: {name} stands in more than one axis")
+                raise contradiction(f"axes: {name} is in more than one axis")
         for name, axis in self.axes.items():
             lengths = {len(values) for values in axis.values()}
             if lengths in (set(), {0}) or len(lengths) > 1:

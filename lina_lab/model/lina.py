@@ -30,7 +30,11 @@ RECOMPILATIONS = 64
 
 
 class LINA(nn.Module):
-    """The model of `config`, with weights drawn from seed 0; `initialize(model, seed)` draws others."""
+    """The model of `config`, with the initial weights of seed 0; `initialize(model, seed)` samples others.
+
+    Args:
+        config: geometry, sizes and variants.
+    """
 
     def __init__(self, config: LinaConfig) -> None:
         super().__init__()
@@ -71,7 +75,7 @@ class LINA(nn.Module):
         Raises:
             ValueError: not exactly one of label, text and batch, or one that the model is not conditioned on.
         """
-        if sum(given is not None for given in (label, text, batch)) != 1:
+        if sum(argument is not None for argument in (label, text, batch)) != 1:
             raise ValueError(
                 "condition needs one of label, text and batch (batch is for images without class and text)"
             )
@@ -81,8 +85,8 @@ class LINA(nn.Module):
         """Prefix tokens [B, L, D] of a condition."""
         config, weight = self.config, self.backbone.mask_token
         if (label is not None and config.num_classes is None) or (text is not None and config.text_dim is None):
-            given, field = ("label", "num_classes") if text is None else ("text", "text_dim")
-            raise ValueError(f"{given} given to a model that is not conditioned on it ({field}=None)")
+            argument, field = ("label", "num_classes") if text is None else ("text", "text_dim")
+            raise ValueError(f"this model takes no {argument}: it is not conditioned on it ({field}=None)")
         if self.class_embedding is not None:
             none = torch.full((batch or 0,), config.num_classes or 0, device=weight.device)
             return self.class_embedding(none if label is None else label)
@@ -103,7 +107,7 @@ class LINA(nn.Module):
         return self.backbone(gather(tokens_BNC, visible_ids_BV), c_BMD, visible_ids_BV)
 
     def velocity(self, noised: Tensor, timestep: Tensor, z: Tensor) -> Tensor:
-        """Velocity of noised tokens [..., C] at timestep [...] (= 1000 σ) given z [..., D]: [..., C]."""
+        """Velocity of noised tokens [..., C] at timestep [...] (= 1000 σ), from z [..., D]: [..., C]."""
         return self.flow_head(noised, timestep, z)
 
     def loss(

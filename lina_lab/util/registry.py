@@ -5,8 +5,8 @@ A package adds an entry by an entry point, which its own pyproject.toml declares
     [project.entry-points."lina_lab.variants"]
     head = "my_package.variants:HEAD"
 
-Entry points are looked at only when a name is not a built-in one, or when names are listed. A configuration holds names
-of entries, and never names of code.
+Entry points are read only when a name is not a built-in one, or when names are listed. A configuration holds names of
+entries, and never names of code.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -83,7 +83,7 @@ class Provided:
 class OpenRegistry(Mapping[str, E], Generic[E]):
     """Maps the names that a configuration field allows to entries, built-in ones and those of other packages.
 
-    Looking up a built-in name never looks at entry points; looking up another name, and listing names, does.
+    Looking up a built-in name never reads entry points; looking up another name, and listing names, does.
 
     Args:
         field: the configuration's field, for messages.

@@ -1,4 +1,4 @@
-"""Convolutions beside the core."""
+"""Convolutions that are added to the core's output."""
 
 from lina_lab.util.registry import OpenRegistry
 from lina_lab.variants.entry import GROUP, Convolution, Geometry, OfficialWeight, nothing

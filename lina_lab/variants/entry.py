@@ -96,10 +96,10 @@ class Variant:
     module: Any
     """What the model is built with, as "package.module:attribute", imported when a model is built, or the object."""
     parameters: Count | None = None
-    """Parameters, from the geometry. Must be given; `nothing` where there are none."""
+    """Parameters, from the geometry. Required; `nothing` where there are none."""
     multiply_adds: TokenCount | None = None
     """Multiply-adds of one forward pass of one sample over so many tokens, in linear layers, matrix products and
-    convolutions. Must be given; `nothing` where there are none."""
+    convolutions. Required; `nothing` where there are none."""
     needs_grid: bool = False
     """Whether it takes only sequences of all condition and image tokens, in their order."""
     needs: str | None = None
@@ -145,14 +145,15 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Core(Variant):
-    """What mixes the tokens. Its module maps (AttentionConfig, Geometry) to an `nn.Module` without state of a call,
+    """What mixes the tokens.
 
-    whose forward maps stacked queries, keys and values [3, B, H, T, E] and a gate's `Weights` to [B, H, T, E].
+    Its module maps (AttentionConfig, Geometry) to an `nn.Module` that keeps no state between calls. The forward method
+    maps stacked queries, keys and values [3, B, H, T, E] and a gate's `Weights` to [B, H, T, E].
     """
 
     field: ClassVar[str] = "kind"
     takes: frozenset[str] = frozenset()
-    """What it makes use of: "feature_map", "normalization", "token weights" (of gates)."""
+    """What it uses: "feature_map", "normalization", "token weights" (of gates)."""
     orderless: bool = True
     """Whether a permutation of the tokens permutes its outputs."""
 
@@ -171,9 +172,10 @@ class Gate(Variant):
 
 @dataclass(frozen=True, kw_only=True)
 class Convolution(Variant):
-    """A convolution beside the core. Its module maps a Geometry to an `nn.Module`
+    """A convolution that is added to the core's output.
 
-    whose forward maps the input and the values, [B, T, D] each, to what is added to the output, [B, T, D].
+    Its module maps a Geometry to an `nn.Module`, whose forward method maps the input and the values, [B, T, D] each, to
+    what is added, [B, T, D].
     """
 
     field: ClassVar[str] = "conv"

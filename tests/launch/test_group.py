@@ -191,7 +191,7 @@ def test_whoever_is_interrupted_stops_the_group(tiny: Tiny, tmp_path: Path) -> N
 def test_a_batch_that_cannot_be_shared_out_starts_nothing(tiny: Tiny, tmp_path: Path) -> None:
     engine = FakeEngine([])
     made = GroupLaunch(engine, ResourcesConfig(devices=3), [].append)
-    with pytest.raises(ValueError, match="cannot be shared out evenly"):
+    with pytest.raises(ValueError, match="cannot be divided evenly"):
         made(tiny(), tmp_path, tracking=None, report=lambda progress: None)
     assert engine.attempts == []
     assert not (tmp_path / "group.json").exists()

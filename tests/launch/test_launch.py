@@ -70,7 +70,7 @@ def test_a_cell_that_a_job_has_is_left_alone(tmp_path: Path, tiny: Callable[...,
 
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
     ResourcesConfig(nodes=2, devices=2, accumulate_grad_batches=4).check_batch(32)
-    with pytest.raises(ValueError, match=r"batch_size=32 cannot be shared out evenly.* = 12 portions"):
+    with pytest.raises(ValueError, match=r"batch_size=32 cannot be divided evenly.* = 12 micro-batches"):
         ResourcesConfig(devices=3, accumulate_grad_batches=4).check_batch(32)
 
 

@@ -263,7 +263,7 @@ def test_order_of_tokens_matters_only_to_convolution_and_gate(
     x = torch.randn(2, TOKENS, 8, generator=generator, dtype=torch.float64)
     order = torch.randperm(TOKENS, generator=generator)
     equal = torch.allclose(module(x[:, order]), module(x)[:, order], atol=1e-5)
-    ordered = config.tied_to_grid or config.conv != "none" or config.kind == "mediator"
+    ordered = config.tied_to_grid or config.conv != "none" or not PARTS["kind"][config.kind].orderless
     assert equal == (not ordered)
 
 

@@ -89,7 +89,7 @@ def test_a_text_model_trains_hides_texts_and_generates() -> None:
     assert images.shape == (4, 2, 6, 4)
     with pytest.raises(ValueError, match="text has 7 states, and the model takes text_length=6"):
         model.condition(text=torch.zeros(1, 7, 5))
-    with pytest.raises(ValueError, match="label given to a model that is not conditioned on it"):
+    with pytest.raises(ValueError, match="this model takes no label: it is not conditioned on it"):
         model.condition(label=torch.tensor([1]))
 
 

@@ -116,7 +116,7 @@ def test_the_sum_of_portions_is_the_step(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(tiny: Tiny, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"batch_size=16 cannot be shared out evenly"):
+    with pytest.raises(ValueError, match=r"batch_size=16 cannot be divided evenly"):
         run_trial(tiny(), tmp_path, resources=ResourcesConfig(accumulate_grad_batches=3))
 
 
