@@ -339,6 +339,20 @@ def test_a_study_where_earlier_versions_had_it_is_named_with_where_to_move_it(
     assert "  mine: cannot be run, studies/mine.yaml lies where" in capsys.readouterr().out
 
 
+def test_a_parent_without_its_first_line_is_refused_with_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write(tmp_path, "study/parent", QUESTION)
+    write(tmp_path, "study/mine", f"{HEADER}defaults: [/study/parent, _self_]\n")
+    assert "a file that the study starts from lacks the line # @package _global_" in refused(capsys, "study=mine")
+
+
+@pytest.mark.parametrize("text", ["- 1", "3", "study: 3", "defaults: 3", "study: {question: 3}"])
+def test_help_stands_every_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
+    write(tmp_path, "study/parent", f"{HEADER}{text}")
+    write(tmp_path, "study/mine", f"{HEADER}defaults: [parent, _self_]\n")
+    assert run.main(["-h"]) == 0
+    assert "  parent: cannot be run" in capsys.readouterr().out
+
+
 def test_a_seed_is_not_for_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     write(tmp_path, "study/mine", f"{HEADER}{QUESTION}seed: 3\n")
     assert "studies/study/mine.yaml: seed and hydra are not for a study to set" in refused(capsys, "study=mine")
