@@ -170,9 +170,8 @@ def _check_file(group: str, path: Path) -> None:
 
 def _check_study(path: Path, node: Any) -> None:
     study = node.get("study", {}) if isinstance(node, dict) else None
-    question = study.get("question") if isinstance(study, dict) else None
-    if isinstance(study, dict) and (
-        isinstance(question, str) or (question is None and isinstance(node.get("defaults"), list))
-    ):
-        return
+    if isinstance(study, dict):
+        starts_from_another = "question" not in study and isinstance(node.get("defaults"), list)
+        if starts_from_another or isinstance(study.get("question"), str):
+            return
     raise ConfigError(f"{path} is not a study: it needs a section `study` with a `question` in words")
