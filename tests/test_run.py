@@ -235,7 +235,7 @@ def test_what_a_study_changes_in_a_scale_is_a_file_of_its_own(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, own: str
 ) -> None:
     write(tmp_path, "study/odd", f"{HEADER}{QUESTION}{own}: {{paper: {{study: {{seeds: [1]}}}}}}")
-    assert f"as study_{own}/odd_NAME.yaml beside the folder study" in refused(capsys, "study=odd")
+    assert f"as study_{own}/odd_NAME.yaml next to the folder study" in refused(capsys, "study=odd")
 
 
 def test_a_scale_alone_is_no_study(capsys: pytest.CaptureFixture[str]) -> None:

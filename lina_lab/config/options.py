@@ -164,7 +164,7 @@ def _check_file(group: str, path: Path) -> None:
             kind = "task" if group == "task" else "study"
             raise ConfigError(
                 f"{shown}: what a {kind} changes in a {own} is a file of its own, as "
-                f"{kind}_{own}/{path.stem}_NAME.yaml beside the folder {path.parent.name}"
+                f"{kind}_{own}/{path.stem}_NAME.yaml next to the folder {path.parent.name}"
             )
 
 
