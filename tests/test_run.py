@@ -235,7 +235,7 @@ def test_what_a_study_changes_in_a_scale_is_a_file_of_its_own(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, own: str
 ) -> None:
     write(tmp_path, "study/odd", f"{HEADER}{QUESTION}{own}: {{paper: {{study: {{seeds: [1]}}}}}}")
-    assert f"as study_{own}/odd_NAME.yaml beside the folder study" in refused(capsys, "study=odd")
+    assert f"as study_{own}/odd_NAME.yaml next to the folder study" in refused(capsys, "study=odd")
 
 
 def test_a_scale_alone_is_no_study(capsys: pytest.CaptureFixture[str]) -> None:
@@ -337,6 +337,20 @@ def test_a_study_where_earlier_versions_had_it_is_named_with_where_to_move_it(
     assert len(composed("study=locality")[0].cells) == 30
     assert run.main(["--help"]) == 0
     assert "  mine: cannot be run, studies/mine.yaml lies where" in capsys.readouterr().out
+
+
+def test_a_parent_without_its_first_line_is_refused_with_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write(tmp_path, "study/parent", QUESTION)
+    write(tmp_path, "study/mine", f"{HEADER}defaults: [/study/parent, _self_]\n")
+    assert "a file that the study starts from lacks the line # @package _global_" in refused(capsys, "study=mine")
+
+
+@pytest.mark.parametrize("text", ["- 1", "3", "study: 3", "defaults: 3", "study: {question: 3}"])
+def test_help_stands_every_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
+    write(tmp_path, "study/parent", f"{HEADER}{text}")
+    write(tmp_path, "study/mine", f"{HEADER}defaults: [parent, _self_]\n")
+    assert run.main(["-h"]) == 0
+    assert "  parent: cannot be run" in capsys.readouterr().out
 
 
 def test_a_seed_is_not_for_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -3,38 +3,41 @@
 from collections.abc import Sequence
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lina_lab.config.compose import CommandLine, Composed, compose, composed
 from lina_lab.config.fields import fields_help
 from lina_lab.config.grammar import refuse
-from lina_lab.config.options import Options
+from lina_lab.config.options import HEADER, Options
 from lina_lab.study.grid import Plan, make_plan
 from lina_lab.util.imports import gc_paused
 
 HELP = """\
-Run every cell of a study that is not done.
+Run every cell of a study that is not done. The same command again resumes.
 
   lina run study=NAME [field=value ...]
 
-lina plan, status, work, retry and cancel take the same arguments, and are action=plan and so on. To give a field that
-an axis of the study varies a value fixes it. To compare other values, change or add an axis:
+lina plan, status, work, retry and cancel take the same arguments; lina plan is lina run with action=plan, and so on.
+A field that an axis varies is fixed by a value. Other values to compare are an axis, a changed or a new one:
   'study.axes.size={{model.dim:[16,32]}}'
 
 Groups
-  study=NAME: the question, see below
-  task=NAME: ask it of another task: {tasks}
-  scale=NAME: ask it at another scale, with its sizes, data and resources: {scales}
-  size=NAME: fields of the model for one size: {sizes}
-  data=NAME: the data set, the same as data.name=NAME: {data}
+  study=NAME: the question, one of those below
+  task=NAME: the same question for another task. One of {tasks} (text to image).
+  scale=NAME: the same question with the sizes, data and resources of another scale. One of {scales}.
+  size=NAME: the model's fields for one size. One of {sizes}.
+  data=NAME: the data set, as data.name=NAME. One of {data}.
 
 Studies
 {studies}
-A folder ./studies, or --config-dir FOLDER, holds studies of your own in Hydra's layout (study/NAME.yaml). One may start
-from another with defaults: [kv_gate, _self_].
+
+Studies of your own lie in ./studies or in the folder of --config-dir, in Hydra's layout: study/NAME.yaml with
+{header} as its first line. One starts from another with `defaults: [kv_gate, _self_]`. What it changes
+in a task or a scale lies in study_task/NAME_TASK.yaml and study_scale/NAME_SCALE.yaml.
 
 Flags
   --cfg job [--resolve]: print the configuration, and run nothing
-  --config-dir FOLDER: search this config directory first
+  --config-dir FOLDER: search this folder first
 
 Fields
 {fields}"""
@@ -65,7 +68,7 @@ class StudyCommand:
             plan = make_plan(found.study, found.base, found.overridden)
         except BrokenPipeError:
             raise
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, OmegaConfBaseException) as error:
             return refuse(error)
         if found.command.action == "plan":
             return _plan(plan, found)
@@ -88,6 +91,7 @@ def study_help(options: Options) -> str:
         sizes=listed["size"],
         data=listed["data"],
         studies="\n".join(options.questions()),
+        header=f"`{HEADER}`",
         fields=fields_help(),
     )
 

@@ -193,7 +193,7 @@ def _tell(summary: Summary, plan: Plan, paths: PathsConfig) -> None:
     if summary.overhead_seconds:
         mean = sum(summary.overhead_seconds) / len(summary.overhead_seconds)
         console.print(f"outside Trainer.fit: {mean:.2f} s a cell, at most {max(summary.overhead_seconds):.2f} s")
-    console.print(f"cells: {paths.runs}/{plan.study.name}   compare: lina ui")
+    console.print(f"cells: {paths.runs}/{plan.study.name}   compare: lina ui{_where(paths)}")
     console.print(f"figures: lina plots study={plan.study.name}" + _where(paths))
     if summary.failures:
         for label, error in summary.failures.items():

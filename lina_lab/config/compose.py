@@ -35,7 +35,7 @@ from lina_lab.config.fields import (
 )
 from lina_lab.config.grammar import one_line, parse_override
 from lina_lab.config.hints import NO_SWEEPER, check_word, check_words, is_several, several_values
-from lina_lab.config.options import FILES, OWN, PRESETS, Options, preset, preset_names, refuse_layout_of_before
+from lina_lab.config.options import FILES, HEADER, OWN, PRESETS, Options, preset, preset_names, refuse_layout_of_before
 from lina_lab.util.errors import ConfigError
 from lina_lab.util.nested import flatten
 
@@ -122,6 +122,8 @@ def compose(line: CommandLine) -> Composed:
     for name in sections():
         if not isinstance(data[name], dict):
             raise not_a_section(name, data[name])
+    if "study" in data["study"]:
+        raise ConfigError(f"a file that the study starts from lacks the line {HEADER}")
     check_words(data)
     if data["study"]["name"] == MISSING:
         names = ", ".join(line.options.names("study"))
@@ -160,7 +162,7 @@ def composed(line: CommandLine) -> DictConfig:
 
 
 def _check(line: CommandLine) -> None:
-    """Look the command line over before Hydra does, whose messages do not name what is allowed."""
+    """Check the command line before Hydra does, whose messages do not name what is allowed."""
     for override in line.overrides:
         name = override.key_or_group
         if name in (*FILES, *PRESETS):

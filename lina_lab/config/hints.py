@@ -37,6 +37,7 @@ FOREIGN = {
     "hydra/sweeper": NO_SWEEPER,
     "hydra.sweeper": NO_SWEEPER,
     "hydra.mode": NO_SWEEPER,
+    "hydra.searchpath": "write --config-dir FOLDER",
     "hydra/launcher": "write launcher=local, launcher=torchrun or launcher=slurm",
     "hydra.launcher": "write launcher=local, launcher=torchrun or launcher=slurm",
 }

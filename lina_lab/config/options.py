@@ -44,7 +44,7 @@ class Options:
     """The options of all groups, in the folders that are searched."""
 
     config_dir: Path | None = None
-    """Of `--config-dir`."""
+    """Folder of `--config-dir`."""
 
     @cached_property
     def folders(self) -> tuple[Path, ...]:
@@ -74,7 +74,7 @@ class Options:
         return next((path for path in paths if path.is_file()), None)
 
     def check(self, chosen: Mapping[str, str | None]) -> None:
-        """Look the user's own files over, of which Hydra's messages would not say what to do.
+        """Check the user's own files for what Hydra's messages would not explain.
 
         Args:
             chosen: group -> name.
@@ -106,11 +106,11 @@ class Options:
     def _question(self, name: str, seen: tuple[str, ...] = ()) -> str:
         """A study's question; that of the study it starts from where it asks none itself."""
         path = self.file("study", name)
-        node = {} if path is None or name in seen else _read(path)
-        question = node.get("study", {}).get("question")
-        if question is not None:
-            return " ".join(str(question).split())
-        parents = [str(d).removeprefix("/study/") for d in node.get("defaults", ()) if isinstance(d, str)]
+        node = None if path is None or name in seen else _read(path)
+        study, parents = (node.get("study"), node.get("defaults")) if isinstance(node, dict) else (None, None)
+        if isinstance(study, dict) and study.get("question") is not None:
+            return " ".join(str(study["question"]).split())
+        parents = [str(d).removeprefix("/study/") for d in parents] if isinstance(parents, list) else []
         return next((q for parent in parents if (q := self._question(parent, (*seen, name)))), "")
 
 
@@ -164,13 +164,14 @@ def _check_file(group: str, path: Path) -> None:
             kind = "task" if group == "task" else "study"
             raise ConfigError(
                 f"{shown}: what a {kind} changes in a {own} is a file of its own, as "
-                f"{kind}_{own}/{path.stem}_NAME.yaml beside the folder {path.parent.name}"
+                f"{kind}_{own}/{path.stem}_NAME.yaml next to the folder {path.parent.name}"
             )
 
 
 def _check_study(path: Path, node: Any) -> None:
     study = node.get("study", {}) if isinstance(node, dict) else None
-    question = study.get("question") if isinstance(study, dict) else None
-    if isinstance(study, dict) and (isinstance(question, str) or (question is None and node.get("defaults"))):
-        return
+    if isinstance(study, dict):
+        starts_from_another = "question" not in study and isinstance(node.get("defaults"), list)
+        if starts_from_another or isinstance(study.get("question"), str):
+            return
     raise ConfigError(f"{path} is not a study: it needs a section `study` with a `question` in words")

@@ -189,7 +189,7 @@ def test_a_damaged_store_is_said(capsys: pytest.CaptureFixture[str], tmp_path: P
 
 @pytest.mark.parametrize(
     ("arguments", "part"),
-    [([], "study"), (["study=a", "run=b"], "run is not a field"), (["study=@x"], "cannot start any token")],
+    [([], "study"), (["study=a", "run=b"], "run is not a field"), (["study=x("], "quote the value")],
 )
 def test_wrong_arguments_are_said(capsys: pytest.CaptureFixture[str], arguments: list[str], part: str) -> None:
     assert part in complaint(capsys, *arguments)

@@ -33,7 +33,7 @@ print("FROM", lina_lab.__file__)
 REPORTS = """
 from lina_lab.cli import main
 
-for arguments in (["plots", "study=normalization_scaling"], ["plots", "source=published"], ["paper"]):
+for arguments in (["plots", "study=kv_gate"], ["plots", "source=published"], ["paper"]):
     print("REPORT", arguments[-1], main(arguments))
 """
 
@@ -135,24 +135,19 @@ def test_the_lines_of_a_job_are_found(installed: Run) -> None:
 
 @pytest.mark.system
 def test_a_study_is_run_and_reported(installed: Run) -> None:
-    tiny = [
-        "model.dim=16",
-        "sampling.quality_images=60",
-        "seed=0",
-        "trainer.max_images=64",
-        "trainer.val_every_images=64",
-    ]
-    done = installed("lina", "run", "study=normalization_scaling", *tiny)
+    gates = "study.axes.gate={model.attention.gate:[none,kv]}"
+    tiny = ["model.dim=16", "seed=0", "trainer.max_images=64", "trainer.val_every_images=64"]
+    done = installed("lina", "run", "study=kv_gate", gates, "sampling.images_per_class=0", *tiny)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "normalization_scaling: 4 done" in done.stdout
-    assert "figures: lina plots study=normalization_scaling" in done.stdout
+    assert "kv_gate: 2 done" in done.stdout
+    assert "figures: lina plots study=kv_gate" in done.stdout
     reports = installed("python", "-c", REPORTS)
     assert reports.stderr == ""
     lines = reports.stdout.splitlines()
     assert [line for line in lines if line.startswith("REPORT")] == [
-        "REPORT study=normalization_scaling 0",
+        "REPORT study=kv_gate 0",
         "REPORT source=published 0",
         "REPORT paper 0",
     ]
-    assert "reports/normalization_scaling/report.md" in lines
+    assert "reports/kv_gate/report.md" in lines
     assert "reports/paper/report.md" in lines
