@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -26,12 +27,21 @@ def sigterm_as_exit() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+IMPATIENCE_SECONDS = 2.0
+"""A signal that comes so long after the first one does not wait."""
+_waiting: list[float] = []
+"""When the signals that wait came: of the main thread, which alone gets any."""
+_blocks: list[object] = []
+"""The blocks that defer signals, the outermost first."""
+
+
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Deliver Ctrl-C and SIGTERM when the block has ended. A second one does not wait.
+    """Deliver Ctrl-C and SIGTERM when the block has ended, unless one comes again after `IMPATIENCE_SECONDS`.
 
     For writes to a database file: a KeyboardInterrupt within SQLAlchemy can leave a session that never works again, and
-    a transaction that locks all processes out, this one too.
+    a transaction that locks all processes out, this one too. A terminal's Ctrl-C reaches a worker twice, directly and
+    from the pool that stops it, so a second signal alone is no sign of impatience.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -46,19 +56,23 @@ def defer_signals() -> Iterator[None]:
 
     def note(number: int, frame: Any) -> None:
         noted.append(number)
-        if len(noted) == 2:
+        _waiting.append(time.monotonic())
+        if _waiting[-1] - _waiting[0] >= IMPATIENCE_SECONDS:
+            noted.clear()
             restore()
-            # Both: a block around this one counts them too.
-            for each in noted:
-                signal.raise_signal(each)
+            signal.raise_signal(number)
 
     try:
+        _blocks.append(note)
         for number in before:
             signal.signal(number, note)
         yield
     finally:
         restore()
-        if len(noted) == 1:
+        _blocks[:] = [block for block in _blocks if block is not note]
+        if not _blocks:
+            _waiting.clear()
+        if noted:
             signal.raise_signal(noted[0])
 
 

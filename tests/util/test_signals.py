@@ -33,8 +33,8 @@ def test_one_comes_when_the_block_has_ended(number: signal.Signals, error: type[
     assert [signal.getsignal(each) for each in STOPS] == before
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3])
-def test_a_second_one_does_not_wait(depth: int) -> None:
+def sent_twice(depth: int) -> list[str]:
+    """What is done within so many blocks when two signals come."""
     done = []
 
     def block() -> None:
@@ -46,9 +46,40 @@ def test_a_second_one_does_not_wait(depth: int) -> None:
             send(signal.SIGINT)
             done.append("second")
 
+    before = [signal.getsignal(each) for each in STOPS]
     with pytest.raises(KeyboardInterrupt):
         block()
-    assert done == ["first"]
+    assert [signal.getsignal(each) for each in STOPS] == before
+    return done
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_two_at_once_wait_as_one(depth: int) -> None:
+    """A terminal's Ctrl-C reaches a worker directly, and again from its pool."""
+    assert sent_twice(depth) == ["first", "second"]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_one_that_comes_again_later_does_not_wait(depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 3.0, 3.1, 3.2])
+    monkeypatch.setattr("lina_lab.util.signals.time.monotonic", lambda: next(clock))
+    assert sent_twice(depth) == ["first"]
+
+
+def test_a_block_that_has_ended_leaves_nothing_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 3.0])
+    monkeypatch.setattr("lina_lab.util.signals.time.monotonic", lambda: next(clock))
+    done = []
+
+    @defer_signals()
+    def block() -> None:
+        send(signal.SIGINT)
+        done.append("the rest")
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            block()
+    assert done == ["the rest", "the rest"]
 
 
 def test_blocks_in_blocks_wait_for_the_outermost() -> None:
