@@ -12,6 +12,12 @@ class FullError(OSError):
     """A disk that is full."""
 
 
+def fail_halfway(path: Path, error: type[BaseException]) -> None:
+    with atomic(path) as draft:
+        draft.write_bytes(b"half of")
+        raise error
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -35,9 +41,8 @@ def test_a_failure_in_the_middle_leaves_the_old_file_and_no_half_one(
     path = tmp_path / "a.bin"
     if before is not None:
         path.write_bytes(before)
-    with pytest.raises(error), atomic(path) as draft:
-        draft.write_bytes(b"half of")
-        raise error
+    with pytest.raises(error):
+        fail_halfway(path, error)
     assert (path.read_bytes() if path.exists() else None) == before
     assert names(tmp_path) == ([] if before is None else ["a.bin"])
 
