@@ -1,10 +1,10 @@
 """Time and memory of one attention: `python benchmarks/attention.py [device=cuda] [dtypes=[float32]] [out=FOLDER]`.
 
-Forward and backward, medians; variants of a case take turns, so that a ratio compares what ran side by side.
+Medians of forward and backward. The variants of a case run by turns, so that a ratio compares neighbors in time.
 
-floor    the module's two linear layers alone, one behind the other
+floor    the module's two linear layers alone, one after the other
 linear   division, 5 x 5 depthwise convolution, KV gate: the published attention
-naive    the same, written straightforwardly: permuted to heads, the normaliser a product of its own, the convolution
+naive    the same, written straightforwardly: permuted to heads, the normalizer a product of its own, the convolution
          padded with zeros for the condition tokens
 plain    division without convolution and gate
 softmax  PyTorch's scaled_dot_product_attention
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-# The profiler, which counts the memory, otherwise greets at every start.
+# Silences the profiler, which counts the memory.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import pandas as pd
@@ -42,7 +42,7 @@ CASES = {
     "256px": ((8, 320, 768), 12, (16, 16), 64),
     "1024px": ((1, 5120, 1536), 16, (64, 64), 1024),
 }
-"""Name -> shape [B, T, D], heads, grid, condition tokens: the decoder at the paper's two ends (`lina.md` section 1)."""
+"""Name -> shape [B, T, D], heads, grid, condition tokens: the decoder of the paper's smallest and largest image."""
 WIDTH, HEADS = 768, 12
 SWEEP = [2**power for power in range(6, 15)]
 PLAIN = AttentionConfig(conv="none", gate="none")
@@ -51,18 +51,18 @@ SOFTMAX = AttentionConfig(kind="softmax", conv="none", gate="none")
 
 @checked(frozen=True, kw_only=True, config=CHECKS)
 class BenchConfig:
-    """What the command takes."""
+    """Fields of the benchmark."""
 
     out: str = "reports/bench"
-    """Where the tables go."""
+    """Folder of the tables."""
     device: Literal["cpu", "cuda"] | None = None
     """null: a GPU where there is one."""
     dtypes: tuple[Literal["float32", "bfloat16"], ...] | list[Literal["float32", "bfloat16"]] = ("float32", "bfloat16")
-    """float32, and bfloat16 autocast."""
+    """float32 as it is; bfloat16 by autocast."""
     threads: PositiveInt = 2
     """Threads on a CPU."""
     seconds: float = 10.0
-    """Time for each variant of a case, and at least 5 rounds; a fifth of it for each point of the sweep."""
+    """Seconds for each variant of a case, with at least 5 rounds; a fifth of that for each point of the sweep."""
     sweep: bool = True
     """Whether to measure against the number of tokens, 64 to 16,384."""
 
@@ -72,10 +72,11 @@ class BenchConfig:
 
 
 Step = Callable[[], None]
+"""A forward and a backward pass."""
 
 
 def naive(module: Attention, x_BTD: Tensor) -> Tensor:
-    """The published attention, written without a thought to its cost."""
+    """The published attention, written without regard to its cost."""
     gate, conv = module.gate, module.conv
     assert isinstance(gate, PositionGate)
     assert isinstance(conv, DepthwiseConvolution)
@@ -84,8 +85,8 @@ def naive(module: Attention, x_BTD: Tensor) -> Tensor:
     assert gate.key_scale is not None
     assert gate.value_scale is not None
     k, v = k * gate.key_scale, v * gate.value_scale
-    normaliser = q @ k.mean(-2, keepdim=True).mT + EPSILON
-    o = q @ (k.mT @ v / k.shape[-2]) / normaliser
+    normalizer = q @ k.mean(-2, keepdim=True).mT + EPSILON
+    o = q @ (k.mT @ v / k.shape[-2]) / normalizer
     o = rearrange(o, "b h t e -> b t (h e)")
     grid, condition = x_BTD[:, conv.condition_tokens :], x_BTD[:, : conv.condition_tokens]
     image = conv.conv(rearrange(grid, "b (r c) d -> b d r c", r=conv.grid[0]))
@@ -111,7 +112,7 @@ def step(forward: Callable[[Tensor], Tensor], module: Attention, x: Tensor, dtyp
 
 
 def variants(case: str, device: str, dtype: str) -> dict[str, Step]:
-    """What a case compares."""
+    """The variants that a case compares."""
     shape, heads, grid, condition = CASES[case]
     x = torch.randn(shape, device=device, requires_grad=True)
     linear, softmax = (
@@ -126,7 +127,7 @@ def variants(case: str, device: str, dtype: str) -> dict[str, Step]:
 
 
 def timed(steps: dict[str, Step], seconds: float, *, least: int = 5) -> dict[str, list[float]]:
-    """Seconds of each run but the first, the variants in turns until about `seconds` for each are spent."""
+    """Seconds of each run but the first; variants run by turns until each has taken about `seconds`."""
     for run in steps.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -140,7 +141,7 @@ def timed(steps: dict[str, Step], seconds: float, *, least: int = 5) -> dict[str
 
 
 def peak_bytes(run: Step, device: str) -> int:
-    """Most memory that was allocated at one time during a run, above what was there before it."""
+    """Peak of the memory that a run allocates, in bytes."""
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -154,7 +155,7 @@ def peak_bytes(run: Step, device: str) -> int:
 
 
 def measure_cases(config: BenchConfig, device: str, dtype: str) -> pd.DataFrame:
-    """A row for each case and variant."""
+    """A table with a row for each case and variant."""
     rows: list[dict[str, Any]] = []
     for case in CASES:
         steps = variants(case, device, dtype)
@@ -179,7 +180,7 @@ def measure_cases(config: BenchConfig, device: str, dtype: str) -> pd.DataFrame:
 
 
 def describe(row: dict[str, Any]) -> str:
-    """A row in words."""
+    """A row as text."""
     return (
         f"{row['case']:7} {row['variant']:8} {row['median_ms']:9.1f} ms  {row['times_floor']:5.2f} x floor  "
         f"{row['peak_mib']:7.0f} MiB"
@@ -187,7 +188,7 @@ def describe(row: dict[str, Any]) -> str:
 
 
 def measure_sweep(config: BenchConfig, device: str, dtype: str) -> pd.DataFrame:
-    """A row for each number of tokens and variant, one image, width 768, all tokens on a grid."""
+    """A table with a row for each number of tokens and variant: one image, width 768, all tokens on a grid."""
     rows: list[dict[str, Any]] = []
     for tokens in SWEEP:
         columns = 2 ** (tokens.bit_length() // 2)
@@ -217,15 +218,15 @@ def measure_sweep(config: BenchConfig, device: str, dtype: str) -> pd.DataFrame:
 
 
 def device_name(device: str) -> str:
-    """For file names."""
+    """The device's name, for file names."""
     return torch.cuda.get_device_name().replace(" ", "-") if device == "cuda" else "cpu"
 
 
 def run(config: BenchConfig) -> int:
-    """Measure, and write a table for each type; 0.
+    """Measure, and write a table for each dtype; returns 0.
 
     Raises:
-        OSError: the folder cannot be made.
+        OSError: the folder cannot be created.
     """
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     folder = Path(config.out)

@@ -1,4 +1,4 @@
-"""Pictures of `benchmarks.attention` and `benchmarks.ranks`: `python benchmarks/attention_figures.py [folder=...]`."""
+"""Figures of the attention and ranks benchmarks: `python benchmarks/attention_figures.py [folder=...]`."""
 
 import sys
 from pathlib import Path
@@ -28,14 +28,14 @@ NAMES = {
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class BenchPlotsConfig:
-    """What the command takes."""
+    """Fields of the command."""
 
     folder: str = "reports/bench"
-    """Folder of the tables; the pictures go there too."""
+    """Folder of the tables, and of the figures."""
 
 
 def crossing(tokens: ArrayLike, a: ArrayLike, b: ArrayLike) -> tuple[float, float] | None:
-    """Where `a` rises above `b` for good: tokens and value, by interpolation between logarithms; None: nowhere."""
+    """Tokens and value from which on `a` exceeds `b`, interpolated between logarithms; None: there is no such point."""
     x, log_a, log_b = (np.log(np.asarray(values, dtype=float)) for values in (tokens, a, b))
     gap = log_a - log_b
     below = np.flatnonzero(gap <= 0)
@@ -52,8 +52,8 @@ def tokens_figure(table: pd.DataFrame) -> Figure:
     columns = (("median_ms", "time, ms"), ("peak_mib", "peak memory, MiB"))
     for axes, (column, label) in zip(panels, columns, strict=True):
         wide = table.pivot(index="tokens", columns="variant", values=column)
-        for place, (variant, name) in enumerate(NAMES.items()):
-            axes.plot(wide.index, wide[variant], label=name, **line_style(place))
+        for index, (variant, name) in enumerate(NAMES.items()):
+            axes.plot(wide.index, wide[variant], label=name, **line_style(index))
         axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel=label)
         axes.set_xscale("log", base=2)
         axes.set_xticks(wide.index, [f"{tokens:,}" for tokens in wide.index], rotation=45)
@@ -64,16 +64,14 @@ def tokens_figure(table: pd.DataFrame) -> Figure:
 
 
 def ranks_figure(table: pd.DataFrame) -> Figure:
-    """Images a second of several ranks, each run a point, and where the time of a step goes."""
+    """Images a second over ranks, with a point for each run, and the parts of a step's time."""
     runs = table[table["how"] == "seam"]
     medians = runs.groupby("ranks")[["images_per_second", "step_ms", "data_ms", "communication_ms"]].median()
     figure, (speed, split) = plt.subplots(1, 2, figsize=(6.4, 2.9))
     first = medians.index[0]
     speed.plot(runs["ranks"], runs["images_per_second"], "o", color="0.6", markersize=4, label="runs")
     speed.plot(medians.index, medians["images_per_second"], label="median", **line_style(0))
-    speed.plot(
-        medians.index, medians["images_per_second"][first] * medians.index / first, "k:", label="if nothing were lost"
-    )
+    speed.plot(medians.index, medians["images_per_second"][first] * medians.index / first, "k:", label="ideal")
     for ranks, row in medians.iterrows():
         share = row["images_per_second"] * first / (medians["images_per_second"][first] * float(str(ranks)))
         where = (float(str(ranks)), row["images_per_second"])
@@ -85,9 +83,9 @@ def ranks_figure(table: pd.DataFrame) -> Figure:
         "communication": medians["communication_ms"],
         "data": medians["data_ms"],
     }
-    bottom, places = np.zeros(len(medians)), [str(ranks) for ranks in medians.index]
+    bottom, names = np.zeros(len(medians)), [str(ranks) for ranks in medians.index]
     for (name, values), shade, hatch in zip(parts.items(), ("0.75", "0.45", "0.1"), ("", "//", ""), strict=True):
-        split.bar(places, values, bottom=bottom, color=shade, hatch=hatch, label=name, width=0.6)
+        split.bar(names, values, bottom=bottom, color=shade, hatch=hatch, label=name, width=0.6)
         bottom += values.to_numpy()
     split.set(xlabel="ranks", ylabel="time of a step, ms")
     split.legend()
@@ -102,10 +100,10 @@ def _mark(axes: Axes, point: tuple[float, float] | None) -> None:
 
 
 def run(config: BenchPlotsConfig) -> int:
-    """Draw what there is; 0.
+    """Draw a figure for each table; returns 0.
 
     Raises:
-        ValueError: there is nothing to draw.
+        ValueError: there is no table.
     """
     folder = Path(config.folder)
     figures = {path: tokens_figure for path in sorted(folder.glob("tokens-*.csv"))}

@@ -1,7 +1,8 @@
-"""How fast shards are read: `python benchmarks/loader.py [images=8000] [batch_size=256]`.
+"""Throughput of reading shards: `python benchmarks/loader.py [images=8000] [batch_size=256]`.
 
-Images a second from shards of ImageNet's latent shape as training takes them (any order, drawn from the posterior, in
-batches), against reading the same tar files from end to end and decoding their arrays: the least that there is to do.
+Images a second from shards of ImageNet's latent shape as training reads them (in any order, sampled from the posterior,
+in batches), compared with reading the same tar files from end to end and decoding their arrays: the least work that
+there is.
 """
 
 import hashlib
@@ -28,26 +29,26 @@ from lina_lab.data.shards.format import CLASS, FORMAT, MANIFEST, MOMENTS, read_m
 from lina_lab.data.shards.images import ShardImages
 
 SHAPE = (16, 16, 16)
-A_SHARD, ROUNDS = 1000, 3
+IMAGES_PER_SHARD, ROUNDS = 1000, 3
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class LoaderBenchConfig:
-    """What the command takes."""
+    """Fields of the benchmark."""
 
     images: PositiveInt = 8000
     """Images in the shards."""
     batch_size: PositiveInt = 256
-    """Images of a batch."""
+    """Images in a batch."""
     workers: NonNegativeInt = 0
-    """Processes that read."""
+    """Worker processes that read."""
 
 
 def make_shards(folder: Path, images: int) -> None:
-    """Shards of random moments."""
+    """Write shards of random moments."""
     generator, shards = np.random.default_rng(0), []
-    for start in range(0, images, A_SHARD):
-        path, count = folder / f"shard-{start // A_SHARD:06d}.tar", min(A_SHARD, images - start)
+    for start in range(0, images, IMAGES_PER_SHARD):
+        path, count = folder / f"shard-{start // IMAGES_PER_SHARD:06d}.tar", min(IMAGES_PER_SHARD, images - start)
         with wds.TarWriter(str(path)) as tar:
             for i in range(start, start + count):
                 moments = generator.standard_normal((2, 2 * SHAPE[0], *SHAPE[1:]), dtype=np.float32).astype(np.float16)
@@ -93,12 +94,12 @@ def rate(read: Callable[[], int]) -> float:
 
 
 def run(config: LoaderBenchConfig) -> int:
-    """Measure and print; 0."""
+    """Measure and print; returns 0."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_shards(folder, config.images)
-        # In turns: the machine may change its mind about its speed.
+        # By turns: the speed of the machine may change.
         pairs = [
             (rate(lambda: read_alone(folder)), rate(lambda: read_as_training(folder, config))) for _ in range(ROUNDS)
         ]

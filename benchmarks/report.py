@@ -1,6 +1,6 @@
 """Time and memory of a report: `python benchmarks/report.py [cells=10000] [checkpoints=100]`.
 
-Makes a run store of so many cells that were never trained, and a report of it in a process of its own.
+Creates a run store of cells that were never trained, and makes its report in a process of its own.
 """
 
 import json
@@ -30,25 +30,25 @@ NAME = "planted"
 WIDTHS = (16, 32, 48, 64, 96)
 EFFECTS = {("division", "none"): 30.0, ("division", "depthwise"): 26.0}
 EFFECTS |= {("subtraction", conv): amount * 1.02 for (_, conv), amount in EFFECTS.items()}
-"""Coefficient of the planted law."""
+"""Variant -> coefficient A of the planted scaling law."""
 E, ALPHA, BETA = 0.3, 0.4, 0.5
 METRICS = (TRAIN_LOSS, "val/loss_raw", "val/loss_ema")
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class ReportBenchConfig:
-    """What the command takes."""
+    """Fields of the benchmark."""
 
     cells: PositiveInt = 10_000
-    """Cells of the store, rounded up to whole seeds."""
+    """Cells in the store, rounded up to whole seeds."""
     checkpoints: PositiveInt = 100
-    """Checkpoints of each."""
+    """Points of each cell's curve."""
     max_images: PositiveInt = 5120
-    """Images that each has seen."""
+    """Images that each cell has seen."""
 
 
 def make_store(config: ReportBenchConfig, folder: Path) -> StudyConfig:
-    """A run store whose losses follow `E + A N^-alpha + B D^-beta`, with noise of the seeds. Returns the study."""
+    """Create a run store with losses `E + A N^-alpha + B D^-beta` and noise of the seeds; returns the study."""
     quiet_logs()
     uri, points = f"sqlite:///{folder / 'mlflow.db'}", [(v, width) for v in EFFECTS for width in WIDTHS]
     study = _study(-(-config.cells // len(points)))
@@ -96,7 +96,7 @@ def _trial(variant: tuple[str, str], width: int, config: ReportBenchConfig) -> T
 def _template(
     client: MlflowClient, experiment: str, variant: tuple[str, str], width: int, config: ReportBenchConfig
 ) -> str:
-    """A run as the study layer writes it, to be copied."""
+    """A run as the study layer writes it, to copy from; returns its id."""
     axes = dict(zip(("model.attention.normalization", "model.attention.conv"), variant, strict=True))
     tags = {KIND: "cell", STATUS: "done", AXES: json.dumps({**axes, "model.dim": width}), CELL: "", SEED: ""}
     run: str = client.create_run(experiment, tags=tags, run_name=f"{' '.join(variant)} {width}").info.run_id
@@ -141,7 +141,7 @@ def _copy(connection: Connection, template: str, seed: int, losses: "pd.Series[f
 def _points(run: str, generator: np.random.Generator, losses: "pd.Series[float]") -> Iterator[dict[str, Any]]:
     level = float(np.exp(0.01 * generator.standard_normal()))
     for metric in METRICS:
-        # A step's loss stands at the images seen before it.
+        # A step's loss is logged at the images seen before it.
         before = metric == TRAIN_LOSS
         noise = np.exp((0.05 if before else 1e-4) * generator.standard_normal(len(losses)))
         for images, loss in zip(losses.index, losses.to_numpy(float) * noise * level, strict=True):
@@ -149,7 +149,7 @@ def _points(run: str, generator: np.random.Generator, losses: "pd.Series[float]"
 
 
 def run(config: ReportBenchConfig) -> int:
-    """Measure and print; 0."""
+    """Measure and print; returns 0."""
     with tempfile.TemporaryDirectory() as name:
         folder, start = Path(name), time.perf_counter()
         study = make_store(config, folder)

@@ -15,7 +15,8 @@ from pathlib import Path
 from rich.console import Console
 
 from lina_lab.config.grammar import Command, refuse
-from lina_lab.data.shards.cache import CacheConfig, cache, verify
+from lina_lab.data.shards.cache import cache, verify
+from lina_lab.data.shards.writer import CacheConfig
 
 
 def run(config: CacheConfig) -> int:

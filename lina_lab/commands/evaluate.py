@@ -20,7 +20,7 @@ from lina_lab.config import CHECKS
 from lina_lab.config.checks import PositiveInt
 from lina_lab.config.grammar import Command
 from lina_lab.evaluation.features import FEATURES, Features, extract
-from lina_lab.evaluation.images import PORTION, has_images, read_images, read_statistics
+from lina_lab.evaluation.images import READ_BATCH_SIZE, has_images, read_images, read_statistics
 from lina_lab.evaluation.moments import moments_of
 from lina_lab.evaluation.quality import Reference, quality
 from lina_lab.evaluation.sampling import RECIPE_FILE
@@ -44,7 +44,7 @@ class EvaluateConfig:
     """File of the Inception network's weights; null: those of torch-fidelity, in torch's cache of downloads."""
     out: str | None = None
     """File of the result; null: metrics.json next to the samples."""
-    batch_size: PositiveInt = PORTION
+    batch_size: PositiveInt = READ_BATCH_SIZE
     """Images processed together."""
     run: str | None = None
     """ID of an MLflow run to log the metrics to."""

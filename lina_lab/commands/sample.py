@@ -23,12 +23,13 @@ from torch import Tensor
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import NonNegativeInt, PositiveInt
 from lina_lab.config.grammar import Command
+from lina_lab.data.pixels import Pixels, to_pixels
 from lina_lab.data.shards.format import TextOrigin, read_manifest
 from lina_lab.data.text import TextEncoder, load_text_encoder
 from lina_lab.evaluation.decoding import decoder_of
 from lina_lab.evaluation.images import read_images
 from lina_lab.evaluation.prompts.geneval import LAYOUT, read_prompts, write_layout
-from lina_lab.evaluation.sampling import SAMPLES_FILE, Encode, Pixels, Recipe, sample, to_pixels
+from lina_lab.evaluation.sampling import SAMPLES_FILE, Encode, SampleRecipe, sample
 from lina_lab.evaluation.weights import Trained, load_trained
 from lina_lab.model import LINA
 from lina_lab.util.progress import image_progress
@@ -80,7 +81,7 @@ class SampleConfig:
             )
 
 
-def recipe_of(config: SampleConfig, trained: Trained, prompts: Sequence[str]) -> Recipe:
+def recipe_of(config: SampleConfig, trained: Trained, prompts: Sequence[str]) -> SampleRecipe:
     """The recipe of a command for a model.
 
     Raises:
@@ -99,7 +100,7 @@ def recipe_of(config: SampleConfig, trained: Trained, prompts: Sequence[str]) ->
         raise ValueError(
             "encoder=NAME is needed: neither the checkpoint nor shards=FOLDER says which text encoder it is"
         )
-    return Recipe(
+    return SampleRecipe(
         images=config.images or (4 * len(prompts) if prompts else 1000),
         classes=classes,
         ar_steps=config.ar_steps or min(64, model.num_tokens),
@@ -129,8 +130,8 @@ def run(config: SampleConfig) -> int:
     if encoder is not None:
         recipe = replace(recipe, encoder_sha256=encoder.sha256())
     decode, encode = _decoder(config, device), None if encoder is None else _encode(encoder, model, device)
-    portions = -(-recipe.images // recipe.batch_size)
-    mine = sum(min(recipe.batch_size, recipe.images - i * recipe.batch_size) for i in range(rank, portions, world_size))
+    batches = -(-recipe.images // recipe.batch_size)
+    mine = sum(min(recipe.batch_size, recipe.images - i * recipe.batch_size) for i in range(rank, batches, world_size))
     with image_progress(console) as progress:
         task = progress.add_task("images", total=mine)
 

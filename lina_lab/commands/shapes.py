@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import NonNegativeInt, PositiveInt
 from lina_lab.config.grammar import Command
-from lina_lab.data.scenes import draw, scene
+from lina_lab.data.scenes import render, scene
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -40,7 +40,7 @@ def write(config: ShapesConfig) -> None:
     asked = []
     for index in range(config.images):
         made, stem = scene(config.seed, index), folder / f"{index:07d}"
-        Image.fromarray(draw(made, config.resolution)).save(stem.with_suffix(".png"))
+        Image.fromarray(render(made, config.resolution)).save(stem.with_suffix(".png"))
         stem.with_suffix(".txt").write_text(made.caption + "\n")
         stem.with_suffix(".long.txt").write_text(made.long_caption + "\n")
         stem.with_suffix(".json").write_text(json.dumps(made.metadata) + "\n")

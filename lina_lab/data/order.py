@@ -1,4 +1,4 @@
-"""The order of the images: for training a function of the seed and the step, and of nothing else."""
+"""The order of the images: in training a function of the seed and the step alone."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,29 +16,30 @@ Order = Callable[[Generator], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class RankLayout:
-    """Which of the ranks that train together this is."""
+    """This rank among those that train together."""
 
     rank: int = 0
     world_size: int = 1
+    """Number of ranks."""
     accumulate_grad_batches: int = 1
-    """Micro-batches of an optimizer step, one after another (gradient accumulation)."""
+    """Micro-batches of an optimizer step, one after another."""
 
 
 class StepBatches(Sampler[Tensor]):
-    """Indices of a rank's images at given optimizer steps: int64 [images], `accumulate_grad_batches` batches a step.
+    """Indices int64 [n] of a rank's images, `accumulate_grad_batches` micro-batches for each optimizer step.
 
-    The stream is one permutation of all images after another, each drawn from (seed, pass); batches run across their
-    borders, so no image is seen twice before all were seen once.
+    The stream is one permutation of all images after another, each from (seed, pass). Batches run across the borders of
+    passes, so no image is seen twice before all have been seen once.
 
     Args:
-        images: images of the data set.
+        images: number of images in the data set.
         batch_size: images of a step, over all ranks.
         steps: the steps.
         seed: the trial's.
-        done: of them, steps that were taken before: they count in the length and are passed over.
-        place: whose images.
-        order: all places of a pass, in an order that a generator decides; a permutation as a rule.
-        numbered: add `pass * images` to the places, for a data set that draws something anew in each pass.
+        done: how many of these steps were taken before: they count in the length and are left out.
+        layout: the rank whose images these are.
+        order: makes the indices of a pass, in an order that a generator decides; None: a random permutation.
+        numbered: add `pass * images` to the indices, for a data set whose images differ from pass to pass.
     """
 
     def __init__(
@@ -49,33 +50,33 @@ class StepBatches(Sampler[Tensor]):
         steps: range,
         seed: int,
         done: int = 0,
-        place: RankLayout = RankLayout(),
+        layout: RankLayout = RankLayout(),
         order: Order | None = None,
         numbered: bool = False,
     ) -> None:
         self.images, self.batch_size, self.steps, self.seed = images, batch_size, steps, seed
-        self.done, self.place, self.numbered = done, place, numbered
+        self.done, self.layout, self.numbered = done, layout, numbered
         self.order: Order = order or (lambda generator: torch.randperm(images, generator=generator))
 
     def __len__(self) -> int:
-        return len(self.steps) * self.place.accumulate_grad_batches
+        return len(self.steps) * self.layout.accumulate_grad_batches
 
     def __iter__(self) -> Iterator[Tensor]:
         passes: dict[int, Tensor] = {}
         for step in self.steps[self.done :]:
-            places = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
-            needed = range(int(places[0]) // self.images, int(places[-1]) // self.images + 1)
+            positions = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
+            needed = range(int(positions[0]) // self.images, int(positions[-1]) // self.images + 1)
             passes = {number: passes[number] if number in passes else self._permutation(number) for number in needed}
             order = torch.cat(list(passes.values()))
-            batch = order[places - needed.start * self.images]
-            at = self.place
-            for accumulation_step in range(at.accumulate_grad_batches):
+            batch = order[positions - needed.start * self.images]
+            layout = self.layout
+            for accumulation_step in range(layout.accumulate_grad_batches):
                 mine = microbatch(
                     self.batch_size,
-                    rank=at.rank,
-                    world_size=at.world_size,
+                    rank=layout.rank,
+                    world_size=layout.world_size,
                     accumulation_step=accumulation_step,
-                    accumulate_grad_batches=at.accumulate_grad_batches,
+                    accumulate_grad_batches=layout.accumulate_grad_batches,
                 )
                 yield batch[mine.start : mine.stop]
 
@@ -85,16 +86,16 @@ class StepBatches(Sampler[Tensor]):
 
 
 class HeldOutBatches(Sampler[Tensor]):
-    """A rank's places of each batch of the held-out images, int64; see `ranks.held_out`."""
+    """A rank's indices int64 [n] in each batch of the held-out images; see `partition.held_out`."""
 
-    def __init__(self, *, images: int, batch_size: int, place: RankLayout = RankLayout()) -> None:
+    def __init__(self, *, images: int, batch_size: int, layout: RankLayout = RankLayout()) -> None:
         self.batches = [range(start, min(start + batch_size, images)) for start in range(0, images, batch_size)]
-        self.place = place
+        self.layout = layout
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Tensor]:
         for batch in self.batches:
-            mine, _ = held_out(len(batch), rank=self.place.rank, world_size=self.place.world_size)
-            yield torch.tensor([batch[place] for place in mine])
+            mine, _ = held_out(len(batch), rank=self.layout.rank, world_size=self.layout.world_size)
+            yield torch.tensor([batch[index] for index in mine])

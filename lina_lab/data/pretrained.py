@@ -1,4 +1,4 @@
-"""Frozen networks that others trained: what tells one from another."""
+"""Frozen pretrained networks: their hashes, and the errors of the libraries that load them."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def weights_sha256(network: nn.Module) -> str:
-    """Of a network's weights, in the order of their names, in hexadecimal digits."""
+    """The SHA-256 of a network's weights, in the order of their names, in hexadecimal digits."""
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode())
@@ -16,5 +16,5 @@ def weights_sha256(network: nn.Module) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of a library's message, which may be a page long."""
+    """The first line of a library's message, which may be a page long."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

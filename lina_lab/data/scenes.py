@@ -1,117 +1,120 @@
-"""A captioned set without end: coloured shapes, drawn as a pure function of (seed, index), in GenEval's six kinds."""
+"""An unlimited synthetic captioned data set: colored shapes from (seed, index) alone, in GenEval's six tasks."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw
 from pydantic.dataclasses import dataclass
 
+from lina_lab.data.pixels import Pixels
 from lina_lab.util.seeds import derive
 
-Pixels = npt.NDArray[np.uint8]
+Metadata = dict[str, Any]
+"""What an image must show, as GenEval has it: `tag` (the task), `prompt`, and `include`, a list of objects."""
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
-"""GenEval's kinds of prompts (Ghosh et al. 2023)."""
+"""GenEval's tasks (Ghosh et al. 2023)."""
 SHAPES = ("circle", "square", "triangle")
 COLORS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (40, 80, 220), "yellow": (240, 200, 30)}
 BACKGROUND = (255, 255, 255)
 RELATIONS = ("left of", "right of", "above", "below")
 NUMBERS = ("zero", "one", "two", "three", "four")
-PLACES = (
+REGIONS = (
     ("at the top left", "at the top", "at the top right"),
     ("on the left", "in the middle", "on the right"),
     ("at the bottom left", "at the bottom", "at the bottom right"),
 )
+"""Names of the cells in long captions, row by row."""
 CELLS = 3
-"""The picture is a grid of so many cells a side, with at most one shape in each."""
+"""The image is a grid of CELLS x CELLS cells, with at most one shape in each."""
 RADIUS = (0.32, 0.4)
-"""Of a shape, as a share of its cell's side."""
+"""Range of a shape's radius, as a share of its cell's side."""
 MARGIN = 0.07
-"""Between a shape and the border of its cell, likewise: neighbours do not touch."""
-FINER = 4
-"""Pixels are means of so many a side."""
-Metadata = dict[str, Any]
+"""Least distance between a shape and the border of its cell, as a share of its side: neighbors do not touch."""
+SUPERSAMPLING = 4
+"""Images are rendered this many times larger, and averaged down."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """A shape in the picture."""
+    """A shape in the image."""
 
     shape: str
     color: str
     column: float
-    """Of its middle, as a share of the picture's width."""
+    """Its center from the left, as a share of the image's width."""
     row: float
+    """Its center from the top, as a share of the image's height."""
     radius: float
+    """As a share of the image's side."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A picture, its caption, and what the caption asks for."""
+    """An image, its caption, and what the caption asks for."""
 
     items: tuple[Item, ...]
     caption: str
     metadata: Metadata
-    """`tag`, `prompt` and `include`, as GenEval has them: `class`, `count`, and where asked for `color`, `position`."""
+    """Objects have `class` and `count`, and `color` or `position` where the caption names them."""
 
     @property
     def long_caption(self) -> str:
-        """All that is in the picture: each shape with its colour and place."""
+        """A caption of the whole image: each shape with its color and its region."""
         return ", ".join(
-            f"a {i.color} {i.shape} {PLACES[int(i.row * CELLS)][int(i.column * CELLS)]}" for i in self.items
+            f"a {i.color} {i.shape} {REGIONS[int(i.row * CELLS)][int(i.column * CELLS)]}" for i in self.items
         )
 
 
 def scene(seed: int, index: int) -> Scene:
-    """The scene of a number, the same for ever; kinds take turns."""
+    """The scene with an index: always the same for a seed. The tasks take turns."""
     generator = np.random.default_rng(derive(seed, "shapes", index))
     task = TASKS[index % len(TASKS)]
     first, second = (str(name) for name in generator.choice(SHAPES, 2, replace=False))
     colors = [str(name) for name in generator.choice(list(COLORS), 2, replace=False)]
-    wanted: list[tuple[str, str | None]]
+    required: list[tuple[str, str | None]]
     if task == "two_object":
-        wanted = [(first, None), (second, None)]
+        required = [(first, None), (second, None)]
         caption = f"a {first} and a {second}"
     elif task == "counting":
         count = int(generator.integers(2, len(NUMBERS)))
-        wanted, caption = [(first, None)] * count, f"{NUMBERS[count]} {first}s"
+        required, caption = [(first, None)] * count, f"{NUMBERS[count]} {first}s"
     elif task == "colors":
-        wanted, caption = [(first, colors[0])], f"a {colors[0]} {first}"
+        required, caption = [(first, colors[0])], f"a {colors[0]} {first}"
     elif task == "position":
-        wanted, caption = [(first, None), (second, None)], ""
+        required, caption = [(first, None), (second, None)], ""
     elif task == "color_attr":
-        wanted = [(first, colors[0]), (second, colors[1])]
+        required = [(first, colors[0]), (second, colors[1])]
         caption = f"a {colors[0]} {first} and a {colors[1]} {second}"
     else:
-        wanted, caption = [(first, None)], f"a {first}"
+        required, caption = [(first, None)], f"a {first}"
     relation = str(generator.choice(RELATIONS)) if task == "position" else None
     if relation is not None:
         caption = f"a {first} {relation} a {second}"
-    items = _placed(wanted, relation, generator)
-    return Scene(items=items, caption=caption, metadata=_metadata(task, caption, wanted, relation))
+    items = _placed(required, relation, generator)
+    return Scene(items=items, caption=caption, metadata=_metadata(task, caption, required, relation))
 
 
 def _placed(
-    wanted: Sequence[tuple[str, str | None]], relation: str | None, generator: np.random.Generator
+    required: Sequence[tuple[str, str | None]], relation: str | None, generator: np.random.Generator
 ) -> tuple[Item, ...]:
-    """Shapes in cells of their own; the first one where the relation to the second one has it."""
+    """The shapes, each in a cell of its own, with the first one in the relation to the second one."""
     while True:
-        cells = generator.choice(CELLS**2, len(wanted), replace=False)
-        places = [(int(cell) % CELLS, int(cell) // CELLS) for cell in cells]
-        if relation is None or _holds(relation, places[0], places[1]):
+        cells = generator.choice(CELLS**2, len(required), replace=False)
+        corners = [(int(cell) % CELLS, int(cell) // CELLS) for cell in cells]
+        if relation is None or _holds(relation, corners[0], corners[1]):
             break
     items = []
-    for (shape, color), (column, row) in zip(wanted, places, strict=True):
+    for (shape, color), (column, row) in zip(required, corners, strict=True):
         radius = generator.uniform(*RADIUS)
         slack = 0.5 - radius - MARGIN
-        middle = generator.uniform(-slack, slack, 2) + 0.5
+        center = generator.uniform(-slack, slack, 2) + 0.5
         items.append(
             Item(
                 shape=shape,
                 color=color or str(generator.choice(list(COLORS))),
-                column=(column + float(middle[0])) / CELLS,
-                row=(row + float(middle[1])) / CELLS,
+                column=(column + float(center[0])) / CELLS,
+                row=(row + float(center[1])) / CELLS,
                 radius=radius / CELLS,
             )
         )
@@ -119,7 +122,7 @@ def _placed(
 
 
 def _holds(relation: str, a: tuple[float, float], b: tuple[float, float]) -> bool:
-    """Whether a, (column, row), stands so to b."""
+    """Whether a, (column, row), is in the relation to b."""
     return {
         "left of": a[0] < b[0],
         "right of": a[0] > b[0],
@@ -128,20 +131,20 @@ def _holds(relation: str, a: tuple[float, float], b: tuple[float, float]) -> boo
     }[relation]
 
 
-def _metadata(task: str, caption: str, wanted: Sequence[tuple[str, str | None]], relation: str | None) -> Metadata:
+def _metadata(task: str, caption: str, required: Sequence[tuple[str, str | None]], relation: str | None) -> Metadata:
     include: list[dict[str, Any]] = []
-    for shape, color in dict.fromkeys(wanted):
-        entry: dict[str, Any] = {"class": shape, "count": wanted.count((shape, color))}
+    for shape, color in dict.fromkeys(required):
+        entry: dict[str, Any] = {"class": shape, "count": required.count((shape, color))}
         include.append(entry | ({} if color is None else {"color": color}))
     if relation is not None:
-        # GenEval: the second thing is said to stand so to the first one of the list.
+        # GenEval: the position of the second object is relative to the first one of the list.
         include = [include[1], {**include[0], "position": [relation, 0]}]
     return {"tag": task, "prompt": caption, "include": include}
 
 
-def draw(made: Scene, resolution: int) -> Pixels:
-    """The picture, uint8 [resolution, resolution, 3]."""
-    side = resolution * FINER
+def render(made: Scene, resolution: int) -> Pixels:
+    """The image of a scene, uint8 [resolution, resolution, 3]."""
+    side = resolution * SUPERSAMPLING
     picture = Image.new("RGB", (side, side), BACKGROUND)
     pen = ImageDraw.Draw(picture)
     for item in made.items:

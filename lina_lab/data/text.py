@@ -1,6 +1,6 @@
-"""Captions to states of a frozen text encoder: any of transformers, or vectors of words that need no download.
+"""Captions to states of a frozen text encoder: any encoder of transformers, or word vectors that need no download.
 
-Shapes: B captions, L positions at most, D channels of a state.
+Shapes: B captions, L positions, D channels of a state.
 """
 
 import math
@@ -17,27 +17,35 @@ from lina_lab.util.compat.transformers import has_text_encoder
 from lina_lab.util.seeds import derive
 
 WORDS = "words"
+"""Name of the encoder by word vectors."""
 NOT_INSTALLED = "a text encoder needs transformers: pip install 'lina_lab[text]'"
 SCALE = 1000.0
-"""Of the words' position code: its longest wave is 2 pi as many words long."""
+"""Scale of the position code: its longest wave is 2 pi times as many words long."""
 STATES_KEPT = 10_000
-"""Words, each at a place, whose states `words` keeps."""
+"""States, each of a word at a position, that `words` caches."""
 
 
 class TextEncoder(Protocol):
-    """What turns captions into states."""
+    """Turns captions into states."""
 
     name: str
     dim: int
+    """Channels of a state."""
 
     def sha256(self) -> str:
-        """What tells this encoder from another of the same name."""
+        """The hash that tells this encoder from another of the same name."""
         ...
 
     def encode(self, captions: Sequence[str], length: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-        """States float32 [B, L, D], zero where there is none, and which are there, bool [B, L]; L is `length`.
+        """Encode captions.
 
-        A longer caption is cut off; an empty one may have no state at all.
+        Args:
+            captions: B of them. A longer one is cut off; an empty one may have no state at all.
+            length: positions L.
+            device: to compute on.
+
+        Returns:
+            States float32 [B, L, D], zero where there is none, and where there is one, bool [B, L].
 
         Raises:
             ValueError: the encoder does not take so many positions.
@@ -46,9 +54,9 @@ class TextEncoder(Protocol):
 
 
 class WordEncoder:
-    """A fixed random vector for each word, with its place in the caption added as sines and cosines.
+    """A fixed random vector for each word, plus its position in the caption as sines and cosines.
 
-    It knows nothing of what words mean, and needs neither weights nor a vocabulary: for captions of few words.
+    It needs neither weights nor a vocabulary, and knows nothing of meanings: it is for captions of few words.
     """
 
     name = WORDS
@@ -58,34 +66,34 @@ class WordEncoder:
         self._state = lru_cache(maxsize=STATES_KEPT)(self._make_state)
 
     def sha256(self) -> str:
-        """None of weights: the vectors follow from the words."""
+        """Empty: there are no weights, and the vectors follow from the words."""
         return ""
 
     def encode(self, captions: Sequence[str], length: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         states, present = torch.zeros(len(captions), length, self.dim), torch.zeros(len(captions), length).bool()
         for row, caption in enumerate(captions):
-            for place, word in enumerate(re.findall(r"[^\W_]+", caption.lower())[:length]):
-                states[row, place], present[row, place] = self._state(word, place), True
+            for position, word in enumerate(re.findall(r"[^\W_]+", caption.lower())[:length]):
+                states[row, position], present[row, position] = self._state(word, position), True
         return states.to(device), present.to(device)
 
-    def _make_state(self, word: str, place: int) -> Tensor:
+    def _make_state(self, word: str, position: int) -> Tensor:
         vector = torch.randn(self.dim, generator=Generator().manual_seed(derive("word", word)))
         waves = torch.arange((self.dim + 1) // 2) * (-math.log(SCALE) / ((self.dim + 1) // 2))
-        angles = place * waves.exp()
+        angles = position * waves.exp()
         return vector + torch.cat([angles.sin(), angles.cos()])[: self.dim]
 
 
 class PretrainedEncoder:
-    """A text encoder of transformers, frozen, in float32: its last layer's states.
+    """The last layer's states of a frozen text encoder of transformers, in float32.
 
-    Of an encoder and decoder (T5) it is the encoder, of a model of images and texts (CLIP) the text's part.
+    For a model of encoder and decoder (T5) it is the encoder, and for one of images and texts (CLIP) the text encoder.
     """
 
     def __init__(self, network: Any, tokenizer: Any, name: str) -> None:
         self.network, self.tokenizer, self.name = network, tokenizer, name
         self.dim = int(network.config.hidden_size)
         self.positions = _positions(network)
-        """Most tokens that it takes; None: any number."""
+        """Largest number of tokens that it takes; None: any number."""
 
     def sha256(self) -> str:
         return weights_sha256(self.network)
@@ -94,7 +102,7 @@ class PretrainedEncoder:
     def encode(self, captions: Sequence[str], length: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         if self.positions is not None and length > self.positions:
             raise ValueError(f"the text encoder {self.name} takes {self.positions} tokens, and {length} are asked for")
-        # All batches of one shape: what a caption becomes is not to depend on those beside it.
+        # All batches have one shape: a caption's states must not depend on the others of its batch.
         tokens = self.tokenizer(
             list(captions),
             padding="max_length",
@@ -110,11 +118,11 @@ class PretrainedEncoder:
 
 
 def load_text_encoder(name: str, dim: int | None = None) -> TextEncoder:
-    """Load an encoder; its weights are safetensors, and no code that comes with them is run.
+    """Load a text encoder. Its weights must be safetensors, and code that comes with them is not executed.
 
     Args:
         name: `words`, or folder or hub name of a model of transformers, with its tokenizer.
-        dim: channels of the states that are wanted; None: as many as the encoder has, which `words` does not say.
+        dim: channels of the states; None: as many as the encoder has, which `words` does not say.
 
     Raises:
         ValueError: it is not there, is not whole, has other channels, or transformers is not installed.
@@ -137,7 +145,7 @@ def _pretrained(name: str) -> PretrainedEncoder:
     try:
         return _load(transformers, name)
     except Exception as error:
-        # What a damaged folder raises is of a dozen kinds, some of them of libraries beneath transformers.
+        # A damaged folder raises a dozen kinds of errors, some of them from libraries beneath transformers.
         raise ValueError(f"{name} is no text encoder that can be loaded: {first_line(error)}") from error
 
 
@@ -154,11 +162,11 @@ def _load(transformers: Any, name: str) -> PretrainedEncoder:
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(name)
     if any(key.startswith("pooler.") for key in report["missing_keys"]):
-        # It makes one vector of a text, which nobody asks for; published weights often lack it.
+        # It pools a text to one vector, which is not used here; published weights often lack it.
         network.pooler = None
     lacking = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
     if lacking or report["mismatched_keys"]:
-        # transformers would draw them at random, anew each time.
+        # transformers would initialize them at random, differently each time.
         raise ValueError(f"its file lacks weights of {type(network).__name__}, such as {[*lacking, '?'][0]}")
     if pair and not known:
         network = network.get_encoder()
@@ -171,7 +179,7 @@ def _load(transformers: Any, name: str) -> PretrainedEncoder:
 
 
 def _positions(network: Any) -> int | None:
-    """Of learned positions; those of RoBERTa begin behind the padding's."""
+    """The number of learned positions; RoBERTa's start after the padding's index."""
     table = getattr(getattr(network, "embeddings", None), "position_embeddings", None)
     most = getattr(network.config, "max_position_embeddings", None)
     if isinstance(table, torch.nn.Embedding) and table.padding_idx is not None:

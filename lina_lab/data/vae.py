@@ -1,4 +1,4 @@
-"""The autoencoder between images and latents: any diffusers `AutoencoderKL`, from a folder or a hub."""
+"""The autoencoder between images and latents: any diffusers `AutoencoderKL`, from a folder or the hub."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,27 +16,28 @@ class Autoencoder:
     """Images in -1..1, [B, 3, H, W], to moments of latents and back."""
 
     model: Any
+    """The diffusers model."""
     name: str
-    """What it was loaded from."""
+    """Folder or hub name that it was loaded from."""
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device that it computes on."""
         return next(iter(self.model.parameters())).device  # type: ignore[no-any-return]
 
     def sha256(self) -> str:
-        """Of the weights."""
+        """The SHA-256 of the weights."""
         return weights_sha256(self.model)
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> Tensor:
-        """Mean, then log variance, of the posterior: [B, 2C, h, w]."""
+        """Mean, then log variance, of the posterior of images [B, 3, H, W]: float32 [B, 2C, h, w]."""
         posterior = self.model.encode(images.to(self.device)).latent_dist
         return torch.cat([posterior.mean, posterior.logvar], dim=1).float()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Images of latents as the autoencoder itself has them, not of unit variance."""
+        """Images [B, 3, H, W] of latents [B, C, h, w] in the autoencoder's own scale, not of unit variance."""
         images: Tensor = self.model.decode(latents.to(self.device)).sample
         return images.float()
 
@@ -45,7 +46,7 @@ def load_vae(name: str, device: torch.device | str = "cpu") -> Autoencoder:
     """Load an autoencoder; its weights are safetensors.
 
     Args:
-        name: folder, or name on the hub, of a diffusers autoencoder, or of a pipeline that has one under `vae`.
+        name: folder or hub name of a diffusers autoencoder, or of a pipeline that has one under `vae`.
         device: to compute on.
 
     Raises:
@@ -58,7 +59,7 @@ def load_vae(name: str, device: torch.device | str = "cpu") -> Autoencoder:
     try:
         model = _load(AutoencoderKL, name)
     except Exception as error:
-        # What a damaged folder raises is of a dozen kinds, some of them of libraries beneath diffusers.
+        # A damaged folder raises a dozen kinds of errors, some of them from libraries beneath diffusers.
         raise ValueError(f"vae={name} is no autoencoder that can be loaded: {first_line(error)}") from error
     return Autoencoder(model=model.eval().requires_grad_(False).to(device), name=name)
 
@@ -73,9 +74,9 @@ def _load(kind: Any, name: str) -> Any:
         except OSError:
             model = None
         if model is None:
-            # What is wrong with the one that was named, not with what might have been in it.
+            # The error of the folder that was named, not of the pipeline that it might have been.
             raise
     if lacking := [*report["missing_keys"], *report["mismatched_keys"]]:
-        # diffusers would draw them at random, anew each time.
+        # diffusers would initialize them at random, differently each time.
         raise ValueError(f"its file lacks weights, such as {lacking[0]}")
     return model

@@ -1,4 +1,4 @@
-"""Latents as a model of shards has them, of unit variance, to pixels."""
+"""Latents of unit variance, as a model of shards has them, to pixels."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,20 +7,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lina_lab.data.pixels import Pixels, to_pixels
 from lina_lab.data.shards.format import read_manifest
 from lina_lab.data.vae import load_vae
-from lina_lab.evaluation.sampling import Pixels, to_pixels
 
-PORTION = 16
+DECODE_BATCH_SIZE = 16
 """Images decoded together: one of 256 pixels takes a hundred times the memory of its latent."""
 
 
 def decoder_of(vae: str, shards: Path, device: torch.device | str) -> Callable[[Tensor], Pixels]:
-    """Latents [n, C, h, w] to uint8 [n, H, W, 3].
+    """A function from latents [n, C, h, w] to uint8 [n, H, W, 3].
 
     Args:
         vae: folder or hub name of the autoencoder.
-        shards: what the model was trained on; their manifest says how latents were scaled.
+        shards: the folder that the model was trained on; its manifest says how latents were scaled.
         device: to decode on.
 
     Raises:
@@ -32,7 +32,7 @@ def decoder_of(vae: str, shards: Path, device: torch.device | str) -> Callable[[
     mean, std = (torch.tensor(v, device=device).reshape(-1, 1, 1) for v in (manifest.mean, manifest.std))
 
     def decode(latents: Tensor) -> Pixels:
-        parts = (latents.to(device) * std + mean).split(PORTION)  # type: ignore[no-untyped-call]
-        return np.concatenate([to_pixels(autoencoder.decode(part)) for part in parts])
+        batches = (latents.to(device) * std + mean).split(DECODE_BATCH_SIZE)  # type: ignore[no-untyped-call]
+        return np.concatenate([to_pixels(autoencoder.decode(batch)) for batch in batches])
 
     return decode

@@ -1,4 +1,4 @@
-"""What images are compared by: features of Inception, as ADM's evaluation takes them, or the pixels themselves."""
+"""Features that images are compared by: Inception's, as ADM's evaluation takes them, or the pixels themselves."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from lina_lab.data.pixels import Pixels, channels_first
 from lina_lab.util.registry import Registry
 
-Pixels = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.float32]
 SPATIAL_CHANNELS = 7
-"""Of the block mixed_6, for sFID: 17 x 17 x 7 numbers an image."""
-MOST_NUMBERS = 32 * 32 * 3
-"""Of an image that is compared by its pixels: roots of covariances take a minute or two, and eight times as long for
-twice as many."""
+"""Channels of the block mixed_6 that sFID takes: 17 x 17 x 7 numbers an image."""
+MAX_NUMBERS = 32 * 32 * 3
+"""Most numbers of an image that is compared by its pixels: roots of such covariances take a minute or two, and with
+twice as many numbers eight times as long."""
 NO_WEIGHTS = (
     "the Inception network's weights are not here: download weights-inception-2015-12-05-6726825d.pth from the "
     "releases of torch-fidelity and give inception=FILE, or take features=pixels"
@@ -26,10 +26,10 @@ NO_WEIGHTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Features of images, a row each."""
+    """Features of images, one row for each image."""
 
     pool: Rows
-    """[n, d]: for the Fréchet and kernel distance, precision and recall."""
+    """[n, d]: for FID, KID, precision and recall."""
     spatial: Rows | None = None
     """[n, 2023]: for sFID; height, then width, then channel."""
     probabilities: Rows | None = None
@@ -37,20 +37,24 @@ class Features:
 
 
 Extractor = Callable[[Tensor], Features]
-"""uint8 [n, 3, H, W] -> features."""
+"""A function from uint8 [n, 3, H, W] to features."""
 FEATURES: Registry[Callable[[str | None, torch.device | str], Extractor]] = Registry("features")
 
 
 @FEATURES.register("pixels")
 def pixels(weights: str | None, device: torch.device | str) -> Extractor:
-    """The numbers of the image, in -1..1; of a grey one each three times. For small images."""
+    """An extractor that gives the image's numbers in -1..1, each three times for a gray image. For small images.
+
+    Raises:
+        ValueError: when it is called with images of more than MAX_NUMBERS numbers.
+    """
 
     def extractor(images: Tensor) -> Features:
         count = images[0].numel()
-        if count > MOST_NUMBERS:
+        if count > MAX_NUMBERS:
             raise ValueError(
                 f"features=pixels of {images.shape[-2]} x {images.shape[-1]} pixels are {count:,} numbers, and of more "
-                f"than {MOST_NUMBERS:,} the distance takes too long: take Inception's features"
+                f"than {MAX_NUMBERS:,} the distance takes too long: take Inception's features"
             )
         return Features(pool=(images.flatten(1).float() / 127.5 - 1).numpy())
 
@@ -59,7 +63,7 @@ def pixels(weights: str | None, device: torch.device | str) -> Extractor:
 
 @FEATURES.register("inception")
 def inception(weights: str | None, device: torch.device | str) -> Extractor:
-    """Inception-v3 of the TensorFlow graph of 2015, ported by torch-fidelity, which resizes as that graph does.
+    """An extractor by Inception-v3 of the TensorFlow graph of 2015, ported by torch-fidelity, which resizes as it does.
 
     Args:
         weights: file of its weights; None: torch-fidelity's in torch's cache of downloads.
@@ -76,7 +80,7 @@ def inception(weights: str | None, device: torch.device | str) -> Extractor:
     if not path.exists():
         raise ValueError(NO_WEIGHTS if weights is None else f"inception={weights}: there is no such file")
     try:
-        # torch-fidelity reads the file as pickle: it is to hold numbers and nothing else.
+        # torch-fidelity unpickles the file: it must hold nothing but numbers.
         torch.load(path, map_location="meta", weights_only=True)
         network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(path)).to(device)
     except Exception as error:
@@ -85,6 +89,8 @@ def inception(weights: str | None, device: torch.device | str) -> Extractor:
 
 
 class _Inception:
+    """Calls the network, and keeps what a block in its middle gives."""
+
     def __init__(self, network: nn.Module, device: torch.device | str) -> None:
         self.network, self.device = network, device
         self.spatial: Tensor | None = None
@@ -105,12 +111,16 @@ class _Inception:
 
 
 def extract(images: Iterable[Pixels], extractor: Extractor) -> Features:
-    """The features of images that come in portions, uint8 [n, H, W, 3].
+    """The features of all images.
+
+    Args:
+        images: batches, uint8 [n, H, W, 3].
+        extractor: see `FEATURES`.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no images.
     """
-    found = [extractor(torch.from_numpy(part).permute(0, 3, 1, 2)) for part in images]
+    found = [extractor(channels_first(batch)) for batch in images]
     if not found:
         raise ValueError("there are no images")
 

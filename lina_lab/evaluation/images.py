@@ -1,4 +1,4 @@
-"""Images and stored statistics to compare with: npz in ADM's layout, a folder of pictures, or WebDataset shards."""
+"""Images and stored statistics to compare with: npz in ADM's layout, a folder of images, or WebDataset shards."""
 
 import io
 import math
@@ -11,52 +11,61 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib import format as npy
 from PIL import Image
 
-from lina_lab.data.shards.sources import PICTURE_ERRORS, PICTURES, files_of, pictures_in
+from lina_lab.data.pixels import Pixels
+from lina_lab.data.shards.format import read_header
+from lina_lab.data.shards.source_files import PICTURE_ERRORS, PICTURES, files_of
+from lina_lab.data.shards.source_tars import pictures_in
 from lina_lab.evaluation.moments import Gaussian
 
-Pixels = npt.NDArray[np.uint8]
-PORTION = 64
+READ_BATCH_SIZE = 64
+"""Images read together."""
 IMAGES = "arr_0.npy"
+"""Member of an npz that holds images, in ADM's layout."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Stored moments of a reference."""
+    """Stored moments of a reference set."""
 
     pool: Gaussian
+    """Moments of Inception's pooled features, for FID."""
     spatial: Gaussian | None
+    """Moments of Inception's spatial features, for sFID; None: not stored."""
 
 
 def has_images(path: Path) -> bool:
-    """Whether there are images, and not stored statistics alone."""
+    """Whether a file or folder holds images, and not only stored statistics."""
     return path.is_dir() or IMAGES in _members(path)
 
 
-def read_images(path: Path, portion: int = PORTION) -> Iterator[Pixels]:
-    """Images in portions, uint8 [n, H, W, 3]; of a folder in the order of their names, those of folders in it too; of
-    a folder of shards (.tar) the pictures in them.
+def read_images(path: Path, batch_size: int = READ_BATCH_SIZE) -> Iterator[Pixels]:
+    """Read images in batches, uint8 [n, H, W, 3].
+
+    Args:
+        path: an npz; or a folder, whose images come in the order of their names, with those in its subfolders; or a
+            folder of shards (.tar).
+        batch_size: images of a batch; the last one may have fewer.
 
     Raises:
-        ValueError: nothing that holds images, or a damaged file.
+        ValueError: there are no images, or a file is damaged.
     """
-    return _from_folder(path, portion) if path.is_dir() else _whole(path, _from_npz(path, portion))
+    return _from_folder(path, batch_size) if path.is_dir() else _explained(path, _from_npz(path, batch_size))
 
 
-def _whole(path: Path, portions: Iterator[Pixels]) -> Iterator[Pixels]:
+def _explained(path: Path, batches: Iterator[Pixels]) -> Iterator[Pixels]:
     try:
-        yield from portions
+        yield from batches
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def read_statistics(path: Path) -> Statistics | None:
-    """What an npz stores beside, or in place of, images: `mu`, `sigma`, and for sFID `mu_s`, `sigma_s`; None: nothing.
+    """The moments that an npz stores: `mu` and `sigma`, and for sFID `mu_s` and `sigma_s`; None: it stores none.
 
     Raises:
-        ValueError: arrays that are no moments.
+        ValueError: the arrays are no moments.
     """
     if path.is_dir() or not {"mu.npy", "sigma.npy"} <= _members(path):
         return None
@@ -82,42 +91,41 @@ def _members(path: Path) -> set[str]:
         raise ValueError(f"{path} is no npz file that can be read: {error}") from error
 
 
-def _from_npz(path: Path, portion: int) -> Iterator[Pixels]:
-    """Read bit by bit: 50,000 images of 256 pixels are 10 GB."""
+def _from_npz(path: Path, batch_size: int) -> Iterator[Pixels]:
+    """Read batch by batch, where `np.load` would read all at once: 50,000 images of 256 pixels are 10 GB."""
     if IMAGES not in _members(path):
         raise ValueError(f"{path} holds {', '.join(sorted(_members(path))) or 'nothing'}, and no images ({IMAGES})")
     with zipfile.ZipFile(path) as archive, archive.open(IMAGES) as file:
-        version = npy.read_magic(file)
-        shape, fortran, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
+        shape, fortran, dtype = read_header(file)
         if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran:
             raise ValueError(
                 f"{path} holds {dtype}{list(shape)} under arr_0, and images are uint8 [n, height, width, 3]"
             )
         size = math.prod(shape[1:])
-        for start in range(0, shape[0], portion):
-            count = min(portion, shape[0] - start)
+        for start in range(0, shape[0], batch_size):
+            count = min(batch_size, shape[0] - start)
             data = file.read(count * size)
             if len(data) != count * size:
                 raise ValueError(f"{path} ends in the middle of image {start + len(data) // size}")
             yield np.frombuffer(data, dtype=np.uint8).reshape(count, *shape[1:]).copy()
 
 
-def _from_folder(path: Path, portion: int) -> Iterator[Pixels]:
+def _from_folder(path: Path, batch_size: int) -> Iterator[Pixels]:
     tars, files = files_of(path)
     if tars:
-        yield from _stacked(path, (_picture(*each) for tar in tars for each in pictures_in(tar)), portion)
+        yield from _stacked(path, (_picture(*each) for tar in tars for each in pictures_in(tar)), batch_size)
         return
     if not files:
         raise ValueError(f"{path} holds no pictures ({', '.join(PICTURES)}), and no shards (.tar)")
-    yield from _stacked(path, (_picture(str(file), file.read_bytes()) for file in files), portion)
+    yield from _stacked(path, (_picture(str(file), file.read_bytes()) for file in files), batch_size)
 
 
-def _stacked(path: Path, pictures: Iterator[Pixels], portion: int) -> Iterator[Pixels]:
-    while images := list(islice(pictures, portion)):
-        shapes = {image.shape for image in images}
+def _stacked(path: Path, images: Iterator[Pixels], batch_size: int) -> Iterator[Pixels]:
+    while batch := list(islice(images, batch_size)):
+        shapes = {image.shape for image in batch}
         if len(shapes) > 1:
             raise ValueError(f"{path} holds pictures of several sizes: {sorted(shapes)}")
-        yield np.stack(images)
+        yield np.stack(batch)
 
 
 def _picture(name: str, data: bytes) -> Pixels:

@@ -1,7 +1,11 @@
-"""How good generated images are, from their features: ADM's metrics, and those that say how far they can be trusted.
+"""Metrics of generated images from their features: ADM's, and those that say how far they can be trusted.
 
-Conventions of ADM's evaluation (Dhariwal and Nichol 2021, `method.md`): IS over 10 unshuffled splits; precision and
-recall by the 3rd nearest neighbour (Kynkäänniemi et al. 2019), generated images against the reference.
+Conventions of ADM's evaluation (Dhariwal and Nichol 2021): IS over 10 unshuffled splits; precision and recall by the
+3rd nearest neighbor (Kynkäänniemi et al. 2019), generated images against the reference.
+
+torch-fidelity has IS, KID, precision and recall too. They are computed here because these functions work without that
+extra, follow ADM's conventions exactly, stand beside sFID and FID at infinity, which it lacks, and are tested against
+independent computations in float64.
 """
 
 from collections.abc import Iterator
@@ -17,27 +21,36 @@ from lina_lab.evaluation.moments import Gaussian, distances_to
 Array = npt.NDArray[np.float64]
 
 SPLITS = 10
-NEIGHBOUR = 3
+"""Splits of the inception score."""
+NEIGHBOR = 3
+"""The nearest neighbor whose distance is the radius of the manifold around an image."""
 ROWS = 1024
-"""Distances are taken so many rows at a time."""
+"""Rows of which distances are computed together."""
 KID_SUBSETS, KID_SIZE = 100, 1000
-BOOTSTRAPS = 20
+BOOTSTRAP_SAMPLES = 20
 SIZES = 8
-"""Numbers of images that the distance is extrapolated from."""
+"""Sizes of subsets that FID is extrapolated from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extrapolation:
-    """A Fréchet distance freed of the bias of few images (Chong and Forsyth 2020, arXiv 1911.07023)."""
+    """FID at infinitely many images, without the bias of few (Chong and Forsyth 2020, arXiv 1911.07023)."""
 
     infinite: float
-    """At infinitely many images: where the line in 1/N meets zero."""
+    """The intercept of the line through distances over 1/N."""
     slope: float
-    """What the distance falls by for each 1/N."""
+    """The slope of that line."""
 
 
 def inception_score(probabilities: Array, splits: int = SPLITS) -> tuple[float, float]:
-    """Mean and deviation over splits of `exp(E KL(p(y|x) || p(y)))`, probabilities [n, classes] in their order.
+    """The inception score: `exp(E KL(p(y|x) || p(y)))`.
+
+    Args:
+        probabilities: [n, classes], in the order of the images.
+        splits: consecutive parts that the score is computed on.
+
+    Returns:
+        Mean and standard deviation over the splits.
 
     Raises:
         ValueError: fewer images than splits, or rows that are no probabilities.
@@ -55,32 +68,30 @@ def inception_score(probabilities: Array, splits: int = SPLITS) -> tuple[float, 
     return float(np.mean(scores)), float(np.std(scores))
 
 
-def precision_recall(reference: Tensor, generated: Tensor, neighbour: int = NEIGHBOUR) -> tuple[float, float]:
+def precision_recall(reference: Tensor, generated: Tensor, neighbor: int = NEIGHBOR) -> tuple[float, float]:
     """Precision and recall of generated features [m, d] against reference features [n, d].
 
     Precision is the share of generated images that lie within the reference's manifold: closer to some reference image
     than that one's k-th nearest reference image. Recall is the share of reference images within the generated manifold.
 
     Raises:
-        ValueError: a side has no k-th neighbour.
+        ValueError: a side has no k-th neighbor.
     """
     for name, features in (("reference", reference), ("generated", generated)):
-        if len(features) <= neighbour:
-            raise ValueError(f"{len(features)} {name} images have no {neighbour}rd nearest neighbour: more are needed")
-    return _share_within(reference, generated, neighbour), _share_within(generated, reference, neighbour)
+        if len(features) <= neighbor:
+            raise ValueError(f"{len(features)} {name} images have no {neighbor}rd nearest neighbor: more are needed")
+    return _share_within(reference, generated, neighbor), _share_within(generated, reference, neighbor)
 
 
-def _share_within(manifold: Tensor, points: Tensor, neighbour: int) -> float:
-    """The share of points within a k-th neighbour's distance of a point of the manifold, which it is made of."""
+def _share_within(manifold: Tensor, points: Tensor, neighbor: int) -> float:
+    """The share of points within the manifold: the balls around its points, up to their k-th neighbors."""
     # The nearest is the point itself.
-    radii = torch.cat(
-        [_distances(rows, manifold).kthvalue(neighbour + 1, dim=1).values for rows in _portions(manifold)]
-    )
-    inside = [(_distances(rows, manifold) <= radii).any(dim=1) for rows in _portions(points)]
+    radii = torch.cat([_distances(rows, manifold).kthvalue(neighbor + 1, dim=1).values for rows in _chunks(manifold)])
+    inside = [(_distances(rows, manifold) <= radii).any(dim=1) for rows in _chunks(points)]
     return float(torch.cat(inside).double().mean())
 
 
-def _portions(features: Tensor) -> Iterator[Tensor]:
+def _chunks(features: Tensor) -> Iterator[Tensor]:
     return (features[start : start + ROWS] for start in range(0, len(features), ROWS))
 
 
@@ -91,9 +102,17 @@ def _distances(rows: Tensor, others: Tensor) -> Tensor:
 def kernel_distance(
     reference: Array, generated: Array, *, subsets: int = KID_SUBSETS, size: int = KID_SIZE, seed: int = 0
 ) -> tuple[float, float]:
-    """KID: mean and deviation over subsets of the unbiased squared MMD (Bińkowski et al. 2018).
+    """KID: the unbiased squared MMD with the kernel `(x y / d + 1)^3` (Bińkowski et al. 2018).
 
-    The kernel is `(x y / d + 1)^3`. Subsets have `size` images, or as many as the smaller side has.
+    Args:
+        reference: features [n, d].
+        generated: features [m, d].
+        subsets: how many random subsets it is computed on.
+        size: images of a subset; fewer where a side has fewer.
+        seed: of the subsets.
+
+    Returns:
+        Mean and standard deviation over the subsets.
 
     Raises:
         ValueError: fewer than two images on a side.
@@ -130,8 +149,8 @@ def extrapolate(reference: Gaussian, generated: Array, seed: int = 0) -> Extrapo
     return Extrapolation(infinite=float(infinite), slope=float(slope))
 
 
-def bootstrap_deviation(reference: Gaussian, generated: Array, draws: int = BOOTSTRAPS, seed: int = 0) -> float:
-    """The deviation of the Fréchet distance over generated images that are drawn again with replacement."""
+def bootstrap_std(reference: Gaussian, generated: Array, samples: int = BOOTSTRAP_SAMPLES, seed: int = 0) -> float:
+    """The bootstrap standard deviation of the Fréchet distance: generated images are resampled with replacement."""
     generator, distance = np.random.default_rng(seed), distances_to(reference)
-    places = (generator.integers(len(generated), size=len(generated)) for _ in range(draws))
-    return float(np.std([distance(generated[chosen]) for chosen in places], ddof=1))
+    resampled = (generator.integers(len(generated), size=len(generated)) for _ in range(samples))
+    return float(np.std([distance(generated[indices]) for indices in resampled], ddof=1))

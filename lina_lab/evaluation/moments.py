@@ -1,4 +1,4 @@
-"""Mean and covariance of features, gathered in any portions, and the Fréchet distance between two of them."""
+"""Mean and covariance of features, computed in batches of any size, and the Fréchet distance between two of them."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Gaussian:
-    """What a Fréchet distance needs to know of features: all that files of reference statistics hold."""
+    """Mean and covariance of features: what a Fréchet distance needs, and files of reference statistics hold."""
 
     mean: Array
     """[d]"""
@@ -22,14 +22,14 @@ class Gaussian:
 
     @cached_property
     def root(self) -> Array:
-        """The covariance's symmetric root [d, d]. Of a reference it is needed again and again, and takes longest."""
+        """The covariance's symmetric square root [d, d]; kept, because it is costly and needed again and again."""
         values, vectors = linalg.eigh(self.covariance)
         return np.asarray((vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """Features [n, d] summed up, so that portions can be put together."""
+    """Sums over features [n, d], which can be merged."""
 
     count: int
     """n"""
@@ -40,7 +40,7 @@ class Moments:
 
     @property
     def gaussian(self) -> Gaussian:
-        """Mean and unbiased covariance, as ADM's evaluation has it.
+        """Mean and unbiased covariance, as in ADM's evaluation.
 
         Raises:
             ValueError: there are fewer than two features.
@@ -54,7 +54,7 @@ def moments_of(features: npt.NDArray[np.floating]) -> Moments:
     """The moments of features [n, d], in float64.
 
     Raises:
-        ValueError: not such an array, no rows, or numbers that are not finite.
+        ValueError: the array has another shape, no rows, or numbers that are not finite.
     """
     values = np.asarray(features, dtype=np.float64)
     if values.ndim != 2 or not len(values):
@@ -67,10 +67,10 @@ def moments_of(features: npt.NDArray[np.floating]) -> Moments:
 
 
 def merged(parts: Iterable[Moments]) -> Moments:
-    """The moments of all features together (Chan et al. 1979): the same in whatever portions they came.
+    """The moments of all features together (Chan et al. 1979): the same however they were split.
 
     Raises:
-        ValueError: no portion, or portions of different widths.
+        ValueError: there are no parts, or parts of different widths.
     """
     whole: Moments | None = None
     for part in parts:
@@ -108,14 +108,14 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def distances_to(reference: Gaussian) -> Callable[[Array], float]:
-    """The Fréchet distance to one reference, for many sets of features [n, d]; what they share is done once."""
+    """A function from features [n, d] to their Fréchet distance to a reference; what calls share is done once."""
     root = reference.root
 
     def distance(rows: Array) -> float:
         mean = rows.mean(axis=0)
         deviations = (rows - mean) / np.sqrt(len(rows) - 1)
         if len(rows) <= rows.shape[1]:
-            # Of n images the covariance has rank n - 1: its root is not needed.
+            # The covariance of n images has rank n - 1: its root is not needed.
             cross, trace = linalg.svdvals(root @ deviations.T).sum(), (deviations**2).sum()
         else:
             covariance = deviations.T @ deviations

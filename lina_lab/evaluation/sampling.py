@@ -1,13 +1,15 @@
-"""Generated images on disk: the same set on any number of ranks, and none drawn twice after an interruption.
+"""Generated images on disk: the same set on any number of ranks, and none generated twice after an interruption.
 
-Image i has draws of its own, from (seed, i). Images are drawn in portions of a fixed size, so that a portion is the
-same whoever draws it; a portion is on disk whole or not at all. The last rank to finish puts them together.
+Image i has a random generator of its own, from (seed, i). Images are generated in batches of a fixed size, so that a
+batch is the same whichever rank generates it; a batch is on disk whole or not at all. The last rank to finish joins
+them.
 """
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,81 +18,90 @@ from filelock import FileLock
 from matplotlib.image import imsave
 from torch import Generator, Tensor
 
+from lina_lab.data.pixels import Pixels
+from lina_lab.evaluation.grid import tile
 from lina_lab.model import LINA
 from lina_lab.model.masking import step_schedule
-from lina_lab.util.files import write_atomically
+from lina_lab.util.files import atomic, write_atomically
 from lina_lab.util.seeds import derive
 
-Pixels = npt.NDArray[np.uint8]
 RECIPE_FILE, SAMPLES_FILE, GRID_FILE, PARTS = "recipe.json", "samples.npz", "grid.png", "parts"
-GRID = 64
+GRID_IMAGES = 64
 """Images in the grid."""
-FRAME = 217
-"""Shade of the lines between images: white ones would not be told from a white background."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """All that decides which images these are."""
+class SampleRecipe:
+    """All that decides which images are generated."""
 
     images: int
     classes: tuple[int, ...]
-    """In turn; none of an unconditional model."""
+    """Classes, by turns; none for an unconditional model."""
     ar_steps: int
     ode_steps: int
     guidance_scale: float
     guidance_scale_start: float
     seed: int
     batch_size: int
-    """Images drawn together."""
+    """Images generated together."""
     weights: str
     weights_sha256: str
     decoder: str
     prompts: tuple[str, ...] = ()
-    """Captions in turn, of a model of texts."""
+    """Captions, by turns, for a text-conditional model."""
     encoder: str | None = None
-    """What turns them into states."""
+    """The text encoder of the captions."""
     encoder_sha256: str | None = None
 
 
+RENAMED = {
+    "steps": "ar_steps",
+    "flow_steps": "ode_steps",
+    "guidance": "guidance_scale",
+    "min_guidance": "guidance_scale_start",
+    "portion": "batch_size",
+}
+"""Fields of a recipe: name in version 0.1 -> today's."""
 Condition = dict[str, Tensor]
-"""What images are to be of, as arguments of the model; nothing for an unconditional one."""
+"""What images are conditioned on, as arguments of the model; empty for an unconditional one."""
 Encode = Callable[[Sequence[str]], Condition]
 
 
-def condition_of(recipe: Recipe, places: range, device: torch.device, encode: Encode | None = None) -> Condition:
-    """What the images at some places are of; `encode` is for a recipe with prompts."""
+def condition_of(recipe: SampleRecipe, indices: range, device: torch.device, encode: Encode | None = None) -> Condition:
+    """The condition of the images with some indices; `encode` is for a recipe with prompts."""
     if recipe.prompts:
         assert encode is not None
-        return encode([recipe.prompts[i % len(recipe.prompts)] for i in places])
+        return encode([recipe.prompts[i % len(recipe.prompts)] for i in indices])
     if recipe.classes:
-        return {"label": torch.tensor([recipe.classes[i % len(recipe.classes)] for i in places], device=device)}
+        return {"label": torch.tensor([recipe.classes[i % len(recipe.classes)] for i in indices], device=device)}
     return {}
 
 
-def draw(model: LINA, recipe: Recipe, places: range, condition: Condition, kind: str = "sample") -> Tensor:
-    """Latents [n, C, H, W] of the images at some places; `kind` names the family of their draws."""
+def generate_latents(
+    model: LINA, recipe: SampleRecipe, indices: range, condition: Condition, purpose: str = "sample"
+) -> Tensor:
+    """Generate the latents [n, C, H, W] of the images with some indices.
+
+    Args:
+        model: on its device.
+        recipe: how to generate.
+        indices: which of the recipe's images.
+        condition: of these images.
+        purpose: part of the seed, so that sets for different purposes have different noise.
+    """
     return model.generate(
         **condition,
-        batch=None if condition else len(places),
+        batch=None if condition else len(indices),
         steps=recipe.ar_steps,
         flow_steps=recipe.ode_steps,
         guidance=recipe.guidance_scale,
         min_guidance=recipe.guidance_scale_start,
-        generator=[Generator().manual_seed(derive(recipe.seed, kind, i)) for i in places],
+        generator=[Generator().manual_seed(derive(recipe.seed, purpose, i)) for i in indices],
     )
 
 
-def to_pixels(latents: Tensor) -> Pixels:
-    """Images in -1..1, [n, C, H, W] with one or three channels, as uint8 [n, H, W, 3]."""
-    if latents.shape[1] not in (1, 3):
-        raise ValueError(f"{latents.shape[1]} channels are no pixels: name the decoder of these latents")
-    levels = ((latents.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return levels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
-
-
-def check_recipe(folder: Path, recipe: Recipe) -> None:
-    """Note the recipe in the folder, or hold it against the one that is there.
+def check_recipe(folder: Path, recipe: SampleRecipe) -> None:
+    """Note the recipe in the folder, or compare it with the one that is noted there.
 
     Raises:
         ValueError: the folder's images are of another recipe.
@@ -99,19 +110,23 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
     if not path.exists():
         write_atomically(path, json.dumps(mine, indent=1) + "\n")
         return
-    theirs = json.loads(path.read_text())
-    # A field that an earlier version did not know had its default.
-    usual = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
-    there = {name: theirs.get(name, json.loads(json.dumps(usual.get(name)))) for name in mine}
-    other = [f"{name}={there[name]} there" for name in mine if there[name] != mine[name]]
+    noted = _read_recipe(path)
+    other = [f"{name}={noted[name]} there" for name in mine if noted[name] != mine[name]]
     if other:
         raise ValueError(f"{folder} holds images of another recipe ({', '.join(other)}): choose another out=FOLDER")
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    """A noted recipe as plain data with today's names; a field that its version did not know has its default."""
+    stored = {RENAMED.get(name, name): value for name, value in json.loads(path.read_text()).items()}
+    defaults = {field.name: None if field.default is MISSING else field.default for field in fields(SampleRecipe)}
+    return {**json.loads(json.dumps(defaults)), **stored}
 
 
 def sample(
     model: LINA,
     decode: Callable[[Tensor], Pixels],
-    recipe: Recipe,
+    recipe: SampleRecipe,
     folder: Path,
     *,
     rank: int = 0,
@@ -119,20 +134,23 @@ def sample(
     encode: Encode | None = None,
     report: Callable[[int], None] = lambda _: None,
 ) -> bool:
-    """Draw this rank's portions that are not on disk yet; whoever finds all of them there puts them together.
+    """Generate this rank's batches that are not on disk yet; the rank that finds all of them there joins them.
 
     Args:
         model: on its device.
         decode: latents to pixels.
-        recipe: what to draw.
-        folder: where to; shared by the ranks.
+        recipe: what to generate.
+        folder: where to write; shared by the ranks.
         rank: of this process.
-        world_size: processes that draw.
+        world_size: processes that generate.
         encode: captions to arguments of the model, for a recipe with prompts.
-        report: called with the number of images behind each portion of this rank.
+        report: called with the number of images after each batch of this rank.
 
     Returns:
-        Whether the whole set is there now: the other ranks may still be drawing.
+        Whether the whole set is there now: other ranks may still be generating.
+
+    Raises:
+        ValueError: the recipe does not fit the model, or the folder holds images of another one.
     """
     _check(model, decode, recipe)
     parts = folder / PARTS
@@ -141,26 +159,28 @@ def sample(
         check_recipe(folder, recipe)
     if (folder / SAMPLES_FILE).exists():
         return True
-    portions = [
+    batches = [
         range(start, min(start + recipe.batch_size, recipe.images))
         for start in range(0, recipe.images, recipe.batch_size)
     ]
     device = next(model.parameters()).device
-    for number in range(rank, len(portions), world_size):
+    for number in range(rank, len(batches), world_size):
         path = parts / f"{number:06d}.npy"
         if not path.exists():
-            condition = condition_of(recipe, portions[number], device, encode)
-            _write(path, decode(draw(model, recipe, portions[number], condition)))
-        report(len(portions[number]))
+            condition = condition_of(recipe, batches[number], device, encode)
+            pixels = decode(generate_latents(model, recipe, batches[number], condition))
+            with atomic(path) as draft, draft.open("wb") as file:
+                np.save(file, pixels, allow_pickle=False)
+        report(len(batches[number]))
     with FileLock(folder / ".lock"):
-        files = [parts / f"{number:06d}.npy" for number in range(len(portions))]
+        files = [parts / f"{number:06d}.npy" for number in range(len(batches))]
         if not (folder / SAMPLES_FILE).exists() and all(file.exists() for file in files):
-            _put_together(folder, recipe, files)
+            _join(folder, recipe, files)
         return (folder / SAMPLES_FILE).exists()
 
 
-def _check(model: LINA, decode: Callable[[Tensor], Pixels], recipe: Recipe) -> None:
-    """Raise what drawing would raise, before the folder is one of this recipe."""
+def _check(model: LINA, decode: Callable[[Tensor], Pixels], recipe: SampleRecipe) -> None:
+    """Raise what generating would raise, before the recipe is noted in the folder."""
     config = model.config
     step_schedule(config.num_tokens, recipe.ar_steps)
     if (recipe.guidance_scale, recipe.guidance_scale_start) != (1.0, 1.0) and not config.conditional:
@@ -169,15 +189,8 @@ def _check(model: LINA, decode: Callable[[Tensor], Pixels], recipe: Recipe) -> N
     decode(blank)
 
 
-def _write(path: Path, pixels: Pixels) -> None:
-    draft = path.with_name(path.name + ".draft")
-    with draft.open("wb") as file:
-        np.save(file, pixels, allow_pickle=False)
-    draft.replace(path)
-
-
-def _put_together(folder: Path, recipe: Recipe, files: Sequence[Path]) -> None:
-    """`samples.npz` in ADM's layout (`arr_0` uint8 [n, H, W, 3], `arr_1` classes) and a grid of the first images."""
+def _join(folder: Path, recipe: SampleRecipe, files: Sequence[Path]) -> None:
+    """Write `samples.npz` in ADM's layout (`arr_0` uint8 [n, H, W, 3], `arr_1` classes), and a grid of the first."""
     first = np.load(files[0], allow_pickle=False)
     whole_file = folder / "samples.draft.npy"
     # On disk: 50,000 images of 256 pixels are 10 GB.
@@ -187,22 +200,12 @@ def _put_together(folder: Path, recipe: Recipe, files: Sequence[Path]) -> None:
     arrays: dict[str, npt.NDArray[np.generic]] = {"arr_0": whole}
     if recipe.classes:
         arrays["arr_1"] = np.resize(np.array(recipe.classes, dtype=np.int64), recipe.images)
-    draft = folder / "samples.draft.npz"
-    np.savez(draft, **arrays)  # type: ignore[arg-type]
-    imsave(folder / GRID_FILE, _grid(whole[:GRID]))
-    draft.replace(folder / SAMPLES_FILE)
+    shown = whole[:GRID_IMAGES]
+    with atomic(folder / SAMPLES_FILE) as draft:
+        with draft.open("wb") as npz:
+            np.savez(npz, **arrays)  # type: ignore[arg-type]
+        # About as many down as across.
+        imsave(folder / GRID_FILE, tile(shown, int(np.ceil(np.sqrt(len(shown))))))
     whole_file.unlink()
     for file in files:
         file.unlink()
-
-
-def _grid(images: Pixels) -> Pixels:
-    """Images side by side, about as many down as across."""
-    columns = int(np.ceil(np.sqrt(len(images))))
-    rows = -(-len(images) // columns)
-    height, width = images.shape[1] + 1, images.shape[2] + 1
-    sheet = np.full((rows * height, columns * width, 3), FRAME, dtype=np.uint8)
-    for place, image in enumerate(images):
-        top, left = place // columns * height, place % columns * width
-        sheet[top : top + height - 1, left : left + width - 1] = image
-    return sheet

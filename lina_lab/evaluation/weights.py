@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 
 from lina_lab.config import LinaConfig, from_stored
+from lina_lab.data.batch import DATA_STATE
 from lina_lab.data.pretrained import first_line
 from lina_lab.model import LINA, load_model
 from lina_lab.model.folder import WEIGHTS
@@ -17,15 +18,23 @@ Which = Literal["ema", "raw"]
 PREFIX = "model."
 STATES = {"ema": "state_dict", "raw": "current_model_state"}
 """Lightning's averaging callbacks keep the averaged weights under the usual name, and the raw ones beside them."""
+DATA_STATES = (
+    DATA_STATE,
+    "DigitsDataModule",
+    "LatentsDataModule",
+    "ShapesDataModule",
+    "ShardsDataModule",
+)
+"""Names of the data module's state in checkpoints: today's, and the class names that version 0.1 wrote."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A model with what tells it from others."""
+    """A trained model and what identifies it."""
 
     model: LINA
     sha256: str
-    """Of the file of its weights."""
+    """SHA-256 of the file of its weights."""
     weights: str
     """ema or raw; "as saved" for a model's folder, which has one kind."""
     encoder: str | None = None
@@ -59,7 +68,7 @@ def load_trained(path: Path, which: Which = "ema") -> Trained:
         model.load_state_dict(state)
     except Exception as error:
         raise ValueError(f"{path} is not a whole checkpoint of a trial: {first_line(error)}") from error
-    data: dict[str, Any] = next((part for name, part in saved.items() if name.endswith("DataModule")), {})
+    data: dict[str, Any] = next((saved[name] for name in DATA_STATES if name in saved), {})
     return Trained(
         model=model.eval(),
         sha256=sha256(path),

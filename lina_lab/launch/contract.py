@@ -259,9 +259,7 @@ def read_progress(folder: Path) -> Progress | None:
 
 def write_progress(folder: Path, progress: Progress) -> None:
     """Say how far the trial is. Unlike other files this one may be lost in a crash, so nothing waits for the disk."""
-    draft = folder / f"{PROGRESS_FILE}.draft"
-    draft.write_text(json.dumps(asdict(progress)))
-    draft.replace(folder / PROGRESS_FILE)
+    write_atomically(folder / PROGRESS_FILE, json.dumps(asdict(progress)), durable=False)
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:

@@ -24,7 +24,7 @@ from lina_lab.records.result import Progress, TrialResult
 from lina_lab.util.imports import gc_paused
 
 if TYPE_CHECKING:
-    from lina_lab.training.callbacks.step_sync import StopSignals
+    from lina_lab.training.stopping import StopSignals
 
 RANK_VARIABLE = {EngineName.TORCHRUN: "RANK", EngineName.SLURM: "SLURM_PROCID"}
 WATCH_SECONDS = 0.5
@@ -54,7 +54,7 @@ def main(folder: Path) -> "tuple[TrialResult, StopSignals]":
 
 def _train(folder: Path, spec: LaunchSpec, rank: int) -> "tuple[TrialResult, StopSignals]":
     with gc_paused():
-        from lina_lab.training.callbacks.step_sync import StopSignals
+        from lina_lab.training.stopping import StopSignals
         from lina_lab.training.trial import run_trial
 
     config = from_dict(TrialConfig, yaml.safe_load((folder / CONFIG_FILE).read_text()))

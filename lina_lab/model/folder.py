@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from lina_lab.config import LinaConfig, from_stored, to_dict
 from lina_lab.model.lina import LINA
+from lina_lab.util.files import atomic
 
 CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
 
@@ -23,13 +24,11 @@ def save_model(model: LINA, folder: Path) -> None:
     if (folder / CONFIG).exists() or (folder / WEIGHTS).exists():
         raise FileExistsError(f"{folder} holds a model already")
     folder.mkdir(parents=True, exist_ok=True)
-    config, weights = folder / (CONFIG + ".part"), folder / (WEIGHTS + ".part")
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, weights)
-    config.write_text(yaml.safe_dump(to_dict(model.config), sort_keys=False))
-    # safetensors writes for the owner alone; a model is for whoever may read the folder.
-    shutil.copymode(config, weights)
-    weights.replace(folder / WEIGHTS)
-    config.replace(folder / CONFIG)
+    with atomic(folder / CONFIG) as config, atomic(folder / WEIGHTS) as weights:
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, weights)
+        config.write_text(yaml.safe_dump(to_dict(model.config), sort_keys=False))
+        # safetensors writes for the owner alone; a model is for whoever may read the folder.
+        shutil.copymode(config, weights)
 
 
 def load_model(folder: Path) -> LINA:

@@ -10,6 +10,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy import Engine, event
 
 from lina_lab.util.errors import StudyError
+from lina_lab.util.files import atomic
 
 DATABASE_WAIT_SECONDS = 60
 JOURNAL = "journal:"
@@ -51,12 +52,12 @@ def make_whole(path: Path, make: Callable[[str], Engine]) -> None:
     """
     if path.exists():
         return
-    draft = path.with_name(f"{path.name}.part")
     # The log of a lost file would pass for the new one's.
-    for left in (draft, *(path.with_name(path.name + ending) for ending in ("-wal", "-shm"))):
-        left.unlink(missing_ok=True)
-    make(f"sqlite:///{draft}").dispose()
-    draft.replace(path)
+    for ending in ("-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+    with atomic(path) as draft:
+        draft.unlink(missing_ok=True)
+        make(f"sqlite:///{draft}").dispose()
 
 
 def _sqlite(path: Path) -> RDBStorage:

@@ -1,6 +1,8 @@
-"""The state of training on disk: written whole or not at all, and looked over before it is used."""
+"""Checkpoints on disk: written whole or not at all, and verified before they are used."""
 
-import os
+import re
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +13,42 @@ from lightning.pytorch.callbacks import Checkpoint
 from lina_lab.records.files import CHECKPOINTS
 from lina_lab.training.mlflow_buffer import Point
 from lina_lab.training.mlflow_logger import BufferedMLflowLogger
-from lina_lab.util.files import sha256, write_atomically
+from lina_lab.util.files import atomic, sha256, write_atomically
 
 PATTERN = f"{CHECKPOINTS}.ckpt"
 DIGEST = ".sha256"
 
 
+@dataclass(frozen=True)
+class SavedStep:
+    """A whole checkpoint."""
+
+    path: Path
+    step: int
+    """Optimizer steps taken."""
+
+
 class Checkpoints(Checkpoint):
-    """Writes a checkpoint behind each validation, and whenever asked, and keeps the newest few.
+    """Writes a checkpoint after each validation, and whenever asked, and keeps the newest few.
 
     Beside Lightning's state (weights, raw and averaged, optimizer, schedule, loops, callbacks) it holds the global
     random state, the metrics of the last validation, and those that a tracking server has not taken yet.
 
     Args:
-        folder: where to.
-        stream: what metrics wait in; those that a checkpoint holds are given back to it.
+        folder: where to write them.
+        logger: where metrics wait; those that a checkpoint holds are given back to it.
     """
 
     KEEP = 2
-    """One more than one, so that a damaged one does not cost everything."""
+    """One more than is needed, so that a damaged one does not cost everything."""
 
-    def __init__(self, folder: Path, stream: BufferedMLflowLogger | None) -> None:
-        self.folder, self.stream = folder, stream
+    @property
+    def state_key(self) -> str:
+        """Its name in checkpoints, since version 0.1."""
+        return "Checkpoints"
+
+    def __init__(self, folder: Path, logger: BufferedMLflowLogger | None) -> None:
+        self.folder, self.logger = folder, logger
         self.metrics: dict[str, float] = {}
         self._random: torch.Tensor | None = None
 
@@ -43,16 +59,12 @@ class Checkpoints(Checkpoint):
         """Write the state of training. All ranks call it together; the first one writes."""
         self.metrics |= {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
         path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
-        part = path.with_suffix(".part")
-        try:
-            trainer.save_checkpoint(part)
-        except BaseException:
-            # Half a checkpoint is of no use, and takes the space that the disk may lack.
+        with atomic(path) if trainer.is_global_zero else nullcontext(path) as draft:
+            trainer.save_checkpoint(draft)
             if trainer.is_global_zero:
-                part.unlink(missing_ok=True)
-            raise
+                # Before the file has its name: without a digest it would pass for a damaged one.
+                write_atomically(_digest_file(path), sha256(draft) + "\n")
         if trainer.is_global_zero:
-            _seal(part, path)
             for old in sorted(self.folder.glob(PATTERN))[: -self.KEEP]:
                 old.unlink()
                 _digest_file(old).unlink(missing_ok=True)
@@ -63,33 +75,25 @@ class Checkpoints(Checkpoint):
             self._random = None
 
     def state_dict(self) -> dict[str, Any]:
-        waiting: list[Point] = [] if self.stream is None else list(self.stream.waiting)
+        waiting: list[Point] = [] if self.logger is None else list(self.logger.waiting)
         return {"metrics": self.metrics, "waiting": waiting, "random": torch.get_rng_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.metrics, self._random = state_dict["metrics"], state_dict["random"]
-        if self.stream is not None:
+        if self.logger is not None:
             # Here, for a checkpoint of the last step leads to no other hook.
-            self.stream.resume((str(name), value, step, now) for name, value, step, now in state_dict["waiting"])
+            self.logger.resume((str(name), value, step, now) for name, value, step, now in state_dict["waiting"])
 
 
-def newest(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint, and a sentence for each that is newer and damaged."""
+def newest(folder: Path) -> tuple[SavedStep | None, list[str]]:
+    """The newest whole checkpoint, and a sentence for each newer one that is damaged."""
     problems: list[str] = []
     for path in sorted(folder.glob(PATTERN), reverse=True):
-        digest = _digest_file(path)
-        if digest.exists() and digest.read_text().strip() == sha256(path):
-            return path, problems
+        number, digest = re.fullmatch(r"step-(\d+)\.ckpt", path.name), _digest_file(path)
+        if number is not None and digest.exists() and digest.read_text().strip() == sha256(path):
+            return SavedStep(path, int(number[1])), problems
         problems.append(f"{path.name} is damaged: its contents are not what was written")
     return None, problems
-
-
-def _seal(part: Path, path: Path) -> None:
-    """Give a finished file its name, once it and its digest are safely on disk."""
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    write_atomically(_digest_file(path), sha256(part) + "\n")
-    part.replace(path)
 
 
 def _digest_file(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Metrics to an MLflow run: in batches, none twice, and none lost while the store is away."""
+"""A Lightning logger to an MLflow run: in batches, no point twice, and none lost while the store is unavailable."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -10,27 +10,27 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lina_lab.records.runstore import TrackingRun
-from lina_lab.training.mlflow_buffer import MAX_BATCH, Point, behind, last_steps, send, write_unsent
+from lina_lab.training.mlflow_buffer import MAX_BATCH, Point, last_steps, newer, send, write_unsent
 from lina_lab.util.signals import signals_deferred_for
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EVERY_SECONDS = 5.0
-"""What waits is sent at least so often."""
+"""Longest time that points wait to be sent."""
 PAUSE_SECONDS = 10.0
-"""A store that does not answer is left alone for so long."""
+"""Time until a store that did not answer is tried again."""
 
 
 class BufferedMLflowLogger(Logger):
-    """Logs to a run that exists already, and may hold a part of the curve. Whoever made the run ends it.
+    """Logs to a run that exists already and may hold a part of the curve. The run's creator ends it.
 
-    Training never waits for the store: what it does not take now is kept, offered again, written into each checkpoint
-    and, when the trial ends, into a file.
+    Training never waits for the store: points that it does not take are kept, sent again later, written to each
+    checkpoint, and to a file when the trial ends.
 
     Args:
         run: the run.
-        folder: the trial's; metrics that could not be sent when it ends are left there.
+        folder: the trial's; points that could not be sent when the trial ends are left there.
     """
 
     def __init__(self, run: TrackingRun, folder: Path) -> None:
@@ -43,7 +43,7 @@ class BufferedMLflowLogger(Logger):
 
     @cached_property
     def client(self) -> "MlflowClient":
-        """Of the first rank alone: the others never import MLflow, which takes a second."""
+        """The client, on the first rank alone: the others never import MLflow, which takes a second."""
         from mlflow import MlflowClient
 
         return MlflowClient(self.tracking_uri)
@@ -65,16 +65,16 @@ class BufferedMLflowLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run holds them since it was made."""
+        """Log nothing: the run has had the configuration since it was created."""
 
     @rank_zero_only
     def resume(self, waiting: Iterable[Point]) -> None:
-        """Offer what waited when training was interrupted."""
+        """Send again the points that waited when training was interrupted."""
         self.waiting = [*waiting, *self.waiting]
 
     @rank_zero_only
     def flush(self) -> None:
-        """Send what waits. What could not be sent goes on waiting."""
+        """Send the points that wait. Those that could not be sent keep waiting."""
         if time.monotonic() < self._retry:
             return
         from mlflow.exceptions import MlflowException
@@ -88,9 +88,9 @@ class BufferedMLflowLogger(Logger):
             self._retry = time.monotonic() + PAUSE_SECONDS
 
     def _send(self) -> None:
-        # Steps that are done again, behind a checkpoint, may have been logged before an interruption.
+        # Steps that are repeated after a checkpoint may have been logged before the interruption.
         self._last = last_steps(self.client, self.run_id, self.waiting, self._last)
-        self.waiting = behind(self.waiting, self._last)
+        self.waiting = newer(self.waiting, self._last)
         while self.waiting:
             send(self.client, self.run_id, self.waiting[:MAX_BATCH])
             del self.waiting[:MAX_BATCH]

@@ -9,23 +9,28 @@ from torch import Tensor, nn
 
 from lina_lab.config import TrialConfig, to_dict
 from lina_lab.config.optimizers import OPTIMIZERS
-from lina_lab.data.batch import Batch
+from lina_lab.data.batch import DATA_STATE, Batch
 from lina_lab.model import LINA, LossInputs, initialize, sample_step_inputs
-from lina_lab.training.optimizer_state import by_group, by_place
+from lina_lab.training.optimizer_state import State, load_named_state, named_state, with_names
 from lina_lab.training.validation import frozen_loss_inputs
 from lina_lab.util.partition import held_out, microbatch
 
-LAYOUT = 2
-"""Of checkpoints: 2 has the optimizer's state by the parameters' places in the module."""
+LAYOUT = 3
+"""Version of the layout of checkpoints. 3: the optimizer's state by parameter names, the data module's under `data`."""
+INDEXED_LAYOUT = 2
+"""Written by version 0.1: the optimizer's state by the parameters' indices, the data module's under its class name."""
 VALIDATION_WEIGHTS = ("raw", "ema")
-"""Which weights each of the two validation loaders is run with."""
+"""The weights that each of the two validation loaders is run with."""
 
 
 class LinaModule(L.LightningModule):
     """Trains one LINA.
 
-    What is drawn for an image depends on (seed, step, its place in the batch of all ranks) alone: it is common to all
-    variants and sizes, and the same whatever number of ranks shares the batch.
+    The random inputs of an image's loss depend on (seed, step, index in the batch of all ranks) alone: they are common
+    to all variants and sizes, and the same for any number of ranks that share the batch.
+
+    Args:
+        config: the trial.
     """
 
     def __init__(self, config: TrialConfig) -> None:
@@ -35,18 +40,20 @@ class LinaModule(L.LightningModule):
         self.model = LINA(config.model)
         initialize(self.model, config.seed)
         self.frozen: list[tuple[LossInputs, int]] = []
-        """Draws of this rank's images of each validation batch, and how many of them count."""
+        """For each validation batch the loss inputs of this rank's images, and how many of these images count."""
+        self._optimizer_states: list[State] = []
+        """From a checkpoint, until there is an optimizer to take them."""
 
     @property
     def images_seen(self) -> int:
-        """Images that the weights were trained on so far."""
+        """Images that the weights have been trained on."""
         return self.global_step * self.config.data.batch_size
 
     def setup(self, stage: str) -> None:
         self.frozen = []
-        for draws in frozen_loss_inputs(self.config):
-            places, counted = held_out(len(draws.drop), rank=self.global_rank, world_size=self.trainer.world_size)
-            self.frozen.append((draws.part(places), counted))
+        for inputs in frozen_loss_inputs(self.config):
+            mine, counted = held_out(len(inputs.drop), rank=self.global_rank, world_size=self.trainer.world_size)
+            self.frozen.append((inputs.part(mine), counted))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         latents, condition = batch
@@ -58,13 +65,13 @@ class LinaModule(L.LightningModule):
             accumulation_step=batch_idx % accumulate_grad_batches,
             accumulate_grad_batches=accumulate_grad_batches,
         )
-        draws = sample_step_inputs(self.config.model, seed=self.config.seed, step=self.global_step, images=mine)
-        return self.model.loss_from_inputs(latents, draws, **condition)
+        inputs = sample_step_inputs(self.config.model, seed=self.config.seed, step=self.global_step, images=mine)
+        return self.model.loss_from_inputs(latents, inputs, **condition)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         latents, condition = batch
-        draws, counted = self.frozen[batch_idx]
-        loss = self.model.loss_from_inputs(latents, draws, **condition)
+        inputs, counted = self.frozen[batch_idx]
+        loss = self.model.loss_from_inputs(latents, inputs, **condition)
         name = f"val/loss_{VALIDATION_WEIGHTS[dataloader_idx]}"
         self.log(name, loss, batch_size=counted, add_dataloader_idx=False, sync_dist=True)
 
@@ -76,37 +83,55 @@ class LinaModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         config, warmup = self.config.optimizer, self.config.optimizer.warmup_images / self.config.data.batch_size
-        optimizer = OPTIMIZERS[config.name].load()(self._groups(), config)
+        groups = parameter_groups(self.model, config.weight_decay)
+        optimizer = OPTIMIZERS[config.name].load()(groups, config)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(warmup, 1)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["layout"] = LAYOUT
         if self.device_mesh is None:
-            checkpoint["optimizer_states"] = [by_place(s, self._groups(), self) for s in checkpoint["optimizer_states"]]
+            checkpoint["optimizer_states"] = [named_state(self, optimizer) for optimizer in self.trainer.optimizers]
+        else:
+            # The strategy has gathered them, on the first rank alone.
+            checkpoint["optimizer_states"] = [with_names(s, self) for s in checkpoint["optimizer_states"] if s]
+        checkpoint[DATA_STATE] = checkpoint.pop(self._data_name, {})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take what is in a checkpoint apart for this module.
+        """Put what a checkpoint holds where Lightning looks for it.
 
         Raises:
-            ValueError: another version wrote it.
+            ValueError: a version wrote it whose checkpoints this one does not read.
         """
-        if checkpoint.get("layout") != LAYOUT:
+        layout = checkpoint.get("layout")
+        if layout not in (INDEXED_LAYOUT, LAYOUT):
             raise ValueError("the checkpoint was written by another version of lina_lab: move the cell's folder away")
+        if layout == LAYOUT:
+            checkpoint[self._data_name] = checkpoint.pop(DATA_STATE)
         if self.device_mesh is None:
-            checkpoint["optimizer_states"] = [by_group(s, self._groups(), self) for s in checkpoint["optimizer_states"]]
+            # Lightning would give them to the optimizer by order and not by name.
+            states, checkpoint["optimizer_states"] = checkpoint["optimizer_states"], []
+            self._optimizer_states = [with_names(s, self) if layout == INDEXED_LAYOUT else s for s in states]
+
+    def on_train_start(self) -> None:
+        if self._optimizer_states:
+            for optimizer, state in zip(self.trainer.optimizers, self._optimizer_states, strict=True):
+                load_named_state(self, optimizer, state)
+        self._optimizer_states = []
 
     def log_over_images(self, metrics: dict[str, float], images: int) -> None:
-        """Log metrics that are the same on all ranks."""
-        # Lightning takes a metric of this name as the loggers' step: the trackers' x axis is images seen.
+        """Log metrics that are the same on all ranks, over the number of images seen."""
+        # Lightning takes a metric of this name as the loggers' step, which is the trackers' x axis.
         self.log_dict({**metrics, "step": torch.tensor(images, dtype=torch.float64)})
 
-    def _groups(self) -> list[dict[str, Any]]:
-        return parameter_groups(self.model, self.config.optimizer.weight_decay)
+    @property
+    def _data_name(self) -> str:
+        """Lightning's key for the state of the data module."""
+        return type(self.trainer.datamodule).__qualname__  # type: ignore[attr-defined]
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The trainable parameters: norms without weight decay, all others with it."""
+    """The trainable parameters as an optimizer's groups: norms without weight decay, all others with it."""
     norms = {id(p) for m in model.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters(recurse=False)}
     trained = [p for p in model.parameters() if p.requires_grad]
     return [

@@ -1,44 +1,35 @@
-"""The optimizer's state in a checkpoint: by each parameter's place in the module, whatever groups the optimizer makes.
+"""The optimizer's state in a checkpoint: by parameter names, under every strategy.
 
-PyTorch numbers parameters in the order of the optimizer's groups; Lightning's strategy for sharded weights numbers them
-in the order of the module. With the latter everywhere, a checkpoint goes on under either.
+`torch.distributed.checkpoint.state_dict` does the work. What is left here is the other numbering, by the index of each
+parameter in `module.parameters()`: Lightning's strategy for sharded weights saves it, and so did version 0.1.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.optim import Optimizer
 
 State = dict[str, Any]
-Groups = Sequence[Mapping[str, Any]]
-"""An optimizer's groups of parameters, as it was made with them."""
+"""An optimizer's `state_dict`."""
 
 
-def by_place(state: State, groups: Groups, module: nn.Module) -> State:
-    """An optimizer's `state_dict` with the places of its parameters in the module as their numbers."""
-    return _renumbered(state, _places(groups, module))
+def named_state(module: nn.Module, optimizer: Optimizer) -> State:
+    """The state of an optimizer whose parameters every rank holds whole."""
+    return get_optimizer_state_dict(module, optimizer)
 
 
-def by_group(state: State, groups: Groups, module: nn.Module) -> State:
-    """What `by_place` made, as the optimizer takes it."""
-    place_of = _places(groups, module)
-    number_of = {place: number for number, place in place_of.items()}
-    loaded = _renumbered(state, number_of)
-    # In each group the optimizer expects its own order.
-    return {**loaded, "param_groups": [{**g, "params": sorted(g["params"])} for g in loaded["param_groups"]]}
+def load_named_state(module: nn.Module, optimizer: Optimizer, state: State) -> None:
+    """Give such an optimizer a state by names, whatever the order and the groups that it was saved with.
+
+    Raises:
+        RuntimeError: a trained parameter has no state.
+    """
+    set_optimizer_state_dict(module, optimizer, state)
 
 
-def _places(groups: Groups, module: nn.Module) -> dict[int, int]:
-    """Number in the optimizer -> place in the module."""
-    places = {id(parameter): place for place, parameter in enumerate(module.parameters())}
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    return {number: places[id(parameter)] for number, parameter in enumerate(parameters)}
-
-
-def _renumbered(state: State, numbers: dict[int, int]) -> State:
-    return {
-        "state": {numbers[number]: value for number, value in state["state"].items()},
-        "param_groups": [
-            {**group, "params": [numbers[number] for number in group["params"]]} for group in state["param_groups"]
-        ],
-    }
+def with_names(state: State, module: nn.Module) -> State:
+    """A state by the indices of the parameters as one by their names."""
+    names = [name for name, _ in module.named_parameters()]
+    groups = [{**group, "params": [names[index] for index in group["params"]]} for group in state["param_groups"]]
+    return {"state": {names[index]: value for index, value in state["state"].items()}, "param_groups": groups}

@@ -1,4 +1,4 @@
-"""Weights in parts on all ranks: PyTorch's `fully_shard` (FSDP2) under Lightning's ModelParallelStrategy."""
+"""Weights sharded over all ranks: PyTorch's `fully_shard` (FSDP2) under Lightning's ModelParallelStrategy."""
 
 from typing import Any, cast
 
@@ -16,17 +16,17 @@ from lina_lab.training.module import LinaModule
 from lina_lab.util.compat.lightning import averaged_model, averaged_module, set_averaged_model, swap_models
 
 ENTRIES = ("loss_from_inputs", "generate")
-"""Methods that a model's weights are gathered for, beside `forward`."""
+"""Methods, beside `forward`, that need a model's weights gathered."""
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def shard(model: LINA, mesh: DeviceMesh) -> None:
-    """Split a model's weights over the ranks: each block on its own, so that one at a time is whole."""
+    """Shard a model's weights over the ranks: each block on its own, so that only one at a time is whole."""
     for module in model.modules():
         if isinstance(module, nn.ModuleList):
             for block in module:
                 fully_shard(block, mesh=mesh)
-    # Not left whole behind a forward pass: what is saved, averaged and swapped are the parts.
+    # Not left whole after a forward pass: what is saved, averaged and swapped are the shards.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
     for name in ENTRIES:
         register_fsdp_forward_method(model, name)
@@ -39,14 +39,14 @@ def data_mesh(module: L.LightningModule) -> DeviceMesh:
 
 
 class ShardedModule(LinaModule):
-    """A LINA whose weights lie in parts on all ranks."""
+    """A LINA whose weights are sharded over all ranks."""
 
     def configure_model(self) -> None:
         shard(self.model, data_mesh(self))
 
 
 class ShardedAverage(ExponentialAverage):
-    """The moving average of weights that lie in parts: split alike, so each rank averages its own."""
+    """The moving average of sharded weights: sharded alike, so that each rank averages its own shards."""
 
     def __init__(self, config: EmaConfig) -> None:
         super().__init__(config)
@@ -64,13 +64,13 @@ class ShardedAverage(ExponentialAverage):
         return cast(LinaModule, averaged_module(self))
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """The same entries as without parts, whole, on the first rank."""
+        """Write the same entries as without sharding, whole, on the first rank."""
         checkpoint["current_model_state"] = checkpoint["state_dict"]
         checkpoint["state_dict"] = get_model_state_dict(self._twin, options=WHOLE)
         checkpoint["averaging_state"] = {"n_averaged": averaged_model(self).n_averaged}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take the average from the model, where the strategy has put it, and the model's own weights from beside."""
+        """Take the average from the model, where the strategy put it, and the model's weights from their own entry."""
         swap_models(self, pl_module)
         averaged_model(self).n_averaged.copy_(checkpoint["averaging_state"]["n_averaged"])
         set_model_state_dict(

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +26,18 @@ from lina_lab.records.result import Report, TrialResult
 from lina_lab.records.runstore import TrackingRun
 from lina_lab.records.status import TrialStatus
 from lina_lab.training.callbacks.captions import CaptionAccuracy
-from lina_lab.training.callbacks.consistency import (
-    CommunicationClock,
-    ConsistencyCheck,
-    StepProfiler,
-    WeightSyncCheck,
-    strategy_for,
-)
-from lina_lab.training.callbacks.ema import ExponentialAverage, Stopwatch
+from lina_lab.training.callbacks.consistency import ConsistencyCheck, WeightSyncCheck
+from lina_lab.training.callbacks.ema import ExponentialAverage
 from lina_lab.training.callbacks.fid import FIDCallback
 from lina_lab.training.callbacks.sample_grid import SampleGrid
-from lina_lab.training.callbacks.step_sync import (
-    CancelledError,
-    DivergedError,
-    Divergence,
-    PreemptedError,
-    StepSync,
-    StopSignals,
-)
-from lina_lab.training.checkpoints import Checkpoints, newest
+from lina_lab.training.callbacks.step_sync import StepSync
+from lina_lab.training.callbacks.timing import CommunicationClock, StepProfiler, TrialTimer
+from lina_lab.training.checkpoints import Checkpoints, SavedStep, newest
+from lina_lab.training.divergence import DivergedError, Divergence
 from lina_lab.training.mlflow_logger import BufferedMLflowLogger
 from lina_lab.training.module import LinaModule
+from lina_lab.training.stopping import CancelledError, PreemptedError, StopSignals
+from lina_lab.training.strategy import strategy_for
 
 ONE_PROCESS = ResourcesConfig()
 
@@ -62,9 +54,9 @@ def run_trial(
 ) -> TrialResult:
     """Train one model, and leave checkpoints and a grid of pictures in `folder`.
 
-    Goes on from the newest whole checkpoint that it finds there. Two runs of one configuration on one machine give the
-    same losses, bit for bit, however often one of them was interrupted. Where several ranks train it, each calls this,
-    and each returns the same result; losses then differ from one rank's by rounding alone.
+    Resumes from the newest whole checkpoint in the folder. Two runs of one configuration on one machine give the same
+    losses, bit for bit, however often one of them was interrupted. Where several ranks train it, each calls this, and
+    each returns the same result; losses then differ from one rank's by rounding alone.
 
     Args:
         config: the trial.
@@ -73,11 +65,11 @@ def run_trial(
             folder, see `mlflow_buffer.deliver_unsent`.
         report: called after each step, on the first rank.
         resources: the layout of the ranks.
-        requests: what this process is asked for, while it trains.
+        requests: signals that ask this process to stop while it trains.
         environment: Lightning's view of the processes; None: this one is alone.
 
     Raises:
-        ValueError: ranks differ in code, packages, configuration or checkpoint, or the batch cannot be shared out.
+        ValueError: ranks differ in code, packages, configuration or checkpoint, or the batch cannot be divided.
         KeyboardInterrupt, SystemExit: on Ctrl-C, and on SIGTERM where that is an exception (`signals.sigterm_as_exit`),
             after Lightning has closed the loggers.
     """
@@ -85,30 +77,15 @@ def run_trial(
     forget_peak_memory()
     checkpoint, problems = newest(folder)
     logger = None if tracking is None else BufferedMLflowLogger(tracking, folder)
-    watch, clock, wire, keeper = Stopwatch(), StepProfiler(), CommunicationClock(), Checkpoints(folder, logger)
     module, average = _module_and_average(config, resources)
-    pictures = SampleGrid(config, folder / PICTURE_FILE, average)
-
-    def save(trainer: L.Trainer) -> None:
-        watch.lap()
-        keeper.save(trainer)
-
-    limit = math.inf if resources.max_minutes is None else 60 * resources.max_minutes
-    divergence = Divergence(config.trainer.divergence_factor, config.trainer.divergence_steps)
-    callbacks: list[Callback] = [
-        ConsistencyCheck(config, checkpoint),
-        watch,
-        wire,
-        WeightSyncCheck(),
-        average,
-        *([FIDCallback(config, average)] if config.sampling.quality_images else []),
-        *([CaptionAccuracy(config, average, folder)] if config.sampling.caption_images else []),
-        *(METRICS[name].load()(config, average) for name in config.sampling.metrics),
-        StepSync(folder, divergence, requests or StopSignals(), lambda: watch.so_far > limit, save, report),
-        keeper,
-    ]
-    if config.sampling.images_per_class:
-        callbacks.append(pictures)
+    parts = _Parts(
+        average=average,
+        timer=TrialTimer(),
+        communication=CommunicationClock(),
+        checkpoints=Checkpoints(folder, logger),
+        pictures=SampleGrid(config, folder / PICTURE_FILE, average),
+    )
+    profiler = StepProfiler()
     with _quiet_lightning():
         trainer = L.Trainer(
             accelerator=resources.accelerator,
@@ -122,8 +99,8 @@ def run_trial(
             num_sanity_val_steps=0,
             log_every_n_steps=config.trainer.log_every_n_steps,
             logger=logger or False,
-            callbacks=callbacks,
-            profiler=clock,
+            callbacks=_callbacks(config, folder, parts, checkpoint, resources, requests or StopSignals(), report),
+            profiler=profiler,
             plugins=[environment or LightningEnvironment()],
             default_root_dir=folder,
             enable_progress_bar=False,
@@ -135,7 +112,8 @@ def run_trial(
         data = make_data(config)
         with _interruptible(trainer):
             try:
-                trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+                path = None if checkpoint is None else checkpoint.path
+                trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
             except DivergedError as diverged:
                 status, error = TrialStatus.DIVERGED, str(diverged)
             except CancelledError as cancelled:
@@ -144,25 +122,69 @@ def run_trial(
                 status, error = TrialStatus.PREEMPTED, str(preempted)
     seconds = time.perf_counter() - start
     logged = {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
-    problems += [problem for problem in (pictures.problem, logger and logger.problem) if problem] + data.problems
+    problems += [problem for problem in (parts.pictures.problem, logger and logger.problem) if problem] + data.problems
+    trained = parts.timer.training - parts.timer.validating
     return TrialResult(
         status=status,
         images_seen=module.images_seen,
         steps=trainer.global_step,
-        metrics=keeper.metrics | logged,
+        metrics=parts.checkpoints.metrics | logged,
         parameters=sum(p.numel() for p in module.model.parameters()),
         trainable_parameters=sum(p.numel() for p in module.model.parameters() if p.requires_grad),
-        images_per_second=module.images_seen / max(watch.training - watch.validating, 1e-9),
+        images_per_second=module.images_seen / max(trained, 1e-9),
         fit_seconds=seconds,
         peak_memory_mib=peak_memory_mib(),
         ranks=resources.world_size,
-        step_seconds=clock.step_seconds * resources.accumulate_grad_batches,
-        data_seconds=clock.data_seconds * resources.accumulate_grad_batches,
-        communication_seconds=wire.seconds,
+        step_seconds=profiler.step_seconds * resources.accumulate_grad_batches,
+        data_seconds=profiler.data_seconds * resources.accumulate_grad_batches,
+        communication_seconds=parts.communication.seconds,
         error=error,
-        resumed_at=None if checkpoint is None else int(checkpoint.stem.split("-")[1]),
+        resumed_at=None if checkpoint is None else checkpoint.step,
         problems=tuple(problems),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """The callbacks that the result is read from."""
+
+    average: ExponentialAverage
+    timer: TrialTimer
+    communication: CommunicationClock
+    checkpoints: Checkpoints
+    pictures: SampleGrid
+
+
+def _callbacks(
+    config: TrialConfig,
+    folder: Path,
+    parts: _Parts,
+    checkpoint: SavedStep | None,
+    resources: ResourcesConfig,
+    requests: StopSignals,
+    report: Report | None,
+) -> list[Callback]:
+    """All callbacks of a trial, in the order in which Lightning calls them."""
+
+    def save(trainer: L.Trainer) -> None:
+        parts.timer.lap()
+        parts.checkpoints.save(trainer)
+
+    limit = math.inf if resources.max_minutes is None else 60 * resources.max_minutes
+    divergence = Divergence(config.trainer.divergence_factor, config.trainer.divergence_steps)
+    return [
+        ConsistencyCheck(config, None if checkpoint is None else checkpoint.path),
+        parts.timer,
+        parts.communication,
+        WeightSyncCheck(),
+        parts.average,
+        *([FIDCallback(config, parts.average)] if config.sampling.quality_images else []),
+        *([CaptionAccuracy(config, parts.average, folder)] if config.sampling.caption_images else []),
+        *(METRICS[name].load()(config, parts.average) for name in config.sampling.metrics),
+        StepSync(folder, divergence, requests, lambda: parts.timer.so_far > limit, save, report),
+        parts.checkpoints,
+        *([parts.pictures] if config.sampling.images_per_class else []),
+    ]
 
 
 def _module_and_average(config: TrialConfig, resources: ResourcesConfig) -> tuple[LinaModule, ExponentialAverage]:
@@ -174,10 +196,10 @@ def _module_and_average(config: TrialConfig, resources: ResourcesConfig) -> tupl
 
 
 def forget_peak_memory() -> None:
-    """Let `peak_memory_mib` begin anew, at what this process holds now.
+    """Let `peak_memory_mib` start again at what this process holds now.
 
-    A process that works through many cells would else give each of them the memory of the largest before it.
-    Outside Linux, and where the kernel keeps the file closed, the peak stays that of the whole process.
+    Otherwise a process that trains many cells would give each of them the peak of the largest before it. Outside Linux,
+    and where the kernel refuses, the peak stays that of the whole process.
     """
     with suppress(OSError):
         # proc(5), clear_refs: 5 resets the peak resident set size.
@@ -185,10 +207,10 @@ def forget_peak_memory() -> None:
 
 
 def peak_memory_mib() -> float:
-    """Largest resident memory of this process since `forget_peak_memory`, or else since its start."""
+    """Largest resident memory of this process since `forget_peak_memory`, otherwise since its start."""
     status = Path("/proc/self/status")
     if status.exists():
-        # Not getrusage: it counts in what the process that started this one had in memory then.
+        # Not getrusage, which includes what the parent had in memory when it started this process.
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) / 2**10
     # Linux counts in KiB, macOS in bytes.
@@ -216,7 +238,7 @@ def _interruptible(trainer: L.Trainer) -> Iterator[None]:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's greetings, and its advice that does not hold for data in memory, off the terminal."""
+    """Silence Lightning's greetings, and its advice that does not apply here."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -224,12 +246,12 @@ def _quiet_lightning() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
-            # Its loader skips by itself what was done (`StepBatches`).
+            # The loader leaves out by itself the steps that were taken (`StepBatches`).
             warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
-            # What is logged so is the same on all ranks.
+            # These values are the same on all ranks.
             warnings.filterwarnings("ignore", ".*sync_dist=True.*")
             warnings.filterwarnings("ignore", ".*`srun` command is available.*")
-            # `study.resources.accelerator=cpu` asks for just that.
+            # `study.resources.accelerator=cpu` asks for exactly that.
             warnings.filterwarnings("ignore", "GPU available but not used.*")
             warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
             warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")

@@ -13,10 +13,10 @@ from lina_lab.util.seeds import derive
 
 
 def frozen_loss_inputs(config: TrialConfig) -> list[LossInputs]:
-    """The draws of each validation batch, a function of the validation set's and the image's geometry alone.
+    """The loss inputs of each validation batch: a function of the validation set's and the image's geometry alone.
 
-    Mask ratios are stratified over the batches and noise levels over the draws of each image, which takes most of the
-    draws' own noise out of the loss. No class is hidden.
+    Mask ratios are stratified over the batches, and noise levels over the samples of each image, which removes most of
+    the sampling noise from the loss. No condition is dropped.
     """
     images, size = config.data.val_images, config.data.val_batch_size
     batches = [min(size, images - start) for start in range(0, images, size)]
@@ -29,15 +29,15 @@ def frozen_loss_inputs(config: TrialConfig) -> list[LossInputs]:
     ]
 
 
-def _stratify(draws: LossInputs) -> LossInputs:
-    """Replace the noise levels by stratified ones, and hide no class."""
-    repeats, batch, masked = draws.timestep.shape
+def _stratify(inputs: LossInputs) -> LossInputs:
+    """Replace the noise levels by stratified ones, and drop no condition."""
+    repeats, batch, masked = inputs.timestep.shape
     count = repeats * masked
     generator = Generator().manual_seed(derive("levels", batch, count))
     shuffled_BS = torch.rand(batch, count, generator=generator).argsort(dim=1)
     uniform_BS = (shuffled_BS + torch.rand(batch, count, generator=generator)) / count
     return replace(
-        draws,
+        inputs,
         timestep=sample_logit_normal_timesteps(uniform_BS).reshape(batch, repeats, masked).transpose(0, 1).contiguous(),
-        drop=torch.zeros_like(draws.drop),
+        drop=torch.zeros_like(inputs.drop),
     )

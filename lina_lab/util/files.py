@@ -2,20 +2,48 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+DRAFT = ".draft"
+"""Ending of a file that is still being written."""
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, finds the old one or the new one whole."""
-    draft = path.with_name(path.name + ".draft")
-    with draft.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+
+@contextmanager
+def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Write a file so that a reader, or a crash, finds the old one or the new one whole.
+
+    Yields a temporary path beside `path`. When the block ends, what was written there replaces `path`. When the block
+    raises, the temporary file is removed and `path` is left as it was.
+
+    Args:
+        path: the file; its folder exists.
+        durable: whether the contents must be on disk before the file gets its name. Without it the file survives a
+            crash of the process, but not always one of the machine.
+
+    Raises:
+        OSError: the file cannot be written, or the block wrote none.
+    """
+    draft = path.with_name(path.name + DRAFT)
+    try:
+        yield draft
+        if durable:
+            with draft.open("rb+") as file:
+                os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write a text file with `atomic`."""
+    with atomic(path, durable=durable) as draft:
+        draft.write_text(text)
 
 
 def sha256(path: Path) -> str:
-    """Of a file's contents, in hexadecimal digits."""
+    """The SHA-256 of a file's contents, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

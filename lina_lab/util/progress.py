@@ -1,4 +1,4 @@
-"""A bar in the terminal for work that is counted in images: how many, how fast, how long still."""
+"""A progress bar for work that is counted in images: how many, how fast, and the time that remains."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -6,7 +6,7 @@ from rich.text import Text
 
 
 class Rate(ProgressColumn):
-    """Images a second, of late."""
+    """Images a second, over the last updates."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -14,7 +14,7 @@ class Rate(ProgressColumn):
 
 
 def image_progress(console: Console) -> Progress:
-    """The bar; its task is counted in images."""
+    """A progress bar whose task is counted in images."""
     return Progress(
         TextColumn("images"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn(), console=console
     )

@@ -1,4 +1,4 @@
-"""Seeds for generators, derived from what a draw may depend on."""
+"""Seeds for random generators, derived from all that a random number may depend on."""
 
 import hashlib
 

@@ -15,7 +15,7 @@ from lina_lab.data.shards.format import read_manifest
 from lina_lab.data.shards.images import ShardImages
 
 Tiny = Callable[..., TrialConfig]
-IMAGES, A_SHARD = 46, 8
+IMAGES, IMAGES_PER_SHARD = 46, 8
 
 
 def command(pictures: Path, vae: Path, out: Path) -> list[str]:
@@ -24,14 +24,14 @@ def command(pictures: Path, vae: Path, out: Path) -> list[str]:
         f"vae={vae}",
         f"out={out}",
         "resolution=16",
-        f"images_per_shard={A_SHARD}",
+        f"images_per_shard={IMAGES_PER_SHARD}",
         "batch_size=4",
     ]
 
 
 def images_of(folder: Path, seed: int | None = 0, **options: Any) -> ShardImages:
     manifest = read_manifest(folder)
-    usual = {"given": "label", "first": 6, "images": manifest.images - 6, "flip": True} | options
+    usual = {"kind": "label", "first": 6, "images": manifest.images - 6, "flip": True} | options
     return ShardImages(folder, manifest, seed=seed, **usual)
 
 
@@ -48,7 +48,7 @@ def trial(tiny: Tiny, folder: Path, **data: Any) -> TrialConfig:
 
 
 def rewrite(path: Path, change: Callable[[tarfile.TarInfo, bytes], Iterator[tuple[str, bytes]]]) -> None:
-    """Write a shard's members again, changed, and say its new size in the manifest."""
+    """Write a shard's members again, changed, and note its new size in the manifest."""
     with tarfile.open(path) as tar:
         members = [(member, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]
     with tarfile.open(path, "w") as tar:
@@ -57,10 +57,10 @@ def rewrite(path: Path, change: Callable[[tarfile.TarInfo, bytes], Iterator[tupl
                 info = tarfile.TarInfo(name)
                 info.size = len(contents)
                 tar.addfile(info, io.BytesIO(contents))
-    say_size(path)
+    note_size(path)
 
 
-def say_size(path: Path) -> None:
+def note_size(path: Path) -> None:
     manifest = path.with_name("manifest.json")
     found = json.loads(manifest.read_text())
     for shard in found["shards"]:

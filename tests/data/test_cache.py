@@ -34,7 +34,7 @@ def test_shards_hold_the_moments_of_images_and_mirror_images(made: Path, picture
     assert len(found) == IMAGES
     encoder, seen = load_vae(str(vae)), []
     source = find_images(pictures)
-    images = {pictures / name: load_image(source, place, 16) for place, name in enumerate(source.names)}
+    images = {pictures / name: load_image(source, index, 16) for index, name in enumerate(source.names)}
     files = sorted(images)
     codes = {file: encoder.moments(torch.stack([image, image.flip(-1)])) for file, image in images.items()}
     for sample in found.values():
@@ -113,7 +113,7 @@ def test_the_autoencoder_of_a_pipeline_is_found(vae: Path, tmp_path: Path) -> No
         load_vae(str(tmp_path / "nowhere"))
 
 
-def test_weights_that_an_autoencoder_lacks_are_not_drawn_at_random(vae: Path, tmp_path: Path) -> None:
+def test_weights_that_an_autoencoder_lacks_are_not_initialized_at_random(vae: Path, tmp_path: Path) -> None:
     for file in vae.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     path = tmp_path / "diffusion_pytorch_model.safetensors"
@@ -137,9 +137,9 @@ def test_a_killed_cache_goes_on_and_two_share_the_work(pictures: Path, vae: Path
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("shard-*.json")}
     assert len(before) < 6
     both = [subprocess.Popen(line, stdout=subprocess.PIPE, env={**os.environ, "RANK": str(r)}) for r in range(2)]
-    said = [process.communicate(timeout=240)[0].decode() for process in both]
+    printed = [process.communicate(timeout=240)[0].decode() for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert any("46 images in 6 shards" in out for out in said)
+    assert any("46 images in 6 shards" in out for out in printed)
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
     assert not list(tmp_path.glob("*.draft"))
     for shard in read_manifest(made).shards:
@@ -191,9 +191,9 @@ def in_shards(pictures: Path, folder: Path, *, captions: bool) -> Path:
     for number in range(0, len(files), 20):
         with wds.TarWriter(str(folder / f"in-{number:03d}.tar")) as tar:
             for file in files[number : number + 20]:
-                said = {"txt": f"a {file.parent.name}"} if captions else {"cls": int(file.parent.name == "dog")}
+                condition = {"txt": f"a {file.parent.name}"} if captions else {"cls": int(file.parent.name == "dog")}
                 rest = {"png": file.read_bytes(), "json": b"{}"}
-                tar.write({"__key__": f"{file.parent.name}/{file.stem}", **rest, **said})
+                tar.write({"__key__": f"{file.parent.name}/{file.stem}", **rest, **condition})
     return folder
 
 
@@ -201,7 +201,7 @@ def in_shards(pictures: Path, folder: Path, *, captions: bool) -> Path:
 def test_shards_of_pictures_are_another_form_of_a_folder(
     pictures: Path, vae: Path, made: Path, tmp_path: Path, captions: bool
 ) -> None:
-    """The same images with the same classes, or captions; members that are not asked for are passed over."""
+    """The same images with the same classes, or captions; members that are not needed are ignored."""
     out = tmp_path / "out"
     assert COMMAND.main(command(in_shards(pictures, tmp_path / "in", captions=captions), vae, out)) == 0
     manifest = read_manifest(out)
@@ -210,8 +210,10 @@ def test_shards_of_pictures_are_another_form_of_a_folder(
 
     def contents(folder: Path) -> list[tuple[bytes, str]]:
         samples = [sample for tar in sorted(folder.glob("*.tar")) for sample in as_webdataset_reads(tar)]
-        said = {"0": "a cat", "1": "a dog"}
-        return sorted((s["moments.npy"], s["txt"].decode() if "txt" in s else said[s["cls"].decode()]) for s in samples)
+        captions = {"0": "a cat", "1": "a dog"}
+        return sorted(
+            (s["moments.npy"], s["txt"].decode() if "txt" in s else captions[s["cls"].decode()]) for s in samples
+        )
 
     assert contents(out) == contents(made)
 
@@ -237,8 +239,8 @@ def test_shards_of_pictures_that_are_not_whole_are_refused(
     assert "in.tar, key k1: it has no cls, and others have" in complaint({"png": png, "cls": 1}, {"png": png})
     assert "in.tar, key k0: it has 0 pictures" in complaint({"cls": 1})
     assert "in.tar, key k0: class b'cat' is no number below" in complaint({"png": png, "cls": b"cat"})
-    said = complaint({"png": png, "txt": "a", "long.txt": "b"}, {"png": png, "txt": "a"})
-    assert "in.tar, key k1: it has no long.txt, and others have" in said
+    sentence = complaint({"png": png, "txt": "a", "long.txt": "b"}, {"png": png, "txt": "a"})
+    assert "in.tar, key k1: it has no long.txt, and others have" in sentence
     assert "in.tar/k0 is no picture that can be read" in complaint({"png": b"no picture", "txt": "a"})
     (folder / "in.tar").write_bytes(b"no tar" * 200)
     assert COMMAND.main(command(folder, vae, tmp_path / "out")) == 2

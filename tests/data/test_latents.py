@@ -40,10 +40,10 @@ def test_batches_are_the_arrays_in_the_stream_s_order(tiny: Tiny, tmp_path: Path
     module = LatentsDataModule(config(tiny, tmp_path))
     loader = module.train_dataloader()
     images, labels = digits()
-    for places, (latents, given) in zip(loader.sampler, loader, strict=True):
+    for indices, (latents, condition) in zip(loader.sampler, loader, strict=True):
         assert latents.dtype == torch.float32
-        assert torch.allclose(latents, images[places])  # type: ignore[index]
-        assert torch.equal(given["label"], labels[places])  # type: ignore[index]
+        assert torch.allclose(latents, images[indices])  # type: ignore[index]
+        assert torch.equal(condition["label"], labels[indices])  # type: ignore[index]
     (raw, ema) = module.val_dataloader()
     assert torch.equal(torch.cat([batch[0] for batch in raw]), images[200:240])
     assert len(ema.dataset) == 40  # type: ignore[arg-type]

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from lina_lab.config import TrialConfig
+from lina_lab.data.pixels import to_pixels
 from lina_lab.data.shards.format import read_manifest
 from lina_lab.data.vae import load_vae
 from lina_lab.evaluation.decoding import decoder_of
 from lina_lab.evaluation.images import read_images
 from lina_lab.evaluation.moments import moments_of
-from lina_lab.evaluation.sampling import to_pixels
 from lina_lab.training.callbacks.fid import METRICS
 from lina_lab.training.trial import run_trial
 from tests.data.shard_tools import Tiny, trial
@@ -89,7 +89,7 @@ def test_what_cannot_be_judged_is_said_before_training(
     stored = moments_of(np.random.default_rng(0).normal(size=(30, 768))).gaussian
     np.savez(tmp_path / "stored.npz", mu=stored.mean, sigma=stored.covariance)
     np.savez(tmp_path / "wide.npz", arr_0=np.zeros((3, 32, 32, 3), np.uint8))
-    for number, (sampling, said) in enumerate(
+    for number, (sampling, sentence) in enumerate(
         [
             ({"quality_reference": str(tmp_path / "stored.npz")}, "quality_features=pixels needs images"),
             ({"quality_reference": str(tmp_path / "nowhere.npz")}, "there is no such file"),
@@ -97,7 +97,7 @@ def test_what_cannot_be_judged_is_said_before_training(
             ({"quality_reference": str(tmp_path / "wide.npz")}, "of 3072 numbers, and generated images of 768"),
         ]
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=sentence):
             trained(judged(tiny, made, vae, **sampling), tmp_path / str(number))
     with pytest.raises(ValueError, match="is no autoencoder that can be loaded"):
         trained(judged(tiny, made, tmp_path), tmp_path / "vae")

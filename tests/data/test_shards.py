@@ -18,7 +18,7 @@ from lina_lab.data.shards import images as shards_module
 from lina_lab.data.shards.format import ShardError, read_manifest
 from lina_lab.data.vae import load_vae
 from lina_lab.training.trial import run_trial
-from tests.data.shard_tools import A_SHARD, IMAGES, Tiny, images_of, npy, only, rewrite, say_size, trial
+from tests.data.shard_tools import IMAGES, IMAGES_PER_SHARD, Tiny, images_of, note_size, npy, only, rewrite, trial
 
 
 def test_training_sees_unit_variance(made: Path) -> None:
@@ -28,8 +28,8 @@ def test_training_sees_unit_variance(made: Path) -> None:
     assert torch.allclose(latents.std(dim=(0, 2, 3)), torch.ones(2), atol=0.03)
 
 
-def test_draws_belong_to_seed_pass_and_image(made: Path) -> None:
-    """Not to the batch; another pass or seed draws anew, and mirrors others."""
+def test_samples_belong_to_seed_pass_and_image(made: Path) -> None:
+    """Not to the batch; another pass or seed has other samples, and mirrors other images."""
     data = images_of(made)
     alone = torch.stack([data[torch.tensor([i])][0][0] for i in range(10)])
     assert torch.equal(alone, data[torch.arange(10)][0])
@@ -38,8 +38,8 @@ def test_draws_belong_to_seed_pass_and_image(made: Path) -> None:
     assert not any(torch.allclose(a, b) for a, b in zip(alone, later, strict=True))
     assert not torch.equal(alone, images_of(made, seed=1)[torch.arange(10)][0])
     everything = torch.arange(len(data))
-    held_out, given = images_of(made, seed=None)[everything]
-    assert torch.equal(given["label"], data[everything][1]["label"])
+    held_out, condition = images_of(made, seed=None)[everything]
+    assert torch.equal(condition["label"], data[everything][1]["label"])
     assert torch.equal(held_out, images_of(made, seed=None)[everything + len(data)][0])
     never = images_of(made, flip=False)[torch.arange(len(data))][0]
     mirrored = [not torch.equal(a, b) for a, b in zip(data[torch.arange(len(data))][0], never, strict=True)]
@@ -53,7 +53,7 @@ def test_every_rank_sees_its_images_of_one_order(made: Path, world_size: int) ->
     usual = {"images": len(data), "batch_size": 6, "steps": range(14), "seed": 3}
     whole = list(StepBatches(**usual, order=data.order, numbered=True))
     ranks = [
-        list(StepBatches(**usual, order=data.order, numbered=True, place=RankLayout(rank=r, world_size=world_size)))
+        list(StepBatches(**usual, order=data.order, numbered=True, layout=RankLayout(rank=r, world_size=world_size)))
         for r in range(world_size)
     ]
     for step, batch in enumerate(whole):
@@ -65,13 +65,13 @@ def test_every_rank_sees_its_images_of_one_order(made: Path, world_size: int) ->
     assert all(torch.equal(a, b) for a, b in zip(resumed, whole[9:], strict=True))
 
 
-def test_neighbours_in_the_order_come_from_few_shards(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbors_in_the_order_come_from_few_shards(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards_module, "WINDOW", 2)
     data = images_of(made, first=0, images=40)
     order = data.order(torch.Generator().manual_seed(0))
     assert sorted(order.tolist()) == list(range(40))
     for start in range(0, 32, 16):
-        assert len({int(place) // A_SHARD for place in order[start : start + 16]}) == 2
+        assert len({int(index) // IMAGES_PER_SHARD for index in order[start : start + 16]}) == 2
     assert not torch.equal(order, data.order(torch.Generator().manual_seed(1)))
 
 
@@ -89,15 +89,15 @@ def test_images_of_a_model_of_latents_are_decoded(
 ) -> None:
     """To pixels of the images' own size; by the autoencoder that made the shards alone."""
     run_trial(trial(tiny, made), tmp_path)
-    given = [f"checkpoint={tmp_path}", f"out={tmp_path / 'out'}", "images=3", "ar_steps=4", "ode_steps=2"]
-    assert SAMPLE.main([*given, f"vae={vae}", f"shards={made}"]) == 0
+    arguments = [f"checkpoint={tmp_path}", f"out={tmp_path / 'out'}", "images=3", "ar_steps=4", "ode_steps=2"]
+    assert SAMPLE.main([*arguments, f"vae={vae}", f"shards={made}"]) == 0
     with np.load(tmp_path / "out/samples.npz", allow_pickle=False) as arrays:
         assert arrays["arr_0"].shape == (3, 16, 16, 3)
         assert arrays["arr_0"].std() > 0
     capsys.readouterr()
-    assert SAMPLE.main([*given, f"out={tmp_path / 'other'}"]) == 2
+    assert SAMPLE.main([*arguments, f"out={tmp_path / 'other'}"]) == 2
     assert "2 channels are no pixels: name the decoder" in capsys.readouterr().err
-    assert SAMPLE.main([*given, f"vae={vae}"]) == 2
+    assert SAMPLE.main([*arguments, f"vae={vae}"]) == 2
     assert "vae=NAME and shards=FOLDER go together" in capsys.readouterr().err
     manifest = read_manifest(made)
     images, latents = torch.zeros(1, 3, 16, 16), torch.zeros(1, 2, 8, 8)
@@ -140,12 +140,12 @@ DAMAGES: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_sample_is_named_with_shard_and_key(shards: Path, damage: str) -> None:
-    change, said = DAMAGES[damage]
+    change, sentence = DAMAGES[damage]
     rewrite(shards / "shard-000001.tar", change)
     with pytest.raises(ShardError) as error:
         images_of(shards, first=0, images=IMAGES)[torch.arange(IMAGES)]
     assert "shard-000001.tar" in str(error.value)
-    assert said in str(error.value)
+    assert sentence in str(error.value)
 
 
 def test_a_damaged_shard_is_named(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,11 +154,11 @@ def test_a_damaged_shard_is_named(shards: Path, capsys: pytest.CaptureFixture[st
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ShardError, match=r"shard-000002.tar has [\d,]+ bytes, and [\d,]+ in the manifest"):
         read_manifest(shards)
-    say_size(path)
+    note_size(path)
     with pytest.raises(ShardError, match=r"shard-000002.tar (holds|is no tar|ends)"):
         images_of(shards, first=0, images=IMAGES)[torch.arange(IMAGES)]
     path.write_bytes(whole[:600] + bytes([whole[600] ^ 1]) + whole[601:])
-    say_size(path)
+    note_size(path)
     assert CACHE.main([f"out={shards}", "verify=true"]) == 2
     assert capsys.readouterr().err == "error: shard-000002.tar: its contents are not those of the manifest\n"
     path.unlink()
@@ -219,9 +219,9 @@ def test_what_was_passed_over_is_known_after_an_interruption(tiny: Tiny, shards:
     module.damaged[3] = "shard-000000.tar, key 3: gone"
     resumed = make_data(config)
     resumed.load_state_dict(module.state_dict())
-    assert resumed.problems == ["passed over: shard-000000.tar, key 3: gone"]
+    assert resumed.problems == ["skipped: shard-000000.tar, key 3: gone"]
     assert resumed.gather_damaged() == 1
-    resumed.damaged.update({place: f"image {place}" for place in range(8)})
+    resumed.damaged.update({index: f"image {index}" for index in range(8)})
     with pytest.raises(ValueError, match=r"8 damaged images of 40 are more than data\.max_skipped=0\.1"):
         resumed.gather_damaged()
 
@@ -242,7 +242,7 @@ def test_damaged_images_are_passed_over_up_to_a_limit(tiny: Tiny, shards: Path, 
     skipping = {"on_error": "skip", "max_skipped": 0.1, "workers": workers}
     result = run_trial(trial(tiny, shards, **skipping), tmp_path)
     assert result.status == "done"
-    assert [problem[:44] for problem in result.problems] == [f"passed over: shard-000001.tar, key {FIRST}"]
+    assert [problem[:40] for problem in result.problems] == [f"skipped: shard-000001.tar, key {FIRST}"]
     assert result.metrics["data/skipped"] == 1
     (tmp_path / "raise").mkdir()
     with pytest.raises(ShardError, match=f"^shard-000001.tar, key {FIRST}: no array") as raised:
@@ -254,18 +254,18 @@ def test_damaged_images_are_passed_over_up_to_a_limit(tiny: Tiny, shards: Path, 
         run_trial(trial(tiny, shards, **skipping), tmp_path / "more")
 
 
-def test_no_more_are_passed_over_than_the_limit_allows(shards: Path) -> None:
+def test_no_more_are_skipped_than_the_limit_allows(shards: Path) -> None:
     rewrite(shards / "shard-000001.tar", only(FIRST, "moments.npy", b"nothing"))
     data = images_of(shards, first=0, images=IMAGES, skip=0.5)
-    _, given = data[torch.arange(IMAGES)]
-    assert list(data.damaged) == list(given["damaged"]) == [8]
+    _, condition = data[torch.arange(IMAGES)]
+    assert list(data.damaged) == list(condition["damaged"]) == [8]
     rewrite(shards / "shard-000002.tar", lambda member, contents: iter([(member.name, b"nothing")]))
     with pytest.raises(ShardError, match=r"are more than data\.max_skipped=0\.1"):
         images_of(shards, first=0, images=IMAGES, skip=0.1)[torch.arange(IMAGES)]
 
 
 @pytest.mark.parametrize(
-    ("model", "data", "said"),
+    ("model", "data", "sentence"),
     [
         ({"latent_size": [4, 4]}, {}, r"holds latents \[2, 8, 8\], and the model needs \[2, 4, 4\]"),
         ({"num_classes": 3}, {}, "holds 2 classes, and model.num_classes=3"),
@@ -273,10 +273,10 @@ def test_no_more_are_passed_over_than_the_limit_allows(shards: Path) -> None:
     ],
 )
 def test_shards_that_do_not_fit_the_model_are_refused(
-    tiny: Tiny, made: Path, model: dict[str, Any], data: dict[str, Any], said: str
+    tiny: Tiny, made: Path, model: dict[str, Any], data: dict[str, Any], sentence: str
 ) -> None:
     model = {"latent_channels": 2, "latent_size": [8, 8], "num_classes": 2} | model
     data = {"name": "shards", "path": str(made), "val_images": 6} | data
     sampling = {"images_per_class": 0, "ar_steps": 4}
-    with pytest.raises(ShardError, match=said):
+    with pytest.raises(ShardError, match=sentence):
         make_data(tiny(model=model, data=data, sampling=sampling))

@@ -35,7 +35,7 @@ def save_random(kind: str, folder: Path) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = ["[pad]", "[unk]", "[end]", *sorted({word for caption in CAPTIONS for word in caption.split()})]
-    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[unk]"))
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[unk]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     names = {"unk_token": "[unk]", "eos_token": "[end]"} | ({} if kind == "gpt2" else {"pad_token": "[pad]"})
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
@@ -70,7 +70,7 @@ def encoder(request: pytest.FixtureRequest, networks: dict[str, Path]) -> TextEn
 
 
 def test_states_are_those_of_the_caption_alone(encoder: TextEncoder) -> None:
-    """As many as it has words; zero and absent behind them; another order of the words is another text."""
+    """As many as it has words; zero and absent after them; another order of the words is another text."""
     text, present = encoder.encode(CAPTIONS, LENGTH)
     assert text.shape == (4, LENGTH, 16)
     assert text.dtype == torch.float32
@@ -112,7 +112,7 @@ def test_encoders_are_told_apart_and_wrong_ones_refused(networks: dict[str, Path
         load_text_encoder("words")
 
 
-def test_weights_that_are_not_there_are_not_drawn_at_random(networks: dict[str, Path], tmp_path: Path) -> None:
+def test_weights_that_are_not_there_are_not_initialized_at_random(networks: dict[str, Path], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     for file in networks["bert"].iterdir():
@@ -175,7 +175,7 @@ def made(vae: Path, networks: dict[str, Path], tmp_path_factory: pytest.TempPath
 
 
 def test_states_are_kept_beside_the_latents(made: Path, networks: dict[str, Path]) -> None:
-    """Of both captions, in half precision, without the places that nothing stands at."""
+    """Of both captions, in half precision, without the positions that hold nothing."""
     encoder, manifest = load_text_encoder(str(networks["bert"])), read_manifest(made)
     assert manifest.text is not None
     assert (manifest.text.dim, manifest.text.length, manifest.long_captions) == (16, LENGTH, True)
@@ -192,21 +192,21 @@ def test_states_are_kept_beside_the_latents(made: Path, networks: dict[str, Path
 
 
 def test_a_share_of_the_images_comes_with_its_long_caption(tiny: Tiny, made: Path) -> None:
-    """By draws of (seed, pass, place), which change nothing else; held-out images have the short one. As captions may
-    say what is left, no image is mirrored unless asked for."""
-    places = torch.arange(24 * 10)
-    usual: dict[str, Any] = {"given": "captions", "first": 0, "images": 24}
-    latents, given = images_of(made, long=0.3, **usual)[places]
-    share = sum(caption == CAPTIONS[3] for caption in given["captions"]) / len(places)
+    """By samples of (seed, pass, index), which change nothing else; held-out images have the short one. As captions may
+    name what is on the left, no image is mirrored by default."""
+    numbers = torch.arange(24 * 10)
+    usual: dict[str, Any] = {"kind": "captions", "first": 0, "images": 24}
+    latents, condition = images_of(made, long=0.3, **usual)[numbers]
+    share = sum(caption == CAPTIONS[3] for caption in condition["captions"]) / len(numbers)
     assert 0.2 < share < 0.4
-    never, short = images_of(made, **usual)[places]
+    never, short = images_of(made, **usual)[numbers]
     assert torch.equal(latents, never)
     assert set(short["captions"]) == set(CAPTIONS[:2])
-    held_out = images_of(made, **usual | {"long": 1.0}, seed=None)[places][1]
+    held_out = images_of(made, **usual | {"long": 1.0}, seed=None)[numbers][1]
     assert set(held_out["captions"]) == set(CAPTIONS[:2])
     assert not make_data(trial(tiny, made)).train_set.flip
     assert make_data(trial(tiny, made, flip=True)).train_set.flip
-    _, states = images_of(made, long=1.0, **usual | {"given": "text"})[places]
+    _, states = images_of(made, long=1.0, **usual | {"kind": "text"})[numbers]
     assert states["text"].shape == (240, LENGTH, 16)
     assert states["present"].all()
 
@@ -237,10 +237,16 @@ def test_the_shards_say_which_encoder_prompts_need(
     """Of a model that was trained on kept states, whose checkpoint knows of none."""
     run_trial(trial(tiny, made), tmp_path)
     (tmp_path / "prompts.txt").write_text("\n".join(CAPTIONS[:2]))
-    given = [f"checkpoint={tmp_path}", f"prompts={tmp_path / 'prompts.txt'}", "images=2", "ar_steps=4", "ode_steps=2"]
-    assert SAMPLE.main([*given, f"out={tmp_path / 'none'}"]) == 2
+    arguments = [
+        f"checkpoint={tmp_path}",
+        f"prompts={tmp_path / 'prompts.txt'}",
+        "images=2",
+        "ar_steps=4",
+        "ode_steps=2",
+    ]
+    assert SAMPLE.main([*arguments, f"out={tmp_path / 'none'}"]) == 2
     assert "neither the checkpoint nor shards=FOLDER says which text encoder it is" in capsys.readouterr().err
-    assert SAMPLE.main([*given, f"out={tmp_path / 'out'}", f"vae={vae}", f"shards={made}"]) == 0
+    assert SAMPLE.main([*arguments, f"out={tmp_path / 'out'}", f"vae={vae}", f"shards={made}"]) == 0
     with np.load(tmp_path / "out/samples.npz", allow_pickle=False) as arrays:
         assert arrays["arr_0"].shape == (2, 16, 16, 3)
 
@@ -263,7 +269,7 @@ def test_a_model_learns_from_its_captions(tiny: Tiny, vae: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("model", "data", "said"),
+    ("model", "data", "sentence"),
     [
         ({"text_dim": 8}, {}, r"up to 6 states of 16 channels, and the model takes model\.text_length=6 of"),
         ({"text_length": 5}, {}, r"up to 6 states of 16 channels"),
@@ -272,13 +278,13 @@ def test_a_model_learns_from_its_captions(tiny: Tiny, vae: Path, tmp_path: Path)
     ],
 )
 def test_shards_that_do_not_fit_are_refused(
-    tiny: Tiny, made: Path, model: dict[str, Any], data: dict[str, Any], said: str
+    tiny: Tiny, made: Path, model: dict[str, Any], data: dict[str, Any], sentence: str
 ) -> None:
     config = trial(tiny, made, **data)
     fields = {name: getattr(config.model, name) for name in ("latent_channels", "num_classes", "text_dim")}
     fields |= {"latent_size": [8, 8], "text_length": LENGTH}
     changed = tiny(model=fields | model, data={"name": "shards", "path": str(made), "val_images": 6} | data)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=sentence):
         make_data(changed)
 
 
@@ -306,9 +312,9 @@ def test_damaged_states_are_named(made: Path, tmp_path: Path) -> None:
     for file in made.iterdir():
         if file.suffix in (".tar", ".json"):
             (tmp_path / file.name).write_bytes(file.read_bytes())
-    tar, usual = tmp_path / "shard-000001.tar", {"given": "text", "first": 0, "images": 24}
+    tar, usual = tmp_path / "shard-000001.tar", {"kind": "text", "first": 0, "images": 24}
     whole = tar.read_bytes()
-    for array, said in (
+    for array, sentence in (
         (np.zeros((2, 7), np.float16), r"text\.npy is float16\[2, 7\], not float16\[up to 6, 16\]"),
         (np.zeros((7, 16), np.float16), r"text\.npy is float16\[7, 16\]"),
         (np.zeros((2, 16), np.float32), r"text\.npy is float32\[2, 16\]"),
@@ -316,5 +322,5 @@ def test_damaged_states_are_named(made: Path, tmp_path: Path) -> None:
     ):
         tar.write_bytes(whole)
         rewrite(tar, only("000000008", "text.npy", npy(array)))
-        with pytest.raises(ShardError, match=rf"shard-000001\.tar, key 000000008: {said}"):
+        with pytest.raises(ShardError, match=rf"shard-000001\.tar, key 000000008: {sentence}"):
             images_of(tmp_path, **usual)[torch.arange(24)]

@@ -1,4 +1,4 @@
-"""The command from images to metrics: what is read, what is refused, and the same numbers in whatever portions."""
+"""The command from images to metrics: what is read, what is refused, and the same numbers in any batch size."""
 
 import json
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_metrics_do_not_depend_on_portions_or_on_how_images_are_stored(sets: Pat
             "fid_std",
             "fid_inf",
             "kid",
-            "kid_sd",
+            "kid_std",
             "precision",
             "recall",
             "reference_images",
@@ -86,7 +86,7 @@ def test_metrics_go_to_an_mlflow_run_with_their_recipe(sets: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "sentence"),
     [
         (["samples={}/none.npz", "reference={}/folder"], "none.npz: there is no such file"),
         (["samples={}/samples.npz", "reference={}/empty"], "holds no pictures"),
@@ -104,7 +104,7 @@ def test_metrics_go_to_an_mlflow_run_with_their_recipe(sets: Path) -> None:
     ],
 )
 def test_what_cannot_be_compared_is_said(
-    sets: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+    sets: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
 ) -> None:
     for name in ("empty", "sizes", "broken"):
         (sets / name).mkdir()
@@ -120,7 +120,7 @@ def test_what_cannot_be_compared_is_said(
     (sets / "broken/1.png").write_bytes(b"no picture")
     assert COMMAND.main([argument.format(sets) for argument in arguments] + ["features=pixels"]) == 2
     printed = capsys.readouterr()
-    assert said in printed.err
+    assert sentence in printed.err
     assert len(printed.err.splitlines()) == 1
     assert not (sets / "metrics.json").exists()
 
@@ -129,10 +129,10 @@ def test_without_the_network_s_weights_one_sentence_says_how_to_get_them(
     sets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(sets))
-    given = [f"samples={sets / 'samples.npz'}", f"reference={sets / 'folder'}"]
-    assert COMMAND.main(given) == 2
+    command = [f"samples={sets / 'samples.npz'}", f"reference={sets / 'folder'}"]
+    assert COMMAND.main(command) == 2
     assert "weights are not here: download" in capsys.readouterr().err
-    assert COMMAND.main([*given, f"inception={sets / 'samples.npz'}"]) == 2
+    assert COMMAND.main([*command, f"inception={sets / 'samples.npz'}"]) == 2
     assert "does not hold the Inception network's weights" in capsys.readouterr().err
 
 
@@ -202,7 +202,7 @@ def test_stored_statistics_are_the_reference(sets: Path, weights: Path) -> None:
     assert COMMAND.main([*with_images[:2], f"reference={sets / 'stats.npz'}"]) == 0
     result = json.loads((sets / "metrics.json").read_text())
     alone = result["metrics"]
-    assert set(whole) - set(alone) == {"precision", "recall", "kid", "kid_sd", "reference_images"}
+    assert set(whole) - set(alone) == {"precision", "recall", "kid", "kid_std", "reference_images"}
     assert alone["fid"] == pytest.approx(whole["fid"], rel=1e-6)
     assert alone["sfid"] == pytest.approx(whole["sfid"], rel=1e-6)
     assert result["reference"]["statistics"] is True

@@ -6,7 +6,7 @@ import torch
 
 from lina_lab.evaluation import metrics
 from lina_lab.evaluation.metrics import (
-    bootstrap_deviation,
+    bootstrap_std,
     extrapolate,
     inception_score,
     kernel_distance,
@@ -68,7 +68,7 @@ def test_precision_is_not_recall() -> None:
     precision, recall = precision_recall(reference, both)
     assert precision == 0.5
     assert recall == 1.0
-    with pytest.raises(ValueError, match="3 generated images have no 3rd nearest neighbour"):
+    with pytest.raises(ValueError, match="3 generated images have no 3rd nearest neighbor"):
         precision_recall(reference, reference[:3])
 
 
@@ -105,5 +105,5 @@ def test_the_bootstrap_s_deviation_is_that_of_new_images() -> None:
     law = np.random.default_rng(3)
     reference = moments_of(law.normal(size=(50_000, 4))).gaussian
     fresh = [frechet_distance(reference, moments_of(law.normal(size=(500, 4)) + 0.5).gaussian) for _ in range(60)]
-    drawn = bootstrap_deviation(reference, law.normal(size=(500, 4)) + 0.5, draws=60)
-    assert drawn == pytest.approx(np.std(fresh), rel=0.4)
+    resampled = bootstrap_std(reference, law.normal(size=(500, 4)) + 0.5, samples=60)
+    assert resampled == pytest.approx(np.std(fresh), rel=0.4)

@@ -1,4 +1,4 @@
-"""Moments are the same in whatever portions, and the Fréchet distance is the closed form's."""
+"""Moments are the same in any batch size, and the Fréchet distance is the closed form's."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Images on disk: the same set whoever draws it, none lost, none drawn twice, and nothing mixed."""
+"""Images on disk: the same set whichever rank generates it, none lost, none generated twice, and none mixed in."""
 
 import json
 import os
@@ -15,8 +15,9 @@ from PIL import Image
 
 from lina_lab.commands.sample import COMMAND
 from lina_lab.config import AttentionConfig, LinaConfig, TrialConfig
+from lina_lab.data.pixels import to_pixels
 from lina_lab.evaluation import sampling
-from lina_lab.evaluation.sampling import Recipe, sample, to_pixels
+from lina_lab.evaluation.sampling import RENAMED, SampleRecipe, check_recipe, sample
 from lina_lab.evaluation.weights import load_trained
 from lina_lab.model import LINA, initialize, save_model
 from lina_lab.training.trial import run_trial
@@ -46,7 +47,7 @@ def model() -> LINA:
     return made.eval()
 
 
-def recipe(**values: object) -> Recipe:
+def recipe(**values: object) -> SampleRecipe:
     usual: dict[str, object] = {"images": 11, "classes": (0, 2), "ar_steps": 4, "ode_steps": 2, "guidance_scale": 2.0}
     usual |= {
         "guidance_scale_start": 1.0,
@@ -56,7 +57,7 @@ def recipe(**values: object) -> Recipe:
         "weights_sha256": "",
         "decoder": "pixels",
     }
-    return Recipe(**{**usual, **values})  # type: ignore[arg-type]
+    return SampleRecipe(**{**usual, **values})  # type: ignore[arg-type]
 
 
 def images(folder: Path) -> np.ndarray:
@@ -87,31 +88,31 @@ def test_the_set_is_the_same_on_any_number_of_ranks(model: LINA, tmp_path: Path)
         assert grid.size == (4 * 5, 3 * 5)
 
 
-def test_what_was_drawn_is_not_drawn_again(model: LINA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped in the third portion; what a killed process left half written is passed over."""
+def test_no_batch_is_generated_twice(model: LINA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the third batch; what a killed process left half written is overwritten."""
     sample(model, to_pixels, recipe(), tmp_path / "whole")
-    drawn: list[range] = []
-    original = sampling.draw
+    generated: list[range] = []
+    original = sampling.generate_latents
 
-    def counted(model: LINA, recipe: Recipe, places: range, condition: dict[str, torch.Tensor]) -> torch.Tensor:
-        if len(drawn) == 2:
+    def counted(model: LINA, recipe: SampleRecipe, indices: range, condition: dict[str, torch.Tensor]) -> torch.Tensor:
+        if len(generated) == 2:
             raise KeyboardInterrupt
-        drawn.append(places)
-        return original(model, recipe, places, condition)
+        generated.append(indices)
+        return original(model, recipe, indices, condition)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sampling, "draw", counted)
+        patch.setattr(sampling, "generate_latents", counted)
         with pytest.raises(KeyboardInterrupt):
             sample(model, to_pixels, recipe(), tmp_path / "broken")
     (tmp_path / "broken/parts/000002.npy.draft").write_bytes(b"half")
     reported: list[int] = []
-    monkeypatch.setattr(sampling, "draw", lambda m, r, p, c: drawn.append(p) or original(m, r, p, c))
+    monkeypatch.setattr(sampling, "generate_latents", lambda m, r, i, c: generated.append(i) or original(m, r, i, c))
     assert sample(model, to_pixels, recipe(), tmp_path / "broken", report=reported.append)
-    assert drawn == [range(0, 3), range(3, 6), range(6, 9), range(9, 11)]
+    assert generated == [range(0, 3), range(3, 6), range(6, 9), range(9, 11)]
     assert reported == [3, 3, 3, 2]
     assert np.array_equal(images(tmp_path / "whole"), images(tmp_path / "broken"))
     assert sample(model, to_pixels, recipe(), tmp_path / "broken")
-    assert len(drawn) == 4
+    assert len(generated) == 4
 
 
 def test_images_of_another_recipe_are_not_mixed_in(model: LINA, tmp_path: Path) -> None:
@@ -120,8 +121,34 @@ def test_images_of_another_recipe_are_not_mixed_in(model: LINA, tmp_path: Path) 
         sample(model, to_pixels, recipe(guidance_scale=3.0, seed=5), tmp_path)
 
 
-def test_a_recipe_is_noted_only_when_it_can_be_drawn(model: LINA, tmp_path: Path) -> None:
-    """The command put right goes on in the same folder; to an earlier version's recipe new fields are as usual."""
+def test_a_recipe_of_version_0_1_is_the_same_recipe_under_its_old_names(model: LINA, tmp_path: Path) -> None:
+    stored = {
+        "images": 11,
+        "classes": [0, 2],
+        "steps": 4,
+        "flow_steps": 2,
+        "guidance": 2.0,
+        "min_guidance": 1.0,
+        "seed": 0,
+        "portion": 3,
+        "weights": "ema",
+        "weights_sha256": "",
+        "decoder": "pixels",
+        "prompts": [],
+        "encoder": None,
+        "encoder_sha256": None,
+    }
+    assert RENAMED.keys() <= stored.keys()
+    (tmp_path / "recipe.json").write_text(json.dumps(stored))
+    check_recipe(tmp_path, recipe())
+    for name, value in (("steps", 5), ("guidance", 3.0), ("portion", 4), ("seed", 1)):
+        (tmp_path / "recipe.json").write_text(json.dumps({**stored, name: value}))
+        with pytest.raises(ValueError, match=rf"another recipe \({RENAMED.get(name, name)}={value} there\)"):
+            check_recipe(tmp_path, recipe())
+
+
+def test_a_recipe_is_noted_only_when_it_can_be_generated(model: LINA, tmp_path: Path) -> None:
+    """A corrected command resumes in the same folder; in an earlier version's recipe new fields have their defaults."""
     with pytest.raises(ValueError, match="must be between 1 and the 16 tokens"):
         sample(model, to_pixels, recipe(ar_steps=17), tmp_path)
 
@@ -167,7 +194,7 @@ def test_a_checkpoint_has_both_weights_and_a_folder_is_enough(tiny: Callable[...
 
 @pytest.mark.system
 def test_killed_ranks_go_on_with_what_they_have(model: LINA, tmp_path: Path) -> None:
-    """Two processes, killed as soon as a few portions are there; then three: the images that one alone makes."""
+    """Two processes, killed as soon as a few batches are there; then three: the images that one alone makes."""
     save_model(model, tmp_path / "model")
     line = [
         sys.executable,

@@ -207,7 +207,7 @@ def test_a_torn_line_at_the_end_of_a_journal_costs_nothing(tmp_path: Path, plan:
 def test_a_process_that_dies_while_it_makes_a_store_leaves_no_half_of_one(tmp_path: Path, plan: Plan) -> None:
     """MLflow, and Optuna, cannot go on with half of their tables; both files appear whole."""
     for name in ("optuna.db", "mlflow.db"):
-        half = sqlite3.connect(tmp_path / f"{name}.part")
+        half = sqlite3.connect(tmp_path / f"{name}.draft")
         half.execute("CREATE TABLE spans (a)")
         half.execute("CREATE TABLE studies (a)")
         half.close()

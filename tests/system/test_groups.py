@@ -21,6 +21,7 @@ from lina_lab.launch.torchrun import OneMachine
 from lina_lab.records.result import TrialResult
 from lina_lab.training.checkpoints import newest
 from lina_lab.training.trial import run_trial
+from tests.training.old_checkpoints import as_version_0_1_wrote_it, last, load
 
 pytestmark = pytest.mark.system
 Tiny = Callable[..., TrialConfig]
@@ -49,10 +50,10 @@ def alone(config: TrialConfig, folder: Path) -> TrialResult:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    path, problems = newest(folder)
-    assert path is not None
+    found, problems = newest(folder)
+    assert found is not None
     assert problems == []
-    return torch.load(path, weights_only=True)["current_model_state"]  # type: ignore[no-any-return]
+    return torch.load(found.path, weights_only=True)["current_model_state"]  # type: ignore[no-any-return]
 
 
 def assert_same(one: TrialResult, other: TrialResult) -> None:
@@ -97,20 +98,30 @@ def test_any_layout_gives_the_losses_of_one_process(tiny: Tiny, tmp_path: Path, 
     assert (tmp_path / "several/samples.png").exists()
 
 
-def test_a_checkpoint_goes_on_with_any_number_of_ranks(tiny: Tiny, tmp_path: Path) -> None:
-    """Trained by 2 ranks, by 4 with sharded weights (more than the last validation batch has images), and by 1."""
-    config = steady(tiny, data={"val_images": 42}, trainer={"max_images": 240, "val_every_images": 80})
+def test_a_checkpoint_resumes_with_any_number_of_ranks(tiny: Tiny, tmp_path: Path) -> None:
+    """By 2 ranks; by 4 with sharded weights, more than the last batch of validation has images; by 2 such; and by 1.
+
+    The first checkpoint is given the form that version 0.1 wrote, so both forms are read under both strategies.
+    """
+    config = steady(tiny, data={"val_images": 42}, trainer={"max_images": 320, "val_every_images": 80})
     whole = alone(config, tmp_path / "whole")
-    parts = [replace(config, trainer=replace(config.trainer, max_images=images)) for images in (80, 160)]
+    parts = [replace(config, trainer=replace(config.trainer, max_images=images)) for images in (80, 160, 240)]
     folder = tmp_path / "parts"
     first = train(parts[0], folder, devices=2)
     assert (first.steps, first.resumed_at) == (5, None)
+    as_version_0_1_wrote_it(last(folder).path)
     second = train(parts[1], folder, devices=4, strategy="fsdp", accelerator="cpu")
     assert (second.steps, second.resumed_at) == (10, 5)
     assert (folder / "group.json").exists()
-    last = run_trial(config, folder)
-    assert last.resumed_at == 10
-    assert_same(last, whole)
+    third = train(parts[2], folder, devices=2, strategy="fsdp", accelerator="cpu")
+    assert (third.steps, third.resumed_at) == (15, 10)
+    end = run_trial(config, folder)
+    assert end.resumed_at == 15
+    assert_same(end, whole)
+    sharded, alone_ = (load(last(path).path)["optimizer_states"][0] for path in (folder, tmp_path / "whole"))
+    assert sharded["state"].keys() == alone_["state"].keys()
+    for name, state in alone_["state"].items():
+        assert torch.allclose(sharded["state"][name]["exp_avg"], state["exp_avg"], atol=1e-5), name
 
 
 def acts_on(folder: Path, images: int, action: Callable[[dict[str, Any]], None]) -> threading.Thread:

@@ -1,4 +1,4 @@
-"""Text to image on shapes: trained on captions without end, judged by whether images are what is asked for."""
+"""Text to image on shapes: trained on unlimited captions, judged by whether images show what captions ask for."""
 
 import json
 from collections import Counter
@@ -18,15 +18,15 @@ from lina_lab.commands.check import COMMAND as CHECK
 from lina_lab.commands.sample import COMMAND as SAMPLE
 from lina_lab.config import StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.data.modules.shapes import HELD_OUT, ShapesDataModule
-from lina_lab.data.scenes import draw, scene
+from lina_lab.data.scenes import render, scene
 from lina_lab.data.text import load_text_encoder
 from lina_lab.model import LINA
 from lina_lab.records.result import Progress
 from lina_lab.records.runstore import TrackingRun
 from lina_lab.study.grid import make_plan
 from lina_lab.training.callbacks import captions as captions_module
-from lina_lab.training.callbacks.captions import METRIC, SHUFFLED, shuffled
-from lina_lab.training.callbacks.step_sync import StopSignals
+from lina_lab.training.callbacks.captions import METRIC, SHUFFLED, derangement
+from lina_lab.training.stopping import StopSignals
 from lina_lab.training.trial import run_trial
 from tests.conftest import STUDY
 
@@ -49,13 +49,13 @@ def t2i(tiny: Tiny, **changes: Any) -> TrialConfig:
     return tiny(**sections)
 
 
-def test_pictures_do_not_end_and_follow_from_the_seed(tiny: Tiny) -> None:
+def test_images_are_unlimited_and_follow_from_the_seed(tiny: Tiny) -> None:
     """No two of a training are of one number; those of another seed, and the held-out ones, are others."""
     data = ShapesDataModule(t2i(tiny, trainer={"max_images": 25_000, "val_every_images": 25_000}))
     numbers = torch.cat(list(data.train_dataloader().sampler))
     assert numbers.tolist() == list(range(25_000))
     assert len(data.train_dataloader()) == 25_000 // 8
-    latents, given = data.train_set[torch.tensor([3, 20_000])]
+    latents, condition = data.train_set[torch.tensor([3, 20_000])]
     assert (latents.shape, latents.dtype) == ((2, 3, 32, 32), torch.float32)
     assert latents.min() >= -1
     assert latents.max() <= 1
@@ -65,19 +65,19 @@ def test_pictures_do_not_end_and_follow_from_the_seed(tiny: Tiny) -> None:
     assert not torch.equal(other[0], latents[0])
     held_out, _ = data.val_set[torch.arange(12)]
     assert torch.equal(held_out, ShapesDataModule(replace(t2i(tiny), seed=1)).val_set[torch.arange(12)][0])
-    expected = torch.from_numpy(draw(scene(HELD_OUT, 5), 32).copy()).permute(2, 0, 1) / 127.5 - 1
+    expected = torch.from_numpy(render(scene(HELD_OUT, 5), 32).copy()).permute(2, 0, 1) / 127.5 - 1
     assert torch.allclose(held_out[5], expected)
-    assert len(given["captions"]) == 2
+    assert len(condition["captions"]) == 2
 
 
 def test_long_captions_say_all_that_is_there(tiny: Tiny) -> None:
     data = ShapesDataModule(t2i(tiny, data={"long_captions": 0.5}))
     numbers = torch.arange(400)
-    _, given = data.train_set[numbers]
+    _, condition = data.train_set[numbers]
     made = [data.train_set.scene(number) for number in numbers.tolist()]
-    long = [caption == each.long_caption for caption, each in zip(given["captions"], made, strict=True)]
+    long = [caption == each.long_caption for caption, each in zip(condition["captions"], made, strict=True)]
     assert 0.4 < np.mean(long) < 0.6
-    assert all(c == e.caption for c, e, is_long in zip(given["captions"], made, long, strict=True) if not is_long)
+    assert all(c == e.caption for c, e, is_long in zip(condition["captions"], made, long, strict=True) if not is_long)
     for each in made:
         for item in each.items:
             assert f"a {item.color} {item.shape} " in each.long_caption
@@ -87,18 +87,18 @@ def test_long_captions_say_all_that_is_there(tiny: Tiny) -> None:
 
 
 def right_images(model: LINA, text: torch.Tensor, **rest: Any) -> torch.Tensor:
-    """What a perfect model would draw for the states that it is given."""
-    scenes = [scene(HELD_OUT, place) for place in range(240)]
+    """The images that a perfect model would generate for some states."""
+    scenes = [scene(HELD_OUT, index) for index in range(240)]
     states, _ = load_text_encoder("words", 8).encode([made.caption for made in scenes], text.shape[1])
     found = [scenes[next(i for i, own in enumerate(states) if torch.equal(own, row))] for row in text]
-    return torch.from_numpy(np.stack([draw(made, 64) for made in found])).permute(0, 3, 1, 2) / 127.5 - 1
+    return torch.from_numpy(np.stack([render(made, 64) for made in found])).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def test_the_score_is_the_checkers_and_files_say_it_too(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """1 for images that are as asked for, chance for those of other captions; GenEval's files give the same scores."""
-    monkeypatch.setattr(captions_module, "PORTION", 50)
+    """1 for images that are right, chance for those of other captions; GenEval's files give the same scores."""
+    monkeypatch.setattr(captions_module, "CAPTION_BATCH_SIZE", 50)
     monkeypatch.setattr(LINA, "generate", right_images)
     model = {"latent_size": [64, 64], "patch_size": 16}
     sampling = {"caption_images": 240, "images_per_class": 0}
@@ -114,12 +114,12 @@ def test_the_score_is_the_checkers_and_files_say_it_too(
     assert change.loc["overall", "low"] > 0.5
 
 
-def test_shuffled_captions_are_the_same_ones_and_none_its_own() -> None:
-    asked = [{"prompt": str(place)} for place in range(100)]
-    others = shuffled(asked)
-    assert Counter(each["prompt"] for each in others) == Counter(each["prompt"] for each in asked)
-    assert not any(a is b for a, b in zip(asked, others, strict=True))
-    assert others == shuffled(asked)
+def test_shuffled_captions_are_the_same_and_none_keeps_its_image() -> None:
+    metadata = [{"prompt": str(index)} for index in range(100)]
+    others = derangement(metadata)
+    assert Counter(each["prompt"] for each in others) == Counter(each["prompt"] for each in metadata)
+    assert not any(a is b for a, b in zip(metadata, others, strict=True))
+    assert others == derangement(metadata)
 
 
 def test_it_is_measured_at_stated_budgets_and_is_no_part_of_training(tiny: Tiny, tmp_path: Path) -> None:
@@ -152,24 +152,24 @@ def test_images_of_prompts_are_laid_out_for_genevals_tool(
     trial = tmp_path / "trial"
     trial.mkdir()
     run_trial(t2i(tiny), trial)
-    asked = [scene(1, place).metadata for place in range(3)]
+    metadata = [scene(1, index).metadata for index in range(3)]
     prompts = tmp_path / "evaluation_metadata.jsonl"
-    prompts.write_text("".join(json.dumps(each) + "\n" for each in asked))
+    prompts.write_text("".join(json.dumps(each) + "\n" for each in metadata))
     line = [f"checkpoint={trial}", "ar_steps=2", "ode_steps=2", "guidance_scale=2.0"]
     assert SAMPLE.main([*line, f"out={tmp_path / 'out'}", f"prompts={prompts}"]) == 0
     recipe = json.loads((tmp_path / "out/recipe.json").read_text())
     assert (recipe["images"], recipe["encoder"]) == (12, "words")
-    assert recipe["prompts"] == [each["prompt"] for each in asked]
+    assert recipe["prompts"] == [each["prompt"] for each in metadata]
     layout = tmp_path / "out/geneval"
     with np.load(tmp_path / "out/samples.npz", allow_pickle=False) as arrays:
         images = arrays["arr_0"]
-    for place in range(12):
-        with Image.open(layout / f"{place % 3:05d}/samples/{place // 3:04d}.png") as picture:
-            assert np.array_equal(np.asarray(picture), images[place])
+    for index in range(12):
+        with Image.open(layout / f"{index % 3:05d}/samples/{index // 3:04d}.png") as picture:
+            assert np.array_equal(np.asarray(picture), images[index])
     assert CHECK.main([f"images={tmp_path / 'out'}", f"out={tmp_path / 'results.jsonl'}"]) == 2
     assert "give" in capsys.readouterr().err
     assert len(list(layout.glob("*/samples/*.png"))) == 12
-    assert json.loads((layout / "00002/metadata.jsonl").read_text()) == asked[2]
+    assert json.loads((layout / "00002/metadata.jsonl").read_text()) == metadata[2]
     assert CHECK.main([f"images={layout}", f"out={tmp_path / 'results.jsonl'}"]) == 0
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 12
     plain = tmp_path / "prompts.txt"
@@ -181,8 +181,8 @@ def test_images_of_prompts_are_laid_out_for_genevals_tool(
     def complaint(*arguments: str) -> str:
         capsys.readouterr()
         assert SAMPLE.main([*line, f"out={tmp_path / 'wrong'}", *arguments]) == 2
-        (said,) = capsys.readouterr().err.splitlines()
-        return said
+        (sentence,) = capsys.readouterr().err.splitlines()
+        return sentence
 
     assert "the model is one of texts, and needs prompts=FILE" in complaint()
     assert "cannot be read" in complaint("prompts=nowhere.txt")
@@ -193,7 +193,7 @@ def test_images_of_prompts_are_laid_out_for_genevals_tool(
 
 
 def test_an_interrupted_trial_has_the_scores_of_an_undisturbed_one(tiny: Tiny, tmp_path: Path) -> None:
-    """Asked to leave between two looks at the captions, and taken up again."""
+    """Preempted between two measurements of the captions, and resumed."""
     trainer = {"max_images": 96, "val_every_images": 16}
     config = t2i(tiny, trainer=trainer, sampling={"caption_images": 12, "quality_every_images": 32})
     results = {}
@@ -216,7 +216,7 @@ def test_an_interrupted_trial_has_the_scores_of_an_undisturbed_one(tiny: Tiny, t
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "sentence"),
     [
         ({"model": {"latent_channels": 1}}, r"needs model\.latent_channels=3"),
         ({"model": {"num_classes": 10, "text_dim": None}}, r"shapes has no classes: it needs model\.num_classes=null"),
@@ -226,8 +226,8 @@ def test_an_interrupted_trial_has_the_scores_of_an_undisturbed_one(tiny: Tiny, t
         ({"data": {"path": "somewhere"}}, r"data\.path=somewhere is not used by data\.name=shapes"),
     ],
 )
-def test_contradictions_are_said(tiny: Tiny, changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_contradictions_are_refused(tiny: Tiny, changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
         t2i(tiny, **changes)
     with pytest.raises(ValueError, match=r"sampling\.caption_images needs data\.name=shapes"):
         tiny(sampling={"caption_images": 10})

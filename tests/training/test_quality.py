@@ -1,4 +1,4 @@
-"""The quality of images in training: measured where it should be, the same whoever trains, and no part of training."""
+"""FID during training: measured when it should be, and without influence on training."""
 
 from collections.abc import Callable
 from pathlib import Path

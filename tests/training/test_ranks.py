@@ -1,6 +1,5 @@
 """What ranks of a group agree on, measure and refuse."""
 
-import time
 from collections.abc import Callable
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -14,21 +13,13 @@ from torch import nn
 
 from lina_lab.config import ResourcesConfig, TrialConfig
 from lina_lab.data.order import HeldOutBatches, RankLayout, StepBatches
-from lina_lab.model import LINA, sample_step_inputs
+from lina_lab.model import sample_step_inputs
 from lina_lab.model.inputs import IMAGES_PER_GENERATOR
 from lina_lab.records.result import Progress
-from lina_lab.training.callbacks.consistency import (
-    FETCH,
-    TRAIN,
-    StepProfiler,
-    WeightSyncCheck,
-    digest,
-    disagreement,
-    strategy_for,
-)
-from lina_lab.training.callbacks.step_sync import DivergedError, Divergence, Step, StopSignals
-from lina_lab.training.module import LinaModule
-from lina_lab.training.optimizer_state import by_group, by_place
+from lina_lab.training.callbacks.consistency import WeightSyncCheck, digest, disagreement
+from lina_lab.training.divergence import DivergedError, Divergence
+from lina_lab.training.stopping import StopSignals
+from lina_lab.training.strategy import strategy_for
 from lina_lab.training.trial import run_trial
 
 Tiny = Callable[..., TrialConfig]
@@ -36,7 +27,7 @@ Tiny = Callable[..., TrialConfig]
 
 @pytest.mark.parametrize("batch", [16, IMAGES_PER_GENERATOR, 80])
 @pytest.mark.parametrize("parts", [1, 2, 5, 16])
-def test_an_image_s_draws_do_not_depend_on_who_draws_for_the_others(tiny: Tiny, batch: int, parts: int) -> None:
+def test_random_inputs_of_an_image_do_not_depend_on_how_the_batch_is_shared(tiny: Tiny, batch: int, parts: int) -> None:
     model = tiny().model
     whole = sample_step_inputs(model, seed=3, step=7, images=range(batch))
     edges = [batch * i // parts for i in range(parts + 1)]
@@ -49,9 +40,9 @@ def test_an_image_s_draws_do_not_depend_on_who_draws_for_the_others(tiny: Tiny, 
     assert other.noise.shape != whole.noise.shape or not torch.equal(other.noise, whole.noise)
 
 
-def test_groups_of_images_that_are_drawn_together_draw_different_things(tiny: Tiny) -> None:
-    draws = sample_step_inputs(tiny().model, seed=0, step=0, images=range(4 * IMAGES_PER_GENERATOR))
-    groups = draws.noise.split(IMAGES_PER_GENERATOR, dim=1)
+def test_groups_of_images_have_different_random_inputs(tiny: Tiny) -> None:
+    inputs = sample_step_inputs(tiny().model, seed=0, step=0, images=range(4 * IMAGES_PER_GENERATOR))
+    groups = inputs.noise.split(IMAGES_PER_GENERATOR, dim=1)
     assert not any(torch.equal(one, other) for one, other in combinations(groups, 2))
 
 
@@ -63,7 +54,7 @@ def test_ranks_see_the_images_of_one_process_step_by_step(world_size: int, accum
         list(
             StepBatches(
                 **arguments,
-                place=RankLayout(rank=r, world_size=world_size, accumulate_grad_batches=accumulate_grad_batches),
+                layout=RankLayout(rank=r, world_size=world_size, accumulate_grad_batches=accumulate_grad_batches),
             )
         )
         for r in range(world_size)
@@ -77,13 +68,13 @@ def test_ranks_see_the_images_of_one_process_step_by_step(world_size: int, accum
         assert torch.equal(torch.cat(found), expected)
 
 
-def test_steps_that_were_taken_are_passed_over_and_count() -> None:
+def test_steps_that_were_taken_are_left_out_and_count() -> None:
     arguments: dict[str, Any] = {
         "images": 10,
         "batch_size": 4,
         "steps": range(3, 8),
         "seed": 1,
-        "place": RankLayout(accumulate_grad_batches=2),
+        "layout": RankLayout(accumulate_grad_batches=2),
     }
     whole, rest = StepBatches(**arguments), StepBatches(**arguments, done=3)
     assert len(rest) == len(whole) == 10
@@ -91,19 +82,19 @@ def test_steps_that_were_taken_are_passed_over_and_count() -> None:
 
 
 def test_held_out_images_are_shared_out(tiny: Tiny) -> None:
-    parts = [list(HeldOutBatches(images=25, batch_size=10, place=RankLayout(rank=r, world_size=3))) for r in range(3)]
+    parts = [list(HeldOutBatches(images=25, batch_size=10, layout=RankLayout(rank=r, world_size=3))) for r in range(3)]
     assert all(len(part) == 3 for part in parts)
     joined = [[i for part in parts for i in part[batch]] for batch in range(2)]
     assert joined == [list(range(10)), list(range(10, 20))]
 
 
-def test_the_sum_of_portions_is_the_step(tiny: Tiny, tmp_path: Path) -> None:
+def test_accumulated_micro_batches_are_the_step(tiny: Tiny, tmp_path: Path) -> None:
     """Gradient accumulation in one process: the same losses but for rounding."""
     config = tiny(model={"attention": {"normalization": "subtraction"}})
-    for name in ("whole", "portions"):
+    for name in ("whole", "accumulated"):
         (tmp_path / name).mkdir()
-    losses: dict[str, list[tuple[int, float]]] = {"whole": [], "portions": []}
-    for name, accumulate_grad_batches in (("whole", 1), ("portions", 4)):
+    losses: dict[str, list[tuple[int, float]]] = {"whole": [], "accumulated": []}
+    for name, accumulate_grad_batches in (("whole", 1), ("accumulated", 4)):
         result = run_trial(
             config,
             tmp_path / name,
@@ -111,8 +102,8 @@ def test_the_sum_of_portions_is_the_step(tiny: Tiny, tmp_path: Path) -> None:
             report=lambda progress, name=name: losses[name].append((progress.images, progress.loss)),  # type: ignore[misc]
         )
         assert result.steps == 4
-    assert [images for images, _ in losses["portions"]] == [images for images, _ in losses["whole"]]
-    assert [x for _, x in losses["portions"]] == pytest.approx([x for _, x in losses["whole"]], abs=1e-5)
+    assert [images for images, _ in losses["accumulated"]] == [images for images, _ in losses["whole"]]
+    assert [x for _, x in losses["accumulated"]] == pytest.approx([x for _, x in losses["whole"]], abs=1e-5)
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(tiny: Tiny, tmp_path: Path) -> None:
@@ -120,8 +111,8 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(tiny: Tiny, tmp_path: Path
         run_trial(tiny(), tmp_path, resources=ResourcesConfig(accumulate_grad_batches=3))
 
 
-def test_asked_to_leave_a_trial_saves_its_state_and_goes_on_from_that_step(tiny: Tiny, tmp_path: Path) -> None:
-    """In the middle of an epoch, with portions; the end is that of an undisturbed trial, bit for bit."""
+def test_asked_to_leave_a_trial_saves_its_state_and_resumes_at_that_step(tiny: Tiny, tmp_path: Path) -> None:
+    """In the middle of an epoch, with accumulation; the end is that of an undisturbed trial, bit for bit."""
     config, layout = (
         tiny(trainer={"max_images": 160, "val_every_images": 80}),
         ResourcesConfig(accumulate_grad_batches=2),
@@ -169,18 +160,14 @@ def test_over_its_limit_of_time_a_trial_saves_its_state_and_is_cancelled(tiny: T
     assert more.metrics == whole.metrics
 
 
-def step(loss: float, number: int = 1) -> Step:
-    return Step(number, loss, cancel=False, leave=False)
-
-
 def test_divergence_is_a_rule_of_the_losses_alone() -> None:
     rule = Divergence(2.0, 3)
     for loss in (1.0, 3.0, 3.0, 1.5, 3.0, 3.0):
-        rule.look(step(loss))
+        rule.update(1, loss)
     with pytest.raises(DivergedError, match=r"above 2 times its minimum of 1 for 3 steps at step 9"):
-        rule.look(step(2.5, 9))
+        rule.update(9, 2.5)
     with pytest.raises(DivergedError, match=r"the training loss is inf at step 4"):
-        Divergence(2.0, 3).look(step(float("inf"), 4))
+        Divergence(2.0, 3).update(4, float("inf"))
 
 
 def test_hosts_that_differ_are_named() -> None:
@@ -203,51 +190,13 @@ def test_ranks_whose_weights_part_by_one_bit_are_named(monkeypatch: pytest.Monke
     with torch.no_grad():
         # Two that a sum would not tell apart.
         other.weight[0, 0], other.weight[0, 1] = layer.weight[0, 1], layer.weight[0, 0]
-    with pytest.raises(RuntimeError, match="rank 1 on fh2 has other weights than rank 0 behind 7 steps"):
+    with pytest.raises(RuntimeError, match="rank 1 on fh2 has other weights than rank 0 after 7 steps"):
         WeightSyncCheck().on_train_epoch_end(trainer, layer)  # type: ignore[arg-type]
     trainer.strategy = "auto"
     WeightSyncCheck().on_train_epoch_end(trainer, layer)  # type: ignore[arg-type]
-
-
-def test_the_clock_leaves_out_what_sets_things_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, now = StepProfiler(), [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    for number in range(6):
-        for action, seconds in ((FETCH, 1.0), (TRAIN, 100.0 if number < 3 else 4.0), ("another", 50.0)):
-            clock.start(action)
-            now[0] += seconds
-            clock.stop(action)
-    assert (clock.data_seconds, clock.step_seconds) == (1.0, 5.0)
 
 
 def test_strategies_are_lightning_s() -> None:
     assert strategy_for(ResourcesConfig()) == "auto"
     assert isinstance(strategy_for(ResourcesConfig(nodes=2)), DDPStrategy)
     assert isinstance(strategy_for(ResourcesConfig(devices=2, strategy="fsdp")), ModelParallelStrategy)
-
-
-def test_the_optimizer_s_state_is_by_place_in_the_module_and_comes_back(tiny: Tiny) -> None:
-    module = LinaModule(tiny())
-    built: Any = module.configure_optimizers()
-    optimizer = built["optimizer"]
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            parameter.grad = torch.full_like(parameter, float(parameter.numel()))
-    optimizer.step()
-    state = optimizer.state_dict()
-    saved = by_place(state, optimizer.param_groups, module)
-    places = dict(enumerate(module.parameters()))
-    assert saved["state"].keys() == {place for place, p in places.items() if p.requires_grad}
-    assert all(value["exp_avg"].shape == places[place].shape for place, value in saved["state"].items())
-    back = by_group(saved, optimizer.param_groups, module)
-    assert [group["params"] for group in back["param_groups"]] == [g["params"] for g in state["param_groups"]]
-    assert back["state"].keys() == state["state"].keys()
-    for number, value in state["state"].items():
-        assert torch.equal(back["state"][number]["exp_avg"], value["exp_avg"])
-
-
-def test_a_checkpoint_of_another_layout_is_refused(tiny: Tiny) -> None:
-    module = LinaModule(tiny())
-    with pytest.raises(ValueError, match="written by another version of lina_lab"):
-        module.on_load_checkpoint({"optimizer_states": []})
-    assert isinstance(module.model, LINA)

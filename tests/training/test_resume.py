@@ -1,4 +1,4 @@
-"""An interrupted trial goes on: exactly, with no step of its curve twice or missing."""
+"""An interrupted trial resumes: exactly, with no step of its curve twice or missing."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ from lina_lab.training.trial import run_trial
 
 Tiny = Callable[..., TrialConfig]
 LONG = {"max_images": 160, "val_every_images": 48, "divergence_steps": 5}
-"""Ten steps, a checkpoint behind each third one and the last."""
+"""Ten steps, a checkpoint after each third one and the last."""
 
 
 class KilledError(RuntimeError):
@@ -39,10 +39,10 @@ def run(
 
 
 def final(folder: Path) -> dict[str, object]:
-    path, problems = newest(folder)
-    assert path is not None
+    found, problems = newest(folder)
+    assert found is not None
     assert problems == []
-    return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
+    return torch.load(found.path, weights_only=True)  # type: ignore[no-any-return]
 
 
 def assert_same_state(one: object, other: object, where: str = "") -> None:
@@ -118,7 +118,7 @@ def test_the_newest_checkpoints_are_kept(tiny: Tiny, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "no digest"])
-def test_a_damaged_checkpoint_is_passed_over(tiny: Tiny, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_checkpoint_is_skipped(tiny: Tiny, tmp_path: Path, damage: str) -> None:
     config = tiny(trainer=LONG)
     whole = run(config, tmp_path / "whole")
     with pytest.raises(KilledError):
@@ -156,7 +156,7 @@ def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before(
         patch.setattr(Trainer, "save_checkpoint", full)
         with pytest.raises(OSError, match="No space left"):
             run(config, tmp_path / "trial")
-    assert not list((tmp_path / "trial").glob("*.part"))
+    assert not list((tmp_path / "trial").glob("*.draft"))
     assert run(config, tmp_path / "trial").resumed_at == 3
 
 
@@ -177,7 +177,7 @@ class Away:
         monkeypatch.setattr("lina_lab.training.mlflow_logger.PAUSE_SECONDS", 0.0)
 
 
-def test_training_goes_on_while_the_store_is_away(
+def test_training_continues_while_the_store_is_away(
     tiny: Tiny, tmp_path: Path, tracked: Callable[[], TrackingRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracking, undisturbed = tracked(), tracked()
@@ -218,7 +218,7 @@ def test_metrics_reach_the_store_when_it_is_back(
         assert curve(tracking, name) == curve(undisturbed, name)
 
 
-def test_a_trial_that_is_killed_behind_its_last_checkpoint_loses_no_metric(
+def test_a_trial_that_is_killed_after_its_last_checkpoint_loses_no_metric(
     tiny: Tiny, tmp_path: Path, tracked: Callable[[], TrackingRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is left to train, and what waits in the checkpoint reaches the store."""

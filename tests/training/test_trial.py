@@ -25,7 +25,7 @@ Tiny = Callable[..., TrialConfig]
 
 
 def losses_of(config: TrialConfig, folder: Path) -> list[tuple[int, float]]:
-    """Images seen and loss behind each step."""
+    """Images seen and loss after each step."""
     seen: list[tuple[int, float]] = []
     folder.mkdir(exist_ok=True)
     run_trial(config, folder, report=lambda progress: seen.append((progress.images, progress.loss)))
@@ -33,9 +33,9 @@ def losses_of(config: TrialConfig, folder: Path) -> list[tuple[int, float]]:
 
 
 def last_checkpoint(folder: Path) -> dict[str, Any]:
-    path, _ = newest(folder)
-    assert path is not None
-    return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
+    found, _ = newest(folder)
+    assert found is not None
+    return torch.load(found.path, weights_only=True)  # type: ignore[no-any-return]
 
 
 def test_a_trial_comes_to_a_result(tiny: Tiny, tmp_path: Path) -> None:
@@ -48,8 +48,8 @@ def test_a_trial_comes_to_a_result(tiny: Tiny, tmp_path: Path) -> None:
     assert result.trainable_parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert result.images_per_second > 0
     checkpoints = {"step-00000002.ckpt", "step-00000004.ckpt"}
-    wanted = checkpoints | {f"{name}.sha256" for name in checkpoints} | {"samples.png"}
-    assert {path.name for path in tmp_path.iterdir()} == wanted
+    expected_names = checkpoints | {f"{name}.sha256" for name in checkpoints} | {"samples.png"}
+    assert {path.name for path in tmp_path.iterdir()} == expected_names
 
 
 def test_a_gpu_that_is_left_alone_is_no_warning(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def test_same_seed_same_losses_bit_for_bit(tiny: Tiny, tmp_path: Path) -> None:
     assert losses_of(tiny(seed=1), tmp_path / "other") != one
 
 
-def test_what_was_drawn_before_does_not_matter(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_global_random_state_does_not_matter(tiny: Tiny, tmp_path: Path) -> None:
     one = losses_of(tiny(), tmp_path / "one")
     torch.manual_seed(123)
     torch.rand(7)
@@ -121,7 +121,7 @@ def test_a_loss_that_stays_high_has_diverged_though_it_is_finite(
         assert "val/loss_ema" in result.metrics
 
 
-def test_a_picture_that_cannot_be_drawn_ends_nothing(
+def test_a_grid_that_cannot_be_generated_ends_nothing(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run_trial(tiny(), tmp_path)
@@ -193,32 +193,32 @@ def test_the_average_is_the_one_of_the_formula_and_both_weights_are_validated(
 
 
 def validation_loss(config: TrialConfig, weights: dict[str, torch.Tensor]) -> float:
-    """The frozen loss of given weights, by hand."""
+    """The frozen loss of some weights, by hand."""
     from lina_lab.data.modules.digits import DigitsDataModule
 
     model = LINA(config.model)
     model.load_state_dict(weights, strict=False)
     held_out = DigitsDataModule(config).val_set
-    images, given = held_out[torch.arange(len(held_out))]
-    labels = given["label"]
+    images, condition = held_out[torch.arange(len(held_out))]
+    labels = condition["label"]
     total = 0.0
-    for i, draws in enumerate(frozen_loss_inputs(config)):
+    for i, inputs in enumerate(frozen_loss_inputs(config)):
         part = slice(20 * i, 20 * i + 20)
-        total += model.loss_from_inputs(images[part], draws, label=labels[part]).item() * 20
+        total += model.loss_from_inputs(images[part], inputs, label=labels[part]).item() * 20
     return total / len(images)
 
 
 class Spy:
-    """Keeps what the loss of each training step was given."""
+    """Keeps the arguments of the loss of each training step."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: list[tuple[torch.Tensor, Any, torch.Tensor | None]] = []
         original = LINA.loss_from_inputs
 
-        def spy(model: LINA, latents: torch.Tensor, draws: Any, **condition: Any) -> torch.Tensor:
+        def spy(model: LINA, latents: torch.Tensor, inputs: Any, **condition: Any) -> torch.Tensor:
             if torch.is_grad_enabled():
-                self.steps.append((latents, draws, condition.get("label")))
-            return original(model, latents, draws, **condition)
+                self.steps.append((latents, inputs, condition.get("label")))
+            return original(model, latents, inputs, **condition)
 
         monkeypatch.setattr(LINA, "loss_from_inputs", spy)
 
@@ -242,13 +242,13 @@ def test_variants_and_sizes_of_one_seed_see_the_same_step_by_step(
     run_trial(tiny(seed=1), tmp_path / "other")
     other = spy.taken()
     assert len(first) == len(second) == len(other) == 4
-    for (latents, draws, label), (latents2, draws2, label2) in zip(first, second, strict=True):
+    for (latents, inputs, label), (latents2, inputs2, label2) in zip(first, second, strict=True):
         assert torch.equal(latents, latents2)
         assert label is not None
         assert label2 is not None
         assert torch.equal(label, label2)
-        assert all(torch.equal(getattr(draws, name), getattr(draws2, name)) for name in vars(draws))
-    noises = [draws.noise.flatten()[:8] for _, draws, _ in first + other]
+        assert all(torch.equal(getattr(inputs, name), getattr(inputs2, name)) for name in vars(inputs))
+    noises = [inputs.noise.flatten()[:8] for _, inputs, _ in first + other]
     assert len({tuple(noise.tolist()) for noise in noises}) == 8
 
 
@@ -268,11 +268,11 @@ def test_the_optimizer_is_as_configured(tiny: Tiny) -> None:
 
 def test_validation_masks_are_stratified(tiny: Tiny) -> None:
     config = tiny(data={"val_images": 100, "val_batch_size": 20})
-    masked = [draws.masked_ids.shape[1] for draws in frozen_loss_inputs(config)]
+    masked = [inputs.masked_ids.shape[1] for inputs in frozen_loss_inputs(config)]
     assert masked == [num_masked(ratio, 64) for ratio in stratified_mask_ratios(5)]
 
 
-def test_pictures_are_of_the_averaged_weights(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_grid_is_of_the_averaged_weights(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, torch.Tensor] = {}
     original = LINA.generate
 
@@ -287,18 +287,18 @@ def test_pictures_are_of_the_averaged_weights(tiny: Tiny, tmp_path: Path, monkey
     assert all(torch.equal(value, averaged[f"model.{name}"]) for name, value in seen.items())
 
 
-def test_validation_draws_are_frozen(tiny: Tiny) -> None:
+def test_validation_loss_inputs_are_frozen(tiny: Tiny) -> None:
     one = frozen_loss_inputs(tiny())
     two = frozen_loss_inputs(tiny(seed=5, model={"dim": 16, "attention": {"normalization": "subtraction"}}))
     for a, b in zip(one, two, strict=True):
         assert all(torch.equal(getattr(a, name), getattr(b, name)) for name in vars(a))
-    assert not any(draws.drop.any() for draws in one)
+    assert not any(inputs.drop.any() for inputs in one)
 
 
 def test_validation_noise_levels_are_stratified(tiny: Tiny) -> None:
     """The levels of one image spread evenly over the distribution: one in each of its equal parts."""
-    draws = frozen_loss_inputs(tiny(model={"noise_samples_per_token": 4}))[0]
-    levels = draws.timestep.transpose(0, 1).reshape(20, -1).double()
+    inputs = frozen_loss_inputs(tiny(model={"noise_samples_per_token": 4}))[0]
+    levels = inputs.timestep.transpose(0, 1).reshape(20, -1).double()
     share = torch.special.ndtr(torch.logit(levels / 1000 - 0.0005))
     strata = (share.sort(dim=1).values * levels.shape[1]).floor()
     assert (strata - torch.arange(levels.shape[1])).abs().max() <= 1
@@ -334,16 +334,16 @@ def test_the_checkpoint_says_what_it_is_of(tiny: Tiny, tmp_path: Path) -> None:
 def test_the_accelerator_is_the_one_that_is_asked_for(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accelerator: Any
 ) -> None:
-    given: dict[str, Any] = {}
+    arguments_of: dict[str, Any] = {}
 
     def spy(**arguments: Any) -> None:
-        given.update(arguments)
+        arguments_of.update(arguments)
         raise InterruptedError
 
     monkeypatch.setattr("lina_lab.training.trial.L.Trainer", spy)
     with pytest.raises(InterruptedError):
         run_trial(tiny(), tmp_path, resources=ResourcesConfig(accelerator=accelerator))
-    assert given["accelerator"] == accelerator
+    assert arguments_of["accelerator"] == accelerator
 
 
 def test_peak_memory_is_of_this_trial_alone(tiny: Tiny, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the data modules share: a training stream that depends on the seed and the step alone."""
+"""The base of the data modules: a training stream that depends on the seed and the step alone."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,15 +16,15 @@ from lina_lab.data.text import TextEncoder, load_text_encoder
 
 
 class HeldOut(Protocol):
-    """The held-out images: takes a tensor of places and returns a batch."""
+    """The held-out images: takes a tensor of indices and returns a batch."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, places: Tensor) -> Batch: ...
+    def __getitem__(self, indices: Tensor) -> Batch: ...
 
 
 class Labelled(Dataset[Batch]):
-    """Latents [n, C, H, W] with classes [n], in memory; takes a tensor of places."""
+    """Latents [n, C, H, W] with classes [n], in memory; takes a tensor of indices."""
 
     def __init__(self, latents: Tensor, labels: Tensor) -> None:
         self.latents, self.labels = latents, labels
@@ -32,36 +32,36 @@ class Labelled(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, places: Tensor) -> Batch:
-        return self.latents[places], {"label": self.labels[places]}
+    def __getitem__(self, indices: Tensor) -> Batch:
+        return self.latents[indices], {"label": self.labels[indices]}
 
 
 class _ErrorsAsBatches(Dataset[Batch | Exception]):
-    """For worker processes: what is wrong with data crosses as the error that it is, to be raised by who asked.
+    """Returns data errors of worker processes as objects, to be raised in the main process.
 
-    PyTorch would make the text of its traceback the message.
+    PyTorch would make the text of the worker's traceback the message.
     """
 
     def __init__(self, data: Dataset[Batch]) -> None:
         self.data = data
 
-    def __getitem__(self, numbers: Tensor) -> Batch | Exception:
+    def __getitem__(self, indices: Tensor) -> Batch | Exception:
         try:
-            return self.data[numbers]
+            return self.data[indices]
         except (ValueError, OSError) as error:
             return error
 
 
 class StepDataModule(L.LightningDataModule):
-    """Batches of latents float32 [B, C, H, W], and what the model is told of them, as its arguments.
+    """Batches of latents float32 [B, C, H, W], and their condition as arguments of the model.
 
-    A Lightning epoch is the stretch between two validations, so that what is trained on depends on the seed and the
-    step alone; the last epoch ends with the budget.
+    A Lightning epoch lasts from one validation to the next, and the last epoch ends with the budget. So the training
+    stream depends on the seed and the step alone.
 
     Args:
         config: the trial.
-        train_set: takes a tensor of numbers and returns a batch.
-        images: images in it.
+        train_set: takes a tensor of indices and returns a batch.
+        images: images in `train_set`.
         val_set: the held-out images.
         order, numbered: see `StepBatches`.
 
@@ -87,21 +87,21 @@ class StepDataModule(L.LightningDataModule):
 
     @cached_property
     def encoder_sha256(self) -> str | None:
-        """What tells the text encoder from others; None: there is none."""
+        """The hash that identifies the text encoder; None: there is no text encoder."""
         return None if self.encoder is None else self.encoder.sha256()
 
     @property
     def damaged(self) -> dict[int, str]:
-        """Training images that were passed over: place -> what is wrong."""
+        """Training images that were skipped: index -> what is wrong with the image."""
         return {}
 
     @property
     def problems(self) -> list[str]:
-        """What was wrong with the data and did not end the trial."""
-        return [f"passed over: {sentence}" for sentence in dict.fromkeys(self.damaged.values())]
+        """Problems of the data that did not end the trial."""
+        return [f"skipped: {sentence}" for sentence in dict.fromkeys(self.damaged.values())]
 
     def gather_damaged(self) -> int:
-        """How many images all ranks together passed over; from then on each rank knows them all.
+        """Count the images that all ranks together skipped; afterwards each rank knows them all.
 
         Raises:
             ValueError: on all ranks, if they are more than `data.max_skipped` allows.
@@ -120,7 +120,7 @@ class StepDataModule(L.LightningDataModule):
             raise ValueError(f"{len(self.damaged)} damaged images of {self.images} {allowed}: {self.problems[0]}")
 
     def state_dict(self) -> dict[str, Any]:
-        """For checkpoints, on all ranks together: whose states were learned from, and what was passed over."""
+        """The state for checkpoints: text encoder and skipped images. All ranks call it together."""
         if self.config.data.on_error == "skip":
             self.gather_damaged()
         return {"encoder_sha256": self.encoder_sha256, "damaged": dict(self.damaged)}
@@ -136,7 +136,7 @@ class StepDataModule(L.LightningDataModule):
         self.damaged.update(state_dict["damaged"])
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """This rank's micro-batches of the current epoch, from the first optimizer step that is still to be taken."""
+        """This rank's micro-batches of the current epoch, from the next optimizer step on."""
         epoch, taken = (self.trainer.current_epoch, self.trainer.global_step) if self.trainer else (0, 0)
         steps = self.config.epoch_steps
         batches = StepBatches(
@@ -145,7 +145,7 @@ class StepDataModule(L.LightningDataModule):
             steps=range(epoch * steps, min((epoch + 1) * steps, self.config.max_steps)),
             seed=self.config.seed,
             done=taken - epoch * steps,
-            place=self._place(),
+            layout=self._layout(),
             order=self.order,
             numbered=self.numbered,
         )
@@ -154,41 +154,41 @@ class StepDataModule(L.LightningDataModule):
         return DataLoader(data, sampler=batches, batch_size=None, num_workers=workers)  # type: ignore[arg-type]
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
-        """The validation set twice: the module takes raw weights to the first and averaged ones to the second."""
+        """The validation set twice: once for the raw weights, and once for the averaged ones."""
         batches = HeldOutBatches(
-            images=len(self.val_set), batch_size=self.config.data.val_batch_size, place=self._place()
+            images=len(self.val_set), batch_size=self.config.data.val_batch_size, layout=self._layout()
         )
         return [DataLoader(self.val_set, sampler=batches, batch_size=None) for _ in range(2)]  # type: ignore[arg-type]
 
     def on_after_batch_transfer(self, batch: Batch | Exception, dataloader_idx: int) -> Batch:
-        """Captions become states where the model is; what workers passed over, or ended at, becomes known here."""
+        """Encode captions on the model's device; raise, or note, what went wrong in a worker process."""
         if isinstance(batch, Exception):
             raise batch
-        latents, given = batch
-        if "damaged" in given:
-            self.damaged.update(given["damaged"])
+        latents, condition = batch
+        if "damaged" in condition:
+            self.damaged.update(condition["damaged"])
             self._check_damaged()
-        return latents, self.condition(given, latents.device)
+        return latents, self.condition(condition, latents.device)
 
-    def condition(self, given: dict[str, Any], device: torch.device) -> dict[str, Tensor]:
-        """What is said of images as arguments of the model; an unconditional one is told nothing."""
+    def condition(self, condition: dict[str, Any], device: torch.device) -> dict[str, Tensor]:
+        """A batch's condition as arguments of the model; empty for an unconditional model."""
         if self.config.model.text_dim is not None:
-            if "captions" in given:
+            if "captions" in condition:
                 assert self.encoder is not None
-                text, present = self.encoder.encode(given["captions"], self.config.model.text_length, device)
+                text, present = self.encoder.encode(condition["captions"], self.config.model.text_length, device)
                 return {"text": text, "present": present}
-            return {"text": given["text"].to(device).float(), "present": given["present"].to(device)}
-        return {} if self.config.model.num_classes is None else {"label": given["label"].to(device)}
+            return {"text": condition["text"].to(device).float(), "present": condition["present"].to(device)}
+        return {} if self.config.model.num_classes is None else {"label": condition["label"].to(device)}
 
-    def examples(self, places: Sequence[int], device: torch.device) -> dict[str, Tensor]:
-        """What is said of held-out images, as arguments of the model."""
-        return self.condition(self.val_set[torch.tensor(places)][1], device)
+    def held_out_condition(self, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:
+        """The condition of held-out images, as arguments of the model."""
+        return self.condition(self.val_set[torch.tensor(indices)][1], device)
 
-    def captions(self, places: Sequence[int]) -> list[str]:
-        """The captions of held-out images; none where there are none."""
-        return list(self.val_set[torch.tensor(places)][1].get("captions", []))
+    def captions(self, indices: Sequence[int]) -> list[str]:
+        """The captions of held-out images; empty for data without captions."""
+        return list(self.val_set[torch.tensor(indices)][1].get("captions", []))
 
-    def _place(self) -> RankLayout:
+    def _layout(self) -> RankLayout:
         if self.trainer is None:
             return RankLayout()
         trainer = self.trainer

@@ -1,4 +1,4 @@
-"""scikit-learn's digits: 1,797 real 8 x 8 images of handwritten digits in 10 classes, shipped inside the package.
+"""scikit-learn's digits: 1,797 real 8 x 8 images of handwritten digits in 10 classes, shipped with that package.
 
 Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository (1998).
 """
@@ -12,7 +12,7 @@ from lina_lab.config import TrialConfig
 from lina_lab.data.modules.base import Labelled, StepDataModule
 
 SPLIT_SEED = 0
-"""The split is the same for every trial, whatever its seed."""
+"""Seed of the split: the same for every trial, whatever its seed."""
 
 
 def digits() -> tuple[Tensor, Tensor]:

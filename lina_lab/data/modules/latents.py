@@ -1,4 +1,4 @@
-"""Latents that were encoded before: train_latents.npy and train_labels.npy in a folder, and two such for val."""
+"""Encoded latents in arrays: train_latents.npy and train_labels.npy in a folder, and the same for val."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from lina_lab.data.modules.base import Labelled, StepDataModule
 
 
 class LatentArrays(Dataset[Batch]):
-    """Latents [n, C, H, W] of any float and labels [n] of any integer, left on disk; indexed by a tensor of places.
+    """Latents [n, C, H, W] of any float type and labels [n] of any integer type, read from disk by a tensor of indices.
 
     Raises:
-        ValueError: a file is missing, is not such an array, or does not fit the model.
+        ValueError: a file is missing, holds another array, or does not fit the model.
     """
 
     def __init__(self, folder: Path, split: str, config: TrialConfig) -> None:
@@ -40,8 +40,8 @@ class LatentArrays(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, places: Tensor) -> Batch:
-        chosen = places.numpy()
+    def __getitem__(self, indices: Tensor) -> Batch:
+        chosen = indices.numpy()
         labels = torch.from_numpy(self.labels[chosen]).long()
         return torch.from_numpy(self.latents[chosen]).float(), {"label": labels}
 
@@ -57,7 +57,7 @@ def _open(path: Path) -> "np.ndarray":
 
 
 class LatentsDataModule(StepDataModule):
-    """The arrays in `data.path`; the first `data.val_images` of the held-out ones."""
+    """The arrays in `data.path`; for validation the first `data.val_images` of the held-out ones."""
 
     def __init__(self, config: TrialConfig) -> None:
         assert config.data.path is not None
@@ -67,6 +67,6 @@ class LatentsDataModule(StepDataModule):
             raise ValueError(
                 f"{folder} holds {len(val)} images for validation, and data.val_images={config.data.val_images}"
             )
-        latents, given = val[torch.arange(config.data.val_images)]
-        held_out = Labelled(latents, given["label"])
+        latents, condition = val[torch.arange(config.data.val_images)]
+        held_out = Labelled(latents, condition["label"])
         super().__init__(config, train, len(train), held_out)

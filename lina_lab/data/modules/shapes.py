@@ -1,4 +1,4 @@
-"""Captioned shapes as training data without end: no picture is seen twice, and each follows from the seed alone."""
+"""Captioned shapes as unlimited training data: no image is seen twice, and each follows from the seed alone."""
 
 import numpy as np
 import torch
@@ -8,23 +8,24 @@ from torch.utils.data import Dataset
 from lina_lab.config import TrialConfig
 from lina_lab.data.batch import Batch
 from lina_lab.data.modules.base import StepDataModule
-from lina_lab.data.scenes import Scene, draw, scene
+from lina_lab.data.pixels import from_pixels
+from lina_lab.data.scenes import Scene, render, scene
 from lina_lab.util.seeds import derive
 
 PASS = 10_000
-"""Pictures that stand for the whole where a set of finite size is needed, such as a reference of pixels."""
+"""Images of a pass, and of the set where a finite one is needed, as for FID's reference."""
 HELD_OUT = derive("shapes", "held out")
-"""Seed of the held-out pictures, the same for every trial."""
+"""Seed of the held-out images, the same for every trial."""
 
 
 class ShapeImages(Dataset[Batch]):
-    """Pictures -1..1, float32 [B, 3, resolution, resolution], with their captions; takes a tensor of numbers.
+    """Images in -1..1, float32 [B, 3, resolution, resolution], with their captions; takes a tensor of indices.
 
     Args:
         seed: of the set.
         resolution: pixels of a side.
-        size: how many there are; numbers may be larger.
-        long: share of them with their long caption.
+        size: length of the set; indices may be larger.
+        long: share of the images that come with their long caption.
     """
 
     def __init__(self, seed: int, resolution: int, size: int, long: float = 0.0) -> None:
@@ -33,25 +34,25 @@ class ShapeImages(Dataset[Batch]):
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, numbers: Tensor) -> Batch:
-        made = [self.scene(number) for number in numbers.tolist()]
-        pixels = torch.from_numpy(np.stack([draw(each, self.resolution) for each in made]))
-        captions = [self._caption(each, number) for each, number in zip(made, numbers.tolist(), strict=True)]
-        return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, {"captions": captions}
+    def __getitem__(self, indices: Tensor) -> Batch:
+        scenes = [self.scene(index) for index in indices.tolist()]
+        pixels = np.stack([render(each, self.resolution) for each in scenes])
+        captions = [self._caption(each, index) for each, index in zip(scenes, indices.tolist(), strict=True)]
+        return from_pixels(pixels), {"captions": captions}
 
-    def scene(self, number: int) -> Scene:
-        """What is in a picture."""
-        return scene(self.seed, number)
+    def scene(self, index: int) -> Scene:
+        """The scene of an image."""
+        return scene(self.seed, index)
 
-    def _caption(self, made: Scene, number: int) -> str:
+    def _caption(self, made: Scene, index: int) -> str:
         if not self.long:
             return made.caption
-        generator = Generator().manual_seed(derive(self.seed, "long", number))
+        generator = Generator().manual_seed(derive(self.seed, "long", index))
         return made.long_caption if float(torch.rand((), generator=generator)) < self.long else made.caption
 
 
 class ShapesDataModule(StepDataModule):
-    """`data.name=shapes`: of the model's size, in the order of their numbers."""
+    """Data for `data.name=shapes`: images of the model's size, in the order of their indices."""
 
     def __init__(self, config: TrialConfig) -> None:
         resolution = config.model.latent_size[0]

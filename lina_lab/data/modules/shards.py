@@ -1,4 +1,4 @@
-"""The data module of cached shards."""
+"""The data module of shards of cached latents."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from lina_lab.data.shards.images import ConditionKind, ShardImages
 
 
 class ShardsDataModule(StepDataModule):
-    """The shards in `data.path`. Their first `data.val_images` images are held out, as the posterior's mean.
+    """The shards in `data.path`. Their first `data.val_images` images are held out; their latents are posterior means.
 
     Raises:
         ShardError: the shards are not whole, or do not fit the model.
@@ -20,7 +20,7 @@ class ShardsDataModule(StepDataModule):
         assert config.data.path is not None
         folder, held_out = Path(config.data.path), config.data.val_images
         manifest = read_manifest(folder)
-        given = _given(folder, manifest, config)
+        kind = _condition_kind(folder, manifest, config)
         if manifest.images <= held_out:
             raise ShardError(
                 f"{folder} holds {manifest.images} images, and data.val_images={held_out} of them are held out"
@@ -28,27 +28,27 @@ class ShardsDataModule(StepDataModule):
         train = ShardImages(
             folder,
             manifest,
-            given,
+            kind,
             first=held_out,
             images=manifest.images - held_out,
             seed=config.seed,
-            # A caption may say what is left and what is right.
+            # A caption may say what is on the left.
             flip=manifest.classes is not None if config.data.flip is None else config.data.flip,
             long=config.data.long_captions,
             skip=config.data.max_skipped if config.data.on_error == "skip" else 0.0,
         )
-        val = ShardImages(folder, manifest, given, first=0, images=held_out, seed=None)
+        val = ShardImages(folder, manifest, kind, first=0, images=held_out, seed=None)
         super().__init__(config, train, len(train), val, order=train.order, numbered=True)
 
-    def captions(self, places: Sequence[int]) -> list[str]:
-        """Also where they are told as states."""
+    def captions(self, indices: Sequence[int]) -> list[str]:
+        """The captions of held-out images, also where the model takes their states."""
         assert isinstance(self.val_set, ShardImages)
-        return self.val_set.captions(places) if self.val_set.given in ("captions", "text") else []
+        return self.val_set.captions(indices) if self.val_set.kind in ("captions", "text") else []
 
     def setup(self, stage: str) -> None:
-        """Read this rank's held-out images once, not to find a damaged one when a day was trained."""
-        for places in self.val_dataloader()[0].sampler:
-            self.val_set[places]
+        """Read this rank's held-out images once: a damaged one must be found before training, not after a day."""
+        for indices in self.val_dataloader()[0].sampler:
+            self.val_set[indices]
 
     @property
     def damaged(self) -> dict[int, str]:
@@ -56,8 +56,8 @@ class ShardsDataModule(StepDataModule):
         return self.train_set.damaged
 
 
-def _given(folder: Path, manifest: Manifest, config: TrialConfig) -> ConditionKind:
-    """What the model is told of an image.
+def _condition_kind(folder: Path, manifest: Manifest, config: TrialConfig) -> ConditionKind:
+    """The kind of condition that the model takes.
 
     Raises:
         ShardError: the shards do not hold what the model needs.

@@ -1,4 +1,4 @@
-"""What a folder of WebDataset shards of cached latents holds, and how it is looked through.
+"""The format of a folder of WebDataset shards of cached latents, and the index of a shard.
 
 A folder holds `manifest.json` and tar files. A sample is `KEY.moments.npy` (float16 [2, 2C, h, w]: mean and log
 variance of the posterior, of the image and of its mirror image), and `KEY.cls` (its class) or `KEY.txt` (its caption,
@@ -11,7 +11,7 @@ import tarfile
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,18 +23,18 @@ Half = npt.NDArray[np.float16]
 MANIFEST, FORMAT = "manifest.json", 2
 MOMENTS, CLASS = "moments.npy", "cls"
 CAPTION, STATES = {False: "txt", True: "long.txt"}, {False: "text.npy", True: "long.npy"}
-"""Of the short and of the long caption."""
+"""Members for the short (False) and the long (True) caption, and for their states."""
 ALLOWED = (MOMENTS, CLASS, *CAPTION.values(), *STATES.values())
-"""Members that a sample may have; anything else is refused, and nothing is ever unpickled."""
+"""Members that a sample may have. Anything else is refused, and nothing is ever unpickled."""
 
 
 class ShardError(ValueError):
-    """A shard does not hold what it should; the message names shard and key."""
+    """A shard does not hold what it should. The message names shard and key."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One tar file, as the manifest has it."""
+    """One tar file, as the manifest lists it."""
 
     name: str
     images: int
@@ -44,14 +44,14 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class TextOrigin:
-    """What the states of the captions are of."""
+    """The text encoder of the captions' states, and the states' size."""
 
     encoder: str
     sha256: str
     dim: int
     """Channels d of a state."""
     length: int
-    """Most states l of a caption."""
+    """Largest number l of states of a caption."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,24 +59,26 @@ class Manifest:
     """What a folder of shards holds."""
 
     format: int
+    """Version of this format."""
     images: int
     latent_shape: tuple[int, int, int]
     """C, h, w"""
     mean: tuple[float, ...]
-    """Of the latents, for each channel."""
+    """Mean of the latents, for each channel."""
     std: tuple[float, ...]
+    """Standard deviation of the latents, for each channel."""
     resolution: int
     """Pixels of an image's side."""
     vae: str
-    """What encoded it."""
+    """The autoencoder, as the command named it."""
     vae_sha256: str
     classes: tuple[str, ...] | None
-    """Names; None: captions."""
+    """Names of the classes; None: there are captions instead."""
     shards: tuple[Shard, ...]
     long_captions: bool = False
-    """Whether each image has two captions."""
+    """Whether each image has a long caption, too."""
     text: TextOrigin | None = None
-    """None: captions without states, or classes."""
+    """None: the captions have no states, or there are classes."""
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -109,18 +111,18 @@ def read_manifest(folder: Path) -> Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """Where the samples of a shard lie."""
+    """Where the samples of a shard lie in its file."""
 
     keys: tuple[str, ...]
-    places: dict[str, npt.NDArray[np.int64]]
-    """Member -> offset and size of each sample's: [images, 2]."""
+    members: dict[str, npt.NDArray[np.int64]]
+    """Member -> its offset and size in each sample: [images, 2]."""
 
 
 def read_index(path: Path, images: int) -> Index:
-    """Look through a shard's headers.
+    """Index a shard by its headers.
 
     Raises:
-        ShardError: it is truncated, holds another number of samples, or a member that is none of a sample's.
+        ShardError: it is truncated, holds another number of samples, or a member that no sample may have.
     """
     found: OrderedDict[str, dict[str, tuple[int, int]]] = OrderedDict()
     try:
@@ -134,30 +136,46 @@ def read_index(path: Path, images: int) -> Index:
         raise ShardError(f"{path.name} is no tar that can be read to its end: {error}") from error
     if len(found) != images:
         raise ShardError(f"{path.name} holds {len(found)} samples, and {images} in the manifest")
-    # What most samples have is what all need.
+    # What most samples have, all must have.
     kinds = {MOMENTS, *Counter(frozenset(members) for members in found.values()).most_common(1)[0][0]}
-    for key, members in found.items():
-        if members.keys() != kinds:
-            has, needs = (", ".join(sorted(names)) for names in (members, kinds))
+    for key, own in found.items():
+        if own.keys() != kinds:
+            has, needs = (", ".join(sorted(names)) for names in (own, kinds))
             raise ShardError(f"{path.name}, key {key}: it has {has}, and needs {needs}")
-    places = {kind: np.array([members[kind] for members in found.values()], dtype=np.int64) for kind in kinds}
-    return Index(keys=tuple(found), places=places)
+    members = {kind: np.array([each[kind] for each in found.values()], dtype=np.int64) for kind in kinds}
+    return Index(keys=tuple(found), members=members)
 
 
 def half_header(shape: tuple[int, ...]) -> bytes:
-    """The head of npy's format for half-precision numbers of a shape."""
+    """The header of an npy file that holds half-precision numbers of a shape."""
     file = io.BytesIO()
     npy.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
     return file.getvalue()
 
 
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and dtype of an array in npy's format; the file is left at its first number.
+
+    Raises:
+        ValueError: there is no such header.
+    """
+    version = npy.read_magic(file)
+    return (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
+
+
 def to_array(data: bytes, where: str) -> npt.NDArray[Any]:
-    """An array in npy's format; objects, which would have to be unpickled, are refused."""
+    """An array from the bytes of an npy file. Objects are refused, because they would have to be unpickled.
+
+    The array shares its memory with `data`: `numpy.lib.format.read_array`, which copies, takes three times as long for
+    the states of a long caption.
+
+    Raises:
+        ShardError: the bytes are no such file, or not a whole one; the message begins with `where`.
+    """
     file = io.BytesIO(data)
-    # NumPy reads a header as Python's source: a damaged one raises what the compiler has.
+    # NumPy reads a header as Python's source: of a damaged one it raises whatever the parser raises.
     try:
-        version = npy.read_magic(file)
-        shape, fortran, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
+        shape, fortran, dtype = read_header(file)
         if dtype.hasobject or fortran:
             raise ValueError(f"an array of {dtype}, in {'columns' if fortran else 'rows'}")
         return np.frombuffer(data, dtype=dtype, offset=file.tell()).reshape(shape)

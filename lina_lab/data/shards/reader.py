@@ -1,4 +1,4 @@
-"""One image of a folder of shards at a time, read where it lies in its tar file."""
+"""Single images of a folder of shards, read where they lie in their tar files."""
 
 import math
 import os
@@ -26,24 +26,30 @@ from lina_lab.data.shards.format import (
 )
 
 OPEN_FILES = 32
+"""Most shards whose files are open at a time."""
 
 
 class At(NamedTuple):
     """Where an image lies."""
 
     number: int
-    """Of its shard."""
+    """Index of its shard."""
     shard: Index
+    """The index of that shard's samples."""
     within: int
-    """Place in the shard."""
+    """Index of the image in the shard."""
 
 
 class ShardReader:
-    """Reads what a folder of shards holds of an image; what is wrong raises `ShardError` with shard and key.
+    """Reads the members of an image's sample.
 
     Args:
         folder: of the shards.
-        manifest: what it holds.
+        manifest: of the folder.
+
+    Raises:
+        ShardError: by all methods that read; a shard or a sample is damaged. The message names shard and key.
+        OSError: by the same; the disk cannot be read.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -53,32 +59,32 @@ class ShardReader:
         self.shape = (2, 2 * channels, *grid)
         self.header = half_header(self.shape)
         self._indices: dict[int, Index | str] = {}
-        """Of a shard; or what is wrong with it, in words: an exception would keep what it passed through alive."""
+        """A shard's index; or what is wrong with it, as text: an exception would keep its frames alive."""
         self._files: OrderedDict[int, int] = OrderedDict()
         weakref.finalize(self, _close, self._files)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a worker process, which opens files of its own."""
+        """The state for a worker process, which opens files of its own."""
         return {**self.__dict__, "_files": OrderedDict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         weakref.finalize(self, _close, self._files)
 
-    def at(self, place: int) -> At:
-        """Where the image at a place of the whole folder lies."""
-        number = bisect_right(self.starts, place) - 1
-        return At(number, self._index(number), place - self.starts[number])
+    def at(self, index: int) -> At:
+        """Where an image lies, by its index in the whole folder."""
+        number = bisect_right(self.starts, index) - 1
+        return At(number, self._index(number), index - self.starts[number])
 
     def moments(self, at: At, mirrored: int) -> Half:
-        """The moments [2C, h, w] of the image or of its mirror image; the other one is not read."""
-        offset, size = (int(number) for number in at.shard.places[MOMENTS][at.within])
+        """The moments [2C, h, w] of the image (0) or of its mirror image (1); the other one is not read."""
+        offset, size = (int(number) for number in at.shard.members[MOMENTS][at.within])
         half = 2 * math.prod(self.shape[1:])
         if size == len(self.header) + 2 * half and self._read(at, len(self.header), offset) == self.header:
             data = self._read(at, half, offset + len(self.header) + mirrored * half)
             if len(data) == half:
                 return np.frombuffer(data, dtype="<f2").reshape(self.shape[1:])
-        # Not what is expected: read as a whole, to say what it is.
+        # Something else than expected: read it whole, to say what it is.
         moments = to_array(self._member(at, MOMENTS), self.where(at))
         if moments.shape != self.shape or moments.dtype != np.float16:
             held = f"{moments.dtype}{list(moments.shape)}"
@@ -86,21 +92,21 @@ class ShardReader:
         return np.asarray(moments[mirrored])
 
     def label(self, at: At) -> int:
-        """Its class."""
+        """The class."""
         text, classes = self._member(at, CLASS), len(self.manifest.classes or ())
         if not text.isdigit() or int(text) >= classes:
             raise ShardError(f"{self.where(at)}: class {text[:20]!r} is not one of {classes}")
         return int(text)
 
     def caption(self, at: At, *, long: bool = False) -> str:
-        """Its short or its long caption."""
+        """The short or the long caption."""
         try:
             return self._member(at, CAPTION[long]).decode()
         except UnicodeDecodeError as error:
             raise ShardError(f"{self.where(at)}: {CAPTION[long]} is no text: {error}") from error
 
     def states(self, at: At, *, long: bool = False) -> Half:
-        """States [l, d] of its short or its long caption."""
+        """The states [l, d] of the short or the long caption."""
         states, text = to_array(self._member(at, STATES[long]), self.where(at)), self.manifest.text
         assert text is not None
         fits = states.ndim == 2 and states.shape[1] == text.dim and len(states) <= text.length
@@ -117,7 +123,7 @@ class ShardReader:
         try:
             return os.pread(self._file(at.number), size, offset)
         except OSError as error:
-            # Of the disk, not of the data: it may pass, and no other image is to take this one's place.
+            # The disk is at fault, not the data: it may pass, and no other image may take this one's place.
             raise OSError(f"{self.where(at)} cannot be read: {error}") from error
 
     def where(self, at: At) -> str:
@@ -125,16 +131,16 @@ class ShardReader:
         return f"{self.manifest.shards[at.number].name}, key {at.shard.keys[at.within]}"
 
     def _member(self, at: At, kind: str) -> bytes:
-        if kind not in at.shard.places:
+        if kind not in at.shard.members:
             raise ShardError(f"{self.where(at)}: it has no {kind}")
-        offset, size = (int(number) for number in at.shard.places[kind][at.within])
+        offset, size = (int(number) for number in at.shard.members[kind][at.within])
         data = self._read(at, size, offset)
         if len(data) != size:
             raise ShardError(f"{self.manifest.shards[at.number].name} ends in the middle of a sample")
         return data
 
     def _index(self, number: int) -> Index:
-        """Where a shard's samples lie; looked up once, also if it is damaged."""
+        """A shard's index, made once, also if the shard is damaged."""
         if number not in self._indices:
             shard = self.manifest.shards[number]
             try:
@@ -157,6 +163,6 @@ class ShardReader:
 
 
 def _close(files: "OrderedDict[int, int]") -> None:
-    """A study reads one set after another in one process: none may leave its files open."""
+    """Close all files: a study reads one data set after another in one process."""
     while files:
         os.close(files.popitem()[1])

@@ -1,29 +1,30 @@
-"""Images for prompts in the layout of GenEval's tool: a numbered folder for each prompt.
+"""Images for prompts in GenEval's layout, and verdicts in its format (Ghosh et al. 2023).
 
-`00000/metadata.jsonl` says what is asked for, `00000/samples/0000.png` and on are the images (Ghosh et al. 2023).
+The layout is a numbered folder for each prompt: `00000/metadata.jsonl` says what the images must show, and
+`00000/samples/0000.png` and so on are the images.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-Pixels = npt.NDArray[np.uint8]
-Metadata = dict[str, Any]
+from lina_lab.data.pixels import Pixels
+from lina_lab.data.scenes import Metadata
+from lina_lab.evaluation.prompts.judge import Verdict
+from lina_lab.util.files import atomic, write_atomically
+
 METADATA, SAMPLES = "metadata.jsonl", "samples"
 LAYOUT = "geneval"
-"""Folder of such images beside `lina_lab.commands.sample`'s."""
+"""Folder of such images in a folder of `lina sample`."""
 
 
 def read_prompts(path: Path) -> list[Metadata]:
-    """Prompts of a file: GenEval's `evaluation_metadata.jsonl`, or a caption a line.
+    """Prompts of a file: GenEval's `evaluation_metadata.jsonl`, or one caption a line.
 
     Returns:
-        Each with `prompt`; a caption alone has nothing else.
+        Metadata with `prompt`; that of a caption alone has nothing else.
 
     Raises:
         ValueError: there is no such file, no prompt in it, or a line that is none.
@@ -51,22 +52,37 @@ def _prompt(path: Path, number: int, line: str) -> Metadata:
 
 
 def write_layout(folder: Path, images: Iterable[Pixels], prompts: list[Metadata]) -> None:
-    """Write images that are of the prompts in turn, in portions of uint8 [n, H, W, 3]; those that are there stay."""
+    """Write images of the prompts by turns; files that exist already are kept.
+
+    Args:
+        folder: where to write.
+        images: batches, uint8 [n, H, W, 3].
+        prompts: metadata, by turns.
+    """
     for number, metadata in enumerate(prompts):
         own = folder / f"{number:05d}"
         (own / SAMPLES).mkdir(parents=True, exist_ok=True)
         (own / METADATA).write_text(json.dumps(metadata) + "\n")
-    for place, image in enumerate(image for portion in images for image in portion):
-        turn, number = divmod(place, len(prompts))
-        path = folder / f"{number:05d}" / SAMPLES / f"{turn:04d}.png"
+    for index, image in enumerate(image for batch in images for image in batch):
+        repeat, number = divmod(index, len(prompts))
+        path = folder / f"{number:05d}" / SAMPLES / f"{repeat:04d}.png"
         if not path.exists():
-            draft = path.with_suffix(".draft")
-            Image.fromarray(image).save(draft, format="png")
-            draft.replace(path)
+            with atomic(path) as draft:
+                Image.fromarray(image).save(draft, format="png")
 
 
 def read_layout(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Each image's file, and the file of what it is to hold."""
+    """The file of each image, and the file of what it must show."""
     for metadata in sorted(folder.glob(f"*/{METADATA}")):
         for file in sorted((metadata.parent / SAMPLES).glob("*.png")):
             yield file, metadata
+
+
+def write_results(path: Path, verdicts: Sequence[Verdict]) -> None:
+    """Write verdicts as GenEval's tool writes its own, a JSON object a line."""
+    lines = []
+    for verdict in verdicts:
+        asked = verdict.metadata
+        fields = {"filename": verdict.name, "tag": asked["tag"], "prompt": asked["prompt"], "correct": verdict.correct}
+        lines.append(json.dumps({**fields, "reason": verdict.reason, "metadata": json.dumps(asked), "details": "{}"}))
+    write_atomically(path, "\n".join(lines) + "\n")

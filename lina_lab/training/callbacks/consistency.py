@@ -1,36 +1,18 @@
-"""What it takes for several processes to train one model: a strategy, a check that all are alike, and a clock."""
+"""Checks that the ranks of one model are alike: first in code, configuration and checkpoint, then in weights."""
 
 import hashlib
 import socket
-import time
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.profilers import Profiler
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy
 
-from lina_lab.config import ResourcesConfig, TrialConfig
+from lina_lab.config import TrialConfig
 from lina_lab.util.code_versions import code_versions
-from lina_lab.util.compat.lightning import FETCH, TRAIN
-from lina_lab.util.compat.torch import ddp_logging_data
-
-
-def strategy_for(resources: ResourcesConfig) -> Strategy | str:
-    """Lightning's strategy for a layout; "auto" for one process."""
-    timeout = timedelta(seconds=resources.timeout_seconds)
-    if resources.strategy == "fsdp":
-        return ModelParallelStrategy(
-            data_parallel_size=resources.world_size,
-            tensor_parallel_size=1,
-            save_distributed_checkpoint=False,
-            timeout=timeout,
-        )
-    return "auto" if resources.world_size == 1 else DDPStrategy(timeout=timeout)
 
 
 class ConsistencyCheck(Callback):
@@ -38,10 +20,10 @@ class ConsistencyCheck(Callback):
 
     Args:
         config: the trial.
-        checkpoint: what this rank goes on from.
+        checkpoint: the checkpoint that this rank resumes from.
 
     Raises:
-        ValueError: on all ranks, naming the host that differs and in what.
+        ValueError: on all ranks; the message names the host that differs and in what.
     """
 
     def __init__(self, config: TrialConfig, checkpoint: Path | None) -> None:
@@ -64,11 +46,11 @@ class ConsistencyCheck(Callback):
 
 
 class WeightSyncCheck(Callback):
-    """Compares the weights of ranks that each have a copy of them, behind each epoch, before they are saved.
+    """Compares, after each epoch and before a checkpoint, the weights of ranks that each have a copy of them.
 
     Raises:
-        RuntimeError: on all ranks, when one has come to other weights, bit for bit, than the first: its hardware, or
-            its library of communication, is not to be trusted.
+        RuntimeError: on all ranks, when the weights of one differ from those of the first by a single bit: its hardware
+            or its communication library cannot be trusted.
     """
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -79,12 +61,12 @@ class WeightSyncCheck(Callback):
         for rank, (host, found) in enumerate(views):
             if found != views[0][1]:
                 raise RuntimeError(
-                    f"rank {rank} on {host} has other weights than rank 0 behind {trainer.global_step} steps"
+                    f"rank {rank} on {host} has other weights than rank 0 after {trainer.global_step} steps"
                 )
 
 
 def digest(module: torch.nn.Module) -> str:
-    """SHA-256 of the weights' bits."""
+    """The SHA-256 of the weights' bits."""
     found = hashlib.sha256()
     for parameter in module.parameters():
         found.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -92,7 +74,11 @@ def digest(module: torch.nn.Module) -> str:
 
 
 def disagreement(views: Sequence[tuple[str, dict[str, str]]]) -> str | None:
-    """In what a host differs from the first one, in a sentence; None if none does."""
+    """A sentence that says in what a host differs from the first one; None if none does.
+
+    Args:
+        views: for each rank its host and what must be equal.
+    """
     first_host, first = views[0]
     for host, view in views[1:]:
         differing = [name for name in sorted(first.keys() | view.keys()) if first.get(name) != view.get(name)]
@@ -100,57 +86,3 @@ def disagreement(views: Sequence[tuple[str, dict[str, str]]]) -> str | None:
             parts = [f"{name} {view.get(name, 'absent')} against {first.get(name, 'absent')}" for name in differing]
             return f"{host} differs from {first_host}: {', '.join(parts)}"
     return None
-
-
-class StepProfiler(Profiler):
-    """Mean seconds of a micro-batch, and of waiting for its data; the first ones, which set things up, left out."""
-
-    WARM_UP = 3
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._began: dict[str, float] = {}
-        self._spent: dict[str, list[float]] = {FETCH: [], TRAIN: []}
-
-    def start(self, action_name: str) -> None:
-        if action_name in self._spent:
-            self._began[action_name] = time.perf_counter()
-
-    def stop(self, action_name: str) -> None:
-        if action_name in self._spent:
-            self._spent[action_name].append(time.perf_counter() - self._began[action_name])
-
-    @property
-    def data_seconds(self) -> float:
-        """Waiting for data."""
-        return _mean(self._spent[FETCH][self.WARM_UP :])
-
-    @property
-    def step_seconds(self) -> float:
-        """All of it."""
-        return self.data_seconds + _mean(self._spent[TRAIN][self.WARM_UP :])
-
-    def summary(self) -> str:
-        """Nothing: the numbers are in the trial's result."""
-        return ""
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
-
-
-class CommunicationClock(Callback):
-    """Keeps what PyTorch's DDP measures of itself, on the first ten steps and on each hundredth one."""
-
-    def __init__(self) -> None:
-        self.seconds: float | None = None
-        """Mean time of a step that the gradients' reduction takes beyond the backward pass; None: not measured."""
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        model = trainer.strategy.model
-        if isinstance(model, torch.nn.parallel.DistributedDataParallel):
-            measured = ddp_logging_data(model)
-            spent, hidden = (
-                float(measured.get(f"avg_backward_{name}_time", 0)) / 1e9 for name in ("comm", "compute_comm_overlap")
-            )
-            self.seconds = max(0.0, spent - hidden)

@@ -1,10 +1,9 @@
-"""What happens beside the training step."""
+"""The exponential moving average of the weights."""
 
-import time
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lina_lab.config import EmaConfig
@@ -16,6 +15,9 @@ class ExponentialAverage(WeightAveraging):
 
     Lightning's own callback validates the averaged weights only. Here they are swapped in when the second validation
     loader starts.
+
+    Args:
+        config: decay, and steps between two updates.
     """
 
     def __init__(self, config: EmaConfig) -> None:
@@ -26,11 +28,11 @@ class ExponentialAverage(WeightAveraging):
 
     @property
     def state_key(self) -> str:
-        """One for all subclasses: a checkpoint goes on under any strategy."""
+        """One for all subclasses: a trial resumes under any strategy."""
         return "ExponentialAverage"
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """Behind every so many steps, the first one included."""
+        """After every `every_n_steps` steps, counted from the first one."""
         return step_idx is not None and step_idx % self.every_n_steps == 0
 
     def averaged(self) -> L.LightningModule:
@@ -45,42 +47,3 @@ class ExponentialAverage(WeightAveraging):
     ) -> None:
         if dataloader_idx == 1 and batch_idx == 0:
             swap_models(self, pl_module)
-
-
-class Stopwatch(Callback):
-    """Seconds of training, with and without validation, over all the times that the trial was taken up."""
-
-    def __init__(self) -> None:
-        self.training = self.validating = 0.0
-        self._since = self._validating_since = 0.0
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._since = time.perf_counter()
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._validating_since = time.perf_counter()
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.validating += time.perf_counter() - self._validating_since
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.lap()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self.lap()
-
-    @property
-    def so_far(self) -> float:
-        """Seconds of training until now, without validation."""
-        return self.training + time.perf_counter() - self._since - self.validating
-
-    def lap(self) -> None:
-        """Count what has passed since the last lap."""
-        now = time.perf_counter()
-        self.training, self._since = self.training + now - self._since, now
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"training": self.training, "validating": self.validating}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.training, self.validating = state_dict["training"], state_dict["validating"]

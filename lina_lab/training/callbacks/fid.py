@@ -1,4 +1,4 @@
-"""How good the images of a model in training are: the Fréchet distance of their features to those of real images."""
+"""FID during training: the Fréchet distance between features of generated and of real images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,28 +9,31 @@ from torch import Tensor
 
 from lina_lab.config import TrialConfig
 from lina_lab.data.modules.base import StepDataModule
+from lina_lab.data.pixels import Pixels, channels_first, to_pixels
 from lina_lab.evaluation.decoding import decoder_of
 from lina_lab.evaluation.features import FEATURES, Extractor
 from lina_lab.evaluation.images import has_images, read_images, read_statistics
 from lina_lab.evaluation.moments import Gaussian, Moments, frechet_distance, merged, moments_of
-from lina_lab.evaluation.sampling import Condition, Pixels, Recipe, condition_of, draw, to_pixels
+from lina_lab.evaluation.sampling import Condition, SampleRecipe, condition_of, generate_latents
 from lina_lab.model import LINA
 from lina_lab.records.runstore import EVALUATION
 from lina_lab.training.callbacks.ema import ExponentialAverage
-from lina_lab.training.callbacks.evaluation import Evaluation, WorkPartition
+from lina_lab.training.callbacks.evaluation import Evaluation
+from lina_lab.training.work_partition import WorkPartition
 
 METRICS = {"pixels": f"{EVALUATION}fid_pixels", "inception": f"{EVALUATION}fid_inception"}
-"""By `sampling.quality_features`."""
-PORTION = 250
+"""The metric of each `sampling.quality_features`."""
+FID_BATCH_SIZE = 250
+"""Images generated together."""
 REFERENCE_IMAGES = 10_000
-"""Training images that are compared with, the first ones, where no reference is given."""
+"""Training images that stand for the data where no reference is configured, the first ones."""
 
 
 class FIDCallback(Evaluation):
-    """Generates images without guidance, of the same classes, orders and noise for every trial.
+    """Generates images without guidance, of the same classes, orders and noise for every trial, and measures FID.
 
-    Ranks share the work, unless the weights are sharded. Autoencoder, network and reference are looked at before
-    training begins.
+    Ranks share the work, unless the weights are sharded. Autoencoder, network and reference are loaded before training
+    begins, so that what is wrong with them costs no training.
 
     Args:
         config: the trial.
@@ -58,24 +61,24 @@ class FIDCallback(Evaluation):
         self._extract = FEATURES[sampling.quality_features](sampling.inception, device)
         model = self.config.model
         blank = self._decode(torch.zeros(1, model.latent_channels, *model.latent_size, device=device))
-        self._width = self._extract(torch.from_numpy(blank).permute(0, 3, 1, 2)).pool.shape[1]
+        self._width = self._extract(channels_first(blank)).pool.shape[1]
         if sampling.quality_reference is not None:
-            self._reference = self._given_reference(Path(sampling.quality_reference))
+            self._reference = self._configured_reference(Path(sampling.quality_reference))
             if len(self._reference.mean) != self._width:
                 raise ValueError(
                     f"sampling.quality_reference={sampling.quality_reference} has features of "
                     f"{len(self._reference.mean)} numbers, and generated images of {self._width}"
                 )
 
-    def measure(self, model: LINA, data: StepDataModule, crew: WorkPartition) -> dict[str, float]:
+    def measure(self, model: LINA, data: StepDataModule, partition: WorkPartition) -> dict[str, float]:
         if self._reference is None:
-            self._reference = self._training_images(data, crew)
-        generated = self._generated(model, data, crew)
+            self._reference = self._training_images(data, partition)
+        generated = self._generated(model, data, partition)
         return {METRICS[self.config.sampling.quality_features]: frechet_distance(self._reference, generated)}
 
-    def _generated(self, model: LINA, data: StepDataModule, crew: WorkPartition) -> Gaussian:
+    def _generated(self, model: LINA, data: StepDataModule, partition: WorkPartition) -> Gaussian:
         sampling = self.config.sampling
-        recipe = Recipe(
+        recipe = SampleRecipe(
             images=sampling.quality_images,
             classes=tuple(range(self.config.model.num_classes or 0)),
             ar_steps=sampling.ar_steps,
@@ -83,32 +86,32 @@ class FIDCallback(Evaluation):
             guidance_scale=1.0,
             guidance_scale_start=1.0,
             seed=0,
-            batch_size=PORTION,
+            batch_size=FID_BATCH_SIZE,
             weights="ema",
             weights_sha256="",
             decoder=sampling.vae or "pixels",
         )
 
-        def moments(places: range) -> Moments:
-            condition = self._condition(model, data, recipe, places)
-            return self._moments(self._decode(draw(model, recipe, places, condition, "quality")))
+        def moments(indices: range) -> Moments:
+            condition = self._condition(model, data, recipe, indices)
+            return self._moments(self._decode(generate_latents(model, recipe, indices, condition, "quality")))
 
-        return crew.moments(recipe.images, PORTION, moments, self._width).gaussian
+        return partition.moments(recipe.images, FID_BATCH_SIZE, moments, self._width).gaussian
 
-    def _condition(self, model: LINA, data: StepDataModule, recipe: Recipe, places: range) -> Condition:
-        """Classes in turn, or what is said of the held-out images in turn."""
+    def _condition(self, model: LINA, data: StepDataModule, recipe: SampleRecipe, indices: range) -> Condition:
+        """The classes by turns, or the conditions of the held-out images by turns."""
         device = next(model.parameters()).device
         if self.config.model.text_dim is None:
-            return condition_of(recipe, places, device)
-        return data.examples([place % len(data.val_set) for place in places], device)
+            return condition_of(recipe, indices, device)
+        return data.held_out_condition([index % len(data.val_set) for index in indices], device)
 
-    def _training_images(self, data: StepDataModule, crew: WorkPartition) -> Gaussian:
-        def moments(places: range) -> Moments:
-            return self._moments(self._decode(data.train_set[torch.tensor(places)][0]))
+    def _training_images(self, data: StepDataModule, partition: WorkPartition) -> Gaussian:
+        def moments(indices: range) -> Moments:
+            return self._moments(self._decode(data.train_set[torch.tensor(indices)][0]))
 
-        return crew.moments(min(data.images, REFERENCE_IMAGES), PORTION, moments, self._width).gaussian
+        return partition.moments(min(data.images, REFERENCE_IMAGES), FID_BATCH_SIZE, moments, self._width).gaussian
 
-    def _given_reference(self, path: Path) -> Gaussian:
+    def _configured_reference(self, path: Path) -> Gaussian:
         stored = read_statistics(path)
         if stored is not None and self.config.sampling.quality_features == "inception":
             return stored.pool
@@ -119,4 +122,4 @@ class FIDCallback(Evaluation):
         return merged(self._moments(pixels) for pixels in read_images(path)).gaussian
 
     def _moments(self, pixels: Pixels) -> Moments:
-        return moments_of(self._extract(torch.from_numpy(pixels).permute(0, 3, 1, 2)).pool)
+        return moments_of(self._extract(channels_first(pixels)).pool)

@@ -1,7 +1,6 @@
-"""The end of an optimizer step, where all ranks come to the same view of it, and to the same end."""
+"""The end of an optimizer step: all ranks come to the same view of it, and end together if they end."""
 
 import math
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,46 +14,11 @@ from lightning.pytorch.callbacks import Callback
 from lina_lab.records.files import CANCEL_FILE
 from lina_lab.records.result import Progress, Report
 from lina_lab.records.runstore import TRAIN_LOSS
+from lina_lab.training.divergence import Divergence
+from lina_lab.training.stopping import CancelledError, PreemptedError, StopSignals
 
 LOOK_SECONDS = 1.0
-"""Between two looks for a file."""
-
-
-class DivergedError(RuntimeError):
-    """The training loss is not finite, or has stayed far above its minimum."""
-
-    def __init__(self, step: int, reason: str) -> None:
-        super().__init__(f"{reason} at step {step}")
-        self.step = step
-
-
-class CancelledError(RuntimeError):
-    """Somebody asked for the trial to end."""
-
-
-class PreemptedError(RuntimeError):
-    """The trial was asked to make room. Its state is saved."""
-
-
-@dataclass
-class StopSignals:
-    """What a process is asked for by signals."""
-
-    signals: tuple[signal.Signals, ...] = ()
-    """Each asks it to leave."""
-    leave: bool = False
-    """Save the state and end: the trial goes on elsewhere, or later."""
-    terminated: bool = False
-    """The request was SIGTERM: whoever sent it will see to what comes after."""
-
-    def listen(self) -> None:
-        """Take the signals from now on, whoever took them before. A handler does no more than set a flag: the ranks of
-        a group are at different points, and what needs all of them would wait for ever."""
-        for number in self.signals:
-            signal.signal(number, self._take)
-
-    def _take(self, number: int, frame: Any) -> None:
-        self.leave, self.terminated = True, self.terminated or number == signal.SIGTERM
+"""Seconds between two looks for the file that cancels."""
 
 
 @dataclass(frozen=True)
@@ -70,44 +34,22 @@ class Step:
     late: bool = False
 
 
-class Divergence:
-    """Tells whether a loss is not finite, or has been above a multiple of its minimum for some steps in a row."""
-
-    def __init__(self, factor: float, steps: int) -> None:
-        self.factor, self.steps = factor, steps
-        self.minimum, self.above = math.inf, 0
-
-    def look(self, step: Step) -> None:
-        """Take note of a step.
-
-        Raises:
-            DivergedError: that is so.
-        """
-        if not math.isfinite(step.loss):
-            raise DivergedError(step.number, f"the training loss is {step.loss}")
-        self.minimum = min(self.minimum, step.loss)
-        self.above = self.above + 1 if step.loss > self.factor * self.minimum else 0
-        if self.above >= self.steps:
-            reason = f"the training loss was above {self.factor:g} times its minimum of {self.minimum:.4g}"
-            raise DivergedError(step.number, f"{reason} for {self.steps} steps")
-
-
 class StepSync(Callback):
     """Agrees on each step among the ranks, logs its loss, and ends the trial on all of them at once.
 
     What one rank alone knows (the file that cancels, a signal, the time, its part of the loss) is summed over the ranks
-    in one reduction of four numbers. Nobody acts on less, so no rank waits in a collective for one that has ended.
+    in one reduction of four numbers. Ranks act only on the reduced values, so none is left waiting in a collective.
 
     Args:
         folder: the trial's; the file that cancels appears there.
         divergence: the rule.
-        requests: what this process was asked for.
+        requests: signals that this process has received.
         late: whether the trial has trained for longer than it may, as the first rank sees it.
         save: saves the state; called on all ranks before they leave.
         report: called after each step.
 
     Raises:
-        DivergedError, CancelledError, PreemptedError: behind a step, on all ranks.
+        DivergedError, CancelledError, PreemptedError: after a step, on all ranks.
     """
 
     @property
@@ -126,25 +68,26 @@ class StepSync(Callback):
     ) -> None:
         self.file, self.divergence, self.requests, self.save = folder / CANCEL_FILE, divergence, requests, save
         self.late, self.report = late, report
-        self._part = 0.0
+        self._loss = 0.0
+        """The loss of this rank's share of the step, summed over its micro-batches."""
         self._looked = -math.inf
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        # Behind Lightning's own handlers, of which that for SIGTERM would end one rank alone.
+        # After Lightning has set its own handlers, of which the one for SIGTERM would end one rank alone.
         self.requests.listen()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         accumulate_grad_batches = trainer.accumulate_grad_batches
-        # Lightning has divided it by the number of accumulate_grad_batches.
+        # Lightning has divided it by accumulate_grad_batches.
         loss = outputs["loss"].detach()
-        self._part = loss if batch_idx % accumulate_grad_batches == 0 else self._part + loss
+        self._loss = loss if batch_idx % accumulate_grad_batches == 0 else self._loss + loss
         if (batch_idx + 1) % accumulate_grad_batches:
             return
         step = self._agree(trainer)
         pl_module.log_over_images({TRAIN_LOSS: step.loss}, pl_module.images_seen - pl_module.config.data.batch_size)
         if self.report is not None and trainer.is_global_zero:
             self.report(Progress(images=pl_module.images_seen, loss=step.loss))
-        self.divergence.look(step)
+        self.divergence.update(step.number, step.loss)
         if step.cancel:
             raise CancelledError("cancelled")
         if (step.leave or step.late) and pl_module.global_step < pl_module.config.max_steps:
@@ -164,14 +107,14 @@ class StepSync(Callback):
     def _agree(self, trainer: L.Trainer) -> Step:
         cancel = trainer.is_global_zero and self._cancelled()
         late = trainer.is_global_zero and self.late()
-        part = torch.as_tensor(self._part).float().reshape(1)
+        loss = torch.as_tensor(self._loss).float().reshape(1)
         if trainer.world_size == 1:
-            return Step(trainer.global_step, float(part), cancel, self.requests.leave, late)
-        flags = torch.tensor([cancel, self.requests.leave, late], dtype=part.dtype).to(part.device)
-        view = torch.cat([part / trainer.world_size, flags])
-        torch.distributed.all_reduce(view)
-        loss, *asked = view.tolist()
-        return Step(trainer.global_step, loss, *(number > 0 for number in asked))
+            return Step(trainer.global_step, float(loss), cancel, self.requests.leave, late)
+        flags = torch.tensor([cancel, self.requests.leave, late], dtype=loss.dtype).to(loss.device)
+        reduced = torch.cat([loss / trainer.world_size, flags])
+        torch.distributed.all_reduce(reduced)
+        mean, *raised = reduced.tolist()
+        return Step(trainer.global_step, mean, *(count > 0 for count in raised))
 
     def _cancelled(self) -> bool:
         if time.monotonic() - self._looked < LOOK_SECONDS:

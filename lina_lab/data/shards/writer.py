@@ -1,0 +1,186 @@
+"""Shards of encoded images, and their manifest, on disk."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import torch
+import webdataset as wds
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from lina_lab.config import CHECKS
+from lina_lab.config.checks import PositiveInt
+from lina_lab.data.shards.format import CAPTION, FORMAT, MANIFEST, MOMENTS, STATES, TextOrigin
+from lina_lab.data.shards.sources import Source, load_image
+from lina_lab.data.text import TextEncoder
+from lina_lab.data.vae import Autoencoder
+from lina_lab.util.files import atomic, sha256, write_atomically
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class CacheConfig:
+    """Fields of `lina cache`."""
+
+    out: str
+    """Folder of the shards."""
+    images: str | None = None
+    """Folder of the images, or of WebDataset shards of them; not needed for verify=true."""
+    vae: str | None = None
+    """Folder or hub name of a diffusers AutoencoderKL; not needed for verify=true."""
+    resolution: PositiveInt = 256
+    """Height and width in pixels: the shorter side is scaled to it, and the longer one cropped at the center."""
+    text: str | None = None
+    """For captions: text encoder whose states are stored with them, a folder or hub name of transformers, or `words`;
+    null: captions alone, which training encodes."""
+    text_length: Annotated[int, Field(gt=0, le=512, strict=True)] = 256
+    """Largest number of states of a caption: a longer caption is cut off."""
+    text_dim: PositiveInt | None = None
+    """For text=words: channels of a state; other encoders have a number of their own."""
+    images_per_shard: PositiveInt = 1000
+    """Images in a shard."""
+    batch_size: PositiveInt = 32
+    """Images encoded together."""
+    verify: bool = False
+    """Compare the shards in `out` with their manifest."""
+
+
+class Encoders(NamedTuple):
+    """Encoders of images and captions."""
+
+    vae: Autoencoder
+    text: TextEncoder | None
+    """None: captions are stored without states."""
+
+    def fingerprint(self, config: CacheConfig) -> dict[str, Any]:
+        """What tells shards of these encoders from those of others."""
+        # Not their names: one folder may be spelled in several ways.
+        text = None if self.text is None else [self.text.sha256(), self.text.dim, config.text_length]
+        return {"vae": self.vae.sha256(), "text": text}
+
+
+def write_shard(
+    source: Source,
+    indices: range,
+    encoders: Encoders,
+    config: CacheConfig,
+    path: Path,
+    report: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Encode images and write them as one tar, and then its summary; each file is whole or absent.
+
+    Args:
+        source: the images.
+        indices: which of them.
+        encoders: of images and captions.
+        config: resolution and batch size.
+        path: of the tar; the summary is the same with the ending .json.
+        report: called with the number of images after each batch.
+
+    Raises:
+        ValueError: an image cannot be read, or float16 does not hold what the encoders give.
+    """
+    with atomic(path) as draft:
+        with draft.open("wb") as file, wds.TarWriter(file, mtime=0, user="", group="") as tar:
+            batches = [
+                range(start, min(start + config.batch_size, indices.stop))
+                for start in range(indices.start, indices.stop, config.batch_size)
+            ]
+            sums = []
+            for batch in batches:
+                moments = _write_batch(tar, source, batch, encoders, config)
+                sums.append(_sums(moments))
+                report(len(batch))
+        shape = list(moments.shape[2:])
+        summary = {"images": len(indices), "bytes": draft.stat().st_size, "sha256": sha256(draft), "shape": shape}
+    total = sum(sums[1:], start=sums[0])
+    write_atomically(path.with_suffix(".json"), json.dumps({**summary, "sums": total.tolist()}) + "\n")
+
+
+def _write_batch(
+    tar: wds.TarWriter, source: Source, batch: range, encoders: Encoders, config: CacheConfig
+) -> "np.ndarray[Any, Any]":
+    """Write the samples of some images; their moments, float16 [n, 2, 2C, h, w]."""
+    vae = encoders.vae
+    images = torch.stack([load_image(source, i, config.resolution) for i in batch])
+    both = [vae.moments(images), vae.moments(images.flip(-1))]
+    moments = torch.stack(both, dim=1).cpu().to(torch.float16).numpy()
+    if not np.isfinite(moments).all():
+        worst = source.names[batch[int((~np.isfinite(moments)).reshape(len(batch), -1).any(axis=1).argmax())]]
+        raise ValueError(f"vae={vae.name} gives moments that float16 does not hold for {worst}")
+    conditions = _with_states([source.condition(i) for i in batch], encoders.text, config, vae.device)
+    for i, rows, members in zip(batch, moments, conditions, strict=True):
+        tar.write({"__key__": f"{i:09d}", MOMENTS: rows, **members})
+    return moments
+
+
+def _with_states(
+    conditions: list[dict[str, Any]], encoder: TextEncoder | None, config: CacheConfig, device: torch.device
+) -> list[dict[str, Any]]:
+    """Members of samples, and the states of their captions if there is an encoder.
+
+    Raises:
+        ValueError: float16 does not hold the states.
+    """
+    if encoder is None:
+        return conditions
+    made = [dict(members) for members in conditions]
+    for long, kind in CAPTION.items():
+        if kind not in conditions[0]:
+            continue
+        text, present = encoder.encode([members[kind] for members in conditions], config.text_length, device)
+        for members, states, there in zip(made, text.to(torch.float16).cpu(), present.cpu(), strict=True):
+            if not bool(states.isfinite().all()):
+                raise ValueError(f"text={encoder.name} gives states that float16 does not hold for {members[kind]!r}")
+            members[STATES[long]] = states[there].numpy()
+    return made
+
+
+def _sums(moments: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """For each channel the count, sum and expected sum of squares of latents sampled from the posteriors: [3, C]."""
+    mean, log_variance = np.split(moments.astype(np.float64), 2, axis=2)
+    squares = mean**2 + np.exp(np.clip(log_variance, -30, 20))
+    axes = (0, 1, 3, 4)
+    count = np.full(mean.shape[2], mean.size / mean.shape[2])
+    return np.stack([count, mean.sum(axis=axes), squares.sum(axis=axes)])
+
+
+def write_manifest(
+    source: Source,
+    folder: Path,
+    names: Sequence[str],
+    config: CacheConfig,
+    encoders: Encoders,
+    plan: dict[str, Any],
+) -> None:
+    """Write the manifest from the shards' summaries."""
+    found = [json.loads((folder / name).with_suffix(".json").read_text()) for name in names]
+    count, total, squares = np.sum([summary["sums"] for summary in found], axis=0)
+    mean = total / count
+    channels, *grid = found[0]["shape"]
+    manifest = {
+        "format": FORMAT,
+        "images": len(source.names),
+        "latent_shape": [channels // 2, *grid],
+        "mean": mean.tolist(),
+        "std": np.sqrt(np.maximum(squares / count - mean**2, 1e-12)).tolist(),
+        "resolution": config.resolution,
+        "vae": config.vae,
+        "vae_sha256": plan["vae"],
+        "classes": plan["classes"],
+        "long_captions": plan["long_captions"],
+        "text": None if encoders.text is None else _text_origin(encoders.text, plan),
+        "shards": [
+            {"name": name, **{part: summary[part] for part in ("images", "bytes", "sha256")}}
+            for name, summary in zip(names, found, strict=True)
+        ],
+    }
+    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def _text_origin(encoder: TextEncoder, plan: dict[str, Any]) -> dict[str, Any]:
+    sha256, dim, length = plan["text"]
+    return asdict(TextOrigin(encoder=encoder.name, sha256=sha256, dim=dim, length=length))
