@@ -1,4 +1,4 @@
-"""The study command: does what `action` says, tells the person at the terminal, and makes an exit code of it."""
+"""Actions of the study command that need the study's stores: run, work, status, retry and cancel."""
 
 import shlex
 import sys
@@ -26,10 +26,17 @@ STATUS_SECONDS = 2.0
 
 
 def run_and_report(plan: Plan, paths: PathsConfig, command: CommandConfig, arguments: Sequence[str]) -> int:
-    """Do what the command says.
+    """Run an action and print its outcome.
 
-    Returns 0 if it is done and no cell has failed, 1 if cells failed or the environment does not let it go on, 2 if
-    the machine has not what is asked for, 130 on Ctrl-C, 143 on SIGTERM.
+    Args:
+        plan: the study's cells.
+        paths: where results go.
+        command: the action, and what trains.
+        arguments: the command line, for the workers that are started with the same one.
+
+    Returns:
+        0 if no cell has failed, 1 if cells failed or the environment stopped the study, 2 if this machine cannot do
+        what the command asks for, 130 on Ctrl-C, 143 on SIGTERM.
     """
     workspace = Workspace.of(plan, paths)
     actions = {"status": _status, "retry": _retry, "cancel": _cancel}
@@ -49,18 +56,18 @@ def run_and_report(plan: Plan, paths: PathsConfig, command: CommandConfig, argum
     except StudyError as error:
         return _complain(str(error), 2 if isinstance(error, RefusedError) else 1)
     except KeyboardInterrupt:
-        return _complain("stopped; the same command goes on from here", 130)
+        return _complain("stopped; the same command resumes", 130)
     except SystemExit:
-        return _complain("terminated; the same command goes on from here", 143)
-    _tell(summary, plan, paths)
+        return _complain("terminated; the same command resumes", 143)
+    _print_outcome(summary, plan, paths)
     return 1 if summary.failures else 0
 
 
 def _leads(plan: Plan, command: CommandConfig) -> bool:
-    """Whether this machine has the study's stores; another one follows it.
+    """Whether this machine leads: it has the study's stores, and the others follow it.
 
     Raises:
-        RefusedError: this machine, or the layout of the ranks, cannot do what is asked for.
+        RefusedError: this machine, or the layout of the ranks, cannot do what the command asks for.
     """
     try:
         check_machine(plan.study.resources, command)
@@ -72,7 +79,7 @@ def _leads(plan: Plan, command: CommandConfig) -> bool:
 
 
 def _follow(workspace: Workspace, command: CommandConfig) -> None:
-    """Be one of the machines that another one leads, until the study has ended."""
+    """Follow the machine that leads until the study ends."""
     from lina_lab.launch.follow import follow
 
     follow(rendezvous(workspace.launch_context(), command), display().line)
@@ -92,7 +99,7 @@ def _work(workspace: Workspace, command: CommandConfig, arguments: Sequence[str]
 def _store(workspace: Workspace) -> Store:
     name, runs = workspace.plan.study.name, workspace.runs
     if not workspace.folder.is_dir():
-        raise StudyError(f"there is no study {name} under {runs}: run it first, or name paths.runs=FOLDER")
+        raise StudyError(f"there is no study {name} under {runs}: run it first, or give paths.runs=FOLDER")
     with explained(runs):
         return Store(workspace)
 
@@ -112,7 +119,7 @@ def _status(workspace: Workspace, command: CommandConfig) -> int:
 
 
 def _describe_status(store: Store) -> tuple[str, bool]:
-    """What there is to say, and whether cells are being worked on."""
+    """The states as text, and whether any cell is running."""
     from lina_lab.study.plan import time_left
     from lina_lab.study.pool import running_now
 
@@ -140,7 +147,7 @@ def _retry(workspace: Workspace, command: CommandConfig) -> int:
             if cell.config_hash in states and states[cell.config_hash].status in RETRIED
         ]
         store.enqueue([cell.config_hash for cell in again])
-    return _list("queued again", again, "no such cell has failed or was cancelled")
+    return _list("queued again", again, "none of these cells has failed or was cancelled")
 
 
 def _cancel(workspace: Workspace, command: CommandConfig) -> int:
@@ -153,14 +160,14 @@ def _cancel(workspace: Workspace, command: CommandConfig) -> int:
             if cell.config_hash in states and states[cell.config_hash].status.open
         ]
         store.cancel([cell.config_hash for cell in ended])
-    return _list("cancelled, or told to end", ended, "no such cell waits or runs")
+    return _list("cancelled, or asked to end", ended, "none of these cells waits or runs")
 
 
 def _chosen(plan: Plan, command: CommandConfig) -> list[Cell]:
     """The cells that the command names.
 
     Raises:
-        StudyError: it names one that the study does not have.
+        StudyError: no cell has that name.
     """
     if not command.cells:
         return list(plan.cells)
@@ -168,7 +175,7 @@ def _chosen(plan: Plan, command: CommandConfig) -> list[Cell]:
     for name in command.cells:
         matching = [cell for cell in plan.cells if cell.config_hash.startswith(name)]
         if not matching:
-            raise StudyError(f"cells: no cell of the study begins with {name}; action=plan lists them")
+            raise StudyError(f"cells: no cell of the study begins with {name}; lina plan lists them")
         found += matching
     return found
 
@@ -186,23 +193,23 @@ def _console() -> Console:
     return Console(highlight=False, markup=False, soft_wrap=True)
 
 
-def _tell(summary: Summary, plan: Plan, paths: PathsConfig) -> None:
+def _print_outcome(summary: Summary, plan: Plan, paths: PathsConfig) -> None:
     console = _console()
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
     console.print(f"{plan.study.name}: {counts}")
     if summary.overhead_seconds:
         mean = sum(summary.overhead_seconds) / len(summary.overhead_seconds)
-        console.print(f"outside Trainer.fit: {mean:.2f} s a cell, at most {max(summary.overhead_seconds):.2f} s")
+        console.print(f"outside Trainer.fit: {mean:.2f} s for each cell, {max(summary.overhead_seconds):.2f} s at most")
     console.print(f"cells: {paths.runs}/{plan.study.name}   compare: lina ui{_where(paths)}")
     console.print(f"figures: lina plots study={plan.study.name}" + _where(paths))
     if summary.failures:
         for label, error in summary.failures.items():
             _complain(f"{label}: {error}", 1)
-        _complain("the same command tries the failed cells again", 1)
+        _complain("the same command retries the failed cells", 1)
 
 
 def _where(paths: PathsConfig) -> str:
-    """The arguments of the figures' command that say where the store is."""
+    """Arguments of `lina plots` and `lina ui` that name the store."""
     runs = "" if paths.runs == PathsConfig().runs else f" {shlex.quote(f'runs={paths.runs}')}"
     return runs + ("" if paths.tracking_uri is None else f" {shlex.quote(f'tracking_uri={paths.tracking_uri}')}")
 

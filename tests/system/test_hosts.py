@@ -158,7 +158,7 @@ def test_ctrl_c_at_the_leader_saves_the_state_and_sends_the_follower_home(
     striking = when_at_work(place, 700, lambda folder: one.send_signal(signal.SIGINT))
     striking.join()
     code, _, err = ended(one, 60)
-    assert (code, err) == (130, "error: stopped; the same command goes on from here\n")
+    assert (code, err) == (130, "error: stopped; the same command resumes\n")
     assert ended(two, 30)[0] == 0
     saved = max((tmp_path / "runs/tiny").glob("*/step-*.ckpt")).stem
     assert int(saved.removeprefix("step-")) > 700 / 16

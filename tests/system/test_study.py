@@ -119,7 +119,7 @@ def test_a_stop_in_the_middle_of_a_cell_loses_no_finished_cell(
 ) -> None:
     found, out, err = place.stopped_in_the_second_cell(how)
     assert found == code
-    assert err == f"error: {word}; the same command goes on from here\n"
+    assert err == f"error: {word}; the same command resumes\n"
     assert out.splitlines()[-1].endswith("interrupted, stopped by hand")
     assert [state for _, state in place.trials()] == ["done", "interrupted", "waiting", "waiting"]
     assert [run.info.status for run in place.attempts()] == ["FINISHED", "KILLED"]

@@ -77,7 +77,7 @@ def test_a_pool_that_is_stopped_stops_its_workers_and_goes_on(tmp_path: Path) ->
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=90)
     assert process.returncode == 130
-    assert err.endswith("the same command goes on from here\n")
+    assert err.endswith("the same command resumes\n")
     assert not any(alive(child) for child in children)
     said = "".join(path.read_text() for path in (tmp_path / "runs/tiny").glob("worker-*.log"))
     assert set(place.states().values()) == {"interrupted"}, said
@@ -127,7 +127,7 @@ def test_actions_tell_and_do_what_they_say(tmp_path: Path) -> None:
     assert (code, out.splitlines()[0]) == (0, "tiny: 4 done, 4 waiting")
     assert "left: 4 cells, about" in out
     code, out, _ = place.study("action=cancel", "study.seeds=[0,1]")
-    assert (code, out) == (0, "no such cell waits or runs\n")
+    assert (code, out) == (0, "none of these cells waits or runs\n")
 
 
 def test_a_running_cell_is_cancelled_and_retried(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_running_cell_is_cancelled_and_retried(tmp_path: Path) -> None:
     assert "of 160,000 images on" in out
     code, out, err = place.study("action=cancel")
     assert (code, err) == (0, "")
-    assert out.count("cancelled, or told to end") == 4
+    assert out.count("cancelled, or asked to end") == 4
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert set(place.states().values()) == {"cancelled"}
