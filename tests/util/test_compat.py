@@ -119,6 +119,14 @@ def test_mlflow_s_server_gives_the_points_of_many_runs(tmp_path: Path) -> None:
     assert {metric for _, metric, _, _ in found} == {"loss"}
 
 
+QUIET = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers.*",
+    "ignore:GPU available but not used.*",
+    "ignore:.*`srun` command is available.*",
+)
+"""Lightning's advice for machines that have more than a test uses."""
+
+
 class Small(L.LightningModule):
     def __init__(self) -> None:
         super().__init__()
@@ -165,8 +173,7 @@ def averaging(tmp_path: Path) -> tuple[L.pytorch.callbacks.WeightAveraging, Smal
     return callback, module, recorder
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*lr_scheduler.step.*")
-@pytest.mark.filterwarnings("ignore:GPU available but not used.*")
+@QUIET
 def test_lightning_s_averaged_model_is_reached_swapped_and_replaced(
     averaging: tuple[L.pytorch.callbacks.WeightAveraging, Small, Recorder],
 ) -> None:
@@ -189,8 +196,7 @@ def test_lightning_has_no_averaged_model_before_training() -> None:
         lightning_doors.averaged_model(L.pytorch.callbacks.WeightAveraging())
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*lr_scheduler.step.*")
-@pytest.mark.filterwarnings("ignore:GPU available but not used.*")
+@QUIET
 def test_lightning_s_profiled_actions_have_their_names(
     averaging: tuple[L.pytorch.callbacks.WeightAveraging, Small, Recorder],
 ) -> None:
