@@ -1,3 +1,67 @@
-"""What the runs mean. Reads the run store and published data, never a training process."""
+"""Analysis of studies: it reads the run store and published data, compares variants and fits scaling laws.
 
-import lina_lab  # noqa: F401  (first: it sets what MLflow looks at)
+    from lina_lab.analysis import analyze_study, read_study
+
+    report = analyze_study(read_study("normalization_scaling", Path("runs")))
+
+The names below are imported when they are first used, so that importing the package is fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .load.errors import StoreError
+    from .load.published import read_published
+    from .load.runs import StudyRuns, read_study
+    from .report.study_report import StudyReport, analyze_study, write_study_report
+    from .stats.fit import fit
+    from .stats.laws import Fit, Pooling, ScalingLaw, log_line, power, surface
+    from .stats.paired import mean_differences, paired_differences
+    from .stats.status import FitStatus, Refusal
+    from .stats.study_fits import StudyFits, fit_study
+
+__all__ = [
+    "Fit",
+    "FitStatus",
+    "Pooling",
+    "Refusal",
+    "ScalingLaw",
+    "StoreError",
+    "StudyFits",
+    "StudyReport",
+    "StudyRuns",
+    "analyze_study",
+    "fit",
+    "fit_study",
+    "log_line",
+    "mean_differences",
+    "paired_differences",
+    "power",
+    "read_published",
+    "read_study",
+    "surface",
+    "write_study_report",
+]
+_MODULES = {
+    "load.errors": ("StoreError",),
+    "load.published": ("read_published",),
+    "load.runs": ("StudyRuns", "read_study"),
+    "report.study_report": ("StudyReport", "analyze_study", "write_study_report"),
+    "stats.fit": ("fit",),
+    "stats.laws": ("Fit", "Pooling", "ScalingLaw", "log_line", "power", "surface"),
+    "stats.paired": ("mean_differences", "paired_differences"),
+    "stats.status": ("FitStatus", "Refusal"),
+    "stats.study_fits": ("StudyFits", "fit_study"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

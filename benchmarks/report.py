@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,18 @@ from lina_lab.config import CHECKS, StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.config.checks import PositiveInt
 from lina_lab.config.grammar import Command
 from lina_lab.model import count
-from lina_lab.records.runstore import AXES, CELL, FORMAT, KIND, SEED, STATUS, STUDY, TRAIN_LOSS, quiet_logs
+from lina_lab.records.runstore import (
+    AXES,
+    CELL,
+    FORMAT,
+    KIND,
+    SEED,
+    STATUS,
+    STUDY,
+    TRAIN_LOSS,
+    config_tags,
+    quiet_logs,
+)
 
 NAME = "planted"
 WIDTHS = (16, 32, 48, 64, 96)
@@ -59,9 +70,10 @@ def make_store(config: ReportBenchConfig, folder: Path) -> StudyConfig:
     engine = create_engine(uri)
     for variant, width in points:
         template, losses = _template(client, experiment, variant, width, config), _losses(variant, width, config)
+        trial = to_dict(_trial(variant, width, config))
         with engine.begin() as connection:
             for seed in study.seeds:
-                _copy(connection, template, seed, losses)
+                _copy(connection, template, seed, trial, losses)
         client.delete_run(template)
     engine.dispose()
     return study
@@ -99,8 +111,10 @@ def _template(
     """A run as the study layer writes it, to copy from; returns its id."""
     axes = dict(zip(("model.attention.normalization", "model.attention.conv"), variant, strict=True))
     tags = {KIND: "cell", STATUS: "done", AXES: json.dumps({**axes, "model.dim": width}), CELL: "", SEED: ""}
+    trial = to_dict(_trial(variant, width, config))
+    tags |= config_tags(trial)
     run: str = client.create_run(experiment, tags=tags, run_name=f"{' '.join(variant)} {width}").info.run_id
-    flat = pd.json_normalize(to_dict(_trial(variant, width, config))).iloc[0]
+    flat = pd.json_normalize(trial).iloc[0]
     numbers = {"images_per_second": 900.0, "fit_seconds": 10.0, "peak_memory_mib": 900.0}
     params = [Param(str(name), str(value)) for name, value in flat.items()]
     client.log_batch(run, params=params, metrics=[Metric(name, value, 0, 0) for name, value in numbers.items()])
@@ -115,7 +129,9 @@ def _losses(variant: tuple[str, str], width: int, config: ReportBenchConfig) -> 
     return pd.Series(E + EFFECTS[variant] * size**-ALPHA + 3 * images**-BETA, index=images)
 
 
-def _copy(connection: Connection, template: str, seed: int, losses: "pd.Series[float]") -> None:
+def _copy(
+    connection: Connection, template: str, seed: int, trial: Mapping[str, Any], losses: "pd.Series[float]"
+) -> None:
     new = f"{template[:24]}{seed:08x}"
     for table in ("runs", "tags", "params", "metrics", "latest_metrics"):
         columns = [row[1] for row in connection.execute(text(f"PRAGMA table_info({table})"))]
@@ -125,7 +141,7 @@ def _copy(connection: Connection, template: str, seed: int, losses: "pd.Series[f
             text(f"INSERT INTO {table} ({names}) SELECT {values} FROM {table} WHERE run_uuid = :old"),
             {"new": new, "old": template},
         )
-    changed = {CELL: new[-12:] + template[:4], SEED: str(seed)}
+    changed = {CELL: new[-12:] + template[:4], SEED: str(seed), **config_tags({**trial, "seed": seed})}
     for key, value in changed.items():
         connection.execute(
             text("UPDATE tags SET value = :v WHERE run_uuid = :r AND key = :k"), {"v": value, "r": new, "k": key}

@@ -18,7 +18,7 @@ RUNS_A_QUERY = 10_000
 """Few queries: a database may read all points of a metric for each."""
 RUNS_A_REQUEST = 20
 POINTS_A_REQUEST = 25_000
-"""A server answers with no more."""
+"""A server returns at most this many."""
 COLUMNS = ["run", "metric", "images", "value"]
 
 

@@ -1,9 +1,7 @@
-"""From the run store to tidy tables."""
+"""Read a study from the run store into tidy tables."""
 
-import gc
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,12 @@ from sqlalchemy.exc import DatabaseError
 
 from lina_lab.config import StudyConfig, study_from_stored
 from lina_lab.records.runstore import FORMAT, FORMAT_VERSION, KIND, STUDY, TRAIN_LOSS, quiet_logs
+from lina_lab.util.imports import gc_paused
 
-from .cells import KEYS, LOSSES, as_text, cell_rows, check_cells
+from .cells import KEYS, LOSSES, cell_rows, check_cells
 from .errors import StoreError
 from .history import read_histories
+from .labels import as_text
 
 PAGE = 1000
 SQLITE = "sqlite:///"
@@ -27,100 +27,88 @@ SQLITE = "sqlite:///"
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRuns:
-    """All that the store holds of one study."""
+    """A study as tables."""
 
     study: StudyConfig
     cells: pd.DataFrame
-    """A row for each cell that counts: see `analysis.load.cells.cell_rows`."""
+    """A row for each cell that counts: see `cells.cell_rows`."""
     history: pd.DataFrame
     """A row for each logged loss of those cells: KEYS, `metric`, `images`, `value`."""
     checkpoints: pd.DataFrame
-    """A row for each validation of each run, those that do not count too: KEYS, `state`, `reason`, the varied fields,
-    `parameters`, `body_parameters`, `images`, `flops`, the losses (the training loss as the mean since the validation
-    before)."""
+    """A row for each validation of each run, also of runs that do not count: KEYS, `state`, `reason` (empty for a run
+    that counts), the varied fields, `parameters`, `body_parameters`, `images`, `flops`, the losses (the training loss
+    as the mean since the previous validation)."""
     excluded: pd.DataFrame
     """A row for each run that does not count: `cell`, `label`, `status`, `reason`."""
     source: pd.DataFrame
-    """A row for each git commit that the cells were made with: `commit`, `dirty`, `cells`."""
+    """A row for each git commit that trained cells: `commit`, `dirty` (uncommitted changes), `cells` (how many)."""
     window: int = 1
-    """Steps that each point of the training loss is the mean of."""
+    """Steps over which each point of the training loss is a mean."""
 
     @property
     def variant_axes(self) -> list[str]:
-        """Names of the axes that make the variants."""
+        """Names of the axes that define the variants: all but the size's."""
         return [name for name in self.study.axes if name != self.study.size_axis]
 
     @property
     def variants(self) -> list[str]:
         """Names of the variants, in the order of the study's axes."""
         rows = self.cells.drop_duplicates("variant")
-        places = {
+        points = {
             name: [tuple(as_text(value) for value in point) for point in self.study.points(name)]
             for name in self.variant_axes
         }
 
         def order(row: Any) -> list[int]:
-            points = {name: tuple(row[list(self.study.axes[name])]) for name in places}
-            return [places[name].index(p) if p in places[name] else len(places[name]) for name, p in points.items()]
+            own = {name: tuple(row[list(self.study.axes[name])]) for name in points}
+            return [points[name].index(p) if p in points[name] else len(points[name]) for name, p in own.items()]
 
         return list(rows["variant"].iloc[sorted(range(len(rows)), key=lambda i: order(rows.iloc[i]))])
 
     @property
     def objectives(self) -> list[str]:
-        """What the study compares its cells by; the main one first."""
+        """Metrics by which the study compares its cells; the main one first."""
         return [objective.metric for objective in self.study.objectives]
 
     @property
     def losses(self) -> list[str]:
-        """The losses that there are."""
+        """The losses that were recorded."""
         return [name for name in LOSSES if name in self.cells]
 
     @property
     def sizes(self) -> list[Any]:
-        """Values of the size, the smallest model first."""
+        """Values of the size axis, the smallest model first."""
         return list(self.cells.groupby("size")["parameters"].mean().sort_values().index)
 
 
 def variant_fields(study: StudyConfig) -> list[str]:
-    """The fields that make the variants."""
+    """Return the fields that define the variants."""
     return [field for name, axis in study.axes.items() if name != study.size_axis for field in axis]
 
 
 def read_study(name: str, runs: Path, tracking_uri: str | None = None) -> StudyRuns:
-    """Read one study.
+    """Read a study.
 
     Args:
         name: the study.
-        runs: folder of the runs; its `mlflow.db` is read.
-        tracking_uri: another MLflow store.
+        runs: folder of the runs, whose `mlflow.db` is read.
+        tracking_uri: another MLflow store to read instead.
 
     Raises:
-        StoreError: no store, no such study in it, or no cell of it that is done.
+        StoreError: there is no store, it has no such study, or no cell of the study counts.
     """
     database = runs.resolve() / "mlflow.db"
     if tracking_uri is not None and tracking_uri.startswith(SQLITE):
         database = Path(tracking_uri.removeprefix(SQLITE))
     if (tracking_uri is None or tracking_uri.startswith(SQLITE)) and not database.is_file():
-        raise StoreError(f"there is no run store {database}: run the study first, python -m lina_lab.run study={name}")
+        raise StoreError(f"there is no run store {database}: run the study first (lina run study={name})")
     quiet_logs()
     uri = tracking_uri or f"{SQLITE}{database}"
     try:
-        with _no_collection():
+        with gc_paused(freeze_at_end=False):
             return _read(MlflowClient(uri), uri, name)
     except (MlflowException, DatabaseError) as error:
         raise StoreError(f"the run store cannot be read: {' '.join(str(error).split())}") from error
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Python's garbage collector would go over a large store's millions of small objects again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
@@ -131,15 +119,15 @@ def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
     study = _study(client, experiment)
     attempts = list(_runs(client, experiment, "cell"))
     if not attempts:
-        raise StoreError(f"the study {name} has no cell yet: run it with python -m lina_lab.run study={name}")
+        raise StoreError(f"the study {name} has no cell yet: run it first (lina run study={name})")
     every = cell_rows(attempts, study)
     cells = every[every["reason"] == ""].sort_values(KEYS[1:]).reset_index(drop=True)
     excluded = every[every["reason"] != ""].rename(columns={"state": "status"})
     if cells.empty:
         counts = ", ".join(f"{count} {state}" for state, count in every["state"].value_counts().items())
         reason = excluded["reason"].iloc[0]
-        raise StoreError(f"no cell of the study {name} counts ({counts}; the first: {reason}): see action=status")
-    check_cells(cells, {run.info.run_id: run.data.params for run in attempts}, study)
+        raise StoreError(f"no cell of the study {name} counts ({counts}; the first: {reason}): see lina status")
+    check_cells(cells, attempts, study)
     metrics = list(dict.fromkeys([*LOSSES, *(objective.metric for objective in study.objectives)]))
     points, counted = read_histories(uri, list(every["run"]), metrics), set(cells["run"])
     return StudyRuns(
@@ -153,7 +141,7 @@ def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
 
 
 def _study(client: MlflowClient, experiment: Experiment) -> StudyConfig:
-    """What the study is, as its own run tells."""
+    """Return the definition of the study, which its own run holds."""
     study_run = next(_runs(client, experiment, "study"), None)
     if study_run is None:
         raise StoreError(f"the experiment {experiment.name} was not written by a study: it has no study run")
@@ -185,21 +173,21 @@ def _runs(client: MlflowClient, experiment: Experiment, kind: str) -> Iterator[R
 
 
 def _history(points: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
-    """The table of `StudyRuns.history`; of millions of rows, so that names are categories."""
+    """Return the table of `StudyRuns.history`. It may have millions of rows, so names are categories."""
     names = points["run"].cat
-    place = pd.Index(cells["run"]).get_indexer(names.categories)[names.codes]
-    kept = points[place >= 0]
-    rows = cells[KEYS].astype({"cell": "category", "variant": "category"}).iloc[place[place >= 0]]
+    index = pd.Index(cells["run"]).get_indexer(names.categories)[names.codes]
+    kept = points[index >= 0]
+    rows = cells[KEYS].astype({"cell": "category", "variant": "category"}).iloc[index[index >= 0]]
     parts = [rows.reset_index(drop=True), kept.drop(columns="run").reset_index(drop=True)]
     return pd.DataFrame(pd.concat(parts, axis=1))
 
 
 def checkpoint_rows(every: pd.DataFrame, points: pd.DataFrame, fields: Sequence[str]) -> pd.DataFrame:
-    """The table of `StudyRuns.checkpoints`.
+    """Return the table of `StudyRuns.checkpoints`.
 
     Args:
-        every: of `cell_rows`.
-        points: `run`, `metric`, `images`, `value` of all of them.
+        every: see `cells.cell_rows`.
+        points: `run`, `metric`, `images`, `value` of all these runs.
         fields: the varied fields.
     """
     validated = points[points["metric"] != TRAIN_LOSS]
@@ -207,12 +195,12 @@ def checkpoint_rows(every: pd.DataFrame, points: pd.DataFrame, fields: Sequence[
     wide = validated.drop_duplicates(index, keep="last").set_index(index)["value"].unstack("metric")
     wide = pd.DataFrame(wide.reset_index().sort_values("images"))
     steps = points[points["metric"] == TRAIN_LOSS].rename(columns={"images": "seen"}).sort_values("seen")
-    # A step's loss stands at the images seen before it, a validation at those seen by then.
+    # A training loss is logged at the images seen before its step, a validation at those seen so far.
     matched = pd.merge_asof(
         steps,
-        wide[["run", "images"]].assign(images=wide["images"], place=wide["images"]),
+        wide[["run", "images"]].assign(images=wide["images"], position=wide["images"]),
         left_on="seen",
-        right_on="place",
+        right_on="position",
         by="run",
         direction="forward",
         allow_exact_matches=False,
@@ -228,7 +216,7 @@ def checkpoint_rows(every: pd.DataFrame, points: pd.DataFrame, fields: Sequence[
 def _source(runs: Sequence[Run]) -> pd.DataFrame:
     rows = [
         (
-            run.data.tags.get("mlflow.source.git.commit", "unknown"),
+            run.data.tags.get("mlflow.source.git.commit", "unknown commit"),
             run.data.tags.get("mlflow.source.git.dirty", "unknown"),
         )
         for run in runs

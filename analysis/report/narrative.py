@@ -1,4 +1,4 @@
-"""Verdicts in sentences: direction, size, interval, evidence, and "not resolved" where it is not."""
+"""Results in sentences: what is confounded with size, and which paired differences exclude zero."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,70 +6,88 @@ from typing import Any
 import pandas as pd
 
 from ..load.runs import StudyRuns
-from ..stats.budgets import NAMES, View, audit
-from .tables import records
+from ..stats.budgets import NAMES, BudgetView, confounders
+from .metric_names import metric_name
 
-LOWER_HIGHER, FALLS_RISES = ("lower", "higher"), ("it falls", "it rises")
 PAIRING = (
-    "Paired by seed: both sides saw the same images, masks and noise. Intervals: Student's t over the seeds. The block "
-    "standard error is the noise within the runs; where it is far below the interval, seeds are what limits the answer."
+    "Differences are treatment minus baseline, paired by seed: both variants see the same images, masks and noise. "
 )
+INTERVALS = (
+    "Intervals are 95% confidence intervals, Student's t over seeds. The block standard error covers noise within runs "
+    "only; where it is far smaller than the interval, more seeds would help."
+)
+ONE_SEED = (
+    "One seed per cell: no confidence intervals. The block standard error covers noise within runs, not the difference "
+    "that another seed would make."
+)
+SOME_ONE_SEED = "Comparisons with one seed have no confidence interval."
+HOLM_LEVEL = 0.05
 
 
-def audit_sentences(runs: StudyRuns, views: Sequence[View]) -> list[str]:
-    """What moved together with size, and what each view may therefore be said to show."""
-    found = audit(runs)
+def design_sentences(runs: StudyRuns, views: Sequence[BudgetView]) -> list[str]:
+    """Say which factors are confounded with size, and what each equal budget may therefore claim."""
+    found = confounders(runs)
     if not found:
-        return ["Nothing that was looked at moved together with size: " + ", ".join(NAMES.values()) + "."]
-    lines = [f"- {name} moved together with size: {values}" for name, values in found.items()]
-    lines += [f"- {view.title}" for view in views]
-    return lines
+        return [f"No other factor changes with size. Checked: {', '.join(NAMES.values())}."]
+    lines = [f"Confounded with size: {name} ({values})." for name, values in found.items()]
+    return [*lines, *(f"{view.title}." for view in views)]
 
 
-def overall_sentences(differences: pd.DataFrame, metric: str) -> list[str]:
-    """One sentence for each comparison: at how many sizes it is resolved, which way, and on what evidence."""
-    mine = differences[differences["metric"] == metric]
-    lines = []
-    for (treatment, control), group in mine.groupby(["treatment", "control"], sort=False):
-        below = group["resolved"] & (group["difference"] < 0)
-        above = group["resolved"] & (group["difference"] > 0)
-        counts = {"lower": int(below.sum()), "higher": int(above.sum())}
-        open_ones = len(group) - sum(counts.values())
-        parts = [f"{word} at {count} of {len(group)} sizes" for word, count in counts.items() if count]
-        parts += [f"not resolved at {open_ones}"] if open_ones and parts else ["not resolved at any size"] * (not parts)
-        seeds = sorted(set(group["seeds"]))
-        evidence = f"{len(group)} sizes, {seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''} seeds"
-        lines.append(f"- {treatment} against {control}, {metric}: {', '.join(parts)} (evidence: {evidence}).")
-    return lines
+def method_sentences(means: pd.DataFrame) -> list[str]:
+    """Say how the differences and their intervals are made.
+
+    Args:
+        means: see `stats.paired.mean_differences`.
+    """
+    single = means["seeds"] < 2
+    if single.all():
+        return [PAIRING + ONE_SEED]
+    return [PAIRING + INTERVALS, *([SOME_ONE_SEED] if single.any() else [])]
 
 
-def sentences(differences: pd.DataFrame, metric: str) -> list[str]:
-    """One sentence for each comparison and size: amount, interval, direction, or that it is not resolved."""
+def comparison_sentences(means: pd.DataFrame, metric: str) -> list[str]:
+    """Say for each comparison at how many sizes the interval excludes zero, and in which direction.
+
+    Comparisons without an interval are left out: there is nothing to say about them beyond their numbers.
+    """
+    mine = means[(means["metric"] == metric) & (means["seeds"] > 1)]
     return [
-        f"- size {row['size']}: {row['treatment']} against {row['control']}, {metric} {_verdict(row, LOWER_HIGHER)}"
-        for row in records(differences[differences["metric"] == metric])
+        f"{label}: {metric_name(metric)} {_directions(group)} ({_seeds(group)})."
+        for label, group in mine.groupby("comparison", sort=False)
     ]
 
 
-def growth_sentences(growth: pd.DataFrame, metric: str) -> list[str]:
-    """One sentence for each comparison: how its difference changes from the smallest size to the largest."""
-    if growth.empty:
-        return ["- one size only: nothing can be said."]
-    return [
-        f"- {row['treatment']} against {row['control']}, size {row['smallest']} to {row['largest']}: the difference in "
-        f"{metric} changes by {_verdict(row, FALLS_RISES)}"
-        for row in records(growth[growth["metric"] == metric])
-    ]
+def _directions(group: pd.DataFrame) -> str:
+    total = len(group)
+    excludes = group["excludes_zero"].astype(bool)
+    parts = []
+    for word, side in (("lower", group["difference"] < 0), ("higher", group["difference"] > 0)):
+        chosen = group[excludes & side]
+        if len(chosen):
+            parts.append(f"{word} at {_of(len(chosen), total)}{_uncorrected(chosen)}")
+    undecided = total - int(excludes.sum())
+    if undecided:
+        parts.append(f"undecided at {_of(undecided, total)}, where the interval includes zero")
+    return ", ".join(parts)
 
 
-def _verdict(row: dict[str, Any], words: tuple[str, str]) -> str:
-    error = row.get("block_se", float("nan"))
-    if row["seeds"] < 2:
-        within = f" (block standard error {error:.1g})" if pd.notna(error) else ""
-        unknown = "one seed, so no interval: what another seed would give is unknown."
-        return f"{row['difference']:+.5f}{within}; {unknown}"
-    amount = f"{row['difference']:+.4f}"
-    verdict = words[int(row["difference"] > 0)] if row["resolved"] else "not resolved"
-    if row["resolved"] and pd.notna(row.get("holm")) and row["holm"] > 0.05:
-        verdict += f", alone; among all that is compared here, not (Holm-adjusted p {row['holm']:.2g})"
-    return f"{amount} (95% interval {row['low']:+.4f} to {row['high']:+.4f}, {row['seeds']} seeds): {verdict}."
+def _uncorrected(chosen: pd.DataFrame) -> str:
+    """Count the sizes at which a difference does not hold after Holm correction."""
+    lost = int((chosen["holm"] > HOLM_LEVEL).sum())
+    if not lost:
+        return ""
+    return " (not after Holm correction)" if lost == len(chosen) else f" ({lost} not after Holm correction)"
+
+
+def _of(number: int, total: int) -> str:
+    return f"{number} of {total} sizes" if total > 1 else "the one size"
+
+
+def _seeds(group: pd.DataFrame) -> str:
+    seeds = sorted(set(group["seeds"]))
+    return f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else count(seeds[0], "seed")
+
+
+def count(number: Any, noun: str) -> str:
+    """Write a number with its noun, in the plural where that is due."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

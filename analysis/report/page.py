@@ -1,9 +1,10 @@
-"""A study's report, as one self-contained HTML file and as Markdown: question, audit, verdicts, figures, tables."""
+"""A report as one self-contained HTML file and as Markdown."""
 
 import base64
 import hashlib
 import importlib.metadata
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,25 +14,34 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from ..load.runs import StudyRuns
+from .narrative import count
 from .tables import markdown, records, rounded
 
 TEMPLATE = "page.html.j2"
+SCALE_PERCENT = 65
+"""Size of pictures on the page, in percent of their pixels; wider ones are fitted to the page."""
+DIRTY = {"true": "with uncommitted changes", "false": "without uncommitted changes"}
+UNKNOWN = "uncommitted changes unknown"
 PACKAGES = ("lina_lab", "pandas", "numpy", "scipy", "matplotlib", "mlflow")
 CAPTIONS = {
-    "scaling": "The objective against parameters: each seed a point, the line their mean.",
-    "views": "Training loss against parameters, at equal steps, equal images and equal FLOPs.",
+    "scaling": "Objective against parameters. Points: seeds; line: mean over seeds.",
+    "views": "Training loss against parameters at equal steps, equal images and equal FLOPs.",
     "curves": "Training curves.",
-    "fits": "The law that all variants share, and each seed. Dark: where the curve may lie; light: where a run may.",
-    "surface": "The law of parameters and images, fitted to checkpoints.",
-    "profile": "Cost of the fit with E held: where it is flat, the losses do not tell E.",
-    "compute": "Loss against FLOPs of training, frontier marked; loss against size at equal FLOPs.",
-    "differences": "Paired differences. Open: each seed with its block standard error; full: their mean, 95% interval.",
+    "fits": "Scaling law with shared exponents. Points: seeds; dark: 90% confidence band of the curve; light: 90% "
+    "prediction band of a new run.",
+    "surface": "Scaling law of parameters and images, fitted to checkpoints. Dark: 90% confidence band; light: 90% "
+    "prediction band of a new run.",
+    "profile": "Profile of the irreducible loss E. Where it is flat, the losses do not determine E.",
+    "compute": "Left: loss against training FLOPs, with the frontier marked. Right: loss against size at equal FLOPs.",
+    "differences": "Paired differences. Open: each seed, with its block standard error where there is one; filled: "
+    "mean over seeds, with its 95% confidence interval.",
 }
+"""Name of a picture -> its caption."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of the page."""
+    """A section of the page."""
 
     title: str
     lines: Sequence[str] = ()
@@ -40,13 +50,13 @@ class Section:
 
 
 def write_report(folder: Path, title: str, lead: Sequence[str], sections: Sequence[Section]) -> list[Path]:
-    """Write `index.html`, with everything it shows in it, and `report.md`, beside its pictures.
+    """Write `index.html`, which contains everything that it shows, and `report.md`, which links the pictures.
 
     Args:
-        folder: of the report, where the pictures are.
-        title: of the report.
-        lead: paragraphs before the first part.
-        sections: its parts.
+        folder: folder of the report, where the pictures are.
+        title: title of the report.
+        lead: paragraphs before the first section.
+        sections: the sections, in order.
     """
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page, text = folder / "index.html", folder / "report.md"
@@ -63,20 +73,17 @@ def write_report(folder: Path, title: str, lead: Sequence[str], sections: Sequen
 
 def _marked_down(section: Section) -> list[str]:
     lines = ["", f"## {section.title}", ""]
-    lines += [line if line.startswith("- ") or len(section.lines) == 1 else f"- {line}" for line in section.lines]
-    for table in section.tables:
-        lines += ["", markdown(table)]
+    lines += [line if len(section.lines) == 1 else f"- {line}" for line in section.lines]
     for picture in section.pictures:
         lines += ["", f"![{CAPTIONS.get(picture.stem, picture.stem)}]({picture.name})"]
+    for table in section.tables:
+        lines += ["", markdown(_shown(table))]
     return lines
 
 
 def provenance(runs: StudyRuns, pictures: Sequence[Path]) -> Section:
-    """Which code made the cells, what this page was made with, and the hashes of the numbers behind each picture."""
-    lines = [
-        f"{row['cells']} cells at commit {row['commit']}, uncommitted changes: {row['dirty']}"
-        for row in records(runs.source)
-    ]
+    """Return the section on the code that trained the cells, packages, and hashes of the pictures' numbers."""
+    lines = [f"{count(row['cells'], 'cell')}: {_origin(row)}." for row in records(runs.source)]
     lines += versions().lines
     for picture in pictures:
         numbers = picture.with_suffix(".csv")
@@ -84,22 +91,38 @@ def provenance(runs: StudyRuns, pictures: Sequence[Path]) -> Section:
     return Section(title="Provenance", lines=lines)
 
 
+def _origin(row: Mapping[str, str]) -> str:
+    """Say which code trained cells: a commit, or where published runs are from."""
+    commit, dirty = row["commit"], row["dirty"]
+    return f"commit {commit}, {DIRTY.get(dirty, UNKNOWN)}" if re.fullmatch("[0-9a-f]+", commit) else commit
+
+
 def versions() -> Section:
-    """What a report was made with."""
+    """Return the section on the versions of packages."""
     packages = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in PACKAGES)
-    return Section(title="Provenance", lines=[f"Python {platform.python_version()}, {packages}"])
+    return Section(title="Provenance", lines=[f"Python {platform.python_version()}, {packages}."])
 
 
 def _rendered(section: Section) -> Mapping[str, object]:
     return {
         "title": section.title,
-        "lines": [line.removeprefix("- ") for line in section.lines],
-        "tables": [Markup(rounded(table).to_html(index=False, border=0)) for table in section.tables],
-        "pictures": [
-            {
-                "caption": CAPTIONS.get(picture.stem, picture.stem),
-                "data": base64.b64encode(picture.read_bytes()).decode(),
-            }
-            for picture in section.pictures
-        ],
+        "lines": section.lines,
+        "tables": [Markup(rounded(_shown(table)).to_html(index=False, border=0)) for table in section.tables],
+        "pictures": [_picture(picture) for picture in section.pictures],
+    }
+
+
+def _shown(table: pd.DataFrame) -> pd.DataFrame:
+    """Leave out columns without any value: with one seed there are no intervals."""
+    return table.dropna(axis="columns", how="all") if len(table) else table
+
+
+def _picture(path: Path) -> Mapping[str, object]:
+    data = path.read_bytes()
+    # A PNG's header holds its width here. All pictures have the same scale, so that their text has the same size.
+    width = int.from_bytes(data[16:20], "big") * SCALE_PERCENT // 100
+    return {
+        "caption": CAPTIONS.get(path.stem, path.stem),
+        "data": base64.b64encode(data).decode(),
+        "width": width,
     }

@@ -1,4 +1,4 @@
-"""Tables of a study, each as CSV, Markdown and LaTeX."""
+"""Tables of a study, as CSV, Markdown and LaTeX."""
 
 from pathlib import Path
 from typing import Any
@@ -8,60 +8,78 @@ import pandas as pd
 from lina_lab.records.runstore import TRAIN_LOSS
 
 from ..load.runs import StudyRuns
+from .metric_names import metric_name
 
 FORMATS = {
     **dict.fromkeys(("parameters", "images/s", "from", "to", "iteration", "images"), "{:,.0f}"),
-    **dict.fromkeys(("size", "seeds", "width"), "{}"),
-    **dict.fromkeys(("parameters, M", "parameters, M, ours", "parameters, M, theirs"), "{:,.1f}"),
+    **dict.fromkeys(("size", "from size", "to size", "seeds", "width"), "{}"),
+    **dict.fromkeys(("difference", "change", "95% CI low", "95% CI high"), "{:+.5f}"),
+    **dict.fromkeys(("block SE", "p (Holm)"), "{:.2g}"),
+    **dict.fromkeys(("parameters, M", "parameters, M, ours", "parameters, M, published"), "{:,.1f}"),
 }
 UNITS = {", GMAC": "{:,.2f}", ", s": "{:,.2f}"}
-"""A column whose name holds the unit, and is not named in `FORMATS`: its form."""
+"""Format of the columns whose name holds this unit, unless they are in `FORMATS`."""
 DIGITS, EMPTY = 4, "–"
 SHORT = {
     "val/loss_ema": ("val loss, EMA", "EMA"),
     "val/loss_raw": ("val loss, raw", "raw"),
     TRAIN_LOSS: ("training loss", "training"),
 }
-"""Metric -> what a table calls it, and its deviation."""
+"""Metric -> its column, and how the column of its standard deviation calls it."""
 
 
 def summary_table(runs: StudyRuns) -> pd.DataFrame:
-    """A row for each variant and size: parameters, seeds, mean and deviation over seeds of each last loss, speed."""
+    """Return a row for each variant and size: parameters, seeds, mean and standard deviation of each loss, speed."""
     grouped = runs.cells.groupby(["variant", "size"], sort=False)
     columns = {"parameters": grouped["parameters"].first(), "seeds": grouped["seed"].nunique()}
     for name in ("val/loss_ema", "val/loss_raw") if len(runs.losses) > 1 else (TRAIN_LOSS,):
         shown, short = SHORT[name]
-        columns |= {shown: grouped[name].mean(), f"sd {short}": grouped[name].std(ddof=1)}
+        columns |= {shown: grouped[name].mean(), f"SD {short}": grouped[name].std(ddof=1)}
     for name in runs.objectives:
         if name not in SHORT:
-            columns |= {name: grouped[name].mean(), f"sd {name}": grouped[name].std(ddof=1)}
+            shown = metric_name(name)
+            columns |= {shown: grouped[name].mean(), f"SD {shown}": grouped[name].std(ddof=1)}
     if "images_per_second" in runs.cells:
         columns["images/s"] = grouped["images_per_second"].median()
     table = pd.DataFrame(columns).reset_index()
-    place = {name: i for names in (runs.variants, runs.sizes) for i, name in enumerate(names)}
-    return table.sort_values(["size", "variant"], key=lambda column: column.map(place)).reset_index(drop=True)
+    rank = {name: i for names in (runs.variants, runs.sizes) for i, name in enumerate(names)}
+    return table.sort_values(["size", "variant"], key=lambda column: column.map(rank)).reset_index(drop=True)
 
 
-def difference_table(differences: pd.DataFrame) -> pd.DataFrame:
-    """The differences over seeds, in the words of a table."""
-    return pd.DataFrame(
-        {
-            "change": differences["treatment"] + " − " + differences["control"],
-            "size": differences["size"],
-            "loss": differences["metric"],
-            "difference": differences["difference"],
-            "block SE": differences["block_se"],
-            "95% low": differences["low"],
-            "95% high": differences["high"],
-            "p (Holm)": differences["holm"],
-            "seeds": differences["seeds"],
-            "resolved": differences["resolved"].map({True: "yes", False: "no"}),
-        }
-    )
+def difference_table(means: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean differences with a reader's column names.
+
+    Args:
+        means: see `stats.paired.mean_differences`.
+    """
+    columns = {"comparison": means["comparison"], "size": means["size"], "metric": means["metric"].map(metric_name)}
+    ends = _interval_columns(means)
+    table = {**columns, "difference": means["difference"], "block SE": means["block_se"], **ends}
+    return pd.DataFrame(table).assign(**{"p (Holm)": means["holm"], "seeds": means["seeds"]})
+
+
+def trend_table(trends: pd.DataFrame) -> pd.DataFrame:
+    """Return the changes of the differences with size, with a reader's column names.
+
+    Args:
+        trends: see `stats.paired.size_trends`.
+    """
+    columns = {
+        "comparison": trends["comparison"],
+        "from size": trends["smallest"],
+        "to size": trends["largest"],
+        "metric": trends["metric"].map(metric_name),
+        "change": trends["difference"],
+    }
+    return pd.DataFrame({**columns, **_interval_columns(trends), "seeds": trends["seeds"]})
+
+
+def _interval_columns(means: pd.DataFrame) -> dict[str, "pd.Series[Any]"]:
+    return {"95% CI low": means["low"], "95% CI high": means["high"]}
 
 
 def write_table(table: pd.DataFrame, path: Path) -> list[Path]:
-    """Write a table as `path` with the endings .csv (all digits), .md and .tex (rounded); returns the files."""
+    """Write a table as `path` with the suffixes .csv (all digits), .md and .tex (rounded); returns the files."""
     files = [path.with_suffix(ending) for ending in (".csv", ".md", ".tex")]
     table.to_csv(files[0], index=False)
     text = rounded(table)
@@ -80,22 +98,22 @@ def _latex(text: str) -> str:
 
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as text; a missing number is a dash."""
+    """Return the table as text; a missing value is a dash."""
     text = pd.DataFrame(index=table.index)
     for column in table:
         usual = f"{{:.{DIGITS}f}}" if pd.api.types.is_float_dtype(table[column]) else "{}"
         by_unit = next((form for unit, form in UNITS.items() if f"{unit}," in f"{column},"), usual)
-        form = FORMATS.get(str(column), by_unit)
+        form = FORMATS.get(str(column), by_unit) if pd.api.types.is_numeric_dtype(table[column]) else "{}"
         text[column] = [form.format(value) if pd.notna(value) else EMPTY for value in table[column]]
     return text
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The table in Markdown, numbers to the right."""
+    """Return the table in Markdown, with numbers aligned right."""
     align = ["right" if pd.api.types.is_numeric_dtype(table[column]) else "left" for column in table]
     return rounded(table).to_markdown(index=False, disable_numparse=True, colalign=align)
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table, a dict each."""
+    """Return the rows of a table as dicts."""
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]

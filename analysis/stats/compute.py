@@ -1,8 +1,8 @@
-"""Loss against compute: what each amount of FLOPs buys, and at which size it is best spent.
+"""Loss against compute, and the best size at each compute budget.
 
-Two looks at the same checkpoints, seeds averaged. iso-FLOP: at some amounts of compute, loss against size, a parabola
-in the logarithm of size, and its lowest point (Hoffmann et al. 2022, approach 2). Frontier: the checkpoints that no
-other one beats with as little compute (approach 1). Checkpoints stand for whole trainings here, which is right where
+Both analyses use the same checkpoints, averaged over seeds. iso-FLOP: at several compute budgets, a parabola of loss in
+the logarithm of size, and its minimum (Hoffmann et al. 2022, approach 2). Frontier: the checkpoints whose loss no other
+checkpoint reaches with as few FLOPs (approach 1). Checkpoints stand for complete trainings here, which is valid while
 the learning rate is constant after its warm-up, as LINA's is.
 """
 
@@ -14,38 +14,47 @@ import pandas as pd
 from .fit import fit
 from .identifiability import refused
 from .laws import Fit, power
+from .status import FitStatus, Refusal
 
 BUDGETS = 7
-"""Amounts of compute that sizes are compared at."""
-SIZES = 3
-"""Fewer sizes have no parabola."""
-NEIGHBOURS = 2
-"""Sizes on each side of the best one that its parabola goes through."""
-FRONTIER = (power("flops"), power("flops", offset=False))
-"""The second is for losses that do not flatten: it is taken where the first is refused."""
+"""Number of compute budgets at which sizes are compared."""
+MIN_SIZES = 3
+"""A parabola needs as many sizes."""
+MIN_BUDGETS = 3
+"""The exponent of the best size needs as many budgets."""
+NEIGHBORS = 2
+"""Sizes on each side of the best one that the parabola is fitted to."""
+FRONTIER = (power("flops"), power("flops", irreducible_loss=False))
+"""The law without E is for losses that do not flatten: it is fitted where E ends at zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compute:
-    """Loss against FLOPs of training."""
+class ComputeAnalysis:
+    """Loss against training FLOPs."""
 
     curves: pd.DataFrame
     """Means over seeds: `variant`, `size`, `parameters`, `images`, `flops`, `loss`, `frontier` (whether no other
-    checkpoint of the variant is as good with as little)."""
+    checkpoint of the variant has a loss as low with as few FLOPs)."""
     slices: pd.DataFrame
-    """Loss of each size at each amount: `variant`, `flops`, `size`, `parameters`, `loss`."""
+    """Loss of each size at each budget: `variant`, `flops`, `size`, `parameters`, `loss`."""
     optima: pd.DataFrame
-    """For each variant and amount: `parameters` and `loss` of the best size, `status`, `reason`."""
-    growth: pd.DataFrame
-    """For each variant: `exponent` a of `N_best ~ C^a`, the number of `budgets` behind it, `reason` for none."""
-    laws: dict[str, Fit]
-    """Variant -> the law of its frontier in FLOPs."""
+    """For each variant and budget: `parameters` and `loss` of the best size, `status` (`FitStatus`), `reason`."""
+    size_exponents: pd.DataFrame
+    """For each variant: `exponent` a of `N_best ~ C^a` (NaN for none), the number of `budgets` it is fitted to,
+    `reason` for none."""
+    frontier_laws: dict[str, Fit]
+    """Variant -> law of its frontier in FLOPs."""
     reason: str
     """Why sizes cannot be compared at equal FLOPs; empty where they can."""
 
+    @property
+    def comparable(self) -> bool:
+        """Whether sizes can be compared at equal FLOPs."""
+        return len(self.slices) > 0
 
-def compute(points: pd.DataFrame) -> Compute:
-    """Look at checkpoints by compute.
+
+def analyze_compute(points: pd.DataFrame) -> ComputeAnalysis:
+    """Analyze checkpoints by compute.
 
     Args:
         points: `variant`, `size`, `parameters`, `seed`, `images`, `flops`, `loss`; all finite.
@@ -65,36 +74,37 @@ def compute(points: pd.DataFrame) -> Compute:
         ],
         columns=["variant", "flops", "parameters", "loss", "status", "reason"],
     )
-    return Compute(
+    return ComputeAnalysis(
         curves=curves,
         slices=slices,
         optima=optima,
-        growth=_growth(optima, variants),
-        laws={str(variant): _frontier_law(group) for variant, group in curves.groupby("variant", sort=False)},
+        size_exponents=_size_exponents(optima, variants),
+        frontier_laws={str(variant): _frontier_law(group) for variant, group in curves.groupby("variant", sort=False)},
         reason=reason,
     )
 
 
 def _unbeaten(means: pd.DataFrame) -> "pd.Series[bool]":
-    """Whether no checkpoint of the variant has a loss as low with as few FLOPs."""
+    """Return whether no other checkpoint of the variant has a loss as low with as few FLOPs."""
     ordered = means.sort_values(["flops", "loss"])
     best_before = ordered.groupby("variant")["loss"].transform(lambda losses: losses.cummin().shift(fill_value=np.inf))
     return (ordered["loss"] < best_before).reindex(means.index)
 
 
 def _slices(curves: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The curves at amounts of compute that at least `SIZES` sizes of each variant have seen."""
+    """Return the curves at compute budgets that at least `MIN_SIZES` sizes of each variant reach, and why none."""
     columns = ["variant", "flops", "size", "parameters", "loss"]
     ends = curves.groupby(["variant", "size"], sort=False)["flops"].agg(["min", "max"])
-    if (ends.groupby("variant").size() < SIZES).any():
-        return pd.DataFrame(columns=columns), f"fewer than {SIZES} sizes have no lowest point between them"
-    # The largest amount that SIZES sizes reach, and the least that as many have seen.
-    lowest = ends["min"].groupby("variant").apply(lambda first: sorted(first)[SIZES - 1]).max()
-    highest = ends["max"].groupby("variant").apply(lambda last: sorted(last)[-SIZES]).min()
+    if (ends.groupby("variant").size() < MIN_SIZES).any():
+        return pd.DataFrame(columns=columns), f"a best size needs at least {MIN_SIZES} sizes to compare"
+    # From the first validation that MIN_SIZES sizes have had to the largest budget that as many reach.
+    lowest = ends["min"].groupby("variant").apply(lambda first: sorted(first)[MIN_SIZES - 1]).max()
+    highest = ends["max"].groupby("variant").apply(lambda last: sorted(last)[-MIN_SIZES]).min()
     if not lowest < highest:
         return pd.DataFrame(columns=columns), (
-            f"no amount of FLOPs was seen at {SIZES} sizes: smaller ones end at {highest:.3g}, where larger ones are "
-            f"validated from {lowest:.3g} on; train small sizes on more images, or take study.budget.unit=flops"
+            f"no compute budget is covered by {MIN_SIZES} sizes: small sizes end at {highest:.3g} FLOPs, where large "
+            f"ones are first validated at {lowest:.3g}; train small sizes on more images, or use "
+            "study.budget.unit=flops"
         )
     rows = []
     for (variant, size), curve in curves.groupby(["variant", "size"], sort=False):
@@ -107,36 +117,42 @@ def _slices(curves: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def _optimum(group: pd.DataFrame) -> dict[str, object]:
-    """The lowest point of a parabola through the losses of the best size and those beside it, at one amount of compute.
+    """Return the minimum of a parabola through the losses of the best size and its neighbors, at one compute budget.
 
-    Farther sizes are left out: over decades of size the losses are no parabola.
+    Sizes farther away are left out: over decades of size the losses are not a parabola.
     """
     ordered = group.sort_values("parameters")
     x, losses = np.log(ordered["parameters"].to_numpy(float)), ordered["loss"].to_numpy(float)
-    nothing = {"parameters": np.nan, "loss": np.nan}
-    if len(x) < SIZES:
-        return {**nothing, "status": "not identifiable", "reason": f"{len(x)} sizes have seen as much"}
+    if len(x) < MIN_SIZES:
+        return _no_optimum(Refusal.TOO_FEW_SIZES, f"only {len(x)} sizes reach this budget")
     if np.polyfit(x - x.mean(), losses, 2)[0] <= 0:
-        return {**nothing, "status": "wrong curvature", "reason": "the losses have no lowest point"}
+        return _no_optimum(Refusal.NO_MINIMUM, "the losses have no minimum over size")
     lowest = int(losses.argmin())
     if lowest in (0, len(x) - 1):
         end = "smallest" if lowest == 0 else "largest"
-        return {**nothing, "status": "at an edge", "reason": f"the {end} size is best, so a better one may lie beyond"}
-    near = slice(max(0, lowest - NEIGHBOURS), lowest + NEIGHBOURS + 1)
+        return _no_optimum(
+            Refusal.MINIMUM_AT_EDGE, f"the {end} size is best, so the optimum may lie outside the sizes of the study"
+        )
+    near = slice(max(0, lowest - NEIGHBORS), lowest + NEIGHBORS + 1)
     middle = x[near].mean()
     curvature, slope, level = np.polyfit(x[near] - middle, losses[near], 2)
     best = middle - slope / (2 * curvature)
     value = level - slope**2 / (4 * curvature)
-    return {"parameters": float(np.exp(best)), "loss": float(value), "status": "ok", "reason": ""}
+    return {"parameters": float(np.exp(best)), "loss": float(value), "status": FitStatus.OK, "reason": ""}
 
 
-def _growth(optima: pd.DataFrame, variants: list[str]) -> pd.DataFrame:
+def _no_optimum(refusal: Refusal, reason: str) -> dict[str, object]:
+    return {"parameters": np.nan, "loss": np.nan, "status": refusal.status, "reason": reason}
+
+
+def _size_exponents(optima: pd.DataFrame, variants: list[str]) -> pd.DataFrame:
     rows = []
     for variant in variants:
-        found = optima[(optima["variant"] == variant) & (optima["status"] == "ok")]
-        if len(found) < 3:
+        found = optima[(optima["variant"] == variant) & (optima["status"] == FitStatus.OK)]
+        if len(found) < MIN_BUDGETS:
             reason = (
-                f"{len(found)} amounts of compute with a best size between the smallest and the largest; 3 are needed"
+                f"{len(found)} of {BUDGETS} compute budgets have a best size between the smallest and the largest, "
+                f"{MIN_BUDGETS} are needed"
             )
             rows.append((variant, np.nan, len(found), reason))
             continue
@@ -146,17 +162,15 @@ def _growth(optima: pd.DataFrame, variants: list[str]) -> pd.DataFrame:
 
 
 def _frontier_law(curve: pd.DataFrame) -> Fit:
-    """The law of the unbeaten checkpoints; refused where they are of few sizes.
+    """Fit the law of the frontier; refused where few sizes are on it.
 
-    Those of the smallest and the largest size are left out: beyond them a better size may lie.
+    The smallest and the largest size are left out: a size beyond them may be better.
     """
     inner = sorted(curve["parameters"].unique())[1:-1]
     front = curve[curve["frontier"] & curve["parameters"].isin(inner)]
     sizes = front["size"].nunique()
-    if sizes < SIZES:
-        reason = f"{sizes} of the sizes between the smallest and the largest are on the frontier: a law needs {SIZES}"
-        return refused(FRONTIER[0], [str(curve["variant"].iloc[0])], reason)
+    if sizes < MIN_SIZES:
+        reason = f"{sizes} sizes between the smallest and the largest are on the frontier, {MIN_SIZES} are needed"
+        return refused(FRONTIER[0], [str(curve["variant"].iloc[0])], Refusal.TOO_FEW_SIZES, reason)
     found = fit(front, FRONTIER[0])
-    if found.status == "at an edge" and "offset ends at zero" in found.reason:
-        found = fit(front, FRONTIER[1])
-    return found
+    return fit(front, FRONTIER[1]) if found.refusal is Refusal.NO_IRREDUCIBLE_LOSS else found

@@ -1,13 +1,13 @@
-"""Laws of loss against size and data, fitted so that a reviewer may look (`method.md`, Fitting).
+"""Fit scaling laws of loss against size and data.
 
-A law is a sum of powers of its inputs, `L = E + A N^-alpha (+ B D^-beta)`, with or without the offset E, or a straight
+A law is a sum of powers of its inputs, `L = E + A N^-alpha (+ B D^-beta)`, with or without the irreducible loss E, or a
 line in the logarithm, `L = a + b log N`. Inputs are columns of a tidy table: parameters, images, FLOPs. Several
-variants may share E, or E and the exponents, and have a coefficient each.
+variants may share E, or E and the exponents; each has its own coefficients.
 
-Variable projection: for given exponents the rest is linear and not negative, so exponents alone are searched, from
-many starts (arXiv 2603.22339); all parameters are then polished together under a Huber loss of log residuals (Hoffmann
-et al. 2022, arXiv 2203.15556; its replication, arXiv 2404.10102). A fit says what it could not do instead of giving a
-number: see `Fit.status`.
+Variable projection: for given exponents the other parameters follow from non-negative least squares, so only exponents
+are searched, from many starts (arXiv 2603.22339). All parameters are then polished together under a Huber loss of log
+residuals (Hoffmann et al. 2022, arXiv 2203.15556; its replication, arXiv 2404.10102). A fit that does not hold is
+refused with a code and a sentence, see `Fit.refusal`.
 """
 
 import itertools
@@ -19,19 +19,20 @@ from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, least_squares, nnls
 
 from .identifiability import not_identifiable, refused, usable
-from .laws import Fit, ScalingLaw, Status, free_parameters
+from .laws import Fit, Pooling, ScalingLaw, free_parameters
+from .status import FitStatus, Refusal
 
 Array = NDArray[np.float64]
 
 HUBER = 1e-3
-"""Log residuals above this count linearly."""
+"""Log residuals above this count linearly, not squared."""
 EXPONENTS = (0.01, 3.0)
-"""The range of an exponent; a fit that ends at its border is none."""
+"""Bounds of an exponent. A fit that ends at a bound is refused."""
 STARTS = np.geomspace(0.03, 2.0, 12)
 KEPT_STARTS = 4
-"""So many of the best starts are polished."""
+"""Number of the best starts that are polished."""
 TOLERANCE, REFIT_TOLERANCE = 1e-15, 1e-9
-"""Relative change of cost and parameters at which the search has come to its end; of a fit near another one."""
+"""Relative change of cost and parameters at which the search stops: of a first fit, and of a refit near it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +40,16 @@ class Points:
     """The points of a fit."""
 
     x: Array
-    """Logarithms of the inputs, less their means: [n, inputs]."""
+    """Logarithms of the inputs, minus their means: [n, inputs]."""
     scale: Array
     """The means: [inputs]."""
     loss: Array
     """[n]"""
     variant: NDArray[np.intp]
-    """Place in `names` of each point's variant: [n]."""
+    """Index in `names` of each point's variant: [n]."""
     names: tuple[str, ...]
     floor: float = 0.0
-    """A known offset, below which no loss is: for a law that fits none of its own."""
+    """A known irreducible loss, for a law that does not fit one."""
 
 
 def fit(points: pd.DataFrame, law: ScalingLaw) -> Fit:
@@ -59,20 +60,20 @@ def fit(points: pd.DataFrame, law: ScalingLaw) -> Fit:
         law: the form.
 
     Raises:
-        ValueError: columns are missing, no point is left, or there are several variants and the law pools none.
+        ValueError: columns are missing, no point is left, or there are several variants and the law does not pool.
     """
     kept, dropped = usable(points, law)
     names = tuple(dict.fromkeys(kept["variant"]))
-    if law.share is None and len(names) > 1:
+    if law.pooling is None and len(names) > 1:
         raise ValueError(f"{law.name} is for one variant, and there are {len(names)}: {', '.join(map(str, names))}")
     refusal = not_identifiable(kept, law, names)
     if refusal is not None:
-        return refused(law, names, refusal, used=len(kept), dropped=dropped)
+        return refused(law, names, *refusal, num_points=len(kept), dropped=dropped)
     return fit_prepared(prepared(kept, law), law, dropped=dropped)
 
 
 def prepared(points: pd.DataFrame, law: ScalingLaw) -> Points:
-    """Points that can all be fitted, as arrays."""
+    """Return points, all of which can be fitted, as arrays."""
     names = tuple(dict.fromkeys(points["variant"]))
     logs = np.log(points[list(law.inputs)].to_numpy(float))
     scale = logs.mean(axis=0)
@@ -86,28 +87,31 @@ def fit_prepared(data: Points, law: ScalingLaw, near: Fit | None = None, dropped
     Args:
         data: the points.
         law: the form.
-        near: a fit of the same law to points much like these: its exponents are the one start, which is faster.
-        dropped: what the fit is to say of points that were left out.
+        near: a fit of the same law to similar points. Its exponents are then the only start, which is faster.
+        dropped: sentences on points that were left out, for the result.
     """
     return _line(data, law, dropped) if law.line else _powers(data, law, dropped, near)
 
 
-def profile(points: pd.DataFrame, law: ScalingLaw, offsets: Array) -> Array:
-    """The cost of a law with an offset, which is held at each of `offsets`, all else fitted; NaN above a loss.
+def profile(points: pd.DataFrame, law: ScalingLaw, irreducible_losses: Array) -> Array:
+    """Return the cost of a law with E fixed at each of some values and everything else fitted.
 
-    A flat profile says that the losses do not fix E, whatever its fitted value is.
+    A flat profile means that the losses do not determine E, whatever its fitted value is.
 
     Args:
-        points: as of `fit`; all of them can be fitted.
-        law: with an offset.
-        offsets: [n], rising.
+        points: as for `fit`; all of them can be fitted.
+        law: a law with E.
+        irreducible_losses: values of E [n], rising.
+
+    Returns:
+        [n]; NaN where E is not below the smallest loss.
     """
-    data, rest = prepared(points, law), replace(law, offset=False)
-    costs, near = np.full(len(offsets), np.nan), None
-    for place in np.flatnonzero(offsets < data.loss.min()):
-        # From the solution beside it.
-        near = fit_prepared(replace(data, floor=float(offsets[place])), rest, near)
-        costs[place] = near.cost
+    data, rest = prepared(points, law), replace(law, irreducible_loss=False)
+    costs, near = np.full(len(irreducible_losses), np.nan), None
+    for index in np.flatnonzero(irreducible_losses < data.loss.min()):
+        # Start from the neighboring solution.
+        near = fit_prepared(replace(data, floor=float(irreducible_losses[index])), rest, near)
+        costs[index] = near.cost
     return costs
 
 
@@ -125,7 +129,7 @@ def _line(data: Points, law: ScalingLaw, dropped: tuple[str, ...]) -> Fit:
         law,
         dropped,
         found,
-        offset=float(found.x[0] - b * data.scale[0]),
+        irreducible_loss=float(found.x[0] - b * data.scale[0]),
         coefficients={data.names[0]: (b,)},
         exponents={data.names[0]: ()},
         agreeing=1.0,
@@ -134,10 +138,10 @@ def _line(data: Points, law: ScalingLaw, dropped: tuple[str, ...]) -> Fit:
 
 def _powers(data: Points, law: ScalingLaw, dropped: tuple[str, ...], near: Fit | None) -> Fit:
     inputs, variants = len(law.inputs), len(data.names)
-    own = 1 if law.share == "offset and exponents" else variants
-    # One exponent an input at the start, also where variants have their own: they part in the polishing.
+    own = 1 if law.pooling is Pooling.SHARED_EXPONENTS else variants
+    # Variants start with the same exponent for an input, even where each has its own: polishing separates them.
     grid = [np.tile(exponents, (own, 1)) for exponents in itertools.product(STARTS, repeat=inputs)]
-    if near is not None and near.status == "ok":
+    if near is not None and near.status is FitStatus.OK:
         grid = [np.array([near.exponents[name] for name in data.names][:own])]
     starts = []
     for exponents in grid:
@@ -147,16 +151,16 @@ def _powers(data: Points, law: ScalingLaw, dropped: tuple[str, ...], near: Fit |
     polished = [_polish(data, law, exponents, linear, near) for _, exponents, linear in starts[:KEPT_STARTS]]
     best = min(polished, key=lambda result: result.cost)
     agreeing = float(np.mean([result.cost <= best.cost * (1 + 1e-3) + 1e-15 for result in polished]))
-    offset, logs, exponents_own = _unpacked(best.x, law, variants, own)
+    constant, logs, exponents_own = _unpacked(best.x, law, variants, own)
     exponents_all = exponents_own[np.arange(variants) % own]
-    # Back from inputs that were divided by their geometric mean.
+    # Undo the division of the inputs by their geometric means.
     amounts = np.exp(logs + exponents_all @ np.diag(data.scale))
     return _made(
         data,
         law,
         dropped,
         best,
-        offset=offset,
+        irreducible_loss=constant,
         coefficients={name: tuple(amounts[i]) for i, name in enumerate(data.names)},
         exponents={name: tuple(exponents_all[i]) for i, name in enumerate(data.names)},
         agreeing=agreeing,
@@ -164,47 +168,44 @@ def _powers(data: Points, law: ScalingLaw, dropped: tuple[str, ...], near: Fit |
 
 
 def _linear(data: Points, law: ScalingLaw, exponents: Array) -> tuple[Array, float]:
-    """The offset and coefficients [1 + variants x inputs], none negative, that are best for given exponents."""
+    """Return the best non-negative E and coefficients [1 + variants x inputs] for given exponents, and their cost."""
     variants, inputs = len(data.names), len(law.inputs)
     columns = np.zeros((len(data.loss), 1 + variants * inputs))
-    columns[:, 0] = law.offset
+    columns[:, 0] = law.irreducible_loss
     powers = np.exp(-data.x * exponents[data.variant % len(exponents)])
     for i in range(inputs):
         columns[np.arange(len(data.loss)), 1 + data.variant * inputs + i] = powers[:, i]
-    # Relative residuals, which log residuals are to first order.
+    # Relative residuals equal log residuals to first order.
     solution, norm = nnls(columns / data.loss[:, None], 1 - data.floor / data.loss)
     return solution, float(norm)
 
 
 def _polish(data: Points, law: ScalingLaw, exponents: Array, linear: Array, near: Fit | None) -> OptimizeResult:
-    """All parameters together: E, then log coefficients [variants, inputs], then exponents [own, inputs]."""
+    """Fit all parameters together: E, then log coefficients [variants, inputs], then exponents [own, inputs]."""
     variants, inputs, own = len(data.names), len(law.inputs), len(exponents)
     amounts = np.log(np.maximum(linear[1:], 1e-8 * data.loss.min()))
-    start = np.concatenate([[linear[0]] if law.offset else [], amounts, exponents.ravel()])
-    low = np.concatenate(
-        [[0.0] if law.offset else [], np.full(amounts.shape, -60.0), np.full(own * inputs, EXPONENTS[0])]
-    )
-    high = np.concatenate(
-        [[data.loss.min()] if law.offset else [], np.full(amounts.shape, 60.0), np.full(own * inputs, EXPONENTS[1])]
-    )
+    start = np.concatenate([[linear[0]] if law.irreducible_loss else [], amounts, exponents.ravel()])
+    constant_low, constant_high = ([0.0], [data.loss.min()]) if law.irreducible_loss else ([], [])
+    low = np.concatenate([constant_low, np.full(amounts.shape, -60.0), np.full(own * inputs, EXPONENTS[0])])
+    high = np.concatenate([constant_high, np.full(amounts.shape, 60.0), np.full(own * inputs, EXPONENTS[1])])
 
     def terms(parameters: Array) -> tuple[float, Array]:
-        offset, logs, powers = _unpacked(parameters, law, variants, own)
-        return data.floor + offset, np.exp(logs[data.variant] - data.x * powers[data.variant % own])
+        constant, logs, powers = _unpacked(parameters, law, variants, own)
+        return data.floor + constant, np.exp(logs[data.variant] - data.x * powers[data.variant % own])
 
     def residuals(parameters: Array) -> Array:
-        offset, each = terms(parameters)
-        return np.asarray(np.log(offset + each.sum(axis=1)) - np.log(data.loss))
+        constant, each = terms(parameters)
+        return np.asarray(np.log(constant + each.sum(axis=1)) - np.log(data.loss))
 
     def jacobian(parameters: Array) -> Array:
-        offset, each = terms(parameters)
-        shares = each / (offset + each.sum(axis=1, keepdims=True))
+        constant, each = terms(parameters)
+        shares = each / (constant + each.sum(axis=1, keepdims=True))
         rows = np.arange(len(shares))
         found = np.zeros((len(shares), variants + own, inputs))
         found[rows, data.variant] = shares
         found[rows, variants + data.variant % own] = -data.x * shares
-        first = 1 / (offset + each.sum(axis=1, keepdims=True))
-        return np.hstack([first] * law.offset + [found.reshape(len(shares), -1)])
+        first = 1 / (constant + each.sum(axis=1, keepdims=True))
+        return np.hstack([first] * law.irreducible_loss + [found.reshape(len(shares), -1)])
 
     margin = 1e-9 * np.maximum(1.0, np.abs(high))
     tolerance = TOLERANCE if near is None else REFIT_TOLERANCE
@@ -225,9 +226,9 @@ def _polish(data: Points, law: ScalingLaw, exponents: Array, linear: Array, near
 
 def _unpacked(parameters: Array, law: ScalingLaw, variants: int, own: int) -> tuple[float, Array, Array]:
     inputs = len(law.inputs)
-    offset = float(parameters[0]) if law.offset else 0.0
-    rest = parameters[1:] if law.offset else parameters
-    return offset, rest[: variants * inputs].reshape(variants, inputs), rest[variants * inputs :].reshape(own, inputs)
+    constant = float(parameters[0]) if law.irreducible_loss else 0.0
+    rest = parameters[1:] if law.irreducible_loss else parameters
+    return constant, rest[: variants * inputs].reshape(variants, inputs), rest[variants * inputs :].reshape(own, inputs)
 
 
 def _made(
@@ -236,25 +237,25 @@ def _made(
     dropped: tuple[str, ...],
     found: OptimizeResult,
     *,
-    offset: float,
+    irreducible_loss: float,
     coefficients: dict[str, tuple[float, ...]],
     exponents: dict[str, tuple[float, ...]],
     agreeing: float,
 ) -> Fit:
     n, free = len(data.loss), free_parameters(law, len(data.names))
     cost = float(found.cost)
-    # Of a fit without residuals nothing is left to take the logarithm of.
+    # An exact fit has no residuals to take the logarithm of.
     spread = n * np.log(max(2 * cost / n, 1e-30))
-    status, reason = _verdict(law, data, found, offset, exponents)
+    refusal, reason = _verdict(law, data, found, irreducible_loss, exponents) or (None, "")
     return Fit(
         law=law,
-        status=status,
+        refusal=refusal,
         reason=reason,
         variants=data.names,
-        offset=offset,
+        irreducible_loss=irreducible_loss,
         coefficients={name: tuple(map(float, values)) for name, values in coefficients.items()},
         exponents={name: tuple(map(float, values)) for name, values in exponents.items()},
-        used=n,
+        num_points=n,
         dropped=dropped,
         residuals=tuple(float(-r) for r in found.fun),
         cost=cost,
@@ -267,22 +268,24 @@ def _made(
 
 
 def _verdict(
-    law: ScalingLaw, data: Points, found: OptimizeResult, offset: float, exponents: dict[str, tuple[float, ...]]
-) -> tuple[Status, str]:
+    law: ScalingLaw, data: Points, found: OptimizeResult, constant: float, exponents: dict[str, tuple[float, ...]]
+) -> tuple[Refusal, str] | None:
+    """Return why a solution does not hold, as code and sentence; None if it does."""
     if not found.success:
-        return "not converged", f"the search did not converge: {found.message}"
+        return Refusal.NOT_CONVERGED, f"the search did not converge: {found.message}"
     low, high = EXPONENTS
     for name, values in exponents.items():
         for value, column in zip(values, law.inputs, strict=False):
             if not low * 1.02 < value < high * 0.98:
-                return "at an edge", f"the exponent of {column} of {name} ends at {value:.3g}, the border of its range"
-    if law.offset and not law.line:
+                return Refusal.EXPONENT_AT_BOUND, (
+                    f"the exponent of {column} of {name} ends at {value:.3g}, the bound of its range"
+                )
+    if law.irreducible_loss and not law.line:
         smallest = float(data.loss.min())
-        if offset < 1e-6 * smallest:
-            return "at an edge", "the offset ends at zero: the losses do not flatten; fit the law without it"
-        if offset > (1 - 1e-6) * smallest:
-            return (
-                "at an edge",
-                f"the offset ends at the smallest loss, {smallest:.5g}: a power is not seen in the losses",
+        if constant < 1e-6 * smallest:
+            return Refusal.NO_IRREDUCIBLE_LOSS, "E ends at zero: the losses do not flatten; fit the law without E"
+        if constant > (1 - 1e-6) * smallest:
+            return Refusal.NO_POWER, (
+                f"E ends at the smallest loss, {smallest:.5g}: the losses show no power law above it"
             )
-    return "ok", ""
+    return None

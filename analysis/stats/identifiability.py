@@ -1,18 +1,19 @@
-"""Which points can be fitted, and what they cannot tell apart: the refusals that need no fit (`method.md`, Fitting)."""
+"""Which points can be fitted, and whether they can tell a law's parameters apart: what is refused before any fit."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from .laws import Fit, ScalingLaw, free_parameters
+from .laws import Fit, Pooling, ScalingLaw, free_parameters
+from .status import Refusal
 
-SIZES_FOR_OFFSET = 4
-"""Fewer sizes identify no offset beside a power of one variant's."""
+SIZES_FOR_IRREDUCIBLE_LOSS = 4
+"""With fewer sizes, the irreducible loss and the power of one variant cannot be told apart."""
 
 
 def usable(points: pd.DataFrame, law: ScalingLaw) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The points that can be fitted, and a sentence for each kind that cannot.
+    """Return the points that can be fitted, and a sentence for each kind that cannot.
 
     Raises:
         ValueError: columns are missing, or no point is left.
@@ -36,37 +37,47 @@ def usable(points: pd.DataFrame, law: ScalingLaw) -> tuple[pd.DataFrame, tuple[s
     return kept, tuple(dropped)
 
 
-def not_identifiable(points: pd.DataFrame, law: ScalingLaw, names: Sequence[str]) -> str | None:
-    """Why the points cannot tell the parameters apart; None if they can."""
+def not_identifiable(points: pd.DataFrame, law: ScalingLaw, names: Sequence[str]) -> tuple[Refusal, str] | None:
+    """Return why the points cannot tell the parameters apart, as code and sentence; None if they can."""
     counts = points.groupby("variant")[list(law.inputs)].nunique()
     size = law.inputs[0]
     fewest = int(counts[size].min())
-    alone = law.share != "offset and exponents" or len(names) == 1
+    alone = law.pooling is not Pooling.SHARED_EXPONENTS or len(names) == 1
     one_input = len(law.inputs) == 1
-    needed = SIZES_FOR_OFFSET if law.offset and not law.line and one_input and alone else 3
+    needs_four = law.irreducible_loss and not law.line and one_input and alone
+    needed = SIZES_FOR_IRREDUCIBLE_LOSS if needs_four else 3
     if fewest < needed:
-        return (
-            f"{fewest} values of {size} do not identify {law.name}, which needs {needed}; look at the slopes between "
-            "neighbouring sizes, at a pooled law (shared offset and exponents), or at the checkpoints' L(N, D)"
+        return Refusal.TOO_FEW_SIZES, f"{fewest} values of {size} do not identify it, {needed} are needed"
+    if len(law.inputs) > 1 and int(counts[law.inputs[1]].min()) < SIZES_FOR_IRREDUCIBLE_LOSS:
+        amounts = int(counts[law.inputs[1]].min())
+        return Refusal.TOO_FEW_DATA_AMOUNTS, (
+            f"{amounts} values of {law.inputs[1]} do not identify it, {SIZES_FOR_IRREDUCIBLE_LOSS} are needed"
         )
-    if len(law.inputs) > 1 and int(counts[law.inputs[1]].min()) < SIZES_FOR_OFFSET:
-        return f"{int(counts[law.inputs[1]].min())} values of {law.inputs[1]} do not identify {law.name}"
     if len(points) <= free_parameters(law, len(names)):
-        return f"{len(points)} points do not identify {free_parameters(law, len(names))} parameters"
+        parameters = free_parameters(law, len(names))
+        return Refusal.TOO_FEW_POINTS, f"{len(points)} points do not identify {parameters} parameters"
     return None
 
 
-def refused(law: ScalingLaw, names: Sequence[str], reason: str, *, used: int = 0, dropped: tuple[str, ...] = ()) -> Fit:
-    """A fit that the points do not allow."""
+def refused(
+    law: ScalingLaw,
+    names: Sequence[str],
+    refusal: Refusal,
+    reason: str,
+    *,
+    num_points: int = 0,
+    dropped: tuple[str, ...] = (),
+) -> Fit:
+    """Make the result of a fit that the points do not allow."""
     nothing: dict[str, tuple[float, ...]] = {name: (float("nan"),) * len(law.inputs) for name in names}
     return Fit(
         law=law,
-        status="not identifiable",
+        refusal=refusal,
         reason=reason,
         variants=tuple(names),
-        offset=float("nan"),
+        irreducible_loss=float("nan"),
         coefficients=nothing,
         exponents=nothing,
-        used=used,
+        num_points=num_points,
         dropped=dropped,
     )

@@ -1,95 +1,115 @@
-"""Laws of loss against size and data, and what came of fitting one."""
+"""Scaling laws of loss against size and data, and the result of fitting one."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from enum import StrEnum
 
 import numpy as np
 
-Share = Literal["offset", "offset and exponents"]
-Status = Literal["ok", "not identifiable", "at an edge", "not converged"]
+from .status import FitStatus, Refusal
+
+
+class Pooling(StrEnum):
+    """What variants share that are fitted together. All share E; each has its own coefficients."""
+
+    OWN_EXPONENTS = "own exponents"
+    SHARED_EXPONENTS = "shared exponents"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingLaw:
-    """A form. `inputs` are names of columns, the first one the size."""
+    """The form of a law."""
 
     name: str
     inputs: tuple[str, ...]
-    offset: bool = True
-    share: Share | None = None
-    """What the variants of a pooled fit have in common; None: one variant."""
+    """Columns that the loss depends on; the first is the size."""
+    irreducible_loss: bool = True
+    """Whether the law has the constant E."""
+    pooling: Pooling | None = None
+    """None: the law of one variant."""
     line: bool = False
     """`L = a + b log(input)` in place of powers."""
 
 
-def power(size: str = "parameters", *, offset: bool = True, share: Share | None = None) -> ScalingLaw:
-    """`L = E + A N^-alpha`, or without E."""
-    return _powers(f"A {size}^-alpha", (size,), offset, share)
+def power(size: str = "parameters", *, irreducible_loss: bool = True, pooling: Pooling | None = None) -> ScalingLaw:
+    """The power law `L = E + A N^-alpha`, or without E."""
+    return _powers(f"A {size}^-alpha", (size,), irreducible_loss, pooling)
 
 
 def surface(
-    size: str = "parameters", data: str = "images", *, offset: bool = True, share: Share | None = None
+    size: str = "parameters",
+    data: str = "images",
+    *,
+    irreducible_loss: bool = True,
+    pooling: Pooling | None = None,
 ) -> ScalingLaw:
-    """`L = E + A N^-alpha + B D^-beta`, or without E."""
-    return _powers(f"A {size}^-alpha + B {data}^-beta", (size, data), offset, share)
+    """The law of size and data, `L = E + A N^-alpha + B D^-beta`, or without E."""
+    return _powers(f"A {size}^-alpha + B {data}^-beta", (size, data), irreducible_loss, pooling)
 
 
-def _powers(terms: str, inputs: tuple[str, ...], offset: bool, share: Share | None) -> ScalingLaw:
-    shared = {None: "", "offset": ", own exponents", "offset and exponents": ", shared exponents"}[share]
-    if share is not None and offset:
-        shared = shared.replace("shared exponents", "shared E and exponents").replace("own", "shared E and own")
-    return ScalingLaw(name=("E + " if offset else "") + terms + shared, inputs=inputs, offset=offset, share=share)
+def _powers(terms: str, inputs: tuple[str, ...], irreducible_loss: bool, pooling: Pooling | None) -> ScalingLaw:
+    shared = "" if pooling is None else f", {pooling}"
+    if irreducible_loss:
+        terms = f"E + {terms}"
+        shared = {
+            None: "",
+            Pooling.OWN_EXPONENTS: ", shared E and own exponents",
+            Pooling.SHARED_EXPONENTS: ", shared E and exponents",
+        }[pooling]
+    return ScalingLaw(name=terms + shared, inputs=inputs, irreducible_loss=irreducible_loss, pooling=pooling)
 
 
 def log_line(size: str = "parameters") -> ScalingLaw:
-    """`L = a + b log N`."""
+    """The line `L = a + b log N`."""
     return ScalingLaw(name=f"a + b log {size}", inputs=(size,), line=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """What came of a fit. Numbers are for use when `status` is "ok" alone."""
+    """The result of a fit. Its numbers may be used only when `status` is `FitStatus.OK`."""
 
     law: ScalingLaw
-    status: Status
+    refusal: Refusal | None
+    """None for a fit that holds."""
     reason: str
-    """Why the status is not "ok", and what to do instead; empty else."""
+    """The refusal in a sentence, with what to do instead; empty for a fit that holds."""
     variants: tuple[str, ...]
-    offset: float
-    """E, or a of a line; 0 without one."""
+    irreducible_loss: float
+    """E, or a of a line; 0 for a law without E."""
     coefficients: dict[str, tuple[float, ...]]
     """Variant -> coefficient of each input, or b of a line."""
     exponents: dict[str, tuple[float, ...]]
-    """Variant -> exponent of each input; of a line: none."""
-    used: int
+    """Variant -> exponent of each input; a line has none."""
+    num_points: int
+    """Points that were fitted."""
     dropped: tuple[str, ...] = ()
     """A sentence for each kind of point that was left out."""
     residuals: tuple[float, ...] = field(default=(), repr=False)
-    """log(L) - log(fit), in the order of the points used."""
+    """log(L) - log(fit), in the order of the points."""
     cost: float = float("nan")
-    """Sum of Huber losses of the log residuals."""
+    """Sum of the Huber losses of the log residuals."""
     gradient: float = float("nan")
     """Largest entry of the cost's gradient at the solution."""
     agreeing_starts: float = float("nan")
-    """Share of the polished starts that came to the same cost."""
+    """Share of the polished starts that reached the same cost."""
     aicc: float = float("nan")
+    """Akaike's information criterion, corrected for few points."""
 
     @property
-    def free(self) -> int:
-        """Parameters that were fitted."""
-        return free_parameters(self.law, len(self.variants))
+    def status(self) -> FitStatus:
+        """Whether the fit holds, and if not, which kind of refusal it is."""
+        return FitStatus.OK if self.refusal is None else self.refusal.status
 
     def predict(self, variant: str, **inputs: float) -> float:
         """The loss of a variant at given inputs."""
         if self.law.line:
-            return self.offset + self.coefficients[variant][0] * float(np.log(inputs[self.law.inputs[0]]))
+            return self.irreducible_loss + self.coefficients[variant][0] * float(np.log(inputs[self.law.inputs[0]]))
         terms = zip(self.coefficients[variant], self.exponents[variant], self.law.inputs, strict=True)
-        return self.offset + float(sum(a * inputs[name] ** -e for a, e, name in terms))
+        return self.irreducible_loss + float(sum(a * inputs[name] ** -e for a, e, name in terms))
 
 
 def free_parameters(law: ScalingLaw, variants: int) -> int:
-    """Parameters of a law for so many variants."""
+    """Number of parameters that a law of so many variants has."""
     if law.line:
         return 2
-    exponents = len(law.inputs) * (1 if law.share == "offset and exponents" else variants)
-    return law.offset + exponents + len(law.inputs) * variants
+    exponents = len(law.inputs) * (1 if law.pooling is Pooling.SHARED_EXPONENTS else variants)
+    return law.irreducible_loss + exponents + len(law.inputs) * variants

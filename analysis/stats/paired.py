@@ -1,11 +1,11 @@
-"""Variant against variant, paired (`method.md`, Fitting).
+"""Paired differences between variants.
 
-Two variants of one size and seed saw the same images, masks, noise levels and noise, step by step, and began from the
-same numbers. The difference of their losses is therefore far less noisy than either loss.
+Two variants of one size and seed see the same images, masks, noise levels and noise at every step, and start from the
+same weights. The difference of their losses is therefore far less noisy than either loss.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,52 +16,57 @@ from scipy import stats
 
 from lina_lab.records.runstore import TRAIN_LOSS
 
-from ..load.cells import as_text
+from ..load.labels import as_text, labels_by_axis
 from ..load.runs import StudyRuns, variant_fields
 
 BLOCKS = 20
-"""Blocks that a run's second half is cut in for its standard error; neighbouring steps are not independent."""
+"""Number of blocks of steps from which a block standard error is computed; neighboring steps are correlated."""
 CONFIDENCE = 0.95
-COMPARED = ["axis", "treatment", "control", "size", "metric"]
-"""Columns that say which difference a row is about."""
-MEAN = ["difference", "seed_se", "low", "high", "p", "seeds", "resolved"]
+COMPARED = ["comparison", "axis", "treatment", "baseline", "size", "metric"]
+"""Columns that identify a difference."""
+MEAN = ["difference", "seed_se", "low", "high", "p", "seeds", "excludes_zero"]
 """Columns of a mean over seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One change of one axis, all other axes but the size's being equal."""
+    """A change of one axis; the variants are equal in all others."""
 
     axis: str
     treatment: str
     """Variant with the change."""
-    control: str
-    """Variant without it: the axis' first value."""
-
-    @property
-    def label(self) -> str:
-        """Both variants, for a figure."""
-        return f"{self.treatment} − {self.control}"
+    baseline: str
+    """Variant without it: it has the axis' first value."""
+    label: str
+    """Both values of the axis, and what the variants have in common: "subtraction vs. division (no convolution)"."""
 
 
 def comparisons(runs: StudyRuns) -> list[Comparison]:
-    """Every change of one axis' first value to another that the cells hold both sides of."""
+    """Return every change of an axis from its first value to another for which there are cells of both variants."""
     fields = variant_fields(runs.study)
     variants = runs.cells.drop_duplicates("variant").set_index("variant")[fields]
+    texts = {name: {field: str(row[field]) for field in fields} for name, row in variants.iterrows()}
+    labels = {str(name): labels_by_axis(runs.study, text) for name, text in texts.items()}
     found = []
     for axis in runs.variant_axes:
         varied = list(runs.study.axes[axis])
         first = tuple(as_text(runs.study.axes[axis][field][0]) for field in varied)
         others = [field for field in fields if field not in varied]
-        for control, treatment in itertools.permutations(runs.variants, 2):
-            a, b = variants.loc[control], variants.loc[treatment]
+        for baseline, treatment in itertools.permutations(runs.variants, 2):
+            a, b = variants.loc[baseline], variants.loc[treatment]
             if tuple(a[varied]) == first and tuple(b[varied]) != first and (a[others] == b[others]).all():
-                found.append(Comparison(axis=axis, treatment=treatment, control=control))
+                label = _label(axis, labels[treatment], labels[baseline])
+                found.append(Comparison(axis=axis, treatment=treatment, baseline=baseline, label=label))
     return found
 
 
+def _label(axis: str, treatment: Mapping[str, str], baseline: Mapping[str, str]) -> str:
+    common = ", ".join(label for name, label in baseline.items() if name != axis)
+    return f"{treatment[axis]} vs. {baseline[axis]}" + (f" ({common})" if common else "")
+
+
 def block_standard_error(differences: npt.NDArray[np.float64], blocks: int = BLOCKS) -> float:
-    """Standard error of the mean of a series whose neighbours are correlated, from means of contiguous blocks.
+    """Return the standard error of the mean of a correlated series, from the means of contiguous blocks.
 
     Raises:
         ValueError: fewer than two values a block.
@@ -73,24 +78,24 @@ def block_standard_error(differences: npt.NDArray[np.float64], blocks: int = BLO
 
 
 def paired_differences(runs: StudyRuns, tail: float = 0.5) -> pd.DataFrame:
-    """The paired difference of each comparison at each size, seed by seed.
+    """Return the paired difference of each comparison at each size and seed.
 
     Args:
         runs: the study.
-        tail: share of the budget, the last part of it, that the training loss is averaged over.
+        tail: last share of the budget over which the training loss is averaged.
 
     Returns:
-        Columns `axis`, `treatment`, `control`, `size`, `seed`, `metric`, `difference`, `block_se`, `points`. For the
-        training loss the mean over the last part of the budget, with a block standard error; for each validation
-        loss the last value, which has none: draws and images are the same on both sides.
+        Columns COMPARED, `seed`, `difference` (treatment minus baseline), `block_se`, `points`. The training loss is
+        averaged and has a block standard error. Of a validation loss the last value is taken; it has no such error,
+        because both variants are validated on the same images, masks and noise.
     """
     index = ["metric", "size", "seed", "images"]
     wide = runs.history.set_index([*index, "variant"])["value"].unstack("variant")
     rows = []
     for comparison in comparisons(runs):
-        if not {comparison.treatment, comparison.control} <= set(wide.columns):
+        if not {comparison.treatment, comparison.baseline} <= set(wide.columns):
             continue
-        paired = (wide[comparison.treatment] - wide[comparison.control]).dropna()
+        paired = (wide[comparison.treatment] - wide[comparison.baseline]).dropna()
         for keys, series in paired.groupby(level=["metric", "size", "seed"], sort=True):
             metric, size, seed = cast(tuple[Any, Any, Any], keys)
             images, values = series.index.get_level_values("images").to_numpy(), series.to_numpy(float)
@@ -101,9 +106,10 @@ def paired_differences(runs: StudyRuns, tail: float = 0.5) -> pd.DataFrame:
                 values, error = values[-1:], np.nan
             rows.append(
                 {
+                    "comparison": comparison.label,
                     "axis": comparison.axis,
                     "treatment": comparison.treatment,
-                    "control": comparison.control,
+                    "baseline": comparison.baseline,
                     "size": size,
                     "seed": seed,
                     "metric": str(metric),
@@ -116,21 +122,22 @@ def paired_differences(runs: StudyRuns, tail: float = 0.5) -> pd.DataFrame:
 
 
 def _block_error(differences: npt.NDArray[np.float64], *, windows: bool) -> float:
-    """The block standard error; NaN with too few values. Points that are means of windows are blocks themselves."""
+    """Return the block standard error; NaN for too few values. Means over windows are blocks themselves."""
     if windows:
         few = len(differences) < 4
         return float("nan") if few else float(differences.std(ddof=1) / np.sqrt(len(differences)))
     return block_standard_error(differences) if len(differences) >= 2 * BLOCKS else float("nan")
 
 
-def over_seeds(differences: pd.DataFrame) -> pd.DataFrame:
-    """Mean paired difference over the seeds of each comparison, size and metric.
+def mean_differences(differences: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean paired difference over the seeds of each comparison, size and metric.
 
     Returns:
-        Columns `axis`, `treatment`, `control`, `size`, `metric`, `difference`, `block_se` (of the mean, from the
-        blocks within the runs), `seed_se` (from the spread over seeds), `low`, `high` (95% interval: Student's t over
-        the seeds), `p` (of no difference, by the same t), `seeds`, `resolved`: whether the interval leaves zero out,
-        and `holm`: p adjusted over all comparisons and sizes of the metric. With one seed there is no interval.
+        Columns COMPARED, `difference`, `block_se` (standard
+        error from blocks within runs), `seed_se` (standard error from the spread over seeds), `low`, `high` (95%
+        confidence interval: Student's t over seeds), `p` (null hypothesis of no difference, by the same t), `seeds`,
+        `excludes_zero` (whether the interval does), `holm` (p, Holm-corrected over all comparisons and sizes of the
+        metric). With one seed there is no interval.
     """
     rows = []
     for values, group in differences.groupby(COMPARED, sort=False):
@@ -141,25 +148,25 @@ def over_seeds(differences: pd.DataFrame) -> pd.DataFrame:
 
 
 def holm(p_values: "pd.Series[float]") -> "pd.Series[float]":
-    """Adjusted p-values of a family of tests (Holm 1979); NaN stays, and is no member of the family."""
+    """Return Holm-corrected p-values of a family of tests (Holm 1979); NaN stays NaN and does not count."""
     tested = p_values.dropna().sort_values()
     factors = np.arange(len(tested), 0, -1)
     adjusted = np.minimum(1.0, np.maximum.accumulate(tested.to_numpy(float) * factors))
     return pd.Series(adjusted, index=tested.index).reindex(p_values.index)
 
 
-def with_size(differences: pd.DataFrame, sizes: Sequence[Any]) -> pd.DataFrame:
-    """How each paired difference changes from the smallest size to the largest, seed by seed.
+def size_trends(differences: pd.DataFrame, sizes: Sequence[Any]) -> pd.DataFrame:
+    """Return how each paired difference changes from the smallest size to the largest, paired by seed.
 
-    This is what "scales better" comes to without a fit: three sizes identify no exponent with an offset.
+    This says whether a variant scales better without a fit, also where there are too few sizes for one.
 
     Args:
-        differences: of `paired_differences`.
-        sizes: the smallest first.
+        differences: see `paired_differences`.
+        sizes: all sizes, the smallest first.
 
     Returns:
-        Columns `axis`, `treatment`, `control`, `metric`, `smallest`, `largest`, and those of `over_seeds` but
-        `block_se` and `holm`; empty with one size.
+        Columns COMPARED but `size`, `smallest`, `largest`, and those of `mean_differences` but
+        `block_se` and `holm`; `difference` is the change. No rows for one size.
     """
     keys = [key for key in COMPARED if key != "size"]
     rows = []
@@ -175,7 +182,7 @@ def with_size(differences: pd.DataFrame, sizes: Sequence[Any]) -> pd.DataFrame:
 
 
 def _mean(values: "pd.Series[float]") -> dict[str, Any]:
-    """Mean over seeds with its interval; NaN ends, and not resolved, with one seed."""
+    """Return the mean over seeds with its confidence interval, whose ends are NaN for one seed."""
     seeds, mean = len(values), values.mean()
     error = values.std(ddof=1) / np.sqrt(seeds) if seeds > 1 else np.nan
     reach = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) * error if seeds > 1 else np.nan
@@ -186,5 +193,5 @@ def _mean(values: "pd.Series[float]") -> dict[str, Any]:
         "high": mean + reach,
         "p": 2 * stats.t.sf(abs(mean) / error, seeds - 1) if seeds > 1 and error > 0 else np.nan,
         "seeds": seeds,
-        "resolved": bool(abs(mean) > reach),
+        "excludes_zero": bool(abs(mean) > reach),
     }

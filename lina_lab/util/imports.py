@@ -8,16 +8,20 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def gc_paused() -> Iterator[None]:
-    """Pause garbage collection within the block, and skip it when the process ends.
+def gc_paused(*, freeze_at_end: bool = True) -> Iterator[None]:
+    """Pause garbage collection within the block, which makes many objects that stay.
 
-    Torch, Lightning and MLflow make about a million objects that stay, and scanning them again and again takes a sixth
-    of the time of their import.
+    Torch, Lightning and MLflow make about a million of them; scanning them again and again takes a sixth of the time of
+    their import.
+
+    Args:
+        freeze_at_end: skip the collection when the process ends, too.
     """
     were_collected = gc.isenabled()
     gc.disable()
-    # Registered before the functions of the libraries, so it is called after them.
-    freeze_at_exit()
+    if freeze_at_end:
+        # Registered before the functions of the libraries, so it is called after them.
+        freeze_at_exit()
     try:
         yield
     finally:

@@ -23,6 +23,7 @@ STUDY: dict[str, Any] = {
     "controlled": ["images seen"],
 }
 STEPS, BATCH = 200, 32
+LABELS = {"none": "no convolution", "depthwise": "depthwise"}
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def planted() -> Callable[..., StudyRuns]:
                         loss = 2 + effect(normalization, conv, size, seed)
                         keys = {
                             "cell": f"{normalization}{conv}{size}{seed}",
-                            "variant": f"{normalization}, {conv}",
+                            "variant": f"{normalization}, {LABELS[conv]}",
                             "size": size,
                             "seed": seed,
                         }

@@ -1,8 +1,9 @@
-"""What of a run store counts, and what is refused with a sentence."""
+"""Which cells of a run store count, and what is refused with a sentence."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from sqlalchemy import create_engine, text
 
 from benchmarks.report import EFFECTS, NAME, WIDTHS, ReportBenchConfig, make_store
 from lina_lab.config import TrialConfig, from_dict
-from lina_lab.records.runstore import CELL, ERROR, KIND, SEED, STATUS, STUDY
+from lina_lab.records.runstore import CELL, ERROR, KIND, SEED, STATUS, STUDY, config_from_tags, config_tags
 from lina_lab.study.cost import training_flops
 
 CELLS, CHECKPOINTS = len(EFFECTS) * len(WIDTHS), 3
@@ -29,7 +30,7 @@ def store(tmp_path: Path) -> "Store":
 
 
 class Store:
-    """A run store to be tampered with."""
+    """A run store to tamper with."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.uri = folder, f"sqlite:///{folder / 'mlflow.db'}"
@@ -42,10 +43,17 @@ class Store:
     def read(self) -> StudyRuns:
         return read_study(NAME, self.folder)
 
-    def change_parameter(self, run: Run, name: str, value: str) -> None:
-        with create_engine(self.uri).begin() as connection:
-            where = {"v": value, "r": run.info.run_id, "k": name}
-            connection.execute(text("UPDATE params SET value = :v WHERE run_uuid = :r AND key = :k"), where)
+    def change_field(self, run: Run, field: str, value: Any) -> None:
+        """Change a field of the configuration that a run holds."""
+        config = config_from_tags(self.client.get_run(run.info.run_id).data.tags)
+        assert config is not None
+        *parts, last = field.split(".")
+        section = config
+        for part in parts:
+            section = section[part]
+        section[last] = value
+        for tag, text_of_tag in config_tags(config).items():
+            self.client.set_tag(run.info.run_id, tag, text_of_tag)
 
     def copy(self, run: Run, **tags: str) -> str:
         """Another run like it."""
@@ -106,10 +114,10 @@ def test_runs_that_do_not_count_are_kept_with_the_reason(store: Store) -> None:
     reasons = dict(zip(runs.excluded["cell"], runs.excluded["reason"], strict=True))
     assert reasons == {
         first.data.tags[CELL]: "RuntimeError: planted",
-        second.data.tags[CELL]: "it has not ended",
-        third.data.tags[CELL]: "a later attempt at the cell is done",
-        fourth.data.tags[CELL]: "it has no finite val/loss_ema, which the study is compared by",
-        fifth.data.tags[CELL]: "it has no finite val/loss_ema, which the study is compared by",
+        second.data.tags[CELL]: "it has not finished",
+        third.data.tags[CELL]: "a later attempt at this cell is done",
+        fourth.data.tags[CELL]: "it has no finite val/loss_ema, an objective of the study",
+        fifth.data.tags[CELL]: "it has no finite val/loss_ema, an objective of the study",
     }
     kept = runs.checkpoints[runs.checkpoints["reason"] != ""]
     assert set(kept["cell"]) == set(reasons)
@@ -126,7 +134,7 @@ def test_a_study_without_a_cell_that_counts_says_what_there_is(store: Store) -> 
     assert f"no cell of the study planted counts ({CELLS} failed; the first: RuntimeError: planted)" in said
     for run in store.runs():
         store.client.delete_run(run.info.run_id)
-    assert "has no cell yet: run it with python -m lina_lab.run study=planted" in store.complaint()
+    assert "has no cell yet: run it first (lina run study=planted)" in store.complaint()
 
 
 def test_one_run_is_a_table_of_one_row(store: Store) -> None:
@@ -139,14 +147,14 @@ def test_one_run_is_a_table_of_one_row(store: Store) -> None:
 
 def several_data_sets(store: Store) -> None:
     for run in store.runs()[:2]:
-        store.change_parameter(run, "data.name", "latents")
-        store.change_parameter(run, "data.path", "imagenet")
+        store.change_field(run, "data.name", "latents")
+        store.change_field(run, "data.path", "imagenet")
 
 
 def two_of_one_kind(store: Store) -> None:
     run = store.runs()[0]
     other = store.copy(run, **{CELL: "another"})
-    store.change_parameter(store.client.get_run(other), "optimizer.lr", "0.5")
+    store.change_field(store.client.get_run(other), "optimizer.lr", 0.5)
 
 
 def a_newer_store(store: Store) -> None:
@@ -160,20 +168,23 @@ def another_definition(store: Store) -> None:
 
 
 def another_configuration(store: Store) -> None:
-    store.change_parameter(store.runs()[3], "model.attention.gate", "swish")
+    store.change_field(store.runs()[3], "model.attention.gate", "swish")
 
 
 @pytest.mark.parametrize(
     ("tamper", "said"),
     [
-        (several_data_sets, f"mixes data sets, which are no axis of it: {CELLS - 2} of digits, 2 of latents imagenet"),
+        (
+            several_data_sets,
+            f"mixes data sets, which are not one of its axes: {CELLS - 2} of digits, 2 of latents imagenet",
+        ),
         (
             two_of_one_kind,
             "are both subtraction, depthwise, size 96, seed 0, and differ in optimizer.lr: make that an axis",
         ),
         (a_newer_store, "was written by a newer lina_lab (format 2, and this one knows 1): read it with that version"),
         (another_definition, "is not one of this version of lina_lab (study.hypothesis is not a field)"),
-        (another_configuration, "are not a configuration of this version of lina_lab (model.attention"),
+        (another_configuration, "is not one of this version of lina_lab (model.attention"),
     ],
 )
 def test_what_does_not_belong_into_one_table_is_refused(

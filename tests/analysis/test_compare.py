@@ -6,7 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from lina_lab.analysis.load.runs import StudyRuns
-from lina_lab.analysis.stats.paired import block_standard_error, comparisons, over_seeds, paired_differences, with_size
+from lina_lab.analysis.stats.paired import (
+    block_standard_error,
+    comparisons,
+    mean_differences,
+    paired_differences,
+    size_trends,
+)
 from scipy import stats
 
 Planted = Callable[..., StudyRuns]
@@ -19,23 +25,23 @@ def subtraction_is_worse(normalization: str, conv: str, size: int, seed: int) ->
 
 
 def test_each_axis_is_changed_alone(planted: Planted) -> None:
-    found = [(c.axis, c.control, c.treatment) for c in comparisons(planted(subtraction_is_worse))]
+    found = [(c.axis, c.baseline, c.treatment) for c in comparisons(planted(subtraction_is_worse))]
     assert found == [
-        ("normalization", "division, none", "subtraction, none"),
+        ("normalization", "division, no convolution", "subtraction, no convolution"),
         ("normalization", "division, depthwise", "subtraction, depthwise"),
-        ("convolution", "division, none", "division, depthwise"),
-        ("convolution", "subtraction, none", "subtraction, depthwise"),
+        ("convolution", "division, no convolution", "division, depthwise"),
+        ("convolution", "subtraction, no convolution", "subtraction, depthwise"),
     ]
 
 
 def test_planted_differences_are_recovered_far_below_the_noise_of_either_loss(planted: Planted) -> None:
-    table = over_seeds(paired_differences(planted(subtraction_is_worse)))
+    table = mean_differences(paired_differences(planted(subtraction_is_worse)))
     assert len(table) == 4 * 2 * 3
     for row in table.to_dict("records"):
         truth = -0.2 if row["axis"] == "convolution" else 0.01 + 0.02 * row["size"] / 16
         assert row["difference"] == pytest.approx(truth, abs=0.003)
         assert row["seeds"] == 3
-        assert row["resolved"]
+        assert row["excludes_zero"]
         assert row["low"] < truth < row["high"] or abs(row["difference"] - truth) < 0.003
 
 
@@ -48,32 +54,32 @@ def test_only_training_losses_have_a_block_error(planted: Planted) -> None:
     assert set(table[train]["points"]) == {100}
 
 
-def test_no_difference_is_not_resolved(planted: Planted) -> None:
+def test_where_there_is_no_difference_the_interval_includes_zero(planted: Planted) -> None:
     nothing = planted(lambda normalization, conv, size, seed: 0.01 * np.sin(100 * seed + len(normalization) * size))
-    table = over_seeds(paired_differences(nothing))
+    table = mean_differences(paired_differences(nothing))
     normalization = table[(table["axis"] == "normalization") & (table["metric"] == "val/loss_ema")]
-    assert not normalization["resolved"].any()
+    assert not normalization["excludes_zero"].any()
 
 
-def test_growth_with_size_is_recovered(planted: Planted) -> None:
-    table = with_size(paired_differences(planted(subtraction_is_worse)), [16, 32])
+def test_growth_size_trends_is_recovered(planted: Planted) -> None:
+    table = size_trends(paired_differences(planted(subtraction_is_worse)), [16, 32])
     row = table[(table["axis"] == "normalization") & (table["metric"] == "train/loss")].iloc[0]
     assert (row["smallest"], row["largest"]) == (16, 32)
     assert row["difference"] == pytest.approx(0.02, abs=0.005)
-    assert row["resolved"]
+    assert row["excludes_zero"]
 
 
 def test_one_seed_gives_no_interval_and_no_verdict(planted: Planted) -> None:
-    table = over_seeds(paired_differences(planted(subtraction_is_worse, seeds=1)))
+    table = mean_differences(paired_differences(planted(subtraction_is_worse, seeds=1)))
     assert table[["low", "high", "seed_se"]].isna().all().all()
-    assert not table["resolved"].any()
+    assert not table["excludes_zero"].any()
 
 
 def test_a_missing_side_leaves_its_comparison_out(planted: Planted) -> None:
     runs = planted(subtraction_is_worse)
-    gone = (runs.history["variant"] == "division, none") & (runs.history["seed"] == 0)
-    table = over_seeds(paired_differences(replace(runs, history=runs.history[~gone])))
-    without = (table["control"] == "division, none") | (table["treatment"] == "division, none")
+    gone = (runs.history["variant"] == "division, no convolution") & (runs.history["seed"] == 0)
+    table = mean_differences(paired_differences(replace(runs, history=runs.history[~gone])))
+    without = (table["baseline"] == "division, no convolution") | (table["treatment"] == "division, no convolution")
     assert set(table[without]["seeds"]) == {2}
     assert set(table[~without]["seeds"]) == {3}
 

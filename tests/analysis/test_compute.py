@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from lina_lab.analysis.stats.compute import compute
+from lina_lab.analysis.stats.compute import analyze_compute
 
 E, A, B, ALPHA, BETA = 0.5, 400.0, 900.0, 0.34, 0.3
 SIZES = np.geomspace(1e6, 1e9, 9)
@@ -30,26 +30,26 @@ def best_size(flops: float) -> float:
 
 
 def test_the_best_size_and_its_growth_are_found() -> None:
-    found = compute(planted())
+    found = analyze_compute(planted())
     assert found.reason == ""
     ok = found.optima[found.optima["status"] == "ok"]
     assert len(ok) >= 3
     for row in ok.itertuples():
         # A parabola is no surface.
         assert row.parameters == pytest.approx(best_size(float(row.flops)), rel=0.2)  # type: ignore[arg-type]
-    (growth,) = found.growth["exponent"]
+    (growth,) = found.size_exponents["exponent"]
     assert growth == pytest.approx(BETA / (ALPHA + BETA), abs=0.04)
 
 
 def test_the_frontier_is_what_nothing_beats() -> None:
-    found = compute(planted())
+    found = analyze_compute(planted())
     curves = found.curves.drop_duplicates(["parameters", "images"])
     for row in curves.sample(60, random_state=0).itertuples():
         cheaper = curves[(curves["flops"] <= row.flops) & (curves.index != row.Index)]
         assert row.frontier == bool((cheaper["loss"] > row.loss).all())
-    law = found.laws["a"]
+    law = found.frontier_laws["a"]
     assert law.status == "ok"
-    assert law.offset == pytest.approx(E, abs=0.1)
+    assert law.irreducible_loss == pytest.approx(E, abs=0.1)
     # What is best at each amount falls as C^-(alpha beta / (alpha + beta)).
     assert law.exponents["a"][0] == pytest.approx(ALPHA * BETA / (ALPHA + BETA), abs=0.04)
 
@@ -57,22 +57,22 @@ def test_the_frontier_is_what_nothing_beats() -> None:
 @pytest.mark.parametrize(
     ("points", "reason"),
     [
-        (planted(SIZES[:2]), "fewer than 3 sizes have no lowest point between them"),
-        (planted(np.array([1e3, 1e6, 1e9]), np.array([1e7, 2e7])), "no amount of FLOPs was seen at 3 sizes"),
+        (planted(SIZES[:2]), "a best size needs at least 3 sizes to compare"),
+        (planted(np.array([1e3, 1e6, 1e9]), np.array([1e7, 2e7])), "no compute budget is covered by 3 sizes"),
     ],
 )
 def test_sizes_that_share_no_compute_are_not_compared(points: pd.DataFrame, reason: str) -> None:
-    found = compute(points)
+    found = analyze_compute(points)
     assert reason in found.reason
     assert found.optima.empty
-    assert found.laws["a"].status == "not identifiable"
+    assert found.frontier_laws["a"].status == "not identifiable"
 
 
 def test_a_best_size_at_the_edge_is_none() -> None:
     """So much data that the largest size is best; and a surface that bends the wrong way."""
-    edge = compute(planted(images=np.geomspace(1e13, 1e15, 30)))
+    edge = analyze_compute(planted(images=np.geomspace(1e13, 1e15, 30)))
     assert set(edge.optima["status"]) == {"at an edge"}
     assert "the largest size is best" in edge.optima["reason"].iloc[0]
-    assert np.isnan(edge.growth["exponent"]).all()
-    wrong = compute(planted(sign=-1.0).assign(loss=lambda t: t["loss"] + 2000))
+    assert np.isnan(edge.size_exponents["exponent"]).all()
+    wrong = analyze_compute(planted(sign=-1.0).assign(loss=lambda t: t["loss"] + 2000))
     assert set(wrong.optima["status"]) == {"wrong curvature"}

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lina_lab.analysis.geneval import COMMAND, IMAGES, TASKS, ResultsError, compare, read_results, scores
+from lina_lab.analysis.geneval import COMMAND
+from lina_lab.analysis.load.geneval_results import IMAGES, TASKS, ResultsError, read_results
+from lina_lab.analysis.stats.geneval import compare, scores
 
 Change = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 
@@ -46,7 +48,7 @@ def test_the_score_is_the_mean_of_the_tasks_and_its_interval_is_clustered_by_pro
     assert table.loc["overall", "score"] == pytest.approx(by_hand.mean())
     naive = np.sqrt((by_hand * (1 - by_hand) / results.images.groupby("tag").size()).sum()) / len(TASKS)
     assert table.loc["overall", "se"] > 1.2 * naive
-    # Prompts drawn again many times give the same error.
+    # A bootstrap over prompts gives the same standard error.
     prompts = results.images.groupby(["tag", "prompt"])["correct"].mean().reset_index()
     generator = np.random.default_rng(0)
     groups = [group["correct"].to_numpy() for _, group in prompts.groupby("tag")]
@@ -55,7 +57,7 @@ def test_the_score_is_the_mean_of_the_tasks_and_its_interval_is_clustered_by_pro
 
 
 def test_two_files_are_compared_prompt_by_prompt(tmp_path: Path) -> None:
-    """The second is right wherever the first is, and now and then besides: paired, that is seen at once."""
+    """The second file is right wherever the first is, and sometimes elsewhere: pairing shows it."""
     first = images()
     second = [row | {"correct": row["correct"] or i % 50 == 0} for i, row in enumerate(first)]
     files = [read_results(written(tmp_path / f"{i}.jsonl", rows)) for i, rows in enumerate((first, second))]
@@ -75,7 +77,7 @@ def test_two_files_are_compared_prompt_by_prompt(tmp_path: Path) -> None:
         (lambda rows: [r for r in rows if r["tag"] != "counting"], "counting has 0 of 80 prompts"),
     ],
 )
-def test_a_file_that_is_not_whole_is_refused_or_marked(
+def test_an_incomplete_file_is_refused_or_marked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Change, sentence: str
 ) -> None:
     path = written(tmp_path / "results.jsonl", change(images()))
@@ -95,8 +97,8 @@ def test_a_file_that_is_not_whole_is_refused_or_marked(
             lambda text: text.replace('"tag": "colors"', '"tag": "colours"', 1),
             "tag='colours' is not one of single",
         ),
-        (lambda text: text + text.splitlines()[0] + "\n", "1 images stand twice"),
-        (lambda text: "", "holds no image"),
+        (lambda text: text + text.splitlines()[0] + "\n", "1 images are listed twice"),
+        (lambda text: "", "has no images"),
     ],
 )
 def test_damage_is_named_and_partial_does_not_help(
@@ -119,9 +121,9 @@ def test_files_without_common_prompts_and_missing_files_are_refused(tmp_path: Pa
         read_results(tmp_path / "none.jsonl")
 
 
-def test_two_files_are_put_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_comparison_of_two_files_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [str(written(tmp_path / f"{rate}.jsonl", images(rate))) for rate in (0.5, 0.9)]
     assert COMMAND.main([f"results=[{','.join(paths)}]"]) == 0
     out = capsys.readouterr().out
-    assert f"{paths[1]} against {paths[0]}: +0." in out
+    assert f"{paths[1]} vs. {paths[0]}: +0." in out
     assert ": higher." in out

@@ -1,11 +1,11 @@
-"""The paper's tables: what can be derived is theirs, ours stands beside it, and what is empty is said."""
+"""The paper's tables: published numbers next to ours, and a note for every empty cell."""
 
 import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from lina_lab.analysis.geneval import TASKS
+from lina_lab.analysis.load.geneval_results import TASKS
 from lina_lab.analysis.paper import COMMAND, PaperConfig, tables
 
 from benchmarks.report import NAME, ReportBenchConfig, make_store
@@ -25,20 +25,20 @@ def test_published_counts_are_ours(nothing_of_ours: PaperConfig) -> None:
     cost = by_name(nothing_of_ours)["cost"]
     assert len(cost) == 9
     for row in cost.to_dict("records"):
-        assert row["parameters, M, ours"] == pytest.approx(row["parameters, M, theirs"], abs=0.06)
-    known = cost.dropna(subset=["one attention, GMAC, theirs"])
+        assert row["parameters, M, ours"] == pytest.approx(row["parameters, M, published"], abs=0.06)
+    known = cost.dropna(subset=["one attention, GMAC, published"])
     assert list(known["attention"]) == ["softmax", "linear + convolution + KV gate"]
     assert list(known["one attention, GMAC, ours"]) == pytest.approx([128.84901888, 49.99348224], abs=1e-8)
     note = next(table for table in tables(nothing_of_ours) if table.name == "cost").notes[0]
-    assert "ours saves 61.2% of softmax's, the paper says 61%" in note
+    assert "ours saves 61.2% of softmax's operations; the paper says 61%" in note
 
 
 def test_published_figures_stand_in_their_cells(nothing_of_ours: PaperConfig) -> None:
     found = by_name(nothing_of_ours)
     scaling = found["scaling"].set_index(["variant", "size"])
-    assert scaling.loc[("division", 768), "FID, theirs"] == pytest.approx(13.1255, abs=1e-4)
-    assert scaling.loc[("subtraction", 768), "FID, theirs"] == pytest.approx(15.8110, abs=1e-4)
-    assert pd.isna(scaling.loc[("subtraction", 1536), "FID, theirs"])
+    assert scaling.loc[("division", 768), "FID, published"] == pytest.approx(13.1255, abs=1e-4)
+    assert scaling.loc[("subtraction", 768), "FID, published"] == pytest.approx(15.8110, abs=1e-4)
+    assert pd.isna(scaling.loc[("subtraction", 1536), "FID, published"])
     assert len(scaling) == 12
     gates = found["gates"]
     assert set(gates[gates["size"] == 768]["variant"]) == {
@@ -47,24 +47,24 @@ def test_published_figures_stand_in_their_cells(nothing_of_ours: PaperConfig) ->
     assert set(found["locality"]["variant"]) == {"none", "depthwise 5"}
     best = found["class_conditional"].iloc[0]
     assert (best["model"], best["fid"], best["parameters, M"]) == ("LINA c2i", 2.18, 1448.2)
-    assert found["geneval"].iloc[-1]["LINA t2i 512px, theirs"] == 0.74
+    assert found["geneval"].iloc[-1]["LINA t2i 512px, published"] == 0.74
 
 
-def test_what_is_empty_is_said(nothing_of_ours: PaperConfig) -> None:
+def test_a_note_explains_every_empty_cell(nothing_of_ours: PaperConfig) -> None:
     for table in tables(nothing_of_ours):
         missing = table.frame.isna().any(axis=None) or table.frame.empty
-        assert not missing or any("theirs: " in note or "ours: none, for" in note for note in table.notes)
+        assert not missing or any("published: " in note or "ours: none, because" in note for note in table.notes)
     placement = next(table for table in tables(nothing_of_ours) if table.name == "placement")
     assert placement.frame.empty
-    assert any("the data that is held has nothing of this" in note for note in placement.notes)
+    assert any("the available data has no such runs" in note for note in placement.notes)
 
 
-def test_ours_stand_beside_theirs(tmp_path: Path) -> None:
-    """Five widths of ours, three of theirs: eight sizes of four variants, and no number in the wrong row."""
+def test_our_rows_are_next_to_the_published_ones(tmp_path: Path) -> None:
+    """Five widths of ours and three published ones: eight sizes of four variants, and no number in a wrong row."""
     make_store(ReportBenchConfig(cells=40, checkpoints=2, max_images=960), tmp_path)
     scaling = by_name(PaperConfig(runs=str(tmp_path), scaling=NAME))["scaling"]
     assert len(scaling) == 4 * 8
-    assert (scaling["loss, ours"].notna() ^ scaling["training loss, theirs"].notna()).all()
+    assert (scaling["loss, ours"].notna() ^ scaling["training loss, published"].notna()).all()
     ours = scaling.dropna(subset=["loss, ours"])
     assert set(ours["seeds"]) == {2}
     assert set(ours["size"]) == {16, 32, 48, 64, 96}

@@ -1,47 +1,47 @@
-"""The published runs: the differences of `method.md`'s table, what moved with size, and the figures."""
+"""The published runs: paired differences, what is confounded with size, and the figures."""
 
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from lina_lab.analysis.load.published import parameters, published_metrics, read_published
-from lina_lab.analysis.plots import main
-from lina_lab.analysis.stats.budgets import TAIL, audit, iso_flop, iso_image, iso_step
+from lina_lab.analysis.plots import COMMAND
+from lina_lab.analysis.stats.budgets import TAIL, confounders, iso_flop, iso_image, iso_step
 from lina_lab.analysis.stats.paired import paired_differences
 
 CONVOLUTION = {"division": (-0.01227, -0.01264, -0.01593), "subtraction": (-0.01263, -0.01112, -0.00847)}
-NORMALISATION = {"none": (0.00014, -0.00164, -0.00364), "depthwise5": (-0.00023, -0.00011, 0.00381)}
+NORMALIZATION = {"no convolution": (0.00014, -0.00164, -0.00364), "depthwise5": (-0.00023, -0.00011, 0.00381)}
 """Mean paired differences over the last 50,000 steps, recomputed from the authors' step-by-step logs."""
 
 
 def differences() -> pd.DataFrame:
     table = paired_differences(read_published(), TAIL)
-    return table.set_index(["treatment", "control", "size"])
+    return table.set_index(["treatment", "baseline", "size"])
 
 
-@pytest.mark.parametrize("place", range(3))
-def test_paired_differences_are_those_of_the_step_by_step_logs(place: int) -> None:
+@pytest.mark.parametrize("index", range(3))
+def test_paired_differences_are_those_of_the_step_by_step_logs(index: int) -> None:
     """Same signs, and values within 2e-4 of them."""
-    width, found = (768, 1024, 1536)[place], differences()
+    width, found = (768, 1024, 1536)[index], differences()
     for normalization, expected in CONVOLUTION.items():
-        row = found.loc[(f"{normalization}, depthwise5, none", f"{normalization}, none, none", width)]
-        assert row["difference"] == pytest.approx(expected[place], abs=2e-4)
-    for conv, expected in NORMALISATION.items():
-        row = found.loc[(f"subtraction, {conv}, none", f"division, {conv}, none", width)]
-        assert row["difference"] == pytest.approx(expected[place], abs=2e-4)
-        assert (row["difference"] > 0) == (expected[place] > 0)
+        row = found.loc[(f"{normalization}, depthwise5, no gate", f"{normalization}, no convolution, no gate", width)]
+        assert row["difference"] == pytest.approx(expected[index], abs=2e-4)
+    for conv, expected in NORMALIZATION.items():
+        row = found.loc[(f"subtraction, {conv}, no gate", f"division, {conv}, no gate", width)]
+        assert row["difference"] == pytest.approx(expected[index], abs=2e-4)
+        assert (row["difference"] > 0) == (expected[index] > 0)
     assert (found["block_se"] < 5e-4).all()
 
 
-def test_the_audit_says_that_batch_and_images_fall_with_width() -> None:
+def test_batch_and_images_are_confounded_with_width() -> None:
     runs = read_published()
-    assert audit(runs) == {
+    assert confounders(runs) == {
         "batch size": "2,048 at 768, 1,536 at 1024, 768 at 1536",
         "images seen": "409,600,000 at 768, 307,200,000 at 1024, 153,600,000 at 1536",
     }
     for view in (iso_step(runs), iso_image(runs), iso_flop(runs)):
-        assert not view.about_scaling
-        assert "not scaling" in view.title
+        assert not view.isolates_size
+        assert "not a scaling comparison" in view.title
     assert set(iso_image(runs).points["images"]) <= set(range(150_000_000, 153_600_001))
     each = runs.cells.set_index("cell")["flops_per_image"]
     points = iso_flop(runs).points
@@ -51,13 +51,13 @@ def test_the_audit_says_that_batch_and_images_fall_with_width() -> None:
     assert points.groupby("size")["images"].max().is_monotonic_decreasing
 
 
-def test_a_diverged_run_is_left_out_with_its_reason() -> None:
+def test_a_diverged_run_is_excluded_with_its_reason() -> None:
     runs = read_published()
     assert len(runs.cells) == 20
-    (left_out,) = runs.excluded.to_dict("records")
-    assert left_out["status"] == "diverged"
-    assert left_out["label"] == "division, depthwise5, kv_data 768"
-    assert "not finite in the window that ends at iteration" in left_out["reason"]
+    (excluded,) = runs.excluded.to_dict("records")
+    assert excluded["status"] == "diverged"
+    assert excluded["label"] == "division, depthwise5, kv_data 768"
+    assert "the loss is not finite in the window that ends at iteration" in excluded["reason"]
 
 
 def test_published_figures_are_there() -> None:
@@ -67,7 +67,7 @@ def test_published_figures_are_there() -> None:
 
 
 def test_figures_and_report_need_no_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["source=published", f"out={tmp_path}"]) == 0
+    assert COMMAND.main(["source=published", f"out={tmp_path}"]) == 0
     folder = tmp_path / "published"
     for name in ("views", "curves", "differences"):
         assert (folder / f"{name}.png").stat().st_size > 10_000
@@ -75,8 +75,8 @@ def test_figures_and_report_need_no_training(tmp_path: Path, capsys: pytest.Capt
     assert not (folder / "scaling.png").exists()
     assert not (folder / "fits.csv").exists()
     text = (folder / "report.md").read_text()
-    assert "iso-step: sizes side by side, not scaling (batch size, images seen moved with size)" in text
-    assert "one seed, so no interval: what another seed would give is unknown." in text
-    assert main([f"out={tmp_path}"]) == 2
-    assert main(["source=published", "study=x", f"out={tmp_path}"]) == 2
-    assert "name a study with study=NAME, or give source=published" in capsys.readouterr().err
+    assert "iso-step: not a scaling comparison (confounded with size: batch size, images seen)" in text
+    assert text.count("One seed per cell: no confidence intervals.") == 1
+    assert COMMAND.main([f"out={tmp_path}"]) == 2
+    assert COMMAND.main(["source=published", "study=x", f"out={tmp_path}"]) == 2
+    assert "name a study with study=NAME, or set source=published" in capsys.readouterr().err

@@ -13,9 +13,10 @@ import pytest
 from lina_lab.analysis import plots
 from lina_lab.analysis.load.runs import StudyRuns
 from lina_lab.analysis.report import figures
-from lina_lab.analysis.report.narrative import overall_sentences
+from lina_lab.analysis.report.forest import differences_figure
+from lina_lab.analysis.report.narrative import comparison_sentences
 from lina_lab.analysis.report.tables import rounded, summary_table, write_table
-from lina_lab.analysis.stats.paired import over_seeds, paired_differences
+from lina_lab.analysis.stats.paired import mean_differences, paired_differences
 from mlflow import MlflowClient
 
 from lina_lab.records.runstore import quiet_logs
@@ -28,17 +29,17 @@ def test_summary_has_a_row_a_variant_and_size_in_the_study_s_order(planted: Plan
     runs = planted(subtraction_is_worse)
     table = summary_table(runs)
     assert list(table["variant"][:4]) == [
-        "division, none",
+        "division, no convolution",
         "division, depthwise",
-        "subtraction, none",
+        "subtraction, no convolution",
         "subtraction, depthwise",
     ]
     assert list(table["size"]) == [16] * 4 + [32] * 4
     row = table.iloc[0]
     assert (row["parameters"], row["seeds"]) == (256, 3)
     assert row["val loss, EMA"] == pytest.approx(2.0, abs=0.002)
-    seeds = runs.cells[(runs.cells["variant"] == "division, none") & (runs.cells["size"] == 16)]
-    assert row["sd EMA"] == pytest.approx(statistics.stdev(seeds["val/loss_ema"]))
+    seeds = runs.cells[(runs.cells["variant"] == "division, no convolution") & (runs.cells["size"] == 16)]
+    assert row["SD EMA"] == pytest.approx(statistics.stdev(seeds["val/loss_ema"]))
     assert row["val loss, raw"] == pytest.approx(2.1, abs=0.002)
 
 
@@ -64,55 +65,53 @@ def written(runs: StudyRuns, folder: Path, monkeypatch: pytest.MonkeyPatch) -> t
     return {path.name for path in files}, (folder / "planted/report.md").read_text()
 
 
-def test_report_gives_verdicts_and_what_was_left_out(
+def test_report_has_results_and_excluded_runs(
     planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = planted(subtraction_is_worse)
     runs.excluded.loc[0] = ["abc", "division none 16 seed 3", "failed", "RuntimeError: planted"]
     _, text = written(runs, tmp_path, monkeypatch)
     assert "Is the truth found?" in text
-    assert "Held equal: images seen." in text
-    assert "size 16: subtraction, none against division, none, val/loss_ema +0.03" in text
-    assert "3 seeds): higher." in text
+    assert "Controlled: images seen." in text
+    loses, wins = "subtraction vs. division (no convolution)", "depthwise vs. no convolution (division)"
     lines = text.splitlines()
-    loses = next(line for line in lines if line.startswith("- size 32: subtraction, none against division, none"))
-    wins = next(line for line in lines if line.startswith("- size 32: division, depthwise against division, none"))
-    assert loses.endswith(": higher.")
-    assert wins.endswith(": lower.")
-    rises = next(line for line in lines if "size 16 to 32" in line)
-    assert rises.startswith("- subtraction, none against division, none")
-    assert rises.endswith(": it rises.")
+    assert f"- {loses}: validation loss (EMA) higher at 2 of 2 sizes (3 seeds)." in lines
+    assert f"- {wins}: validation loss (EMA) lower at 2 of 2 sizes (3 seeds)." in lines
+    row = next(line for line in lines if line.startswith(f"| {loses}"))
+    assert [cell.strip() for cell in row.split("|")[2:4]] == ["16", "validation loss (EMA)"]
+    assert float(row.split("|")[4]) == pytest.approx(0.03, abs=0.002)
+    rises = next(line for line in lines if line.startswith(f"| {loses}") and " 16 |" in line and " 32 |" in line)
+    assert float(rises.split("|")[5]) == pytest.approx(0.02, abs=0.002)
     assert "division none 16 seed 3 (abc): failed, RuntimeError: planted" in text
     assert all((tmp_path / "planted" / name).exists() for name in re.findall(r"!\[.*?\]\((.*?)\)", text))
 
 
-def test_a_comparison_has_one_sentence_with_its_evidence(planted: Planted) -> None:
+def test_a_comparison_has_one_sentence_with_its_number_of_seeds(planted: Planted) -> None:
     runs = planted(subtraction_is_worse)
-    said = overall_sentences(over_seeds(paired_differences(runs)), "val/loss_ema")
-    assert (
-        "- subtraction, none against division, none, val/loss_ema: higher at 2 of 2 sizes (evidence: 2 sizes, 3 seeds)."
-        in said
-    )
+    lines = comparison_sentences(mean_differences(paired_differences(runs)), "val/loss_ema")
+    assert "subtraction vs. division (no convolution): validation loss (EMA) higher at 2 of 2 sizes (3 seeds)." in lines
+    assert len(lines) == 4
     nothing = planted(lambda *_: 0.0, own_noise=0.0)
     nothing.history["value"] += np.random.default_rng(0).normal(0, 1e-3, len(nothing.history))
-    said = overall_sentences(over_seeds(paired_differences(nothing)), "val/loss_ema")
-    assert any("not resolved at" in line for line in said)
+    lines = comparison_sentences(mean_differences(paired_differences(nothing)), "val/loss_ema")
+    assert any("undecided at" in line and "the interval includes zero" in line for line in lines)
 
 
 def test_report_of_one_seed_says_that_there_is_no_interval(
     planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, text = written(planted(subtraction_is_worse, seeds=1), tmp_path, monkeypatch)
-    assert "one seed, so no interval: what another seed would give is unknown." in text
-    assert "): lower" not in text
+    assert text.count("One seed per cell: no confidence intervals.") == 1
+    assert "lower at" not in text
+    assert "95% CI low" not in text
     assert not re.search(r"\bnan\b", text)
 
 
 def test_many_seeds_are_drawn_as_a_band(planted: Planted) -> None:
-    runs = planted(subtraction_is_worse, seeds=figures.MOST_LINES + 1)
-    for figure, _ in (figures.curves_figure(runs), figures.differences_figure(runs, paired_differences(runs))):
+    runs = planted(subtraction_is_worse, seeds=figures.MAX_LINES + 1)
+    for figure, _ in (figures.curves_figure(runs), differences_figure(runs, paired_differences(runs))):
         assert all(axes.collections for axes in figure.axes)
-        assert all(len(axes.lines) < 3 * figures.MOST_LINES for axes in figure.axes)
+        assert all(len(axes.lines) < 3 * figures.MAX_LINES for axes in figure.axes)
     plt.close("all")
 
 
@@ -129,30 +128,33 @@ def test_curves_and_differences_have_their_panels(planted: Planted) -> None:
     runs = planted(subtraction_is_worse)
     curves, _ = figures.curves_figure(runs)
     assert [axes.get_title() for axes in curves.axes] == ["size 16", "size 32"]
-    differences, numbers = figures.differences_figure(runs, paired_differences(runs))
-    assert [axes.get_title() for axes in differences.axes] == ["normalization", "convolution"] * 2
+    differences, numbers = differences_figure(runs, paired_differences(runs))
+    assert [axes.get_title() for axes in differences.axes] == ["Δ validation loss (EMA)", "Δ training loss"]
+    rows = [label.get_text() for label in differences.axes[0].get_yticklabels()]
+    assert rows[:3] == ["subtraction vs. division (no convolution)", "size 16", "size 32"]
+    assert len(rows) == 4 * 3
     assert set(numbers["metric"]) == {"train/loss", "val/loss_ema"}
     plt.close("all")
 
 
-def test_one_variant_is_drawn_and_said_to_have_nothing_beside_it(
+def test_one_variant_has_nothing_to_compare_it_with(
     planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = planted(subtraction_is_worse)
     alone = replace(
         runs,
-        cells=runs.cells[runs.cells["variant"] == "division, none"],
-        history=runs.history[runs.history["variant"] == "division, none"],
-        checkpoints=runs.checkpoints[runs.checkpoints["variant"] == "division, none"],
+        cells=runs.cells[runs.cells["variant"] == "division, no convolution"],
+        history=runs.history[runs.history["variant"] == "division, no convolution"],
+        checkpoints=runs.checkpoints[runs.checkpoints["variant"] == "division, no convolution"],
     )
     names, text = written(alone, tmp_path, monkeypatch)
     assert "scaling.png" in names
     assert "differences.png" not in names
-    assert "Nothing to compare" in text
-    assert "one variant: nothing is pooled" in text
+    assert "There is nothing to compare" in text
+    assert "There is one variant, so there is nothing to pool." in text
 
 
-def test_usage_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert plots.COMMAND.main(["--help"]) == 0
     assert "lina plots study=NAME" in capsys.readouterr().out
 
@@ -166,15 +168,15 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return lines[0]
 
 
-def test_no_store_is_said_with_the_command_that_makes_one(
+def test_a_missing_store_is_reported_with_the_command_that_makes_one(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "python -m lina_lab.run study=planted" in complaint(capsys, "study=planted")
+    assert "lina run study=planted" in complaint(capsys, "study=planted")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_study_is_said_with_those_that_exist(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_an_unknown_study_is_refused_with_those_that_exist(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     quiet_logs()
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     client.create_experiment("other")
@@ -182,7 +184,7 @@ def test_an_unknown_study_is_said_with_those_that_exist(capsys: pytest.CaptureFi
     assert "was not written by a study" in complaint(capsys, "study=other", f"runs={tmp_path}")
 
 
-def test_a_damaged_store_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_damaged_store_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 500)
     assert "the run store cannot be read" in complaint(capsys, "study=planted", f"runs={tmp_path}")
 
@@ -191,5 +193,5 @@ def test_a_damaged_store_is_said(capsys: pytest.CaptureFixture[str], tmp_path: P
     ("arguments", "part"),
     [([], "study"), (["study=a", "run=b"], "run is not a field"), (["study=x("], "quote the value")],
 )
-def test_wrong_arguments_are_said(capsys: pytest.CaptureFixture[str], arguments: list[str], part: str) -> None:
+def test_wrong_arguments_are_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], part: str) -> None:
     assert part in complaint(capsys, *arguments)

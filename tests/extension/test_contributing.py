@@ -49,7 +49,7 @@ def test_a_study_of_a_package_s_gate_is_planned_trained_and_reported(package: Pr
     assert [result["status"] for result in results] == ["done"] * 4
     report = (package.folder / "report/head_gate/report.md").read_text()
     assert "head" in report
-    assert "none" in report
+    assert "head vs. no gate" in report
 
 
 def test_a_package_s_data_optimizer_and_metric_are_used(package: Project) -> None:

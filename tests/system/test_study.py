@@ -106,7 +106,7 @@ def test_figures_and_tables_are_drawn_from_the_store(finished: Finished, tmp_pat
         for ending in endings
     }
     assert all(path.stat().st_size > 100 for path in written)
-    assert "subtraction against division, val/loss_ema" in (folder / "report.md").read_text()
+    assert "| subtraction vs. division |" in (folder / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

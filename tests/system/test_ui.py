@@ -99,7 +99,7 @@ def test_the_report_page_renders_without_a_complaint(browser: webdriver.Chrome, 
 
     assert COMMAND.main(["source=published", f"out={tmp_path}"]) == 0
     browser.get((tmp_path / "published/index.html").as_uri())
-    shows(browser, "Design audit", "Verdicts", "not scaling (batch size, images seen moved with size)", "Provenance")
+    shows(browser, "Design", "Paired differences", "confounded with size: batch size, images seen", "Provenance")
     pictures = browser.find_elements(By.TAG_NAME, "img")
     assert len(pictures) == 3
     assert all(int(str(picture.get_property("naturalWidth"))) > 500 for picture in pictures)

@@ -1,0 +1,75 @@
+"""A cell's configuration, as its run in MLflow holds it."""
+
+import ast
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache, lru_cache
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+from mlflow.entities import Run
+
+from lina_lab.config import TrialConfig
+from lina_lab.records.runstore import config_from_tags
+
+
+def stored_config(run: Run) -> dict[str, Any]:
+    """Return the configuration of a cell as plain nested data, under the field names that were stored.
+
+    Stores of version 0.1 have no tag that holds it. Their configuration is read from MLflow's parameters.
+    """
+    config = config_from_tags(run.data.tags)
+    return from_parameters(run.data.params) if config is None else config
+
+
+def config_json(run: Run) -> str:
+    """Return the configuration of a cell without its seed, as JSON: equal for all seeds of a point of the grid."""
+    if (config := config_from_tags(run.data.tags)) is None:
+        return _json_of_parameters(tuple(pair for pair in sorted(run.data.params.items()) if pair[0] != "seed"))
+    config.pop("seed", None)
+    return json.dumps(config)
+
+
+@lru_cache(maxsize=8192)
+def _json_of_parameters(params: tuple[tuple[str, str], ...]) -> str:
+    return json.dumps(from_parameters(dict(params)))
+
+
+def from_parameters(params: Mapping[str, str]) -> dict[str, Any]:
+    """Return the configuration that MLflow's parameters hold as text (stores of version 0.1).
+
+    Text is ambiguous: 2024 may be a number or a folder. The fields' types decide where they allow text only; any other
+    parameter is a Python literal, or a word.
+    """
+    nested: dict[str, Any] = {}
+    for name, text in params.items():
+        *parts, last = name.split(".")
+        section = nested
+        for part in parts:
+            section = section.setdefault(part, {})
+        section[last] = (None if text == "None" else text) if name in _text_fields() else _literal(text)
+    return nested
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+@cache
+def _text_fields() -> frozenset[str]:
+    """Return the dotted names of the fields that hold any text, or any text or nothing."""
+    return frozenset(_walk(TrialConfig, ""))
+
+
+def _walk(section: Any, prefix: str) -> Iterator[str]:
+    hints = get_type_hints(section)
+    for field in fields(section):
+        kind = hints[field.name]
+        if is_dataclass(kind):
+            yield from _walk(kind, f"{prefix}{field.name}.")
+        elif kind is str or set(get_args(kind)) == {str, NoneType}:
+            yield f"{prefix}{field.name}"

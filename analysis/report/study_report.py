@@ -1,0 +1,169 @@
+"""A study's report: what is compared and fitted, its figures and tables, and the page that shows them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ..load.runs import StudyRuns
+from ..stats.budgets import BudgetView, iso_flop, iso_image, iso_step
+from ..stats.paired import comparisons, mean_differences, paired_differences, size_trends
+from ..stats.study_fits import StudyFits, fit_study
+from . import page
+from .figures import STYLE, curves_figure, scaling_figure, views_figure
+from .fit_figures import compute_figure, fits_figure, profile_figure, surface_figure
+from .fit_narrative import estimate_table, fit_sentences, fit_table
+from .forest import differences_figure
+from .narrative import comparison_sentences, design_sentences, method_sentences
+from .page import Section
+from .tables import difference_table, records, summary_table, trend_table, write_table
+
+T = TypeVar("T")
+
+CONFOUNDED = "Other factors change with size, so no scaling law is fitted."
+NO_PAIRS = "There is nothing to compare: no two variants that finished differ in one axis only."
+OTHER_METRICS = "difference_table.csv also has the losses that are not objectives."
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyReport:
+    """The results that a report shows."""
+
+    runs: StudyRuns
+    views: tuple[BudgetView, ...]
+    """Sizes at equal steps, images and FLOPs."""
+    summary: pd.DataFrame
+    """See `tables.summary_table`."""
+    differences: pd.DataFrame
+    """Paired differences of each seed: see `stats.paired.paired_differences`."""
+    means: pd.DataFrame
+    """Their means over seeds: see `stats.paired.mean_differences`."""
+    trends: pd.DataFrame
+    """Their changes with size: see `stats.paired.size_trends`."""
+    fits: StudyFits | None
+    """None where other factors are confounded with size."""
+
+    @property
+    def fit_lines(self) -> list[str]:
+        """What the fits show, in sentences."""
+        return [CONFOUNDED] if self.fits is None else fit_sentences(self.fits)
+
+
+def analyze_study(runs: StudyRuns, tail: float = 0.5) -> StudyReport:
+    """Compare the variants of a study and fit scaling laws to it.
+
+    Args:
+        runs: the study.
+        tail: last share of a run over which its training loss is averaged for paired differences.
+    """
+    differences, views = paired_differences(runs, tail), (iso_step(runs), iso_image(runs), iso_flop(runs))
+    return StudyReport(
+        runs=runs,
+        views=views,
+        summary=summary_table(runs),
+        differences=differences,
+        means=mean_differences(differences),
+        trends=size_trends(differences, runs.sizes),
+        fits=fit_study(runs) if views[0].isolates_size else None,
+    )
+
+
+def study_figures(report: StudyReport) -> dict[str, tuple[Figure, pd.DataFrame]]:
+    """Draw every figure that the study allows: name -> the figure and the numbers in it."""
+    runs, fits = report.runs, report.fits
+    # Where other factors change with size, sizes are shown at each equal budget, and not as scaling.
+    scaling = report.views[0].isolates_size
+    drawn = {"scaling": scaling_figure(runs)} if scaling else {"views": views_figure(runs, report.views)}
+    drawn["curves"] = curves_figure(runs)
+    if comparisons(runs):
+        drawn["differences"] = differences_figure(runs, report.differences)
+    if fits is None:
+        return drawn
+    if fits.shared.fit:
+        drawn["fits"] = fits_figure(runs, fits.shared)
+    if fits.surface.fit:
+        drawn["surface"] = surface_figure(runs, fits.surface)
+    with_constant = [part for part in (fits.shared, fits.surface) if part.fit and part.fit.law.irreducible_loss]
+    if with_constant:
+        drawn["profile"] = profile_figure(with_constant)
+    if fits.compute:
+        drawn["compute"] = compute_figure(runs, fits.compute)
+    return drawn
+
+
+def write_study_report(report: StudyReport, folder: Path) -> list[Path]:
+    """Write all figures and tables of a study, and its page; returns the files.
+
+    Args:
+        report: see `analyze_study`.
+        folder: is made if it does not exist.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files, pictures = [], {}
+    with plt.style.context(STYLE):
+        for name, (figure, numbers) in study_figures(report).items():
+            pictures[name] = folder / f"{name}.png"
+            for suffix in (".png", ".pdf"):
+                figure.savefig(folder / f"{name}{suffix}")
+                files.append(folder / f"{name}{suffix}")
+            plt.close(figure)
+            numbers.to_csv(folder / f"{name}.csv", index=False)
+            files.append(folder / f"{name}.csv")
+    tables = {"table": report.summary, "difference_table": difference_table(report.means)}
+    if report.fits is not None:
+        estimates = estimate_table(report.fits)
+        tables |= {"estimate_table": estimates} if len(estimates) else {}
+        tables["fit_table"] = fit_table(report.fits)
+    for name, table in tables.items():
+        files += write_table(table, folder / name)
+    checkpoints = folder / "checkpoints.parquet"
+    report.runs.checkpoints.to_parquet(checkpoints, index=False)
+    study = report.runs.study
+    lead = (study.question.strip(), f"Controlled: {'; '.join(study.controlled)}.")
+    sections = [*_sections(report, tables, pictures), page.provenance(report.runs, list(pictures.values()))]
+    return [*files, checkpoints, *page.write_report(folder, study.name, lead, sections)]
+
+
+def _sections(report: StudyReport, tables: Mapping[str, pd.DataFrame], pictures: Mapping[str, Path]) -> list[Section]:
+    """Return the sections of the page, in a reader's order."""
+    runs, fits = report.runs, report.fits
+
+    def shown(*names: str) -> list[Path]:
+        return _named(pictures, *names)
+
+    excluded = [f"{r['label']} ({r['cell']}): {r['status']}, {r['reason']}." for r in records(runs.excluded)]
+    return [
+        Section(title="Design", lines=design_sentences(runs, report.views)),
+        Section(title="Losses", tables=[report.summary], pictures=shown("scaling", "views", "curves")),
+        _differences(report, shown("differences")),
+        Section(
+            title="Scaling laws",
+            lines=report.fit_lines,
+            tables=[] if fits is None else [*_named(tables, "estimate_table", "fit_table"), fits.slopes],
+            pictures=shown("fits", "surface", "profile", "compute"),
+        ),
+        Section(title="Excluded runs", lines=excluded or ["None."]),
+    ]
+
+
+def _named(found: Mapping[str, T], *names: str) -> list[T]:
+    return [found[name] for name in names if name in found]
+
+
+def _differences(report: StudyReport, pictures: list[Path]) -> Section:
+    if not len(report.means):
+        return Section(title="Paired differences", lines=[NO_PAIRS])
+    objectives = report.runs.objectives
+    lines = method_sentences(report.means)
+    lines += [line for metric in objectives for line in comparison_sentences(report.means, metric)]
+    means, trends = (table[table["metric"].isin(objectives)] for table in (report.means, report.trends))
+    tables = [difference_table(means), *([trend_table(trends)] if len(trends) else [])]
+    others = [OTHER_METRICS] if len(means) < len(report.means) else []
+    return Section(title="Paired differences", lines=[*lines, *others], tables=tables, pictures=pictures)
