@@ -12,7 +12,7 @@ PORT ?= 5000
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help setup study test test-fast lint ui bench clean
+.PHONY: help setup study test test-fast lint docs ui bench clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -47,6 +47,9 @@ lint: setup  ## ruff, mypy, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: setup  ## build the documentation into site/; a broken link or API name ends it
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
 
 ui: setup  ## open MLflow's UI on the run store
 	$(BIN)/lina ui host=$(HOST) port=$(PORT)
