@@ -47,15 +47,15 @@ def not_identifiable(points: pd.DataFrame, law: ScalingLaw, names: Sequence[str]
     needs_four = law.irreducible_loss and not law.line and one_input and alone
     needed = SIZES_FOR_IRREDUCIBLE_LOSS if needs_four else 3
     if fewest < needed:
-        return Refusal.TOO_FEW_SIZES, f"{fewest} values of {size} do not identify it, {needed} are needed"
+        return Refusal.TOO_FEW_SIZES, f"it needs {needed} values of {size}, and there are {fewest}"
     if len(law.inputs) > 1 and int(counts[law.inputs[1]].min()) < SIZES_FOR_IRREDUCIBLE_LOSS:
         amounts = int(counts[law.inputs[1]].min())
         return Refusal.TOO_FEW_DATA_AMOUNTS, (
-            f"{amounts} values of {law.inputs[1]} do not identify it, {SIZES_FOR_IRREDUCIBLE_LOSS} are needed"
+            f"it needs {SIZES_FOR_IRREDUCIBLE_LOSS} values of {law.inputs[1]}, and there are {amounts}"
         )
     if len(points) <= free_parameters(law, len(names)):
         parameters = free_parameters(law, len(names))
-        return Refusal.TOO_FEW_POINTS, f"{len(points)} points do not identify {parameters} parameters"
+        return Refusal.TOO_FEW_POINTS, f"it has {parameters} free parameters, and there are {len(points)} points"
     return None
 
 
