@@ -110,7 +110,7 @@ def test_a_worker_that_dies_at_every_start_ends_the_pool_with_a_sentence(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     code, _, err = place.study("workers=2")
     assert code == 1
-    assert "workers die (the last with exit code 9)" in err
+    assert "workers crash (the last with exit code 9)" in err
 
 
 def test_actions_tell_and_do_what_they_say(tmp_path: Path) -> None:
