@@ -1,46 +1,40 @@
-"""The study command: `lina run`, and `lina plan`, `status`, `work`, `retry` and `cancel`, which are its actions."""
+"""Run every cell of a study that is not done. The same command again resumes.
+
+  lina run study=NAME [field=value ...]
+
+lina plan, status, work, retry and cancel take the same arguments; lina plan is lina run with action=plan, and so on.
+A field that an axis varies is fixed by a value. Other values to compare are an axis, a changed or a new one:
+  'study.axes.size={model.dim:[16,32]}'
+
+Groups
+  study=NAME: the question
+  task=NAME: the same question for another task; t2i is text to image
+  scale=NAME: the same question with the sizes, data and resources of another scale
+  size=NAME: the model's fields for one size
+  data=NAME: the data set, as data.name=NAME
+
+Studies of your own lie in ./studies or in the folder of --config-dir, in Hydra's layout: study/NAME.yaml with
+`# @package _global_` as its first line. One starts from another with `defaults: [kv_gate, _self_]`. What it changes
+in a task or a scale lies in study_task/NAME_TASK.yaml and study_scale/NAME_SCALE.yaml.
+
+Flags
+  --cfg job [--resolve]: print the configuration, and run nothing
+  --config-dir FOLDER: search this folder first
+"""
 
 from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lina_lab.config.compose import CommandLine, Composed, compose, composed
+from lina_lab.config import CommandConfig
+from lina_lab.config.compose import CommandLine, compose, composed
 from lina_lab.config.fields import fields_help
 from lina_lab.config.grammar import refuse
-from lina_lab.config.options import HEADER, Options
-from lina_lab.study.grid import Plan, make_plan
+from lina_lab.config.options import GROUPS, Options
+from lina_lab.study.grid import make_plan
+from lina_lab.study.workspace import Workspace
 from lina_lab.util.imports import gc_paused
-
-HELP = """\
-Run every cell of a study that is not done. The same command again resumes.
-
-  lina run study=NAME [field=value ...]
-
-lina plan, status, work, retry and cancel take the same arguments; lina plan is lina run with action=plan, and so on.
-A field that an axis varies is fixed by a value. Other values to compare are an axis, a changed or a new one:
-  'study.axes.size={{model.dim:[16,32]}}'
-
-Groups
-  study=NAME: the question, one of those below
-  task=NAME: the same question for another task. One of {tasks} (text to image).
-  scale=NAME: the same question with the sizes, data and resources of another scale. One of {scales}.
-  size=NAME: the model's fields for one size. One of {sizes}.
-  data=NAME: the data set, as data.name=NAME. One of {data}.
-
-Studies
-{studies}
-
-Studies of your own lie in ./studies or in the folder of --config-dir, in Hydra's layout: study/NAME.yaml with
-{header} as its first line. One starts from another with `defaults: [kv_gate, _self_]`. What it changes
-in a task or a scale lies in study_task/NAME_TASK.yaml and study_scale/NAME_SCALE.yaml.
-
-Flags
-  --cfg job [--resolve]: print the configuration, and run nothing
-  --config-dir FOLDER: search this folder first
-
-Fields
-{fields}"""
 
 
 class StudyCommand:
@@ -58,56 +52,48 @@ class StudyCommand:
         """
         try:
             line = CommandLine(arguments)
-            if line.help:
+            if line.flags.help:
                 print(study_help(line.options))
                 return 0
-            if line.show:
-                print(OmegaConf.to_yaml(composed(line), resolve=line.resolve), end="")
+            if line.flags.cfg:
+                print(OmegaConf.to_yaml(composed(line), resolve=line.flags.resolve), end="")
                 return 0
             found = compose(line)
-            plan = make_plan(found.study, found.base, found.overridden)
+            workspace = Workspace.of(make_plan(found.study, found.base, found.overridden), found.paths)
         except BrokenPipeError:
             raise
         except (ValueError, OSError, OmegaConfBaseException) as error:
             return refuse(error)
         if found.command.action == "plan":
-            return _plan(plan, found)
+            return _plan(workspace, found.command)
         # Optuna and MLflow take seconds to import: not before the configuration is right.
         with gc_paused():
             from lina_lab.commands.study_actions import run_and_report
 
-        return run_and_report(plan, found.paths, found.command, arguments)
+        return run_and_report(workspace, found.paths, found.command, arguments)
 
 
 COMMAND = StudyCommand()
 
 
 def study_help(options: Options) -> str:
-    """What the command does; groups, studies and fields."""
-    listed = {group: ", ".join(options.names(group)) for group in ("task", "scale", "size", "data")}
-    return HELP.format(
-        tasks=listed["task"],
-        scales=listed["scale"],
-        sizes=listed["size"],
-        data=listed["data"],
-        studies="\n".join(options.questions()),
-        header=f"`{HEADER}`",
-        fields=fields_help(),
-    )
+    """What the command does; studies with their questions, the options of the other groups, and fields."""
+    groups = [f"  {group}: {', '.join(options.names(group))}" for group in GROUPS if group != "study"]
+    sections = {"Studies": options.questions(), "Options of the other groups": groups, "Fields": [fields_help()]}
+    listed = ["\n".join([title, *lines]) for title, lines in sections.items()]
+    return "\n\n".join([(__doc__ or "").strip(), *listed])
 
 
-def _plan(plan: Plan, found: Composed) -> int:
+def _plan(workspace: Workspace, command: CommandConfig) -> int:
     from lina_lab.study.plan import describe
-    from lina_lab.study.workspace import Workspace
 
-    workspace = Workspace.of(plan, found.paths)
     print(describe(workspace), end="")
-    if found.command.launcher != "local":
+    if command.launcher != "local":
         from lina_lab.launch.select import describe_launch
         from lina_lab.util.errors import StudyError
 
         try:
-            print(describe_launch(workspace.launch_context(), found.command, plan.cells[0].config_hash))
+            print(describe_launch(workspace.launch_context(), command, workspace.plan.cells[0].config_hash))
         except StudyError as error:
             return refuse(error)
     return 0

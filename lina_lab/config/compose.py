@@ -3,7 +3,7 @@
 A study, a task and a scale are options of Hydra's groups of these names, in the config directory `lina_lab.studies` and
 in the user's own. What one changes in another is an option of `study_task`, `study_scale` or `task_scale`, which is
 chosen by their names ("specializing configuration" in Hydra's manual). Later ones win: study, task, scale, size, data,
-command line. Whatever is wrong raises ConfigError with one sentence, before anything starts.
+command line. Whatever is wrong raises ValueError with one sentence, before anything starts.
 """
 
 import argparse
@@ -24,8 +24,7 @@ from yaml import YAMLError
 from lina_lab.config import CommandConfig, PathsConfig, StudyConfig, from_dict
 from lina_lab.config.fields import (
     COMMAND,
-    MISSING,
-    SECTIONS,
+    TRIAL,
     check_field,
     defaults,
     field_type,
@@ -33,9 +32,9 @@ from lina_lab.config.fields import (
     not_a_section,
     sections,
 )
-from lina_lab.config.grammar import one_line, parse_override
+from lina_lab.config.grammar import MISSING, one_line, parse_override
 from lina_lab.config.hints import NO_SWEEPER, check_word, check_words, is_several, several_values
-from lina_lab.config.options import FILES, HEADER, OWN, PRESETS, Options, preset, preset_names, refuse_layout_of_before
+from lina_lab.config.options import FILES, GROUPS, HEADER, OWN, PRESETS, Options, presets, refuse_layout_of_before
 from lina_lab.util.errors import ConfigError
 from lina_lab.util.nested import flatten
 
@@ -67,19 +66,14 @@ class CommandLine:
         Raises:
             ConfigError: a flag that is not known, or an argument that is not in Hydra's grammar.
         """
-        flags, rest = _flags().parse_known_args(list(arguments))
-        self.help: bool = flags.help
-        self.show: bool = flags.cfg is not None
-        """Whether to print the configuration in place of running it."""
-        self.resolve: bool = flags.resolve
-        self.multirun: bool = flags.multirun
-        self.options = Options(flags.config_dir)
+        self.flags, rest = _flags().parse_known_args(list(arguments))
+        self.options = Options(self.flags.config_dir)
         self.overrides = [parse_override(argument) for argument in rest]
 
     @property
     def chosen(self) -> dict[str, str | None]:
         """The option of each group; None: none is chosen."""
-        found: dict[str, str | None] = dict.fromkeys((*FILES, *PRESETS))
+        found: dict[str, str | None] = dict.fromkeys(GROUPS)
         return found | {o.key_or_group: o.value() for o in self.overrides if o.key_or_group in found}
 
     @property
@@ -89,11 +83,9 @@ class CommandLine:
         for override in self.overrides:
             name, value = override.key_or_group, override.value()
             if name in PRESETS and value is not None:
-                section, fields = preset(name, str(value))
-                found += [f"{section}.{field}" for field in fields]
-            elif name not in (*FILES, *PRESETS):
-                inner = flatten(value) if isinstance(value, dict) else {}
-                found += [f"{name}.{field}" for field in inner] or [name]
+                found += flatten(presets(name)[value])
+            elif name not in GROUPS:
+                found += flatten({name: value}) or [name]
         return tuple(found)
 
 
@@ -116,9 +108,9 @@ def compose(line: CommandLine) -> Composed:
     """The configuration that a command line asks for.
 
     Raises:
-        ConfigError: one sentence that names what is wrong and what is allowed.
+        ValueError: one sentence that names what is wrong and what is allowed.
     """
-    data: dict[str, Any] = typing.cast(dict[str, Any], OmegaConf.to_container(composed(line), resolve=True))
+    data = typing.cast(dict[str, Any], OmegaConf.to_container(composed(line), resolve=True))
     for name in sections():
         if not isinstance(data[name], dict):
             raise not_a_section(name, data[name])
@@ -130,17 +122,13 @@ def compose(line: CommandLine) -> Composed:
         raise ConfigError(f"name a study with study=NAME; the studies are {names}")
     if data["seed"] != 0 and "seed" not in line.overridden:
         raise ConfigError("seed is not for a study to set; its seeds are study.seeds")
-    command_fields = {name: data[name] for name in COMMAND}
-    try:
-        return Composed(
-            command=from_dict(CommandConfig, command_fields),
-            study=from_dict(StudyConfig, data["study"], within="study"),
-            paths=from_dict(PathsConfig, data["paths"], within="paths"),
-            base={name: value for name, value in data.items() if name not in SECTIONS and name not in COMMAND},
-            overridden=line.overridden,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    return Composed(
+        command=from_dict(CommandConfig, {name: data[name] for name in COMMAND}),
+        study=from_dict(StudyConfig, data["study"], within="study"),
+        paths=from_dict(PathsConfig, data["paths"], within="paths"),
+        base={name: data[name] for name in TRIAL},
+        overridden=line.overridden,
+    )
 
 
 def composed(line: CommandLine) -> DictConfig:
@@ -151,7 +139,7 @@ def composed(line: CommandLine) -> DictConfig:
     """
     _check(line)
     try:
-        return _hydra(line, [_for_hydra(o) for o in line.overrides if o.key_or_group not in (*FILES, *PRESETS)])
+        return _hydra(line, [_for_hydra(o) for o in line.overrides if o.key_or_group not in GROUPS])
     except MissingConfigException as error:
         raise ConfigError(f"there is no file {error.missing_cfg_file}.yaml to start from") from None
     except RecursionError:
@@ -165,14 +153,14 @@ def _check(line: CommandLine) -> None:
     """Check the command line before Hydra does, whose messages do not name what is allowed."""
     for override in line.overrides:
         name = override.key_or_group
-        if name in (*FILES, *PRESETS):
+        if name in GROUPS:
             _check_choice(line.options, override)
             continue
         check_word(name)
         if is_several(override):
             raise several_values(override, _axes(line))
         check_field(name, override.value())
-    if line.multirun:
+    if line.flags.multirun:
         raise ConfigError(f"{NO_SWEEPER}, in place of --multirun")
     line.options.check(line.chosen)
 
@@ -228,9 +216,8 @@ def _store(others: Sequence[Path]) -> None:
     """Enter the schema and the presets in Hydra's ConfigStore."""
     store = ConfigStore.instance()
     for group in PRESETS:
-        for name in preset_names(group):
-            section, fields = preset(group, name)
-            store.store(group=group, name=name, node=fields, package=section)
+        for name, node in presets(group).items():
+            store.store(group=group, name=name, node=node, package="_global_")
     own = {f"{a}_{b}": f"${{{a}}}_${{{b}}}" for a, b in OWN}
     order: list[Any] = ["_self_", {"study": None}, {"task": None}, {"optional study_task": own["study_task"]}]
     order += [{"scale": None}, {"optional task_scale": own["task_scale"]}, {"optional study_scale": own["study_scale"]}]

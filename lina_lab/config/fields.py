@@ -3,11 +3,12 @@
 import dataclasses
 import difflib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from lina_lab.config import CommandConfig, PathsConfig, StudyConfig, TrialConfig, to_dict
-from lina_lab.config.grammar import documentation, field_help, shown
+from lina_lab.config import CommandConfig, PathsConfig, StudyConfig, TrialConfig
+from lina_lab.config.grammar import dataclass_in, default_values
+from lina_lab.config.grammar import fields_help as fields_help_of
 from lina_lab.util.errors import ConfigError
 
 SECTIONS: dict[str, Any] = {"study": StudyConfig, "paths": PathsConfig}
@@ -18,29 +19,22 @@ COMMAND = typing.get_type_hints(CommandConfig)
 
 TRIAL = typing.get_type_hints(TrialConfig)
 
-MISSING = "???"
-"""OmegaConf's mark of a value that must be given."""
-
 
 def defaults() -> dict[str, Any]:
     """The schema with its default values, as plain nested data; `???` where there is none."""
-    parts: dict[str, Any] = {"seed": 0, "paths": to_dict(PathsConfig()), **to_dict(CommandConfig())}
-    for name, kind in TRIAL.items():
-        if dataclasses.is_dataclass(kind):
-            parts[name] = to_dict(typing.cast(Any, kind)())
-    parts["study"] = {field.name: _default(field) for field in dataclasses.fields(StudyConfig)}
-    return parts
+    sections = {name: default_values(cls) for name, cls in SECTIONS.items()}
+    return {**default_values(CommandConfig), **sections, **default_values(TrialConfig)}
 
 
 def sections() -> list[str]:
     """Names at the top that hold fields of their own."""
-    return [*SECTIONS, *(name for name, kind in {**COMMAND, **TRIAL}.items() if dataclasses.is_dataclass(kind))]
+    return [name for name, kind in children(None).items() if dataclasses.is_dataclass(kind)]
 
 
 def fields_help() -> str:
     """Each field: dotted name, default, documentation, choices."""
-    kinds = {**COMMAND, **SECTIONS, **TRIAL}
-    return "\n".join(field_help(*field) for field in _documented("", kinds, defaults()))
+    sections = [fields_help_of(cls, f"{name}.") for name, cls in SECTIONS.items()]
+    return "\n".join([fields_help_of(CommandConfig), *sections, fields_help_of(TrialConfig)])
 
 
 def field_type(name: str) -> Any:
@@ -102,12 +96,6 @@ def children(node: Any) -> dict[str, Any]:
     return typing.get_type_hints(node) if dataclasses.is_dataclass(node) else {}
 
 
-def dataclass_in(kind: Any) -> type | None:
-    """The dataclass that a field of this type holds, also where it may be null."""
-    options = [kind, *typing.get_args(kind)]
-    return next((option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)), None)
-
-
 def is_mapping(kind: Any) -> bool:
     """Whether a field holds names of the user's own."""
     return typing.get_origin(kind) is dict
@@ -116,24 +104,3 @@ def is_mapping(kind: Any) -> bool:
 def takes_list(kind: Any) -> bool:
     """Whether a field of this type may hold a list."""
     return typing.get_origin(kind) in (list, tuple) or any(takes_list(option) for option in typing.get_args(kind))
-
-
-def _default(field: "dataclasses.Field[Any]") -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        value = field.default_factory()
-        return [to_dict(part) for part in value] if isinstance(value, list) else value
-    if field.default is dataclasses.MISSING:
-        return MISSING
-    return to_dict(field.default) if dataclasses.is_dataclass(field.default) else field.default
-
-
-def _documented(prefix: str, kinds: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for name, kind in kinds.items():
-        nested = dataclass_in(kind)
-        if isinstance(values[name], dict) and nested is not None:
-            yield from _documented(f"{prefix}{name}.", children(nested), values[name])
-            continue
-        owner: Any = (
-            dataclass_in(field_type(prefix[:-1])) if prefix else CommandConfig if name in COMMAND else TrialConfig
-        )
-        yield f"{prefix}{name}", shown(values[name]), documentation(owner, name, kind)

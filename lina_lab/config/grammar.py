@@ -5,6 +5,7 @@ A command is a checked dataclass of fields and a function that takes one. Fields
 """
 
 import dataclasses
+import json
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,8 @@ from lina_lab.util.compat.pydantic import field_descriptions
 from lina_lab.util.errors import ConfigError
 
 T = TypeVar("T")
+MISSING = "???"
+"""OmegaConf's mark of a value that must be given."""
 HELP_FLAGS = ("-h", "--help")
 
 
@@ -130,35 +133,54 @@ def _is_text(kind: Any) -> bool:
     return str in options and not {int, float, bool} & set(options)
 
 
-def refuse(error: BaseException | str) -> int:
-    """Print one sentence on standard error; returns the exit code 2."""
+def refuse(error: BaseException | str, code: int = 2) -> int:
+    """Print one sentence on standard error; returns the exit code."""
     print(f"error: {one_line(error)}", file=sys.stderr)
-    return 2
+    return code
 
 
-def fields_help(cls: Any) -> str:
-    """Each field of a checked dataclass with its default, its documentation and its choices."""
-    kinds = typing.get_type_hints(cls)
-    return "\n".join(
-        field_help(field.name, _default(field), documentation(cls, field.name, kinds[field.name]))
-        for field in dataclasses.fields(cls)
-    )
+def default_values(cls: Any) -> dict[str, Any]:
+    """The defaults of a checked dataclass' fields as plain nested data; `???` where there is none."""
+    found = {}
+    for field in dataclasses.fields(cls):
+        if field.default_factory is not dataclasses.MISSING:
+            found[field.name] = field.default_factory()
+        else:
+            found[field.name] = MISSING if field.default is dataclasses.MISSING else field.default
+    plain: dict[str, Any] = json.loads(json.dumps(found, default=dataclasses.asdict))
+    return plain
 
 
-def field_help(name: str, default: str, text: str) -> str:
-    """A field's two lines in a help."""
-    return f"  {name} = {default}\n      {text}"
+def fields_help(cls: Any, prefix: str = "", defaults: Mapping[str, Any] | None = None) -> str:
+    """Each field of a checked dataclass with its default, its documentation and its choices.
+
+    Args:
+        cls: the dataclass.
+        prefix: comes before each name, such as `study.`.
+        defaults: where they differ from the dataclass' own.
+    """
+    kinds, annotated = typing.get_type_hints(cls), typing.get_type_hints(cls, include_extras=True)
+    parts = []
+    for name, default in (defaults or default_values(cls)).items():
+        if isinstance(default, dict) and (nested := dataclass_in(kinds[name])) is not None:
+            parts.append(fields_help(nested, f"{prefix}{name}.", default))
+            continue
+        text, allowed = one_line(field_descriptions(cls)[name] or ""), choices(annotated[name])
+        listed = f" One of {', '.join(allowed)}." if allowed else ""
+        parts.append(f"  {prefix}{name} = {shown(default)}\n      {text}{listed}")
+    return "\n".join(parts)
 
 
-def documentation(cls: Any, name: str, kind: Any) -> str:
-    """A field's documentation, and its choices where it has some."""
-    text = " ".join((field_descriptions(cls)[name] or "").split())
-    allowed = choices(typing.get_type_hints(cls, include_extras=True)[name])
-    return f"{text} One of {', '.join(allowed)}." if allowed else text
+def dataclass_in(kind: Any) -> type | None:
+    """The dataclass that a field of this type holds, also where it may be null."""
+    options = [kind, *typing.get_args(kind)]
+    return next((option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)), None)
 
 
 def shown(value: Any) -> str:
     """A value as the command line takes it: true and false, null for None."""
+    if value == MISSING:
+        return f"{MISSING}  (must be given)"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
@@ -171,11 +193,3 @@ def shown(value: Any) -> str:
 def one_line(error: BaseException | str) -> str:
     """An error's message as one line."""
     return " ".join(str(error).split())
-
-
-def _default(field: "dataclasses.Field[Any]") -> str:
-    if field.default is not dataclasses.MISSING:
-        return shown(field.default)
-    if field.default_factory is not dataclasses.MISSING:
-        return shown(field.default_factory())
-    return "???  (must be given)"

@@ -70,15 +70,10 @@ def check_words(data: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: a file uses a name that is not ours.
     """
-    study = data["study"]
-    for name in _names(data):
+    axes, rules = data["study"].get("axes"), data["study"].get("exclude")
+    varied = [*(axes.values() if isinstance(axes, dict) else ()), *(rules if isinstance(rules, list) else ())]
+    for name in (*_names(data), *(name for fields in varied if isinstance(fields, dict) for name in fields)):
         check_word(name)
-    for axis in study["axes"].values() if isinstance(study.get("axes"), dict) else ():
-        for name in axis if isinstance(axis, dict) else ():
-            check_word(name)
-    for rule in study["exclude"] if isinstance(study.get("exclude"), list) else ():
-        for name in rule if isinstance(rule, dict) else ():
-            check_word(name)
 
 
 def _names(data: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -25,18 +25,16 @@ OWN = (("study", "task"), ("study", "scale"), ("task", "scale"))
 HEADER = "# @package _global_"
 """First line of every file: its fields are those of the whole configuration."""
 PRESETS = ("size", "data")
+GROUPS = (*FILES, *PRESETS)
 HERE = Path("studies")
 OURS = Path(str(files("lina_lab.studies")))
 
 
-def preset_names(group: str) -> list[str]:
-    """The options of `size` or `data`."""
-    return list(SIZES) if group == "size" else list(DATA_SETS)
-
-
-def preset(group: str, name: str) -> tuple[str, dict[str, Any]]:
-    """The section and the fields that an option of `size` or `data` gives values."""
-    return ("model", SIZES[name]) if group == "size" else ("data", {"name": name})
+def presets(group: str) -> dict[str, dict[str, Any]]:
+    """The options of `size` or `data`, with the fields that each one sets."""
+    if group == "size":
+        return {name: {"model": fields} for name, fields in SIZES.items()}
+    return {name: {"data": {"name": name}} for name in DATA_SETS}
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Options:
     def names(self, group: str) -> list[str]:
         """The options of a group."""
         if group in PRESETS:
-            return preset_names(group)
+            return list(presets(group))
         return sorted({path.stem for folder in self.folders for path in (folder / group).glob("*.yaml")})
 
     def file(self, group: str, name: str) -> Path | None:
@@ -85,8 +83,7 @@ class Options:
         named = [(group, chosen[group]) for group in FILES]
         named += [(f"{a}_{b}", f"{chosen[a]}_{chosen[b]}") for a, b in OWN if chosen[a] and chosen[b]]
         for group, name in named:
-            path = None if name is None else self.file(group, name)
-            if path is not None and path.parents[1] != OURS.resolve():
+            if name is not None and (path := self.file(group, name)) is not None:
                 _check_file(group, path)
 
     def questions(self) -> list[str]:
@@ -96,8 +93,7 @@ class Options:
             path = self.file("study", name)
             assert path is not None
             try:
-                if path.parents[1] != OURS.resolve():
-                    _check_file("study", path)
+                _check_file("study", path)
                 lines.append(f"  {name}: {self._question(name)}")
             except ConfigError as error:
                 lines.append(f"  {name}: cannot be run, {error}")
@@ -144,11 +140,13 @@ def _read(path: Path) -> Any:
 
 
 def _check_file(group: str, path: Path) -> None:
-    """Refuse a file that Hydra would take for something else.
+    """Refuse a file of the user's that Hydra would take for something else.
 
     Raises:
         ConfigError: one sentence.
     """
+    if path.parents[1] == OURS.resolve():
+        return
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     node = _read(path)
     if group == "study":
