@@ -25,15 +25,14 @@ def run(config: CacheConfig) -> int:
     Raises:
         ValueError: images, autoencoder or folder are not what they should be.
     """
-    console = Console()
     if not config.verify:
-        cache(config, console)
+        cache(config, Console())
         return 0
     problems = list(verify(Path(config.out)))
     for problem in problems:
         refuse(problem)
     if not problems:
-        console.print(f"{config.out}: as the manifest says", soft_wrap=True, highlight=False)
+        print(f"{config.out}: as the manifest says")
     return 2 if problems else 0
 
 

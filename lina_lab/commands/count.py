@@ -10,15 +10,7 @@ from pydantic.dataclasses import dataclass
 from lina_lab.config import CHECKS, LinaConfig, from_dict
 from lina_lab.config.grammar import Command
 from lina_lab.config.presets import SIZES
-from lina_lab.model.count import (
-    FLOPS_PER_MULTIPLY_ADD,
-    Counts,
-    attention_operations,
-    generation_operations,
-    loss_operations,
-    parameters,
-    training_operations,
-)
+from lina_lab.model import count
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -33,28 +25,22 @@ class CountConfig:
 
 def table(config: LinaConfig) -> str:
     """Parameters and operations of a model, a line a component."""
-    counted = {
-        "loss": loss_operations(config),
-        "training step": training_operations(config),
-        "generation": generation_operations(config, steps=min(64, config.num_tokens)),
-    }
-    columns = [("parameters", "M", parameters(config), 1e6)]
-    for name, counts in counted.items():
-        columns += [(name, "GMAC", counts, 1e9), ("", "GFLOP", counts, 1e9 / FLOPS_PER_MULTIPLY_ADD)]
-    lines = [
-        "".join([f"{'':10}", *(f"{head:>15}" for head in heads)]) for heads in list(zip(*columns, strict=True))[:2]
-    ]
-    for part in (*Counts.__dataclass_fields__, "total"):
-        lines.append(f"{part:10}" + "".join(f"{getattr(counts, part) / unit:15.3f}" for *_, counts, unit in columns))
+    columns = [("parameters", "M", count.parameters(config), 1e6)]
+    for name, counts in (
+        ("loss", count.loss_operations(config)),
+        ("training step", count.training_operations(config)),
+        ("generation", count.generation_operations(config, steps=min(64, config.num_tokens))),
+    ):
+        columns += [(name, "GMAC", counts, 1e9), ("", "GFLOP", counts, 1e9 / count.FLOPS_PER_MULTIPLY_ADD)]
+    rows = [["", *(name for name, *_ in columns)], ["", *(unit for _, unit, *_ in columns)]]
+    for part in (*count.Counts.__dataclass_fields__, "total"):
+        rows.append([part, *(f"{getattr(counts, part) / unit:.3f}" for *_, counts, unit in columns)])
     tokens = config.condition_tokens + config.num_tokens
-    module = attention_operations(config, config.decoder_blocks[0], tokens) / 1e9
-    return "\n".join(
-        [
-            *lines,
-            f"One attention of the decoder, {tokens:,} tokens: {module:.2f} GMAC.",
-            "For one image. GMAC: 1e9 multiply-adds. Generation: up to 64 steps, no guidance.",
-        ]
-    )
+    module = count.attention_operations(config, config.decoder_blocks[0], tokens) / 1e9
+    lines = [f"{first:10}" + "".join(f"{value:>15}" for value in others) for first, *others in rows]
+    lines.append(f"One attention of the decoder, {tokens:,} tokens: {module:.2f} GMAC.")
+    lines.append("For one image. GMAC: 1e9 multiply-adds. Generation: up to 64 steps, no guidance.")
+    return "\n".join(lines)
 
 
 def run(config: CountConfig) -> int:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic.dataclasses import dataclass
-from rich.console import Console
 
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import PositiveInt
@@ -125,10 +124,9 @@ def run(config: EvaluateConfig) -> int:
     write_atomically(out, json.dumps(result, indent=1) + "\n")
     if config.run is not None:
         log_to_mlflow(config.run, config.tracking_uri, result)
-    console = Console()
     for name, value in result["metrics"].items():
-        console.print(f"{name:24} {value:.5g}", highlight=False)
-    console.print(str(out), soft_wrap=True, highlight=False)
+        print(f"{name:24} {value:.5g}")
+    print(out)
     return 0
 
 

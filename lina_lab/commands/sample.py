@@ -8,8 +8,9 @@ after an interruption.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,20 +19,18 @@ from filelock import FileLock
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
-from torch import Tensor
 
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import NonNegativeInt, PositiveInt
 from lina_lab.config.grammar import Command
-from lina_lab.data.pixels import Pixels, to_pixels
+from lina_lab.data.pixels import to_pixels
 from lina_lab.data.shards.format import TextOrigin, read_manifest
 from lina_lab.data.text import TextEncoder, load_text_encoder
 from lina_lab.evaluation.decoding import decoder_of
 from lina_lab.evaluation.images import read_images
 from lina_lab.evaluation.prompts.geneval import LAYOUT, read_prompts, write_layout
-from lina_lab.evaluation.sampling import SAMPLES_FILE, Encode, SampleRecipe, sample
+from lina_lab.evaluation.sampling import RENAMED, SAMPLES_FILE, Condition, SampleRecipe, sample
 from lina_lab.evaluation.weights import Trained, load_trained
-from lina_lab.model import LINA
 from lina_lab.util.progress import image_progress
 
 Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -81,8 +80,14 @@ class SampleConfig:
             )
 
 
-def recipe_of(config: SampleConfig, trained: Trained, prompts: Sequence[str]) -> SampleRecipe:
+def recipe_of(config: SampleConfig, trained: Trained, prompts: Sequence[str], text: TextOrigin | None) -> SampleRecipe:
     """The recipe of a command for a model.
+
+    Args:
+        config: the command's fields.
+        trained: the model.
+        prompts: captions; none for a model of classes.
+        text: the states that the model was trained on, where config.shards holds them.
 
     Raises:
         ValueError: classes or prompts that the model does not have, or has none of.
@@ -94,7 +99,6 @@ def recipe_of(config: SampleConfig, trained: Trained, prompts: Sequence[str]) ->
     if bool(prompts) != (model.text_dim is not None):
         has = "is not one of texts, and takes no" if prompts else "is one of texts, and needs"
         raise ValueError(f"the model {has} prompts=FILE")
-    text = _text_of_shards(config)
     encoder = config.encoder or trained.encoder or (None if text is None else text.encoder)
     if prompts and encoder is None:
         raise ValueError(
@@ -124,20 +128,19 @@ def run(config: SampleConfig) -> int:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
     trained, out = load_trained(Path(config.checkpoint), config.weights), Path(config.out)
     prompts = [] if config.prompts is None else read_prompts(Path(config.prompts))
-    recipe = recipe_of(config, trained, [metadata["prompt"] for metadata in prompts])
-    model = trained.model.to(device)
-    encoder = None if recipe.encoder is None else _encoder(recipe.encoder, config, trained)
-    if encoder is not None:
+    text = None if config.shards is None else read_manifest(Path(config.shards)).text
+    recipe = recipe_of(config, trained, [metadata["prompt"] for metadata in prompts], text)
+    model, encode = trained.model.to(device), None
+    if recipe.encoder is not None:
+        encoder = _encoder(recipe.encoder, config, trained, text)
         recipe = replace(recipe, encoder_sha256=encoder.sha256())
-    decode, encode = _decoder(config, device), None if encoder is None else _encode(encoder, model, device)
+        encode = partial(_encode, encoder, model.config.text_length, device)
+    vae, shards = config.vae, config.shards
+    decode = to_pixels if vae is None or shards is None else decoder_of(vae, Path(shards), device)
     batches = -(-recipe.images // recipe.batch_size)
     mine = sum(min(recipe.batch_size, recipe.images - i * recipe.batch_size) for i in range(rank, batches, world_size))
     with image_progress(console) as progress:
-        task = progress.add_task("images", total=mine)
-
-        def report(images: int) -> None:
-            progress.advance(task, images)
-
+        report = partial(progress.advance, progress.add_task("images", total=mine))
         whole = sample(model, decode, recipe, out, rank=rank, world_size=world_size, encode=encode, report=report)
     if whole and prompts:
         with FileLock(out / ".lock"):
@@ -147,14 +150,13 @@ def run(config: SampleConfig) -> int:
     return 0
 
 
-def _encoder(name: str, config: SampleConfig, trained: Trained) -> TextEncoder:
+def _encoder(name: str, config: SampleConfig, trained: Trained, text: TextOrigin | None) -> TextEncoder:
     """The text encoder that the model was trained with.
 
     Raises:
         ValueError: it is another one.
     """
     encoder = load_text_encoder(name, trained.model.config.text_dim)
-    text = _text_of_shards(config)
     known = {"the checkpoint": trained.encoder_sha256, config.shards: text and text.sha256}
     for owner, sha256 in known.items():
         if sha256 not in (None, encoder.sha256()):
@@ -162,35 +164,9 @@ def _encoder(name: str, config: SampleConfig, trained: Trained) -> TextEncoder:
     return encoder
 
 
-def _text_of_shards(config: SampleConfig) -> TextOrigin | None:
-    """What the states that the model was trained on are of, where the shards hold them."""
-    return None if config.shards is None else read_manifest(Path(config.shards)).text
+def _encode(encoder: TextEncoder, length: int, device: torch.device | str, captions: Sequence[str]) -> Condition:
+    text, present = encoder.encode(captions, length, device)
+    return {"text": text, "present": present}
 
 
-def _encode(encoder: TextEncoder, model: LINA, device: torch.device | str) -> Encode:
-    def encode(captions: Sequence[str]) -> dict[str, Tensor]:
-        text, present = encoder.encode(captions, model.config.text_length, device)
-        return {"text": text, "present": present}
-
-    return encode
-
-
-def _decoder(config: SampleConfig, device: torch.device | str) -> Callable[[Tensor], Pixels]:
-    if config.vae is None:
-        return to_pixels
-    assert config.shards is not None
-    return decoder_of(config.vae, Path(config.shards), device)
-
-
-COMMAND = Command(
-    config=SampleConfig,
-    run=run,
-    doc=__doc__,
-    renamed={
-        "portion": "batch_size",
-        "steps": "ar_steps",
-        "flow_steps": "ode_steps",
-        "guidance": "guidance_scale",
-        "min_guidance": "guidance_scale_start",
-    },
-)
+COMMAND = Command(config=SampleConfig, run=run, doc=__doc__, renamed=RENAMED)

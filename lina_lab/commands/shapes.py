@@ -33,24 +33,19 @@ class ShapesConfig:
     """Seed of the set: the same seed gives the same pictures."""
 
 
-def write(config: ShapesConfig) -> None:
-    """Write the pictures, their captions and their metadata."""
+def run(config: ShapesConfig) -> int:
+    """Write the pictures, their captions and their metadata, and print where they are; returns 0."""
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
-    asked = []
+    prompts = []
     for index in range(config.images):
         made, stem = scene(config.seed, index), folder / f"{index:07d}"
         Image.fromarray(render(made, config.resolution)).save(stem.with_suffix(".png"))
         stem.with_suffix(".txt").write_text(made.caption + "\n")
         stem.with_suffix(".long.txt").write_text(made.long_caption + "\n")
-        stem.with_suffix(".json").write_text(json.dumps(made.metadata) + "\n")
-        asked.append(json.dumps(made.metadata))
-    (folder / "prompts.jsonl").write_text("\n".join(asked) + "\n")
-
-
-def run(config: ShapesConfig) -> int:
-    """Write the pictures and print where they are; returns 0."""
-    write(config)
+        prompts.append(json.dumps(made.metadata) + "\n")
+        stem.with_suffix(".json").write_text(prompts[-1])
+    (folder / "prompts.jsonl").write_text("".join(prompts))
     print(f"{config.images:,} pictures: {config.out}")
     return 0
 

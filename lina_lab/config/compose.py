@@ -22,19 +22,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lina_lab.config import CommandConfig, PathsConfig, StudyConfig, from_dict
-from lina_lab.config.fields import (
-    COMMAND,
-    TRIAL,
-    check_field,
-    defaults,
-    field_type,
-    is_mapping,
-    not_a_section,
-    sections,
-)
+from lina_lab.config.fields import COMMAND, TRIAL, check_field, check_sections, defaults, in_a_mapping
 from lina_lab.config.grammar import MISSING, one_line, parse_override
 from lina_lab.config.hints import NO_SWEEPER, check_word, check_words, is_several, several_values
-from lina_lab.config.options import FILES, GROUPS, HEADER, OWN, PRESETS, Options, presets, refuse_layout_of_before
+from lina_lab.config.options import FILES, GROUPS, HEADER, OWN, PRESETS, Options, presets, studies_of_before
 from lina_lab.util.errors import ConfigError
 from lina_lab.util.nested import flatten
 
@@ -111,9 +102,7 @@ def compose(line: CommandLine) -> Composed:
         ValueError: one sentence that names what is wrong and what is allowed.
     """
     data = typing.cast(dict[str, Any], OmegaConf.to_container(composed(line), resolve=True))
-    for name in sections():
-        if not isinstance(data[name], dict):
-            raise not_a_section(name, data[name])
+    check_sections(data)
     if "study" in data["study"]:
         raise ConfigError(f"a file that the study starts from lacks the line {HEADER}")
     check_words(data)
@@ -171,8 +160,8 @@ def _check_choice(options: Options, override: Any) -> None:
     if override.is_sweep_override():
         raise ConfigError(f"{group} takes one value: give a command for each {what}")
     value, text = override.value(), override.get_value_element_as_str()
-    if group == "study":
-        refuse_layout_of_before(value)
+    if group == "study" and str(value) in (moved := studies_of_before()):
+        raise ConfigError(moved[str(value)])
     if value is None or value in names:
         return
     if not isinstance(value, str) and text in names:
@@ -192,9 +181,8 @@ def _axes(line: CommandLine) -> Mapping[str, Mapping[str, Any]]:
 
 def _for_hydra(override: Any) -> str:
     """An override in which names of the user's own need no plus: `study.axes.NAME={...}`, `slurm.sbatch={...}`."""
-    line, parts = str(override.input_line), override.key_or_group.split(".")
-    owners = [".".join(parts[: i + 1]) for i in range(len(parts))]
-    return f"++{line.lstrip('+')}" if any(is_mapping(field_type(owner)) for owner in owners) else line
+    line = str(override.input_line)
+    return f"++{line.lstrip('+')}" if in_a_mapping(override.key_or_group) else line
 
 
 def _hydra(line: CommandLine, overrides: Sequence[str]) -> DictConfig:

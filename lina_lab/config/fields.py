@@ -19,6 +19,9 @@ COMMAND = typing.get_type_hints(CommandConfig)
 
 TRIAL = typing.get_type_hints(TrialConfig)
 
+TOP = {**SECTIONS, **TRIAL, **COMMAND}
+"""Names at the top, with their types."""
+
 
 def defaults() -> dict[str, Any]:
     """The schema with its default values, as plain nested data; `???` where there is none."""
@@ -26,9 +29,15 @@ def defaults() -> dict[str, Any]:
     return {**default_values(CommandConfig), **sections, **default_values(TrialConfig)}
 
 
-def sections() -> list[str]:
-    """Names at the top that hold fields of their own."""
-    return [name for name, kind in children(None).items() if dataclasses.is_dataclass(kind)]
+def check_sections(data: Mapping[str, Any]) -> None:
+    """Refuse a value at the top of a composed configuration for a name that holds fields of its own.
+
+    Raises:
+        ConfigError: how to give its fields.
+    """
+    for name, kind in TOP.items():
+        if dataclasses.is_dataclass(kind) and not isinstance(data[name], dict):
+            raise _not_a_section(name, data[name])
 
 
 def fields_help() -> str:
@@ -39,10 +48,10 @@ def fields_help() -> str:
 
 def field_type(name: str) -> Any:
     """The type of a field by its dotted name; None where there is no such field."""
-    node: Any = None
+    known, kind = TOP, None
     for part in name.split("."):
-        kind = children(node).get(part)
-        node = dataclass_in(kind)
+        kind = known.get(part)
+        known = children(kind)
     return kind
 
 
@@ -56,10 +65,8 @@ def check_field(key: str, value: Any) -> None:
     Raises:
         ConfigError: one sentence with the nearest name and the allowed ones.
     """
-    node: Any = None
-    so_far = ""
+    known, so_far = TOP, ""
     for part in key.split("."):
-        known = children(node)
         if part not in known:
             raise ConfigError(_unknown(so_far, part, known))
         kind, name = known[part], f"{so_far}{part}"
@@ -67,12 +74,12 @@ def check_field(key: str, value: Any) -> None:
         if nested is not None and type(None) in typing.get_args(kind) and key != name:
             raise ConfigError(f"{name} is null unless it is given whole, as '{name}={{FIELD:VALUE,...}}'")
         if nested is kind and key == name and not isinstance(value, dict):
-            raise not_a_section(key, value)
-        if nested is None and is_mapping(kind):
+            raise _not_a_section(key, value)
+        if nested is None and typing.get_origin(kind) is dict:
             if value == {}:
                 raise ConfigError(f"{key}={{}} changes nothing: name the fields and their values")
             return
-        node, so_far = nested or (), f"{name}."
+        known, so_far = children(kind), f"{name}."
 
 
 def _unknown(so_far: str, part: str, known: Mapping[str, Any]) -> str:
@@ -84,21 +91,20 @@ def _unknown(so_far: str, part: str, known: Mapping[str, Any]) -> str:
     return f"{so_far}{part} is not a field{hint}; {owner} {', '.join(known)}"
 
 
-def not_a_section(name: str, value: Any) -> ConfigError:
-    """The refusal of a value for a name that holds fields."""
+def _not_a_section(name: str, value: Any) -> ConfigError:
     return ConfigError(f"{name}={value} is a section: give its fields, as {name}.FIELD=VALUE")
 
 
-def children(node: Any) -> dict[str, Any]:
-    """Fields of a dataclass with their types; of None: those at the top."""
-    if node is None:
-        return {**SECTIONS, **TRIAL, **COMMAND}
-    return typing.get_type_hints(node) if dataclasses.is_dataclass(node) else {}
+def children(kind: Any) -> dict[str, Any]:
+    """Fields of the dataclass that a field of this type holds, with their types; none where it holds no dataclass."""
+    nested = dataclass_in(kind)
+    return {} if nested is None else typing.get_type_hints(nested)
 
 
-def is_mapping(kind: Any) -> bool:
-    """Whether a field holds names of the user's own."""
-    return typing.get_origin(kind) is dict
+def in_a_mapping(name: str) -> bool:
+    """Whether a dotted name is that of a field that holds names of the user's own, or lies in one."""
+    parts = name.split(".")
+    return any(typing.get_origin(field_type(".".join(parts[:i]))) is dict for i in range(1, len(parts) + 1))
 
 
 def takes_list(kind: Any) -> bool:

@@ -97,7 +97,7 @@ class Options:
                 lines.append(f"  {name}: {self._question(name)}")
             except ConfigError as error:
                 lines.append(f"  {name}: cannot be run, {error}")
-        return lines + [f"  {path.stem}: cannot be run, {_moved(path)}" for path in _files_of_before()]
+        return lines + [f"  {name}: cannot be run, {how}" for name, how in studies_of_before().items()]
 
     def _question(self, name: str, seen: tuple[str, ...] = ()) -> str:
         """A study's question; that of the study it starts from where it asks none itself."""
@@ -110,24 +110,13 @@ class Options:
         return next((q for parent in parents if (q := self._question(parent, (*seen, name)))), "")
 
 
-def refuse_layout_of_before(name: Any) -> None:
-    """Refuse a study whose file lies where earlier versions had it.
-
-    Raises:
-        ConfigError: how to move it.
-    """
-    for path in _files_of_before():
-        if path.stem == name:
-            raise ConfigError(_moved(path))
-
-
-def _files_of_before() -> list[Path]:
-    return sorted(HERE.glob("*.yaml"))
-
-
-def _moved(path: Path) -> str:
-    target = HERE / "study" / path.name
-    return f"{path} lies where earlier versions had studies: move it to {target}, and begin it with the line {HEADER}"
+def studies_of_before() -> dict[str, str]:
+    """Studies whose files lie where earlier versions had them -> how to move each one."""
+    return {
+        path.stem: f"{path} lies where earlier versions had studies: move it to {HERE / 'study' / path.name}, and "
+        f"begin it with the line {HEADER}"
+        for path in sorted(HERE.glob("*.yaml"))
+    }
 
 
 def _read(path: Path) -> Any:
