@@ -66,10 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(name: str, rest: list[str]) -> int:
     if name in ("-h", "--help", "help"):
-        print(
-            HELP.format(commands="\n".join(f"  {known:9} {summary}" for known, (_, summary) in COMMANDS.items())),
-            end="",
-        )
+        commands = "\n".join(f"  {known:9} {summary}" for known, (_, summary) in COMMANDS.items())
+        print(HELP.format(commands=commands), end="")
         return 0
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)

@@ -27,10 +27,10 @@ from collections.abc import Sequence
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lina_lab.config import CommandConfig
+from lina_lab.config import CommandConfig, TrialConfig
 from lina_lab.config.compose import CommandLine, compose, composed
-from lina_lab.config.fields import fields_help
-from lina_lab.config.grammar import refuse
+from lina_lab.config.fields import SECTIONS
+from lina_lab.config.grammar import fields_help, refuse
 from lina_lab.config.options import GROUPS, Options
 from lina_lab.study.grid import make_plan
 from lina_lab.study.workspace import Workspace
@@ -79,7 +79,9 @@ COMMAND = StudyCommand()
 def study_help(options: Options) -> str:
     """What the command does; studies with their questions, the options of the other groups, and fields."""
     groups = [f"  {group}: {', '.join(options.names(group))}" for group in GROUPS if group != "study"]
-    sections = {"Studies": options.questions(), "Options of the other groups": groups, "Fields": [fields_help()]}
+    fields = [fields_help(cls, f"{name}.") for name, cls in SECTIONS.items()]
+    fields = [fields_help(CommandConfig), *fields, fields_help(TrialConfig)]
+    sections = {"Studies": options.questions(), "Options of the other groups": groups, "Fields": fields}
     listed = ["\n".join([title, *lines]) for title, lines in sections.items()]
     return "\n\n".join([(__doc__ or "").strip(), *listed])
 

@@ -193,7 +193,7 @@ def _print_outcome(summary: Summary, plan: Plan, paths: PathsConfig) -> None:
         mean = sum(overhead) / len(overhead)
         print(f"outside Trainer.fit: {mean:.2f} s for each cell, {max(overhead):.2f} s at most")
     print(f"cells: {paths.runs}/{plan.study.name}   compare: lina ui{_where(paths)}")
-    print(f"figures: lina plots study={plan.study.name}" + _where(paths))
+    print(f"figures: lina plots study={plan.study.name}{_where(paths)}", flush=True)
     for label, error in summary.failures.items():
         refuse(f"{label}: {error}")
     if summary.failures:

@@ -30,8 +30,8 @@ class UiConfig:
     """Port to listen at."""
 
 
-def server_command(config: UiConfig) -> list[str]:
-    """The command line of MLflow's server.
+def run(config: UiConfig) -> int:
+    """Become MLflow's server, so that signals reach it; returns only if it cannot start.
 
     Raises:
         ValueError: there is no run store.
@@ -43,18 +43,8 @@ def server_command(config: UiConfig) -> list[str]:
             raise ValueError(f"there is no run store {database}: run a study first, or name runs=FOLDER")
         store = f"sqlite:///{database}"
     listening = ["--host", config.host, "--port", str(config.port), "--workers", "1"]
-    return [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, *listening]
-
-
-def run(config: UiConfig) -> int:
-    """Become MLflow's server, so that signals reach it; returns only if it cannot start.
-
-    Raises:
-        ValueError: there is no run store.
-    """
-    line = server_command(config)
     sys.stdout.flush()
-    os.execv(line[0], line)
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, *listening])
 
 
 COMMAND = Command(config=UiConfig, run=run, doc=__doc__)

@@ -25,7 +25,7 @@ from lina_lab.config import CommandConfig, PathsConfig, StudyConfig, from_dict
 from lina_lab.config.fields import COMMAND, TRIAL, check_field, check_sections, defaults, in_a_mapping
 from lina_lab.config.grammar import MISSING, one_line, parse_override
 from lina_lab.config.hints import NO_SWEEPER, check_word, check_words, is_several, several_values
-from lina_lab.config.options import FILES, GROUPS, HEADER, OWN, PRESETS, Options, presets, studies_of_before
+from lina_lab.config.options import FILES, GROUPS, HEADER, PRESETS, Options, presets, studies_of_before
 from lina_lab.util.errors import ConfigError
 from lina_lab.util.nested import flatten
 
@@ -206,9 +206,9 @@ def _store(others: Sequence[Path]) -> None:
     for group in PRESETS:
         for name, node in presets(group).items():
             store.store(group=group, name=name, node=node, package="_global_")
-    own = {f"{a}_{b}": f"${{{a}}}_${{{b}}}" for a, b in OWN}
-    order: list[Any] = ["_self_", {"study": None}, {"task": None}, {"optional study_task": own["study_task"]}]
-    order += [{"scale": None}, {"optional task_scale": own["task_scale"]}, {"optional study_scale": own["study_scale"]}]
+    order: list[Any] = ["_self_", {"study": None}, {"task": None}, {"optional study_task": "${study}_${task}"}]
+    order += [{"scale": None}, {"optional task_scale": "${task}_${scale}"}]
+    order += [{"optional study_scale": "${study}_${scale}"}]
     order += [{group: None} for group in PRESETS]
     order += [{f"override hydra/{group}": None} for group in NO_PLUGINS]
     hydra = {"searchpath": [f"file://{folder}" for folder in others]}

@@ -8,7 +8,6 @@ from typing import Any
 
 from lina_lab.config import CommandConfig, PathsConfig, StudyConfig, TrialConfig
 from lina_lab.config.grammar import dataclass_in, default_values
-from lina_lab.config.grammar import fields_help as fields_help_of
 from lina_lab.util.errors import ConfigError
 
 SECTIONS: dict[str, Any] = {"study": StudyConfig, "paths": PathsConfig}
@@ -38,12 +37,6 @@ def check_sections(data: Mapping[str, Any]) -> None:
     for name, kind in TOP.items():
         if dataclasses.is_dataclass(kind) and not isinstance(data[name], dict):
             raise _not_a_section(name, data[name])
-
-
-def fields_help() -> str:
-    """Each field: dotted name, default, documentation, choices."""
-    sections = [fields_help_of(cls, f"{name}.") for name, cls in SECTIONS.items()]
-    return "\n".join([fields_help_of(CommandConfig), *sections, fields_help_of(TrialConfig)])
 
 
 def field_type(name: str) -> Any:

@@ -34,14 +34,12 @@ FOREIGN = {
     "ckpt_path": "the same command resumes every cell from its last checkpoint",
     "optimized_metric": "write study.objectives=[{metric:NAME}]",
     "n_trials": NO_SWEEPER,
-    "hydra/sweeper": NO_SWEEPER,
     "hydra.sweeper": NO_SWEEPER,
     "hydra.mode": NO_SWEEPER,
     "hydra.searchpath": "write --config-dir FOLDER",
-    "hydra/launcher": "write launcher=local, launcher=torchrun or launcher=slurm",
     "hydra.launcher": "write launcher=local, launcher=torchrun or launcher=slurm",
 }
-"""Name elsewhere -> what to do here."""
+"""Dotted name elsewhere, also of a config group -> what to do here."""
 
 
 def check_word(name: str) -> None:
@@ -57,10 +55,11 @@ def check_word(name: str) -> None:
         raise ConfigError(f"{name} is called {RENAMED[name]} in this version: write {RENAMED[name]}")
     if name.rpartition(".")[2] in ("_target_", "_partial_"):
         raise ConfigError(f"{name} is not a field: {NO_CODE}")
+    dotted = f"{name.replace('/', '.')}."
     for foreign, ours in FOREIGN.items():
-        if name == foreign or name.startswith((f"{foreign}.", f"{foreign}/")):
+        if dotted.startswith(f"{foreign}."):
             raise ConfigError(f"{name} is not a field: {ours}")
-    if name.startswith(("hydra.", "hydra/")):
+    if dotted.startswith("hydra."):
         raise ConfigError(f"{name} cannot be set: paths.runs=FOLDER says where this command writes")
 
 
