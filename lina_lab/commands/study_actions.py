@@ -41,7 +41,8 @@ def run_and_report(workspace: Workspace, paths: PathsConfig, command: CommandCon
     """
     try:
         if command.action in ACTIONS:
-            return ACTIONS[command.action](_store(workspace), command)
+            with explained(workspace.runs):
+                return ACTIONS[command.action](_store(workspace), command)
         with sigterm_as_exit():
             if not _leads(workspace.plan, command):
                 from lina_lab.launch.follow import follow
@@ -90,11 +91,10 @@ def _work(workspace: Workspace, command: CommandConfig, arguments: Sequence[str]
 
 
 def _store(workspace: Workspace) -> Store:
-    name, runs = workspace.plan.study.name, workspace.runs
     if not workspace.folder.is_dir():
+        name, runs = workspace.plan.study.name, workspace.runs
         raise StudyError(f"there is no study {name} under {runs}: run it first, or give paths.runs=FOLDER")
-    with explained(runs):
-        return Store(workspace)
+    return Store(workspace)
 
 
 def _status(store: Store, _: CommandConfig) -> int:
@@ -116,8 +116,7 @@ def _describe_status(store: Store) -> tuple[str, bool]:
     from lina_lab.study.plan import time_left
     from lina_lab.study.pool import running_now
 
-    with explained(store.runs):
-        states = store.states()
+    states = store.states()
     running = running_now(store, states)
     lines = [_counts(store.plan, summarise(store.plan, states, []))]
     lines += [f"  running  {cell.label}  {where}" for cell, where in running]
@@ -153,10 +152,9 @@ def _change(
     nothing: str,
 ) -> int:
     """Change the cells of some statuses that the command names, and list them."""
-    with explained(store.runs):
-        states = store.states()
-        cells = [cell for cell in _chosen(store.plan, command) if _has(states, cell, statuses)]
-        change([cell.config_hash for cell in cells])
+    states = store.states()
+    cells = [cell for cell in _chosen(store.plan, command) if _has(states, cell, statuses)]
+    change([cell.config_hash for cell in cells])
     print("\n".join(f"{what}: {cell.config_hash} {cell.label}" for cell in cells) or nothing)
     return 0
 
