@@ -85,6 +85,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("model.dim", ["model.dim"]),
         ("model.dim=[", ["no viable alternative"]),
         ("model.dim.x=3", ["model.dim.x is not a field: model.dim has none"]),
+        ("model.dim.seed=[1,2]", ["model.dim.seed is not a field: model.dim has none"]),
         ("~model.dim", ["~model.dim would leave the field out"]),
         ("hydra.run.dir=foo", ["hydra.run.dir cannot be set", "paths.runs"]),
         ("study.axes.size={}", ["study.axes.size={} changes nothing"]),
