@@ -173,8 +173,7 @@ def _check_choice(options: Options, override: Any) -> None:
 def _axes(line: CommandLine) -> Mapping[str, Mapping[str, Any]]:
     """The axes of the chosen study, whatever else the command line says."""
     try:
-        found = OmegaConf.to_container(_hydra(line, [])["study"]["axes"])
-        return typing.cast(dict[str, dict[str, Any]], found)
+        return typing.cast(dict[str, dict[str, Any]], OmegaConf.to_container(_hydra(line, []).study.axes))
     except (HydraException, OmegaConfBaseException, YAMLError):
         return {}
 

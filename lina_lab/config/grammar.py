@@ -18,7 +18,6 @@ from lina_lab.util.errors import ConfigError
 T = TypeVar("T")
 MISSING = "???"
 """OmegaConf's mark of a value that must be given."""
-HELP_FLAGS = ("-h", "--help")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,8 +44,8 @@ class Command(Generic[T]):
         Returns:
             The exit code of `run`, 0 after the help, or 2 after one sentence on what is wrong.
         """
-        if set(HELP_FLAGS) & set(arguments):
-            print(self.help())
+        if {"-h", "--help"} & set(arguments):
+            print(f"{(self.doc or '').strip()}\n\nFields\n{fields_help(self.config)}")
             return 0
         try:
             config = parse(self.config, arguments, renamed=self.renamed)
@@ -58,10 +57,6 @@ class Command(Generic[T]):
             raise  # whoever reads the output has gone, and needs no sentence
         except self.errors as error:
             return refuse(error)
-
-    def help(self) -> str:
-        """The documentation, then each field with its default, its documentation and its choices."""
-        return f"{(self.doc or '').strip()}\n\nFields\n{fields_help(self.config)}"
 
 
 def parse(cls: type[T], arguments: Sequence[str], *, renamed: Mapping[str, str] | None = None) -> T:
