@@ -21,7 +21,8 @@ NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 # YAML has no tuples.
-Pair = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
+FROM_LIST = BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)
+Pair = Annotated[tuple[PositiveInt, PositiveInt], FROM_LIST]
 ONE, SEVERAL = "<one>", "<several>"
 TAGS = (ONE, SEVERAL)
 """Marks of the two forms of a field that takes one thing or a list of them."""
@@ -99,12 +100,10 @@ def from_dict(cls: type[T], data: Any, *, within: str = "") -> T:
 
 def _sentence(error: Any, within: str) -> str:
     where = ".".join(str(part) for part in (within, *error["loc"]) if part not in ("", *TAGS))
-    if error["type"] == "contradiction":
-        return f"{where}: {error['msg']}" if where else str(error["msg"])
     if error["type"].startswith("missing"):
         return f"{where} must be given"
-    if error["type"] == "value_error":
-        sentence = str(error["ctx"]["error"])
+    if error["type"] in ("contradiction", "value_error"):
+        sentence = str(error["ctx"].get("error", error["msg"]))
         return f"{where}: {sentence}" if where else sentence
     if error["type"] == "unexpected_keyword_argument":
         return f"{where} is not a field"

@@ -151,10 +151,8 @@ class StudyConfig:
         return self
 
     def _check_seeds(self) -> None:
-        for where, seeds in (
-            ("seeds", self.seeds),
-            *((f"seeds_at_size.{k}", v) for k, v in self.seeds_at_size.items()),
-        ):
+        at_size = {f"seeds_at_size.{size}": seeds for size, seeds in self.seeds_at_size.items()}
+        for where, seeds in {"seeds": self.seeds, **at_size}.items():
             if len(set(seeds)) < len(seeds):
                 raise contradiction(f"{where}={seeds} names a seed twice")
         sizes = [str(value) for value in next(iter(self.axes[self.size_axis].values()))]

@@ -5,11 +5,12 @@ import json
 from dataclasses import asdict, field
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from lina_lab.config.checks import (
     CHECKS,
+    FROM_LIST,
     NonNegativeInt,
     OneOf,
     PositiveFloat,
@@ -73,10 +74,7 @@ class OptimizerConfig:
     """Learning rate after the warm-up."""
     warmup_images: NonNegativeInt = 0
     """Images seen during the linear warm-up of the learning rate."""
-    betas: Annotated[tuple[Decay, Decay], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)] = (
-        0.9,
-        0.95,
-    )
+    betas: Annotated[tuple[Decay, Decay], FROM_LIST] = (0.9, 0.95)
     """Decay rates of the first and second moment."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.02
     """Weight decay; norms have none."""
@@ -154,7 +152,7 @@ class SamplingConfig:
     caption asks for (mean of six tasks), when quality_images are measured; 0: not measured."""
     quality_every_images: PositiveInt | None = None
     """Images seen between two measurements of generated images, rounded up to validations; null: at the end only."""
-    metrics: Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)] = ()
+    metrics: Annotated[tuple[str, ...], FROM_LIST] = ()
     """Metrics of installed packages to measure when quality_images are; the built-in ones have fields of their own."""
 
     @model_validator(mode="after")

@@ -157,17 +157,12 @@ def linear_attention(
 ) -> Tensor:
     """Outputs [B, H, T, E]; in eager mode in the memory order of [B, T, H, E]."""
     form = _plain if torch.compiler.is_compiling() else _Contraction.apply
-    return form(qkv_3BHTE, weights.key_value, weights.normalizer, weights.value, feature_map, normalization)
+    return form(qkv_3BHTE, feature_map, normalization, weights.key_value, weights.normalizer, weights.value)
 
 
-def _plain(
-    qkv_3BHTE: Tensor,
-    key_value: Tensor | None,
-    normalizer: Tensor | None,
-    value: Tensor | None,
-    feature_map: FeatureMap,
-    normalization: Normalization,
-) -> Tensor:
+def _plain(qkv_3BHTE: Tensor, feature_map: FeatureMap, normalization: Normalization, *weights: Tensor | None) -> Tensor:
+    """`linear_attention`; `weights` are those on key times value, on the normalizer's keys and on the values."""
+    key_value, normalizer, value = weights
     q, k = feature_map.value(qkv_3BHTE[:2]) + normalization.shift
     v, (tokens, channels) = qkv_3BHTE[2], qkv_3BHTE.shape[-2:]
     weighted = v if key_value is None else (v * key_value).to(v.dtype)
@@ -183,14 +178,9 @@ class _Contraction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        qkv_3BHTE: Tensor,
-        key_value: Tensor | None,
-        normalizer: Tensor | None,
-        value: Tensor | None,
-        feature_map: FeatureMap,
-        normalization: Normalization,
+        ctx: Any, qkv_3BHTE: Tensor, feature_map: FeatureMap, normalization: Normalization, *weights: Tensor | None
     ) -> Tensor:
+        key_value, normalizer, value = weights
         _, batch, heads, tokens, channels = qkv_3BHTE.shape
         v = qkv_3BHTE[2]
         mapped = _mapped(qkv_3BHTE[:2], feature_map, normalization.shift)
@@ -205,16 +195,15 @@ class _Contraction(torch.autograd.Function):
         output = v.new_empty(batch, tokens, heads, channels).transpose(1, 2)
         normalization.forward(both, mean, out=output)
         ctx.feature_map, ctx.normalization = feature_map, normalization
-        ctx.save_for_backward(qkv_3BHTE, key_value, normalizer, value, mapped, columns, summary, both, mean)
+        ctx.save_for_backward(qkv_3BHTE, mapped, columns, summary, both, mean, *weights)
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BHTE: Tensor) -> tuple[Tensor | None, ...]:
-        qkv_3BHTE, key_value, normalizer, value, mapped, columns, summary, both, mean = ctx.saved_tensors
+        qkv_3BHTE, mapped, columns, summary, both, mean, *weights = ctx.saved_tensors
         batch = len(grad_BHTE)
-        whole = (key_value, normalizer, value)
-        grads = [None if weight is None else torch.zeros_like(weight) for weight in whole]
+        grads = [None if weight is None else torch.zeros_like(weight) for weight in weights]
         grad_qkv = torch.empty_like(qkv_3BHTE)
         samples = max(1, CACHED // grad_BHTE[0].numel()) if grad_BHTE.device.type == "cpu" else batch
         for part in (slice(start, start + samples) for start in range(0, batch, samples)):
@@ -223,12 +212,12 @@ class _Contraction(torch.autograd.Function):
                 ctx.normalization,
                 grad_BHTE[part],
                 qkv_3BHTE[2, part],
-                [_of_part(weight, part, batch) for weight in whole],
+                [_of_part(weight, part, batch) for weight in weights],
                 (mapped[:, part], columns[part], summary[part], both[part], None if mean is None else mean[part]),
                 grad_qkv[:, part],
                 [_of_part(grad, part, batch) for grad in grads],
             )
-        return grad_qkv, *grads, None, None
+        return grad_qkv, None, None, *grads
 
 
 def _of_part(weight: Tensor | None, part: slice, batch: int) -> Tensor | None:
