@@ -9,17 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from lina_lab.config.checks import CHECKS, ONE, SEVERAL, Checked, OneOf, Pair, PositiveInt, Share
 from lina_lab.util.registry import OpenRegistry
-from lina_lab.variants import (
-    CONVOLUTIONS,
-    CORES,
-    FEATURE_MAPS,
-    GATES,
-    NORMALIZATIONS,
-    POSITIONS,
-    Core,
-    Geometry,
-    Variant,
-)
+from lina_lab.variants import CONVOLUTIONS, CORES, FEATURE_MAPS, GATES, NORMALIZATIONS, POSITIONS, Geometry, Variant
 
 PARTS: dict[str, OpenRegistry[Variant]] = {
     registry.field: registry  # type: ignore[misc]
@@ -58,7 +48,9 @@ class AttentionConfig(Checked):
         for variant in self.variants:
             unused = variant.name == PARTS[variant.field].unused
             if variant.needs is not None and variant.needs not in core.takes and not unused:
-                yield _needs_another_core(variant, core)
+                cores = " or ".join(name for name, other in CORES.items() if variant.needs in other.takes)
+                why = variant.why.format(kind=core.name) or f"{core.name} takes no {variant.needs}"
+                yield f"{variant.field}={variant.name} needs kind={cores}: {why}"
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -95,12 +87,6 @@ class AttentionConfig(Checked):
     def tied_to_grid(self) -> bool:
         """Whether it takes only sequences of all condition and image tokens, in their order."""
         return any(variant.needs_grid for variant in self.variants)
-
-
-def _needs_another_core(variant: Variant, core: Core) -> str:
-    cores = " or ".join(name for name, other in CORES.items() if variant.needs in other.takes)
-    why = variant.why.format(kind=core.name) or f"{core.name} takes no {variant.needs}"
-    return f"{variant.field}={variant.name} needs kind={cores}: {why}"
 
 
 # The tags tell pydantic which of the two is meant, and are kept out of its errors (see `checks.TAGS`).

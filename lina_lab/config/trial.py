@@ -9,16 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from lina_lab.config.checks import (
-    CHECKS,
-    FROM_LIST,
-    Checked,
-    NonNegativeInt,
-    OneOf,
-    PositiveFloat,
-    PositiveInt,
-    Share,
-)
+from lina_lab.config.checks import CHECKS, FROM_LIST, Checked, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, Share
 from lina_lab.config.datasets import DATA_SETS, having
 from lina_lab.config.history import recorded
 from lina_lab.config.metrics import METRICS

@@ -69,17 +69,12 @@ def sample_step_inputs(config: LinaConfig, *, seed: int, step: int, images: rang
         # The last group of a batch may be smaller. It is sampled whole, so that its inputs do not depend on the rank.
         inputs = sample_loss_inputs(config, IMAGES_PER_GENERATOR, generator, mask_ratio=ratio)
         parts.append(inputs.part(range(max(images.start - start, 0), min(images.stop - start, IMAGES_PER_GENERATOR))))
-    return parts[0] if len(parts) == 1 else _joined(parts)
+    names = vars(parts[0])
+    return LossInputs(**{n: torch.cat([getattr(part, n) for part in parts], int(n in SECOND)) for n in names})
 
 
 def _group_generator(seed: int, step: int, group: int) -> Generator:
     return Generator().manual_seed(derive(seed, "step", step, group))
-
-
-def _joined(parts: Sequence[LossInputs]) -> LossInputs:
-    """Inputs of consecutive images as one."""
-    names = vars(parts[0])
-    return LossInputs(**{n: torch.cat([getattr(part, n) for part in parts], int(n in SECOND)) for n in names})
 
 
 def sample_loss_inputs(
