@@ -50,6 +50,7 @@ def detect(weights: Mapping[str, Tensor], known: Mapping[str, Any] | None = None
     if missing:
         raise ValueError(f"these are not the weights of a LINA: they lack {', '.join(missing)}")
     dim, channels, patch, _ = shapes[needed[1]]
+    time_zero = any(name.startswith("video_pos_embed.") for name in shapes)
     fields: dict[str, Any] = {
         "latent_channels": channels,
         "patch_size": patch,
@@ -58,7 +59,7 @@ def detect(weights: Mapping[str, Tensor], known: Mapping[str, Any] | None = None
         "depth": _blocks(shapes, "image_encoder"),
         "flow_depth": _blocks(shapes, "image_decoder"),
         "flow_dim": None if shapes[needed[2]][0] == dim else shapes[needed[2]][0],
-        "position": _position(shapes),
+        "position": next(e.name for e in POSITIONS.values() if e.official is not None and e.time_zero == time_zero),
         "num_classes": None,
     }
     assumed: list[tuple[str, str]] = []
@@ -82,11 +83,6 @@ def _blocks(shapes: Shapes, stack: str) -> int:
     if numbers != set(range(len(numbers))) or not numbers:
         raise ValueError(f"the blocks of {stack} are not numbered from 0 without a gap")
     return len(numbers)
-
-
-def _position(shapes: Shapes) -> str:
-    time_zero = any(name.startswith("video_pos_embed.") for name in shapes)
-    return next(e.name for e in POSITIONS.values() if e.official is not None and e.time_zero == time_zero)
 
 
 def _sizes(shapes: Shapes, dim: int, size: str) -> Iterator[int]:

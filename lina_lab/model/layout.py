@@ -17,8 +17,7 @@ from lina_lab.model.lina import LINA
 from lina_lab.variants import CONVOLUTIONS, GATES, NORMALIZATIONS, OfficialWeight, Variant
 
 RENAMINGS = (
-    (r"^class_embedding\.table\.", "label_embed."),
-    (r"^class_embedding\.", "label_embed."),
+    (r"^class_embedding\.(table\.)?", "label_embed."),
     (r"^text_embedding\.table$", "text_embed.weight"),
     (r"^text_embedding\.", "text_embed."),
     (r"^condition_encoder\.time_zero\.mlp\.", "video_pos_embed.time_proj."),
@@ -26,7 +25,6 @@ RENAMINGS = (
     (r"^condition_encoder\.patch_embed\.", "video_encoder.patch_embed.proj."),
     (r"^condition_encoder\.", "video_encoder."),
     (r"^backbone\.embed\.", "image_encoder.patch_embed.proj."),
-    (r"^backbone\.(encoder\.|decoder\.)", r"image_encoder.\1"),
     (r"^backbone\.", "image_encoder."),
     (r"^flow_head\.embed\.", "image_decoder.patch_embed.proj."),
     (r"^flow_head\.time_mlp\.", "image_decoder.time_cond_embed.timestep_proj."),
