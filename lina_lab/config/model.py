@@ -57,23 +57,9 @@ class AttentionConfig(Checked):
         """The entries of its core and its parts."""
         return tuple(registry[getattr(self, field)] for field, registry in PARTS.items())
 
-    def geometry(self, dim: int, heads: int, grid: tuple[int, int] = (16, 16), condition_tokens: int = 64) -> Geometry:
-        """What its parts are built for, and what they cost depends on.
-
-        Args:
-            dim: width D.
-            heads: attention heads H.
-            grid: rows and columns of the image tokens.
-            condition_tokens: tokens in front of the image tokens.
-        """
-        return Geometry(
-            dim=dim,
-            heads=heads,
-            grid=grid,
-            condition_tokens=condition_tokens,
-            kernel=self.conv_kernel,
-            mediators=self.mediators,
-        )
+    def geometry(self, model: Geometry) -> Geometry:
+        """What its parts are built for, and what they cost depends on, in a model of this geometry."""
+        return replace(model, kernel=self.conv_kernel, mediators=self.mediators)
 
     def misfit(self, geometry: Geometry) -> str | None:
         """Why the parts cannot be built for this geometry, as a sentence; None: they can."""
@@ -172,11 +158,11 @@ class LinaConfig(Checked):
 
     def geometry(self, attention: AttentionConfig) -> Geometry:
         """What an attention of this model is built for."""
-        return attention.geometry(self.dim, self.num_heads, self.grid, self.condition_tokens)
+        return attention.geometry(self.image_geometry)
 
     @property
     def image_geometry(self) -> Geometry:
-        """For the positions of the image tokens."""
+        """For the image tokens: the grid of their positions, and of the attentions."""
         return Geometry(dim=self.dim, heads=self.num_heads, grid=self.grid, condition_tokens=self.condition_tokens)
 
     @property

@@ -51,7 +51,7 @@ def means_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def time_zero_operations(config: LinaConfig) -> int:
-    """Multiply-adds of the condition grid's constant vector: it is computed once for a batch, and counted for no image."""
+    """Multiply-adds of the condition grid's constant vector, which is computed once for a batch."""
     return count.SINUSOID * config.dim + config.dim**2 if config.position == "sincos" else 0
 
 
