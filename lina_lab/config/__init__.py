@@ -18,14 +18,7 @@ from lina_lab.config.study import (
     StudyConfig,
     TorchrunConfig,
 )
-from lina_lab.config.trial import (
-    DataConfig,
-    EmaConfig,
-    OptimizerConfig,
-    SamplingConfig,
-    TrainerConfig,
-    TrialConfig,
-)
+from lina_lab.config.trial import DataConfig, EmaConfig, OptimizerConfig, SamplingConfig, TrainerConfig, TrialConfig
 
 __all__ = [
     "CHECKS",

@@ -1,12 +1,14 @@
 """What all parts of the configuration are made with: types, errors, and the way from and to plain data."""
 
+import dataclasses
 import json
 import typing
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic.functional_validators import BeforeValidator, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from lina_lab.util.registry import PackageError
@@ -21,13 +23,14 @@ NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 # YAML has no tuples.
-Pair = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
+FROM_LIST = BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)
+Pair = Annotated[tuple[PositiveInt, PositiveInt], FROM_LIST]
 ONE, SEVERAL = "<one>", "<several>"
 TAGS = (ONE, SEVERAL)
 """Marks of the two forms of a field that takes one thing or a list of them."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class OneOf:
     """In `Annotated[str, OneOf(REGISTRY)]`: the field takes the names in a registry, which packages can add to.
 
@@ -69,14 +72,24 @@ def choices(kind: Any) -> tuple[str, ...]:
     return next((found for option in typing.get_args(kind) if (found := choices(option))), ())
 
 
-def contradiction(sentence: str) -> PydanticCustomError:
-    """An error for fields that are valid alone and not together; pydantic adds where they are."""
-    return PydanticCustomError("contradiction", "{sentence}", {"sentence": sentence})
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class Checked:
+    """A part of the configuration whose fields may be valid alone and not together."""
+
+    def _problems(self) -> Iterator[str]:
+        """A sentence for each contradiction. Only the first is asked for, and pydantic adds where it is."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (sentence := next(self._problems(), None)) is not None:
+            raise PydanticCustomError("contradiction", "{sentence}", {"sentence": sentence})
+        return self
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The dataclass as plain YAML- and JSON-ready data: tuples become lists."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return plain
 
 
@@ -99,12 +112,10 @@ def from_dict(cls: type[T], data: Any, *, within: str = "") -> T:
 
 def _sentence(error: Any, within: str) -> str:
     where = ".".join(str(part) for part in (within, *error["loc"]) if part not in ("", *TAGS))
-    if error["type"] == "contradiction":
-        return f"{where}: {error['msg']}" if where else str(error["msg"])
     if error["type"].startswith("missing"):
         return f"{where} must be given"
-    if error["type"] == "value_error":
-        sentence = str(error["ctx"]["error"])
+    if error["type"] in ("contradiction", "value_error"):
+        sentence = str(error["ctx"].get("error", error["msg"]))
         return f"{where}: {sentence}" if where else sentence
     if error["type"] == "unexpected_keyword_argument":
         return f"{where} is not a field"

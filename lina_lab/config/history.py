@@ -47,7 +47,8 @@ def current_names(data: Mapping[str, Any], *, within: str = "") -> dict[str, Any
         data: a trial, or a section of one or of a study.
         within: the section's dotted name.
     """
-    found, prefix = _renamed(data, RENAMED, within), f"{within}." if within else ""
+    found: dict[str, Any] = _renamed(data, RENAMED, within)
+    prefix = f"{within}." if within else ""
     for field, default in ADDED.items():
         if field.startswith(prefix):
             _add_where_missing(found, field.removeprefix(prefix).split("."), default)
@@ -56,7 +57,8 @@ def current_names(data: Mapping[str, Any], *, within: str = "") -> dict[str, Any
 
 def recorded(data: Mapping[str, Any]) -> dict[str, Any]:
     """A trial's nested data as version 0.1 would have recorded it: its names, and no added field at its default."""
-    return _renamed(data, RECORDED, "", ADDED)
+    plain: dict[str, Any] = _renamed(data, RECORDED, left_out=ADDED)
+    return plain
 
 
 def from_stored(cls: type[T], data: Mapping[str, Any], *, within: str = "") -> T:
@@ -79,17 +81,18 @@ def study_from_stored(cls: type[T], data: Mapping[str, Any]) -> T:
     return from_stored(cls, {**data, "axes": axes, "exclude": exclude}, within="study")
 
 
-def _renamed(
-    data: Mapping[str, Any], names: Mapping[str, str], within: str, left_out: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Nested data with other names, without the fields in `left_out` that have the value there."""
+def _renamed(value: Any, names: Mapping[str, str], within: str = "", left_out: Mapping[str, Any] | None = None) -> Any:
+    """Nested data with other names, without the fields in `left_out` that have the value there; tuples become lists."""
+    if isinstance(value, list | tuple):  # also of sections, such as a pattern of attentions
+        return [_renamed(part, names, within, left_out) for part in value]
+    if not isinstance(value, Mapping):
+        return value
     found = {}
-    for name, value in data.items():
+    for name, old in value.items():
         dotted = f"{within}.{name}" if within else name
-        plain = list(value) if isinstance(value, tuple) else value
-        if left_out is None or dotted not in left_out or plain != left_out[dotted]:
-            key = names[dotted].rpartition(".")[2] if dotted in names else name
-            found[key] = _renamed_value(plain, names, dotted, left_out)
+        new = _renamed(old, names, dotted, left_out)
+        if left_out is None or dotted not in left_out or new != left_out[dotted]:
+            found[names[dotted].rpartition(".")[2] if dotted in names else name] = new
     return found
 
 
@@ -100,11 +103,3 @@ def _add_where_missing(node: Any, path: list[str], value: Any) -> None:
             section.setdefault(path[0], deepcopy(value))
         elif isinstance(section, dict):
             _add_where_missing(section.get(path[0]), path[1:], value)
-
-
-def _renamed_value(value: Any, names: Mapping[str, str], within: str, left_out: Mapping[str, Any] | None) -> Any:
-    if isinstance(value, Mapping):
-        return _renamed(value, names, within, left_out)
-    if isinstance(value, list):  # of sections, such as a pattern of attentions
-        return [_renamed_value(part, names, within, left_out) for part in value]
-    return value

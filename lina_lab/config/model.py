@@ -1,24 +1,15 @@
 """The model's configuration."""
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic.dataclasses import dataclass
 
-from lina_lab.config.checks import CHECKS, ONE, SEVERAL, OneOf, Pair, PositiveInt, Share, contradiction
+from lina_lab.config.checks import CHECKS, ONE, SEVERAL, Checked, OneOf, Pair, PositiveInt, Share
 from lina_lab.util.registry import OpenRegistry
-from lina_lab.variants import (
-    CONVOLUTIONS,
-    CORES,
-    FEATURE_MAPS,
-    GATES,
-    NORMALIZATIONS,
-    POSITIONS,
-    Core,
-    Geometry,
-    Variant,
-)
+from lina_lab.variants import CONVOLUTIONS, CORES, FEATURE_MAPS, GATES, NORMALIZATIONS, POSITIONS, Geometry, Variant
 
 PARTS: dict[str, OpenRegistry[Variant]] = {
     registry.field: registry  # type: ignore[misc]
@@ -28,7 +19,7 @@ PARTS: dict[str, OpenRegistry[Variant]] = {
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
-class AttentionConfig:
+class AttentionConfig(Checked):
     """One attention: its core, and what is added to it."""
 
     kind: Annotated[str, OneOf(CORES)] = "linear"
@@ -50,39 +41,25 @@ class AttentionConfig:
     mediators: PositiveInt = 64
     """Mediator tokens of kind=mediator."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if self.conv_kernel % 2 == 0:
-            raise contradiction(f"conv_kernel={self.conv_kernel} must be odd, so that the kernel has a center")
+            yield f"conv_kernel={self.conv_kernel} must be odd, so that the kernel has a center"
         core = CORES[self.kind]
         for variant in self.variants:
             unused = variant.name == PARTS[variant.field].unused
             if variant.needs is not None and variant.needs not in core.takes and not unused:
-                raise contradiction(_needs_another_core(variant, core))
-        return self
+                cores = " or ".join(name for name, other in CORES.items() if variant.needs in other.takes)
+                why = variant.why.format(kind=core.name) or f"{core.name} takes no {variant.needs}"
+                yield f"{variant.field}={variant.name} needs kind={cores}: {why}"
 
     @property
     def variants(self) -> tuple[Variant, ...]:
         """The entries of its core and its parts."""
         return tuple(registry[getattr(self, field)] for field, registry in PARTS.items())
 
-    def geometry(self, dim: int, heads: int, grid: tuple[int, int] = (16, 16), condition_tokens: int = 64) -> Geometry:
-        """What its parts are built for, and what they cost depends on.
-
-        Args:
-            dim: width D.
-            heads: attention heads H.
-            grid: rows and columns of the image tokens.
-            condition_tokens: tokens in front of the image tokens.
-        """
-        return Geometry(
-            dim=dim,
-            heads=heads,
-            grid=grid,
-            condition_tokens=condition_tokens,
-            kernel=self.conv_kernel,
-            mediators=self.mediators,
-        )
+    def geometry(self, model: Geometry) -> Geometry:
+        """What its parts are built for, and what they cost depends on, in a model of this geometry."""
+        return replace(model, kernel=self.conv_kernel, mediators=self.mediators)
 
     def misfit(self, geometry: Geometry) -> str | None:
         """Why the parts cannot be built for this geometry, as a sentence; None: they can."""
@@ -98,12 +75,6 @@ class AttentionConfig:
         return any(variant.needs_grid for variant in self.variants)
 
 
-def _needs_another_core(variant: Variant, core: Core) -> str:
-    cores = " or ".join(name for name, other in CORES.items() if variant.needs in other.takes)
-    why = variant.why.format(kind=core.name) or f"{core.name} takes no {variant.needs}"
-    return f"{variant.field}={variant.name} needs kind={cores}: {why}"
-
-
 # The tags tell pydantic which of the two is meant, and are kept out of its errors (see `checks.TAGS`).
 Placement = Annotated[
     Annotated[AttentionConfig, Tag(ONE)] | Annotated[tuple[AttentionConfig, ...], BeforeValidator(tuple), Tag(SEVERAL)],
@@ -113,7 +84,7 @@ Placement = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
-class LinaConfig:
+class LinaConfig(Checked):
     """One LINA. The defaults are the published class-conditional model of width 768."""
 
     latent_channels: PositiveInt = 16
@@ -158,23 +129,20 @@ class LinaConfig:
     gradient_checkpointing: bool = False
     """Gradient checkpointing: activations inside blocks are recomputed in the backward pass, to save memory."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if self.dim % self.num_heads:
-            raise contradiction(f"dim={self.dim} is not a multiple of num_heads={self.num_heads}")
+            yield f"dim={self.dim} is not a multiple of num_heads={self.num_heads}"
         if self.depth % 2:
-            raise contradiction(f"depth={self.depth} must be even: half is the encoder, half the decoder")
+            yield f"depth={self.depth} must be even: half is the encoder, half the decoder"
         if any(side % self.patch_size for side in self.latent_size):
-            raise contradiction(f"patch_size={self.patch_size} does not divide latent_size={list(self.latent_size)}")
+            yield f"patch_size={self.patch_size} does not divide latent_size={list(self.latent_size)}"
         if self.num_classes is not None and self.text_dim is not None:
-            raise contradiction("num_classes and text_dim are both set: a model is conditioned on one of them")
+            yield "num_classes and text_dim are both set: a model is conditioned on one of them"
         if (misfit := POSITIONS[self.position].misfit(self.image_geometry)) is not None:
-            raise contradiction(misfit)
+            yield misfit
         for name in ("encoder_attention", "condition_attention"):
             if any(attention.tied_to_grid for attention in self._pattern(name)):
-                raise contradiction(
-                    f"{name} needs a conv and a gate that do not need the whole grid: it does not see the grid"
-                )
+                yield f"{name} needs a conv and a gate that do not need the whole grid: it does not see the grid"
         for name, depth in (
             ("attention", self.depth // 2),
             ("encoder_attention", self.depth // 2),
@@ -182,20 +150,19 @@ class LinaConfig:
         ):
             pattern = self._pattern(name)
             if getattr(self, name) is not None and (not pattern or depth % len(pattern)):
-                raise contradiction(f"{name} is a pattern of {len(pattern)}, which does not fill its {depth} blocks")
+                yield f"{name} is a pattern of {len(pattern)}, which does not fill its {depth} blocks"
         stacks = (self.decoder_blocks, self.encoder_blocks, self.condition_blocks)
         for attention in dict.fromkeys(attention for stack in stacks for attention in stack):
             if (misfit := attention.misfit(self.geometry(attention))) is not None:
-                raise contradiction(misfit)
-        return self
+                yield misfit
 
     def geometry(self, attention: AttentionConfig) -> Geometry:
         """What an attention of this model is built for."""
-        return attention.geometry(self.dim, self.num_heads, self.grid, self.condition_tokens)
+        return attention.geometry(self.image_geometry)
 
     @property
     def image_geometry(self) -> Geometry:
-        """For the positions of the image tokens."""
+        """For the image tokens: the grid of their positions, and of the attentions."""
         return Geometry(dim=self.dim, heads=self.num_heads, grid=self.grid, condition_tokens=self.condition_tokens)
 
     @property

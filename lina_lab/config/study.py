@@ -1,16 +1,16 @@
 """The configuration of a study, of where its results go, and of the command that runs it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import field
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from lina_lab.config.checks import CHECKS, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, contradiction
+from lina_lab.config.checks import CHECKS, Checked, NonNegativeInt, OneOf, PositiveFloat, PositiveInt
 from lina_lab.config.metrics import METRICS
 
 RESERVED = ("mlartifacts", "Default")
@@ -22,7 +22,7 @@ NOT_IN_A_PATH = "%?#"
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
-class ObjectiveConfig:
+class ObjectiveConfig(Checked):
     """A metric at the end of training, by which cells are compared."""
 
     metric: Annotated[str, OneOf(METRICS)]
@@ -30,12 +30,10 @@ class ObjectiveConfig:
     direction: Literal["minimize", "maximize"] = "minimize"
     """Which way is better: maximize for eval/captions, minimize for the other built-in metrics."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         better = METRICS[self.metric].direction
         if self.direction != better:
-            raise contradiction(f"metric={self.metric} needs direction={better}")
-        return self
+            yield f"metric={self.metric} needs direction={better}"
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -94,7 +92,7 @@ class ResourcesConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
-class StudyConfig:
+class StudyConfig(Checked):
     """One question: what is varied, with which seeds, and what is controlled."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]
@@ -125,51 +123,45 @@ class StudyConfig:
     resources: ResourcesConfig = ResourcesConfig()
     """Hardware of each cell; not part of its config hash."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if self.name in RESERVED:
-            raise contradiction(f"name={self.name} is taken by the stores; take another")
+            yield f"name={self.name} is taken by the stores; take another"
         if not self.axes:
-            raise contradiction("axes is empty: a study varies something")
+            yield "axes is empty: a study varies something"
         if self.size_axis not in self.axes:
-            raise contradiction(f"size_axis={self.size_axis} is not one of the axes {sorted(self.axes)}")
+            yield f"size_axis={self.size_axis} is not one of the axes {sorted(self.axes)}"
         fields = [name for axis in self.axes.values() for name in axis]
         for name in fields:
             if fields.count(name) > 1:
-                raise contradiction(f"axes: {name} is in more than one axis")
+                yield f"axes: {name} is in more than one axis"
         for name, axis in self.axes.items():
             lengths = {len(values) for values in axis.values()}
             if lengths in (set(), {0}) or len(lengths) > 1:
-                raise contradiction(f"axes.{name}: its fields need lists of one length, of at least one value")
+                yield f"axes.{name}: its fields need lists of one length, of at least one value"
         for name, labels in self.labels.items():
             if name not in self.axes or len(labels) != len(self.points(name)) or len(set(labels)) < len(labels):
-                raise contradiction(
-                    f"labels.{name}: needs to be an axis, with a different label for each of its values"
-                )
-        self._check_seeds()
-        self._check_exclusions()
-        return self
+                yield f"labels.{name}: needs to be an axis, with a different label for each of its values"
+        yield from self._problems_of_seeds()
+        yield from self._problems_of_exclusions()
 
-    def _check_seeds(self) -> None:
-        for where, seeds in (
-            ("seeds", self.seeds),
-            *((f"seeds_at_size.{k}", v) for k, v in self.seeds_at_size.items()),
-        ):
+    def _problems_of_seeds(self) -> Iterator[str]:
+        at_size = {f"seeds_at_size.{size}": seeds for size, seeds in self.seeds_at_size.items()}
+        for where, seeds in {"seeds": self.seeds, **at_size}.items():
             if len(set(seeds)) < len(seeds):
-                raise contradiction(f"{where}={seeds} names a seed twice")
+                yield f"{where}={seeds} names a seed twice"
         sizes = [str(value) for value in next(iter(self.axes[self.size_axis].values()))]
         for size in self.seeds_at_size:
             if size not in sizes:
-                raise contradiction(f"seeds_at_size: {size} is not one of the sizes {sizes}")
+                yield f"seeds_at_size: {size} is not one of the sizes {sizes}"
 
-    def _check_exclusions(self) -> None:
+    def _problems_of_exclusions(self) -> Iterator[str]:
         fields = [name for axis in self.axes.values() for name in axis]
         metrics = [objective.metric for objective in self.objectives]
         if len(set(metrics)) < len(metrics):
-            raise contradiction(f"objectives: {metrics} names a metric twice")
+            yield f"objectives: {metrics} names a metric twice"
         for rule in self.exclude:
             if not rule or set(rule) - set(fields):
-                raise contradiction(f"exclude: {rule} must name fields that the axes vary, which are {fields}")
+                yield f"exclude: {rule} must name fields that the axes vary, which are {fields}"
 
     def points(self, axis: str) -> list[tuple[Any, ...]]:
         """The values of an axis, each one value for each of its fields."""
@@ -194,7 +186,7 @@ class StudyConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
-class PathsConfig:
+class PathsConfig(Checked):
     """Where results go. Not part of any trial's config hash."""
 
     runs: Annotated[str, Field(min_length=1)] = "runs"
@@ -204,12 +196,10 @@ class PathsConfig:
     storage: Annotated[str, Field(pattern=r"^(sqlite:///|journal:|postgresql|mysql)")] | None = None
     """Optuna's storage: `journal:FILE`, or a database's URL; null: `optuna.db` in the folder of runs."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         path = str(Path(self.runs).absolute())
         if any(character in path for character in NOT_IN_A_PATH):
-            raise contradiction(f"runs={self.runs}: the folder {path} has one of {NOT_IN_A_PATH} in its name")
-        return self
+            yield f"runs={self.runs}: the folder {path} has one of {NOT_IN_A_PATH} in its name"
 
     @property
     def folder(self) -> Path:

@@ -2,21 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, field
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from lina_lab.config.checks import (
-    CHECKS,
-    NonNegativeInt,
-    OneOf,
-    PositiveFloat,
-    PositiveInt,
-    Share,
-    contradiction,
-)
+from lina_lab.config.checks import CHECKS, FROM_LIST, Checked, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, Share
 from lina_lab.config.datasets import DATA_SETS, having
 from lina_lab.config.history import recorded
 from lina_lab.config.metrics import METRICS
@@ -62,7 +55,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
-class OptimizerConfig:
+class OptimizerConfig(Checked):
     """The optimizer, with a linear warm-up of the learning rate and then a constant one."""
 
     name: Annotated[str, OneOf(OPTIMIZERS)] = "adamw"
@@ -73,24 +66,19 @@ class OptimizerConfig:
     """Learning rate after the warm-up."""
     warmup_images: NonNegativeInt = 0
     """Images seen during the linear warm-up of the learning rate."""
-    betas: Annotated[tuple[Decay, Decay], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)] = (
-        0.9,
-        0.95,
-    )
+    betas: Annotated[tuple[Decay, Decay], FROM_LIST] = (0.9, 0.95)
     """Decay rates of the first and second moment."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.02
     """Weight decay; norms have none."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         known = OPTIMIZERS[self.name].options
         for option, value in self.options.items():
             if option not in known:
                 listed = f"which has {', '.join(known)}" if known else "which has none"
-                raise contradiction(f"options.{option} is not an option of name={self.name}, {listed}")
+                yield f"options.{option} is not an option of name={self.name}, {listed}"
             if not isinstance(value, bool | int | float | str | None):
-                raise contradiction(f"options.{option}={value!r} must be a number, a text, true, false or null")
-        return self
+                yield f"options.{option}={value!r} must be a number, a text, true, false or null"
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -123,7 +111,7 @@ class TrainerConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
-class SamplingConfig:
+class SamplingConfig(Checked):
     """Images generated from the averaged (EMA) weights, and the metrics measured on them."""
 
     images_per_class: NonNegativeInt = 4
@@ -154,27 +142,25 @@ class SamplingConfig:
     caption asks for (mean of six tasks), when quality_images are measured; 0: not measured."""
     quality_every_images: PositiveInt | None = None
     """Images seen between two measurements of generated images, rounded up to validations; null: at the end only."""
-    metrics: Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)] = ()
+    metrics: Annotated[tuple[str, ...], FROM_LIST] = ()
     """Metrics of installed packages to measure when quality_images are; the built-in ones have fields of their own."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         for name in self.metrics:
             metric = METRICS.get(name)
             if metric is None:
                 outside = ", ".join(METRICS.outside()) or "there are none"
-                raise contradiction(f"metrics: {name} is not a metric of an installed package ({outside})")
-            if metric.callback is None:
+                yield f"metrics: {name} is not a metric of an installed package ({outside})"
+            elif metric.callback is None:
                 fields = [f"sampling.{switch}" for switch in metric.switched_on]
                 how = f"it is measured with {' and '.join(fields)}" if fields else "it is always measured"
-                raise contradiction(f"metrics: {name} is a built-in metric: {how}")
+                yield f"metrics: {name} is a built-in metric: {how}"
             if self.metrics.count(name) > 1:
-                raise contradiction(f"metrics: {list(self.metrics)} names a metric twice")
-        return self
+                yield f"metrics: {list(self.metrics)} names a metric twice"
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
-class TrialConfig:
+class TrialConfig(Checked):
     """All that decides what one trial computes, and nothing else: its hash identifies the trial."""
 
     model: LinaConfig = LinaConfig()
@@ -186,46 +172,40 @@ class TrialConfig:
     seed: NonNegativeInt = 0
     """Seed of the weights, the data order, the masks and the noise."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if self.sampling.ar_steps > self.model.num_tokens:
-            raise contradiction(
-                f"sampling.ar_steps={self.sampling.ar_steps} is more than an image's {self.model.num_tokens} tokens"
-            )
+            yield f"sampling.ar_steps={self.sampling.ar_steps} is more than an image's {self.model.num_tokens} tokens"
         if (misfit := DATA_SETS[self.data.name].misfit(self)) is not None:
-            raise contradiction(misfit)
-        self._check_sampling()
-        self._check_captions()
-        return self
+            yield misfit
+        yield from self._problems_of_sampling()
+        yield from self._problems_of_captions()
 
-    def _check_sampling(self) -> None:
+    def _problems_of_sampling(self) -> Iterator[str]:
         sampling = self.sampling
         if sampling.quality_images and sampling.vae is None and self.model.latent_channels not in (1, 3):
-            raise contradiction(
+            yield (
                 f"sampling.quality_images needs pixels, and model.latent_channels={self.model.latent_channels} are "
                 "latents: sampling.vae names the autoencoder that decodes them"
             )
         if sampling.vae is not None and not DATA_SETS[self.data.name].cached_latents:
-            raise contradiction(
-                f"sampling.vae needs {having('cached_latents')}, whose manifest says how latents were scaled"
-            )
+            yield f"sampling.vae needs {having('cached_latents')}, whose manifest says how latents were scaled"
         if sampling.quality_reference is not None and not sampling.quality_images:
-            raise contradiction("sampling.quality_reference needs sampling.quality_images, which are compared with it")
+            yield "sampling.quality_reference needs sampling.quality_images, which are compared with it"
         if sampling.inception is not None and sampling.quality_features != "inception":
-            raise contradiction("sampling.inception needs sampling.quality_features=inception")
+            yield "sampling.inception needs sampling.quality_features=inception"
         if 0 < sampling.caption_images < 6:
-            raise contradiction("sampling.caption_images must be at least 6, one image for each task")
+            yield "sampling.caption_images must be at least 6, one image for each task"
         if sampling.quality_images == 1:
-            raise contradiction("sampling.quality_images=1: one image has no covariance")
+            yield "sampling.quality_images=1: one image has no covariance"
 
-    def _check_captions(self) -> None:
+    def _problems_of_captions(self) -> Iterator[str]:
         texts = self.model.text_dim is not None
         if self.data.encoder is not None and not texts:
-            raise contradiction(f"data.encoder={self.data.encoder} is for captions: it needs model.text_dim")
+            yield f"data.encoder={self.data.encoder} is for captions: it needs model.text_dim"
         if self.data.long_captions and not texts:
-            raise contradiction("data.long_captions is for captions: it needs model.text_dim")
+            yield "data.long_captions is for captions: it needs model.text_dim"
         if self.sampling.caption_images and not (texts and DATA_SETS[self.data.name].checked_captions):
-            raise contradiction(f"sampling.caption_images needs {having('checked_captions')} and model.text_dim")
+            yield f"sampling.caption_images needs {having('checked_captions')} and model.text_dim"
 
     @property
     def max_steps(self) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lina_lab.config import AttentionConfig
 from lina_lab.model.positions import Rotation, rotate
-from lina_lab.variants import CONVOLUTIONS, CORES, GATES
+from lina_lab.variants import CONVOLUTIONS, CORES, GATES, Geometry
 
 
 class Attention(nn.Module):
@@ -40,7 +40,7 @@ class Attention(nn.Module):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim={dim} is not a multiple of num_heads={num_heads}")
-        geometry = config.geometry(dim, num_heads, grid, condition_tokens)
+        geometry = config.geometry(Geometry(dim=dim, heads=num_heads, grid=grid, condition_tokens=condition_tokens))
         if (misfit := config.misfit(geometry)) is not None:
             raise ValueError(misfit)
         self.num_heads, self.config = num_heads, config

@@ -108,10 +108,6 @@ def _condition_operations(config: LinaConfig) -> int:
     return embedding + positions + _stack_operations(config, config.condition_blocks, prefix + config.condition_tokens)
 
 
-def _time_zero_operations(config: LinaConfig) -> int:
-    return SINUSOID * config.dim + config.dim**2 if POSITIONS[config.position].time_zero else 0
-
-
 def _head_operations(config: LinaConfig) -> tuple[int, int, int]:
     """Multiply-adds of the flow head: for each z, for each timestep, and for each noised token."""
     flow = config.flow_dim or config.dim

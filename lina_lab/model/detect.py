@@ -20,6 +20,8 @@ from lina_lab.variants import CONVOLUTIONS, GATES, NORMALIZATIONS, POSITIONS, Va
 
 KNOWN_HEADS = {size["dim"]: size["num_heads"] for name, size in SIZES.items() if not name.startswith("cpu")}
 UNGATED_GRID = 16
+Shapes = Mapping[str, tuple[int, ...]]
+"""Names of tensors -> their shapes."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,14 @@ def detect(weights: Mapping[str, Tensor], known: Mapping[str, Any] | None = None
     Raises:
         ValueError: the weights are not those of such a model, or more fields must be known.
     """
+    known = known or {}
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
     needed = ("mask_embed.mask_token", "image_encoder.patch_embed.proj.weight", "image_decoder.patch_embed.proj.weight")
     missing = [name for name in needed if name not in shapes]
     if missing:
         raise ValueError(f"these are not the weights of a LINA: they lack {', '.join(missing)}")
     dim, channels, patch, _ = shapes[needed[1]]
+    time_zero = any(name.startswith("video_pos_embed.") for name in shapes)
     fields: dict[str, Any] = {
         "latent_channels": channels,
         "patch_size": patch,
@@ -55,7 +59,7 @@ def detect(weights: Mapping[str, Tensor], known: Mapping[str, Any] | None = None
         "depth": _blocks(shapes, "image_encoder"),
         "flow_depth": _blocks(shapes, "image_decoder"),
         "flow_dim": None if shapes[needed[2]][0] == dim else shapes[needed[2]][0],
-        "position": _position(shapes),
+        "position": next(e.name for e in POSITIONS.values() if e.official is not None and e.time_zero == time_zero),
         "num_classes": None,
     }
     assumed: list[tuple[str, str]] = []
@@ -64,29 +68,24 @@ def detect(weights: Mapping[str, Tensor], known: Mapping[str, Any] | None = None
     if "text_embed.proj.weight" in shapes:
         fields["text_dim"] = shapes["text_embed.proj.weight"][1]
         assumed.append(("text_length", "text_length=256: a text's length is not in the weights"))
-    fields["num_heads"] = _heads(shapes, dim, (known or {}).get("num_heads"))
+    fields["num_heads"] = _heads(shapes, dim, known.get("num_heads"))
     fields["latent_size"] = _latent_size(shapes, dim, patch, assumed)
     fields |= _attentions(shapes, fields, assumed)
-    for name, value in (known or {}).items():
+    for name, value in known.items():
         both = isinstance(value, Mapping) and isinstance(fields.get(name), Mapping)
         fields[name] = {**fields[name], **value} if both else value
     config = from_dict(LinaConfig, fields, within="model")
-    return Found(config, tuple(sentence for field, sentence in assumed if field not in (known or {})))
+    return Found(config, tuple(sentence for field, sentence in assumed if field not in known))
 
 
-def _blocks(shapes: Mapping[str, Any], stack: str) -> int:
+def _blocks(shapes: Shapes, stack: str) -> int:
     numbers = {int(match[1]) for name in shapes if (match := re.match(rf"{stack}\.blocks\.(\d+)\.", name))}
     if numbers != set(range(len(numbers))) or not numbers:
         raise ValueError(f"the blocks of {stack} are not numbered from 0 without a gap")
     return len(numbers)
 
 
-def _position(shapes: Mapping[str, Any]) -> str:
-    time_zero = any(name.startswith("video_pos_embed.") for name in shapes)
-    return next(e.name for e in POSITIONS.values() if e.official is not None and e.time_zero == time_zero)
-
-
-def _sizes(shapes: Mapping[str, tuple[int, ...]], dim: int, size: str) -> Iterator[int]:
+def _sizes(shapes: Shapes, dim: int, size: str) -> Iterator[int]:
     """The values of a size, such as the number of heads, that tensors of gates and convolutions show."""
     weights = [w for entries in (GATES, CONVOLUTIONS) for entry in entries.values() for w in entry.official or ()]
     for name, shape in shapes.items():
@@ -99,7 +98,7 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]], dim: int, size: str) -> Iterat
                 yield found[size]
 
 
-def _heads(shapes: Mapping[str, tuple[int, ...]], dim: int, known: int | None) -> int:
+def _heads(shapes: Shapes, dim: int, known: int | None) -> int:
     if known is not None:
         return known
     found = set(_sizes(shapes, dim, "heads"))
@@ -112,9 +111,7 @@ def _heads(shapes: Mapping[str, tuple[int, ...]], dim: int, known: int | None) -
     return KNOWN_HEADS[dim]
 
 
-def _latent_size(
-    shapes: Mapping[str, tuple[int, ...]], dim: int, patch: int, assumed: list[tuple[str, str]]
-) -> tuple[int, int]:
+def _latent_size(shapes: Shapes, dim: int, patch: int, assumed: list[tuple[str, str]]) -> tuple[int, int]:
     """From the length of a gate by position: N image tokens on a square, and those of half the side, rounded up."""
     lengths = set(_sizes(shapes, dim, "tokens"))
     if len(lengths) > 1:
@@ -130,9 +127,7 @@ def _latent_size(
     raise ValueError(f"gates of {tokens} tokens belong to no square: give model.latent_size=[H,W]")
 
 
-def _attentions(
-    shapes: Mapping[str, tuple[int, ...]], fields: Mapping[str, Any], assumed: list[tuple[str, str]]
-) -> dict[str, Any]:
+def _attentions(shapes: Shapes, fields: Mapping[str, Any], assumed: list[tuple[str, str]]) -> dict[str, Any]:
     half = fields["depth"] // 2
     condition, encoder, decoder = (
         [_attention(shapes, f"{stack}.blocks.{block}.attn.", fields["dim"]) for block in blocks]
@@ -147,15 +142,14 @@ def _attentions(
         assumed.append(("attention", sentence))
     assumed.append(("attention", "feature_map=relu"))
     placements: dict[str, Any] = {"attention": _pattern(decoder)}
-    pattern = placements["attention"] if isinstance(placements["attention"], list) else [placements["attention"]]
     for name, attentions in (("encoder_attention", encoder), ("condition_attention", condition)):
-        cores = [pattern[block % len(pattern)]["normalization"] for block in range(len(attentions))]
+        cores = [decoder[block % half]["normalization"] for block in range(len(attentions))]
         if attentions != [{"normalization": core, "conv": "none", "gate": "none"} for core in cores]:
             placements[name] = _pattern(attentions)
     return placements
 
 
-def _attention(shapes: Mapping[str, tuple[int, ...]], prefix: str, dim: int) -> dict[str, Any]:
+def _attention(shapes: Shapes, prefix: str, dim: int) -> dict[str, Any]:
     names = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
     apart = "kv.weight" in names
     normalization = next(
@@ -165,14 +159,12 @@ def _attention(shapes: Mapping[str, tuple[int, ...]], prefix: str, dim: int) -> 
     )
     gate, conv = (_part(entries, names, prefix) for entries in (GATES, CONVOLUTIONS))
     found: dict[str, Any] = {"normalization": normalization, "gate": gate.name, "conv": conv.name}
-    for weight in conv.official or ():
-        found |= {
-            f"conv_{size}": n for size, n in weight.sizes(names[weight.official], dim).items() if size == "kernel"
-        }
+    for size in _sizes(names, dim, "kernel"):
+        found["conv_kernel"] = size
     return found
 
 
-def _part(entries: Mapping[str, Variant], names: Mapping[str, tuple[int, ...]], prefix: str) -> Variant:
+def _part(entries: Mapping[str, Variant], names: Shapes, prefix: str) -> Variant:
     """The gate, or the convolution, with just these tensors."""
     official = {
         entry.name: {w.official: w for w in entry.official} for entry in entries.values() if entry.official is not None
@@ -192,7 +184,6 @@ def _part(entries: Mapping[str, Variant], names: Mapping[str, tuple[int, ...]], 
 
 def _pattern(attentions: list[dict[str, Any]]) -> dict[str, Any] | list[dict[str, Any]]:
     """One attention where all blocks have the same, else the shortest pattern that the blocks repeat."""
-    for length in range(1, len(attentions) + 1):
-        if len(attentions) % length == 0 and attentions == attentions[:length] * (len(attentions) // length):
-            return attentions[0] if length == 1 else attentions[:length]
-    raise AssertionError("all blocks are a pattern of themselves")
+    count = len(attentions)
+    pattern = next(attentions[:n] for n in range(1, count + 1) if attentions[:n] * (count // n) == attentions)
+    return pattern[0] if len(pattern) == 1 else pattern

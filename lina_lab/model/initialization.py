@@ -7,7 +7,7 @@ the same numbers wherever they share a parameter, and their runs are paired from
 import math
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from lina_lab.model.backbone import ConditionEncoder, MaskedAutoencoder, TextEmbedding
 from lina_lab.model.flow import AdaLNModulation, FlowHead
@@ -16,6 +16,7 @@ from lina_lab.util.seeds import derive
 TOKEN_STD = 0.02
 
 
+@torch.no_grad()
 def initialize(model: nn.Module, seed: int) -> None:
     """Sample every parameter of `model` anew.
 
@@ -29,17 +30,11 @@ def initialize(model: nn.Module, seed: int) -> None:
     """
     for name, module in model.named_modules():
         for own_name, parameter in module.named_parameters(recurse=False):
-            full_name = f"{name}.{own_name}" if name else own_name
-            generator = Generator().manual_seed(derive(seed, full_name))
-            with torch.no_grad():
-                _draw(model, module, full_name, parameter, generator)
-
-
-def _draw(model: nn.Module, module: nn.Module, name: str, parameter: Tensor, generator: Generator) -> None:
-    parent = model.get_submodule(name.rpartition(".")[0].rpartition(".")[0])
-    if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
-        zero = isinstance(parent, AdaLNModulation) or (isinstance(parent, FlowHead) and module is parent.head)
-        bound = 0.0 if zero else 1 / math.sqrt(module.weight[0].numel())
-        parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
-    elif isinstance(module, ConditionEncoder | MaskedAutoencoder | nn.Embedding | TextEmbedding):
-        parameter.copy_(torch.empty(parameter.shape).normal_(0, TOKEN_STD, generator=generator))
+            generator = Generator().manual_seed(derive(seed, f"{name}.{own_name}" if name else own_name))
+            if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+                parent = model.get_submodule(name.rpartition(".")[0])
+                zero = isinstance(parent, AdaLNModulation) or (isinstance(parent, FlowHead) and module is parent.head)
+                bound = 0.0 if zero else 1 / math.sqrt(module.weight[0].numel())
+                parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+            elif isinstance(module, ConditionEncoder | MaskedAutoencoder | nn.Embedding | TextEmbedding):
+                parameter.copy_(torch.empty(parameter.shape).normal_(0, TOKEN_STD, generator=generator))

@@ -38,15 +38,12 @@ class LossInputs:
     def part(self, images: range) -> "LossInputs":
         """The inputs of some of the images, by their indices in the batch."""
         indices = slice(images.start, images.stop)
-        return LossInputs(
-            visible_ids=self.visible_ids[indices],
-            masked_ids=self.masked_ids[indices],
-            timestep=self.timestep[:, indices],
-            noise=self.noise[:, indices],
-            drop=self.drop[indices],
-        )
+        parts = {n: value[:, indices] if n in SECOND else value[indices] for n, value in vars(self).items()}
+        return LossInputs(**parts)
 
 
+SECOND = ("timestep", "noise")
+"""Fields of which the images are the second axis."""
 IMAGES_PER_GENERATOR = 32
 """Images of a batch that share a generator. A rank samples only for the groups that its images are in."""
 
@@ -65,26 +62,19 @@ def sample_step_inputs(config: LinaConfig, *, seed: int, step: int, images: rang
     """
     first = _group_generator(seed, step, 0)
     ratio = sample_mask_ratio(first)
-    groups = range(images.start // IMAGES_PER_GENERATOR, -(-images.stop // IMAGES_PER_GENERATOR))
     parts = []
-    for group in groups:
+    for group in range(images.start // IMAGES_PER_GENERATOR, -(-images.stop // IMAGES_PER_GENERATOR)):
         generator = first if group == 0 else _group_generator(seed, step, group)
         start = group * IMAGES_PER_GENERATOR
         # The last group of a batch may be smaller. It is sampled whole, so that its inputs do not depend on the rank.
         inputs = sample_loss_inputs(config, IMAGES_PER_GENERATOR, generator, mask_ratio=ratio)
         parts.append(inputs.part(range(max(images.start - start, 0), min(images.stop - start, IMAGES_PER_GENERATOR))))
-    return parts[0] if len(parts) == 1 else _joined(parts)
+    names = vars(parts[0])
+    return LossInputs(**{n: torch.cat([getattr(part, n) for part in parts], int(n in SECOND)) for n in names})
 
 
 def _group_generator(seed: int, step: int, group: int) -> Generator:
     return Generator().manual_seed(derive(seed, "step", step, group))
-
-
-def _joined(parts: Sequence[LossInputs]) -> LossInputs:
-    """Inputs of consecutive images as one."""
-    along = {"timestep": 1, "noise": 1}
-    names = vars(parts[0])
-    return LossInputs(**{n: torch.cat([getattr(part, n) for part in parts], along.get(n, 0)) for n in names})
 
 
 def sample_loss_inputs(

@@ -17,18 +17,14 @@ from lina_lab.model.lina import LINA
 from lina_lab.variants import CONVOLUTIONS, GATES, NORMALIZATIONS, OfficialWeight, Variant
 
 RENAMINGS = (
-    (r"^class_embedding\.table\.", "label_embed."),
-    (r"^class_embedding\.", "label_embed."),
+    (r"^class_embedding\.(table\.)?", "label_embed."),
     (r"^text_embedding\.table$", "text_embed.weight"),
     (r"^text_embedding\.", "text_embed."),
-    (r"^condition_encoder\.start_token$", "mask_embed.bos_token"),
     (r"^condition_encoder\.time_zero\.mlp\.", "video_pos_embed.time_proj."),
     (r"^condition_encoder\.time_zero\.", "video_pos_embed."),
     (r"^condition_encoder\.patch_embed\.", "video_encoder.patch_embed.proj."),
     (r"^condition_encoder\.", "video_encoder."),
-    (r"^backbone\.mask_token$", "mask_embed.mask_token"),
     (r"^backbone\.embed\.", "image_encoder.patch_embed.proj."),
-    (r"^backbone\.(encoder\.|decoder\.)", r"image_encoder.\1"),
     (r"^backbone\.", "image_encoder."),
     (r"^flow_head\.embed\.", "image_decoder.patch_embed.proj."),
     (r"^flow_head\.time_mlp\.", "image_decoder.time_cond_embed.timestep_proj."),
@@ -38,10 +34,16 @@ RENAMINGS = (
     (r"^flow_head\.modulation\.", "image_decoder.norm."),
     (r"^flow_head\.", "image_decoder."),
 )
-
-
-TOKENS = ("condition_encoder.start_token", "backbone.mask_token")
-"""Tensors with one more axis there."""
+RESHAPED = {
+    weight.ours: weight
+    for weight in (
+        OfficialWeight("condition_encoder.start_token", "mask_embed.bos_token", "1 dim", "dim"),
+        OfficialWeight("backbone.mask_token", "mask_embed.mask_token", "1 dim", "dim"),
+        OfficialWeight("backbone.embed.weight", "image_encoder.patch_embed.proj.weight", "d c p q", "d (p q c)"),
+        OfficialWeight("flow_head.embed.weight", "image_decoder.patch_embed.proj.weight", "d c 1 1", "d c"),
+    )
+}
+"""Tensors of other parts than gates and convolutions that have another shape there."""
 
 
 def load_official(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
@@ -61,7 +63,8 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
         if value is None:
             problems.append(f"{official} is missing")
             continue
-        fitted = _our_shape(name, value, part)
+        reshaped = part is not None and part.our_axes is not None and part.matches(tuple(value.shape))
+        fitted = rearrange(value, f"{part.axes} -> {part.our_axes}") if part is not None and reshaped else value
         if fitted.shape != own.shape:
             problems.append(f"{official} has shape {list(value.shape)}, which does not make {list(own.shape)}")
         ours[name] = fitted
@@ -86,17 +89,22 @@ def save_official(module: nn.Module) -> dict[str, Tensor]:
             query, key_value = value.tensor_split([len(value) // 3])
             theirs[official.replace("qkv.", "q.")] = query
             theirs[official.replace("qkv.", "kv.")] = key_value
+        elif part is not None and part.our_axes is not None:
+            sides = {"p": patch, "q": patch} if name == "backbone.embed.weight" else {}
+            theirs[official] = rearrange(value, f"{part.our_axes} -> {part.axes}", **sides)
         else:
-            theirs[official] = _their_shape(name, value, patch, part)
+            theirs[official] = value
     return theirs
 
 
 def _part_weight(module: nn.Module, name: str) -> OfficialWeight | None:
-    """How the authors hold a tensor of a gate or a convolution; None: it belongs to neither.
+    """How the authors hold a tensor of a gate or a convolution, or one in `RESHAPED`; None: it is another one.
 
     Raises:
         ValueError: the authors do not have the variant.
     """
+    if name in RESHAPED:
+        return RESHAPED[name]
     match = re.match(r"((?:.*?\.)??)(gate|conv)\.(.+)$", name) if isinstance(module, LINA | Attention) else None
     owner = None if match is None else module.get_submodule(match[1].rstrip("."))
     if match is None or not isinstance(owner, Attention):
@@ -109,6 +117,8 @@ def _part_weight(module: nn.Module, name: str) -> OfficialWeight | None:
 
 
 def _official_name(module: nn.Module, name: str, part: OfficialWeight | None) -> str:
+    if part is not None and name == part.ours:
+        return part.official
     if part is not None:
         name = re.sub(r"(^|\.)(?:gate|conv)\." + re.escape(part.ours) + "$", rf"\g<1>{part.official}", name)
     for pattern, replacement in RENAMINGS:
@@ -134,26 +144,3 @@ def _stack_queries(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         if partner in weights and joined not in weights:
             weights[joined] = torch.cat([weights.pop(name), weights.pop(partner)])
     return weights
-
-
-def _our_shape(name: str, value: Tensor, part: OfficialWeight | None) -> Tensor:
-    if part is not None:
-        reshaped = part.our_axes is not None and part.matches(tuple(value.shape))
-        return rearrange(value, f"{part.axes} -> {part.our_axes}") if reshaped else value
-    if name in TOKENS:
-        return value.squeeze(0) if value.shape[0] == 1 else value
-    if name in ("backbone.embed.weight", "flow_head.embed.weight") and value.ndim == 4:
-        return rearrange(value, "d c p q -> d (p q c)")
-    return value
-
-
-def _their_shape(name: str, value: Tensor, patch: int, part: OfficialWeight | None) -> Tensor:
-    if part is not None:
-        return value if part.our_axes is None else rearrange(value, f"{part.our_axes} -> {part.axes}")
-    if name in TOKENS:
-        return value.unsqueeze(0)
-    if name == "backbone.embed.weight":
-        return rearrange(value, "d (p q c) -> d c p q", p=patch, q=patch)
-    if name == "flow_head.embed.weight":
-        return rearrange(value, "d c -> d c 1 1")
-    return value

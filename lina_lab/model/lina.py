@@ -48,13 +48,10 @@ class LINA(nn.Module):
         self.flow_head = FlowHead(config.token_dim, config.dim, config.flow_dim or config.dim, config.flow_depth)
         initialize(self, seed=0)
         if config.compile:
-            self._compile()
-
-    def _compile(self) -> None:
-        """Compile each block by itself: blocks that are alike share one compiled form, whatever the depth."""
-        stacks = (self.condition_encoder.blocks, self.backbone.encoder, self.backbone.decoder)
-        for part in (*chain.from_iterable(stacks), self.flow_head):
-            part.compile(recompile_limit=RECOMPILATIONS)
+            # Each block by itself: blocks that are alike share one compiled form, whatever the depth.
+            stacks = (self.condition_encoder.blocks, self.backbone.encoder, self.backbone.decoder)
+            for part in (*chain.from_iterable(stacks), self.flow_head):
+                part.compile(recompile_limit=RECOMPILATIONS)
 
     def condition(
         self,

@@ -157,17 +157,12 @@ def linear_attention(
 ) -> Tensor:
     """Outputs [B, H, T, E]; in eager mode in the memory order of [B, T, H, E]."""
     form = _plain if torch.compiler.is_compiling() else _Contraction.apply
-    return form(qkv_3BHTE, weights.key_value, weights.normalizer, weights.value, feature_map, normalization)
+    return form(qkv_3BHTE, feature_map, normalization, weights.key_value, weights.normalizer, weights.value)
 
 
-def _plain(
-    qkv_3BHTE: Tensor,
-    key_value: Tensor | None,
-    normalizer: Tensor | None,
-    value: Tensor | None,
-    feature_map: FeatureMap,
-    normalization: Normalization,
-) -> Tensor:
+def _plain(qkv_3BHTE: Tensor, feature_map: FeatureMap, normalization: Normalization, *weights: Tensor | None) -> Tensor:
+    """`linear_attention`; `weights` are those on key times value, on the normalizer's keys and on the values."""
+    key_value, normalizer, value = weights
     q, k = feature_map.value(qkv_3BHTE[:2]) + normalization.shift
     v, (tokens, channels) = qkv_3BHTE[2], qkv_3BHTE.shape[-2:]
     weighted = v if key_value is None else (v * key_value).to(v.dtype)
@@ -183,14 +178,9 @@ class _Contraction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        qkv_3BHTE: Tensor,
-        key_value: Tensor | None,
-        normalizer: Tensor | None,
-        value: Tensor | None,
-        feature_map: FeatureMap,
-        normalization: Normalization,
+        ctx: Any, qkv_3BHTE: Tensor, feature_map: FeatureMap, normalization: Normalization, *weights: Tensor | None
     ) -> Tensor:
+        key_value, normalizer, value = weights
         _, batch, heads, tokens, channels = qkv_3BHTE.shape
         v = qkv_3BHTE[2]
         mapped = _mapped(qkv_3BHTE[:2], feature_map, normalization.shift)
@@ -205,30 +195,20 @@ class _Contraction(torch.autograd.Function):
         output = v.new_empty(batch, tokens, heads, channels).transpose(1, 2)
         normalization.forward(both, mean, out=output)
         ctx.feature_map, ctx.normalization = feature_map, normalization
-        ctx.save_for_backward(qkv_3BHTE, key_value, normalizer, value, mapped, columns, summary, both, mean)
+        ctx.save_for_backward(qkv_3BHTE, mapped, columns, summary, both, mean, *weights)
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BHTE: Tensor) -> tuple[Tensor | None, ...]:
-        qkv_3BHTE, key_value, normalizer, value, mapped, columns, summary, both, mean = ctx.saved_tensors
-        batch = len(grad_BHTE)
-        whole = (key_value, normalizer, value)
-        grads = [None if weight is None else torch.zeros_like(weight) for weight in whole]
+        qkv_3BHTE, *_, key_value, normalizer, value = saved = ctx.saved_tensors
         grad_qkv = torch.empty_like(qkv_3BHTE)
-        samples = max(1, CACHED // grad_BHTE[0].numel()) if grad_BHTE.device.type == "cpu" else batch
-        for part in (slice(start, start + samples) for start in range(0, batch, samples)):
-            _pull(
-                ctx.feature_map,
-                ctx.normalization,
-                grad_BHTE[part],
-                qkv_3BHTE[2, part],
-                [_of_part(weight, part, batch) for weight in whole],
-                (mapped[:, part], columns[part], summary[part], both[part], None if mean is None else mean[part]),
-                grad_qkv[:, part],
-                [_of_part(grad, part, batch) for grad in grads],
-            )
-        return grad_qkv, *grads, None, None
+        grads = [None if weight is None else torch.zeros_like(weight) for weight in (key_value, normalizer, value)]
+        batch, on_cpu = len(grad_BHTE), grad_BHTE.device.type == "cpu"
+        samples = max(1, CACHED // grad_BHTE[0].numel()) if on_cpu else batch
+        for start in range(0, batch, samples):
+            _pull(ctx, saved, slice(start, start + samples), grad_BHTE, grad_qkv, grads)
+        return grad_qkv, None, None, *grads
 
 
 def _of_part(weight: Tensor | None, part: slice, batch: int) -> Tensor | None:
@@ -237,34 +217,31 @@ def _of_part(weight: Tensor | None, part: slice, batch: int) -> Tensor | None:
 
 
 def _pull(
-    feature_map: FeatureMap,
-    normalization: Normalization,
-    grad_BHTE: Tensor,
-    v_BHTE: Tensor,
-    weights: list[Tensor | None],
-    saved: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None],
-    grad_qkv: Tensor,
-    grads: list[Tensor | None],
+    ctx: Any, saved: tuple[Any, ...], part: slice, grad_BHTE: Tensor, grad_qkv: Tensor, grads: list[Tensor | None]
 ) -> None:
-    """Put the gradient of queries, keys and values into `grad_qkv`, and add those of the weights to `grads`."""
-    mapped, columns, summary, both, mean = saved
-    tokens, channels = v_BHTE.shape[-2:]
-    q, k, columns, summary = (tensor.flatten(0, 1) for tensor in (*mapped, columns, summary))
-    grad_both, grad_mean = normalization.backward(grad_BHTE, both, mean)
+    """For some samples, put the gradient of `qkv` into `grad_qkv`, and add those of the weights to `grads`."""
+    feature_map, normalization = ctx.feature_map, ctx.normalization
+    qkv_3BHTE, mapped, columns, summary, both, *rest = saved
+    v, both, grad_qkv = qkv_3BHTE[2, part], both[part], grad_qkv[:, part]
+    mean, key_value, _, value = (_of_part(tensor, part, len(grad_BHTE)) for tensor in rest)
+    grads = [_of_part(grad, part, len(grad_BHTE)) for grad in grads]
+    tokens, channels = v.shape[-2:]
+    q, k, columns, summary = (tensor.flatten(0, 1) for tensor in (*mapped[:, part], columns[part], summary[part]))
+    grad_both, grad_mean = normalization.backward(grad_BHTE[part], both, mean)
     grad_both = grad_both.flatten(0, 1)
     grad_summary = _product(q.mT, grad_both, normalization.scale(channels) / tokens)
     buffer = torch.bmm(grad_both, summary.mT)
-    grad_qkv[0] = feature_map.pull(buffer, q, normalization.shift).view_as(v_BHTE)
+    grad_qkv[0] = feature_map.pull(buffer, q, normalization.shift).view_as(v)
     torch.bmm(columns, grad_summary.mT, out=buffer)
-    grad_qkv[1] = feature_map.pull(buffer, k, normalization.shift).view_as(v_BHTE)
+    grad_qkv[1] = feature_map.pull(buffer, k, normalization.shift).view_as(v)
     grad_columns = torch.bmm(k, grad_summary, out=grad_both).view_as(both)
-    _times(grad_columns[..., :-1], weights[0], out=grad_qkv[2])
-    _add(grads[0], lambda: _dot(grad_columns[..., :-1], v_BHTE))
+    _times(grad_columns[..., :-1], key_value, out=grad_qkv[2])
+    _add(grads[0], lambda: _dot(grad_columns[..., :-1], v))
     _add(grads[1], lambda: grad_columns[..., -1:])
     if grad_mean is not None:
         grad_v = grad_mean / tokens
-        grad_qkv[2] += grad_v if weights[2] is None else grad_v * weights[2]
-        _add(grads[2], lambda: _dot(grad_v, v_BHTE))
+        grad_qkv[2] += grad_v if value is None else grad_v * value
+        _add(grads[2], lambda: _dot(grad_v, v))
 
 
 def _add(total: Tensor | None, grad: Callable[[], Tensor]) -> None:

@@ -6,30 +6,21 @@ from itertools import pairwise
 import torch
 from torch import Generator, Tensor, nn
 
-MASK_RATIO_MEAN, MASK_RATIO_STD, MASK_RATIO_MIN, MASK_RATIO_MAX = 1.0, 0.25, 0.7, 1.0
+MEAN, STD, LEAST, MOST = 1.0, 0.25, 0.7, 1.0
+"""Mask ratios are normal with this mean and standard deviation, truncated to this range."""
 
 
 def sample_mask_ratio(generator: Generator) -> float:
     """One mask ratio: normal(1, 0.25) truncated to [0.7, 1]."""
-    ratio = nn.init.trunc_normal_(
-        torch.empty(1, dtype=torch.float64),
-        MASK_RATIO_MEAN,
-        MASK_RATIO_STD,
-        MASK_RATIO_MIN,
-        MASK_RATIO_MAX,
-        generator=generator,
-    )
-    return float(ratio)
+    empty = torch.empty(1, dtype=torch.float64)
+    return float(nn.init.trunc_normal_(empty, MEAN, STD, LEAST, MOST, generator=generator))
 
 
 def stratified_mask_ratios(count: int) -> list[float]:
     """The ratios at the middles of `count` equally probable strata of the same distribution."""
-    low, high = (
-        torch.special.ndtr(torch.tensor((edge - MASK_RATIO_MEAN) / MASK_RATIO_STD, dtype=torch.float64))
-        for edge in (MASK_RATIO_MIN, MASK_RATIO_MAX)
-    )
+    low, high = torch.special.ndtr((torch.tensor([LEAST, MOST], dtype=torch.float64) - MEAN) / STD)
     middle = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    ratios: list[float] = (MASK_RATIO_MEAN + MASK_RATIO_STD * torch.special.ndtri(low + (high - low) * middle)).tolist()
+    ratios: list[float] = (MEAN + STD * torch.special.ndtri(low + (high - low) * middle)).tolist()
     return ratios
 
 

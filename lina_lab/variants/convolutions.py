@@ -1,7 +1,7 @@
 """Convolutions that are added to the core's output."""
 
 from lina_lab.util.registry import OpenRegistry
-from lina_lab.variants.entry import GROUP, Convolution, Geometry, OfficialWeight, nothing
+from lina_lab.variants.entry import FREE, GROUP, Convolution, Geometry, official_layer
 
 CONVOLUTIONS: OpenRegistry[Convolution] = OpenRegistry("conv", GROUP, Convolution, unused="none")
 
@@ -11,17 +11,8 @@ def _dynamic_weights(g: Geometry) -> int:
     return g.dim * g.head_dim + g.dim * g.kernel * g.head_dim
 
 
-CONVOLUTIONS.register(
-    Convolution(
-        name="none",
-        documentation="no convolution",
-        module="lina_lab.model.locality:no_convolution",
-        parameters=nothing,
-        multiply_adds=nothing,
-        official=(),
-    )
-)
-CONVOLUTIONS.register(
+for entry in (
+    Convolution(name="none", documentation="no convolution", module="lina_lab.model.locality:no_convolution", **FREE),
     Convolution(
         name="depthwise",
         documentation="a depthwise convolution of the input's image tokens on their grid",
@@ -29,13 +20,8 @@ CONVOLUTIONS.register(
         needs_grid=True,
         parameters=lambda g: g.dim * g.kernel**2 + g.dim,
         multiply_adds=lambda g, tokens: g.image_tokens * g.dim * g.kernel**2,
-        official=(
-            OfficialWeight("conv.weight", "dw_conv.weight", "dim 1 kernel kernel"),
-            OfficialWeight("conv.bias", "dw_conv.bias", "dim"),
-        ),
-    )
-)
-CONVOLUTIONS.register(
+        official=official_layer("conv", "dim 1 kernel kernel", "dw_conv"),
+    ),
     Convolution(
         name="dynamic",
         documentation="a convolution of the values along the sequence, with kernels made from the mean token "
@@ -44,10 +30,9 @@ CONVOLUTIONS.register(
         parameters=lambda g: _dynamic_weights(g) + g.dim + g.dim * g.kernel,
         multiply_adds=lambda g, tokens: _dynamic_weights(g) + tokens * g.dim * g.kernel,
         official=(
-            OfficialWeight("residual.0.weight", "residual.0.weight", "dim dim/heads 1"),
-            OfficialWeight("residual.0.bias", "residual.0.bias", "dim"),
-            OfficialWeight("residual.2.weight", "residual.2.weight", "dim*kernel dim/heads 1"),
-            OfficialWeight("residual.2.bias", "residual.2.bias", "dim*kernel"),
+            *official_layer("residual.0", "dim dim/heads 1"),
+            *official_layer("residual.2", "dim*kernel dim/heads 1"),
         ),
-    )
-)
+    ),
+):
+    CONVOLUTIONS.register(entry)

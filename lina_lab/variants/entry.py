@@ -78,6 +78,13 @@ class OfficialWeight:
         return found
 
 
+def official_layer(name: str, axes: str, official: str | None = None) -> tuple[OfficialWeight, OfficialWeight]:
+    """Weight and bias of a layer whose weight has these axes; None: the authors call it by the same name."""
+    theirs, outputs = official or name, axes.partition(" ")[0]
+    bias = OfficialWeight(f"{name}.bias", f"{theirs}.bias", outputs)
+    return OfficialWeight(f"{name}.weight", f"{theirs}.weight", axes), bias
+
+
 Count = Callable[[Geometry], int]
 TokenCount = Callable[[Geometry, int], int]
 
@@ -216,6 +223,10 @@ class Position(Variant):
 def nothing(geometry: Geometry, tokens: int = 0) -> int:
     """No parameters, or no multiply-adds."""
     return 0
+
+
+FREE: dict[str, Any] = {"parameters": nothing, "multiply_adds": nothing, "official": ()}
+"""Fields of an entry whose variant has no parameters and costs nothing, in the authors' models too."""
 
 
 def linear(inputs: int, outputs: int) -> int:

@@ -1,7 +1,7 @@
 """Feature maps and normalizations of linear attention: they cost nothing that is counted."""
 
 from lina_lab.util.registry import OpenRegistry
-from lina_lab.variants.entry import GROUP, FeatureMap, Normalization, nothing
+from lina_lab.variants.entry import FREE, GROUP, FeatureMap, Normalization
 
 FEATURE_MAPS: OpenRegistry[FeatureMap] = OpenRegistry("feature_map", GROUP, FeatureMap, unused="relu")
 NORMALIZATIONS: OpenRegistry[Normalization] = OpenRegistry("normalization", GROUP, Normalization, unused="division")
@@ -16,14 +16,7 @@ for name, documentation in {
     "squared_relu": "max(x, 0) squared",
 }.items():
     FEATURE_MAPS.register(
-        FeatureMap(
-            name=name,
-            documentation=documentation,
-            module=f"lina_lab.model.linear:{name.upper()}",
-            parameters=nothing,
-            multiply_adds=nothing,
-            official=(),
-        )
+        FeatureMap(name=name, documentation=documentation, module=f"lina_lab.model.linear:{name.upper()}", **FREE)
     )
 
 for name, documentation in {
@@ -35,9 +28,7 @@ for name, documentation in {
             name=name,
             documentation=documentation,
             module=f"lina_lab.model.linear:{name.upper()}",
-            parameters=nothing,
-            multiply_adds=nothing,
-            official=(),
             official_queries_apart=name == "subtraction",
+            **FREE,
         )
     )

@@ -1,7 +1,7 @@
 """Positions of tokens on their grid."""
 
 from lina_lab.util.registry import OpenRegistry
-from lina_lab.variants.entry import GROUP, Geometry, Position, nothing
+from lina_lab.variants.entry import FREE, GROUP, Geometry, Position
 
 POSITIONS: OpenRegistry[Position] = OpenRegistry("position", GROUP, Position)
 
@@ -16,26 +16,21 @@ def _rotary_requires(g: Geometry) -> str | None:
     return None
 
 
-POSITIONS.register(
+for entry in (
     Position(
         name="sincos",
         documentation="a fixed code of sines and cosines, added to the tokens",
         module="lina_lab.model.backbone:SincosPositions",
         time_zero=True,
         requires=_sincos_requires,
-        parameters=nothing,
-        multiply_adds=nothing,
-        official=(),
-    )
-)
-POSITIONS.register(
+        **FREE,
+    ),
     Position(
         name="rotary",
         documentation="axial rotary positions: queries and keys are rotated (RoPE, arXiv 2104.09864)",
         module="lina_lab.model.backbone:RotaryPositions",
         requires=_rotary_requires,
-        parameters=nothing,
-        multiply_adds=nothing,
-        official=(),
-    )
-)
+        **FREE,
+    ),
+):
+    POSITIONS.register(entry)
