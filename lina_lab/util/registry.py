@@ -1,4 +1,4 @@
-"""Registries: names to makers, or to entries that packages of others can add to; a taken name is an error.
+"""Registries: names to entries, to which packages of others can add theirs; a taken name is an error.
 
 A package adds an entry by an entry point, which its own pyproject.toml declares:
 
@@ -9,35 +9,10 @@ Entry points are read only when a name is not a built-in one, or when names are 
 entries, and never names of code.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
-
-T = TypeVar("T")
-
-
-class Registry(dict[str, T]):
-    """Maps names to makers of one kind of part."""
-
-    def __init__(self, field: str) -> None:
-        super().__init__()
-        self.field = field
-
-    def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that enters what it decorates under `name`.
-
-        Raises:
-            ValueError: the name is taken.
-        """
-
-        def enter(entry: T) -> T:
-            if name in self:
-                raise ValueError(f"{self.field}={name} is registered already")
-            self[name] = entry
-            return entry
-
-        return enter
 
 
 class Entry(Protocol):
@@ -136,9 +111,6 @@ class OpenRegistry(Mapping[str, E], Generic[E]):
 
     def __getitem__(self, name: str) -> E:
         return self.builtin[name] if name in self.builtin else self.outside()[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.builtin or name in self.outside()
 
     def __iter__(self) -> Iterator[str]:
         yield from self.builtin
