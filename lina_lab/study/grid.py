@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from lina_lab.config import BudgetConfig, StudyConfig, TrialConfig, from_dict
@@ -105,19 +107,13 @@ def _points(
     for field in axis:
         if field not in overridden:
             continue
-        value = _lookup(base, field)
+        value = reduce(getitem, field.split("."), base)
         if len(axis) == 1:
             return [{field: value}]
         points = [point for point in points if point[field] == value]
         if not points:
             raise ValueError(f"{field}={value} is not among the values of the linked axis {name}: {axis[field]}")
     return points
-
-
-def _lookup(data: Mapping[str, Any], field: str) -> Any:
-    for part in field.split("."):
-        data = data[part]
-    return data
 
 
 def _with_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
