@@ -70,11 +70,7 @@ def executor_for(config: SlurmConfig, resources: ResourcesConfig, folder: Path |
 def job_parameters(config: SlurmConfig, resources: ResourcesConfig, name: str) -> dict[str, Any]:
     """submitit's parameters of a cell's job."""
     parameters = {
-        "partition": config.partition,
-        "account": config.account,
-        "qos": config.qos,
-        "constraint": config.constraint,
-        "cpus_per_task": config.cpus_per_task,
+        **{name: getattr(config, name) for name in ("partition", "account", "qos", "constraint", "cpus_per_task")},
         "mem": None if config.mem_gib is None else f"{config.mem_gib}G",
         "gpus_per_node": resources.devices if resources.accelerator == "gpu" else None,
         "job_name": name,

@@ -65,10 +65,7 @@ def trial_rows(study: optuna.Study, attributes: Sequence[str]) -> list[TrialRow]
         return _rows_of_database(database, id_of(study), attributes)
     return [
         TrialRow(
-            trial_id=trial._trial_id,
-            state=trial.state,
-            attributes={name: value for name, value in trial.user_attrs.items() if name in attributes},
-            values=trial.values,
+            trial._trial_id, trial.state, {k: v for k, v in trial.user_attrs.items() if k in attributes}, trial.values
         )
         for trial in study.get_trials(deepcopy=False)
     ]
