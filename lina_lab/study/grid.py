@@ -92,9 +92,9 @@ def _with_budget(config: TrialConfig, budget: BudgetConfig) -> TrialConfig:
         cost = float(config.model.num_tokens)
     else:
         # Imports torch, which most studies are planned without.
-        from lina_lab.model.count import FLOPS_PER_MULTIPLY_ADD, training_operations
+        from lina_lab.study.cost import flops_per_image
 
-        cost = float(FLOPS_PER_MULTIPLY_ADD * training_operations(config.model).total)
+        cost = float(flops_per_image(config.model))
     images = max(1, round(budget.amount / cost))
     return replace(config, trainer=replace(config.trainer, max_images=images))
 

@@ -61,9 +61,9 @@ def run_pool(workspace: Workspace, command: CommandConfig, arguments: Sequence[s
         _watch(store, pool, display, states)
     except BaseException:
         pool.stop()
-        display.ended()
         raise
-    display.ended()
+    finally:
+        display.ended()
     with explained(runs):
         return summarise(plan, store.states(), [])
 
@@ -80,20 +80,16 @@ def _watch(store: Store, pool: "_Pool", display: PlainDisplay, states: Mapping[s
         for config_hash in cells.keys() - shown - still_open:
             shown.add(config_hash)
             pool.crashes = 0
-            display.cell_started(cells[config_hash])
-            display.cell_ended(cells[config_hash], states[config_hash].status, _detail(states[config_hash], store))
+            cell, state = cells[config_hash], states[config_hash]
+            detail = f"{store.plan.study.objective} {state.values[0]:.4f}" if state.values else str(state.error)
+            display.cell_started(cell)
+            display.cell_ended(cell, state.status, detail)
         if not alive:
             left = len(cells.keys() - shown)
             if left:
                 raise StudyError(f"{left} cells are open and no worker is left: see {store.folder}/worker-*.log")
             return
         time.sleep(LOOK_SECONDS)
-
-
-def _detail(state: CellState, store: Store) -> str:
-    if state.values:
-        return f"{store.plan.study.objective} {state.values[0]:.4f}"
-    return str(state.error)
 
 
 class _Pool:

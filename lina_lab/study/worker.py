@@ -67,7 +67,8 @@ def run_study(workspace: Workspace, launcher: Launcher, display: PlainDisplay, *
     with launcher() as launch:
         worker = _Worker(store, tracker, launch, display)
         try:
-            worker.work_through()
+            while worker.work_on_next():
+                pass
         except BaseException as error:
             display.ended()
             worker.close_after(error)
@@ -86,12 +87,8 @@ class _Worker:
         self.overhead: list[float] = []
         self._summarised = self._checked = 0.0
 
-    def work_through(self) -> None:
-        """Work on cells, or wait for one, while there may be more."""
-        while self._work_on_next():
-            pass
-
-    def _work_on_next(self) -> bool:
+    def work_on_next(self) -> bool:
+        """Work on a cell, or wait for one; returns whether there may be more."""
         clock, claim = time.perf_counter(), None
         try:
             with explained(self.runs):
