@@ -148,7 +148,7 @@ class NodeCoordinator:
         self.patience, self.return_seconds = rendezvous.first_seconds, rendezvous.return_seconds
         self.join_token = secrets.token_hex(16)
         self._lock = threading.Lock()
-        """Held by all that read or write the next six."""
+        """Held by all that read or write the attributes below."""
         self._heartbeats: dict[str, NodeHeartbeat] = {}
         self._seen: dict[str, float] = {}
         """When the heartbeats came, by `time.monotonic`."""
