@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from lina_lab.data.pixels import Pixels, channels_first
-from lina_lab.util.registry import Registry
 
 Rows = npt.NDArray[np.float32]
 SPATIAL_CHANNELS = 7
@@ -38,10 +37,8 @@ class Features:
 
 Extractor = Callable[[Tensor], Features]
 """A function from uint8 [n, 3, H, W] to features."""
-FEATURES: Registry[Callable[[str | None, torch.device | str], Extractor]] = Registry("features")
 
 
-@FEATURES.register("pixels")
 def pixels(weights: str | None, device: torch.device | str) -> Extractor:
     """An extractor that gives the image's numbers in -1..1, each three times for a gray image. For small images.
 
@@ -61,7 +58,6 @@ def pixels(weights: str | None, device: torch.device | str) -> Extractor:
     return extractor
 
 
-@FEATURES.register("inception")
 def inception(weights: str | None, device: torch.device | str) -> Extractor:
     """An extractor by Inception-v3 of the TensorFlow graph of 2015, ported by torch-fidelity, which resizes as it does.
 
@@ -108,6 +104,10 @@ class _Inception:
             spatial=self.spatial.permute(0, 2, 3, 1).flatten(1).float().cpu().numpy(),
             probabilities=logits.softmax(dim=1).float().cpu().numpy(),
         )
+
+
+FEATURES: dict[str, Callable[[str | None, torch.device | str], Extractor]] = {"pixels": pixels, "inception": inception}
+"""Name -> maker of the extractor, from the file of its weights and a device."""
 
 
 def extract(images: Iterable[Pixels], extractor: Extractor) -> Features:

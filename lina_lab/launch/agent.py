@@ -12,7 +12,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from lina_lab.launch.contract import LaunchSpec, ProcessExit
+from lina_lab.launch.contract import GroupExit, LaunchSpec, ProcessExit
 from lina_lab.launch.rank import end_with_parent, network_variables
 from lina_lab.records.files import LOGS
 from lina_lab.util.files import write_atomically
@@ -28,13 +28,12 @@ def main(folder: Path, node: int, master: str, port: int) -> int:
     os.environ.update(network_variables(_own_address(master), os.environ))
     # The ranks of a machine share its processors.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // spec.resources.devices)))
-    exits, error = _run(folder, node, master, port, spec)
-    note = {"attempt": spec.attempt, "exits": [asdict(end) for end in exits], "error": error}
-    write_atomically(folder / LOGS / f"node-{node}.json", json.dumps(note))
-    return 1 if exits or error else 0
+    ended = _run(folder, node, master, port, spec)
+    write_atomically(folder / LOGS / f"node-{node}.json", json.dumps({"attempt": spec.attempt, **asdict(ended)}))
+    return 0 if ended.well else 1
 
 
-def _run(folder: Path, node: int, master: str, port: int, spec: LaunchSpec) -> tuple[list[ProcessExit], str | None]:
+def _run(folder: Path, node: int, master: str, port: int, spec: LaunchSpec) -> GroupExit:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -55,10 +54,10 @@ def _run(folder: Path, node: int, master: str, port: int, spec: LaunchSpec) -> t
         elastic_launch(config, sys.executable)("-m", "lina_lab.launch.rank", str(folder))
     except ChildFailedError as error:
         failures = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
-        return [ProcessExit(rank=rank, code=failure.exitcode, host=host) for rank, failure in failures], None
+        return GroupExit(exits=[ProcessExit(rank=rank, code=end.exitcode, host=host) for rank, end in failures])
     except Exception as error:
-        return [], f"{host}: {type(error).__name__}: {error}"
-    return [], None
+        return GroupExit(sentence=f"{host}: {type(error).__name__}: {error}")
+    return GroupExit(well=True)
 
 
 def _own_address(master: str) -> str:

@@ -11,7 +11,7 @@ import re
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -78,16 +78,12 @@ class LaunchSpec:
     def read(cls, folder: Path) -> "LaunchSpec":
         """The spec in a cell's folder, of this version or an earlier one."""
         data = json.loads((folder / GROUP_FILE).read_text())
-        tracking = None
+        data["engine"] = EngineName(data["engine"])
+        data["resources"] = from_stored(ResourcesConfig, data["resources"], within="study.resources")
         if data["tracking"] is not None:
             uri, run_id = data["tracking"]
-            tracking = TrackingRun(uri=uri, run_id=run_id)
-        return cls(
-            attempt=data["attempt"],
-            engine=EngineName(data["engine"]),
-            tracking=tracking,
-            resources=from_stored(ResourcesConfig, data["resources"], within="study.resources"),
-        )
+            data["tracking"] = TrackingRun(uri=uri, run_id=run_id)
+        return cls(**data)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,10 +139,15 @@ class Engine(Protocol):
         """
 
     def resume(self, folder: Path) -> tuple[Running, LaunchSpec] | None:
-        """A group that trains the cell already, started by a process that is gone; None: there is none."""
+        """A group that trains the cell already, started by a process that is gone; None: there is none.
+
+        None for most engines: their groups end with the process that started them.
+        """
+        return None
 
     def close(self) -> None:
         """Release what groups are started with. No group will be started any more."""
+        return
 
 
 class Launch(Protocol):
@@ -187,9 +188,7 @@ class RankError:
 
     def cause(self) -> OSError | None:
         """The operating system's error that led to it, for `util.errors.fault_of`."""
-        if self.number is None:
-            return None
-        return OSError(self.number, os.strerror(self.number), self.filename)
+        return None if self.number is None else OSError(self.number, os.strerror(self.number), self.filename)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,15 +228,13 @@ class RankStatus:
 
 def read_notes(folder: Path, attempt: str) -> list[RankStatus]:
     """The notes of an attempt's ranks."""
-    return list(_notes(folder, attempt))
-
-
-def _notes(folder: Path, attempt: str) -> Iterator[RankStatus]:
+    notes = []
     for path in sorted((folder / LOGS).glob("rank-*.json")):
         data = json.loads(path.read_text())
         if data["attempt"] == attempt:
             fault = None if data["fault"] is None else RankError(**data["fault"])
-            yield RankStatus(**{**data, "state": RankState(data["state"]), "fault": fault})
+            notes.append(RankStatus(**{**data, "state": RankState(data["state"]), "fault": fault}))
+    return notes
 
 
 def write_outcome(folder: Path, spec: LaunchSpec, result: TrialResult) -> None:
@@ -247,14 +244,14 @@ def write_outcome(folder: Path, spec: LaunchSpec, result: TrialResult) -> None:
 
 def read_outcome(folder: Path, spec: LaunchSpec) -> TrialResult | None:
     """An attempt's result; None: there is none so far."""
-    data = _read(folder / OUTCOME_FILE)
+    data = read_message(folder / OUTCOME_FILE)
     return None if data is None or data["attempt"] != spec.attempt else TrialResult.from_dict(data["result"])
 
 
 def read_progress(folder: Path) -> Progress | None:
     """How far the first rank last said it is; None: it has said nothing."""
-    data = _read(folder / PROGRESS_FILE)
-    return None if data is None else Progress(images=int(data["images"]), loss=float(data["loss"]))
+    data = read_message(folder / PROGRESS_FILE)
+    return None if data is None else Progress(**data)
 
 
 def write_progress(folder: Path, progress: Progress) -> None:
@@ -262,14 +259,12 @@ def write_progress(folder: Path, progress: Progress) -> None:
     write_atomically(folder / PROGRESS_FILE, json.dumps(asdict(progress)), durable=False)
 
 
-def _read(path: Path) -> Mapping[str, Any] | None:
+def read_message(path: Path) -> dict[str, Any] | None:
+    """What a process wrote for another one; None: nothing so far, or another host is replacing it (ESTALE)."""
     try:
-        data: Mapping[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
+        data: dict[str, Any] = json.loads(path.read_text())
     except OSError as error:
-        # A network file system, when another host replaced the file.
-        if error.errno == errno.ESTALE:
+        if error.errno in (errno.ENOENT, errno.ESTALE):
             return None
         raise
     return data

@@ -9,15 +9,8 @@ from pathlib import Path
 
 import requests
 
-from lina_lab.launch.nodes import (
-    ANSWER_SECONDS,
-    JOIN_FILE,
-    POLL_SECONDS,
-    NodeCommand,
-    NodeCoordinator,
-    NodeHeartbeat,
-    RendezvousConfig,
-)
+from lina_lab.launch import nodes
+from lina_lab.launch.nodes import NodeCommand, NodeCoordinator, NodeHeartbeat, RendezvousConfig
 from lina_lab.launch.torchrun import Agent
 from lina_lab.records.status import NodeAction
 from lina_lab.util.errors import StudyError
@@ -53,7 +46,7 @@ def follow(rendezvous: RendezvousConfig, tell: Callable[[str], None]) -> None:
                         f"{socket.gethostname()} has not reached {where} for {patience:.0f} s: see that the "
                         "same command runs there, and that torchrun.rendezvous is an address of that machine"
                     )
-            time.sleep(POLL_SECONDS)
+            time.sleep(nodes.POLL_SECONDS)
     finally:
         follower.stop()
 
@@ -72,9 +65,9 @@ class _Follower:
             attempt=None if self.agent is None else self.agent.attempt,
             ended=None if self.agent is None else self.agent.look(),
         )
+        url = f"http://{self.rendezvous.address}:{self.rendezvous.port}/"
         try:
-            url = f"http://{self.rendezvous.address}:{self.rendezvous.port}/"
-            answer = requests.post(url, json=asdict(heartbeat), timeout=ANSWER_SECONDS)
+            answer = requests.post(url, json=asdict(heartbeat), timeout=nodes.ANSWER_SECONDS)
             return NodeCommand.from_dict(answer.json())
         except (requests.RequestException, TypeError, KeyError, ValueError):
             # An answer that is no command is another service's at this address.
@@ -83,7 +76,7 @@ class _Follower:
     def _join_token(self) -> str:
         """The token that the leader wrote; empty where this machine does not see it, which the leader then says."""
         try:
-            return str(json.loads((self.rendezvous.folder / JOIN_FILE).read_text())["join_token"])
+            return str(json.loads((self.rendezvous.folder / nodes.JOIN_FILE).read_text())["join_token"])
         except (OSError, ValueError, KeyError):
             return ""
 
@@ -99,5 +92,5 @@ class _Follower:
     def stop(self) -> None:
         """End this machine's part at once: the ranks that it waits for are gone."""
         if self.agent is not None:
-            self.agent.end(0.0)
+            self.agent.stop(0.0)
             self.agent = None

@@ -60,9 +60,8 @@ class GroupLaunch:
     def _attempt(self, folder: Path, tracking: TrackingRun | None, report: Report) -> TrialResult:
         found = self.engine.resume(folder)
         if found is None:
-            spec = LaunchSpec(
-                attempt=uuid.uuid4().hex, engine=self.engine.name, tracking=tracking, resources=self.resources
-            )
+            attempt, resources = uuid.uuid4().hex, self.resources
+            spec = LaunchSpec(attempt=attempt, engine=self.engine.name, tracking=tracking, resources=resources)
             spec.write(folder)
             found = self.engine.start(folder, spec), spec
         running, spec = found
@@ -97,9 +96,7 @@ def root_cause(folder: Path, spec: LaunchSpec, exits: Iterable[ProcessExit], oth
         otherwise: what is known if no rank has left a note.
     """
     notes = read_notes(folder, spec.attempt)
-    failed = sorted(
-        ((note, note.fault) for note in notes if note.fault is not None), key=lambda failure: failure[0].time
-    )
+    failed = sorted(((note, note.fault) for note in notes if note.fault), key=lambda failure: failure[0].time)
     for note, fault in failed:
         if not fault.consequence:
             error = GroupError(f"rank {note.rank} on {note.host}: {fault.sentence}", again=False)

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -129,27 +129,6 @@ class RendezvousConfig:
     """How long one that was lost may take to come back."""
 
 
-@dataclass
-class _Host:
-    heartbeat: NodeHeartbeat
-    seen: float
-    """When it came, by `time.monotonic`."""
-
-
-@dataclass
-class _State:
-    """What the leader knows and commands, behind a lock."""
-
-    hosts: dict[str, _Host] = field(default_factory=dict)
-    commands: dict[str, NodeCommand] = field(default_factory=dict)
-    shutdown: NodeCommand | None = None
-    """The answer to all, once the study has ended."""
-    dismissed: set[str] = field(default_factory=set)
-    """Hosts that have got it."""
-    refused: dict[str, str] = field(default_factory=dict)
-    """Host -> why."""
-
-
 class NodeCoordinator:
     """The leader's side.
 
@@ -168,7 +147,18 @@ class NodeCoordinator:
         self.address, self.command, self.tell = rendezvous.address, rendezvous.command, tell
         self.patience, self.return_seconds = rendezvous.first_seconds, rendezvous.return_seconds
         self.join_token = secrets.token_hex(16)
-        self._state, self._lock = _State(), threading.Lock()
+        self._lock = threading.Lock()
+        """Held by all that read or write the attributes below."""
+        self._heartbeats: dict[str, NodeHeartbeat] = {}
+        self._seen: dict[str, float] = {}
+        """When the heartbeats came, by `time.monotonic`."""
+        self._commands: dict[str, NodeCommand] = {}
+        self._shutdown: NodeCommand | None = None
+        """The answer to all, once the study has ended."""
+        self._dismissed: set[str] = set()
+        """Hosts that have got it."""
+        self._refused: dict[str, str] = {}
+        """Host -> why."""
         try:
             self._server = ThreadingHTTPServer((rendezvous.address, rendezvous.port), self._handler())
         except OSError as error:
@@ -206,31 +196,27 @@ class NodeCoordinator:
     def hear(self, heartbeat: NodeHeartbeat) -> NodeCommand:
         """Take note of a machine's heartbeat, and answer with its command."""
         with self._lock:
-            state = self._state
-            if state.shutdown is not None:
-                state.dismissed.add(heartbeat.host)
-                return state.shutdown
+            if self._shutdown is not None:
+                self._dismissed.add(heartbeat.host)
+                return self._shutdown
             refusal = self._refusal(heartbeat)
             if refusal is not None:
-                state.refused[heartbeat.host] = refusal
+                self._refused[heartbeat.host] = refusal
                 return NodeCommand(do=NodeAction.LEAVE, sentence=refusal)
-            state.refused.pop(heartbeat.host, None)
-            state.hosts[heartbeat.host] = _Host(heartbeat, time.monotonic())
-            return state.commands.get(heartbeat.host, NodeCommand(do=NodeAction.WAIT))
+            self._refused.pop(heartbeat.host, None)
+            self._heartbeats[heartbeat.host], self._seen[heartbeat.host] = heartbeat, time.monotonic()
+            return self._commands.get(heartbeat.host, NodeCommand(do=NodeAction.WAIT))
 
     def _refusal(self, heartbeat: NodeHeartbeat) -> str | None:
         mine = socket.gethostname()
         if heartbeat.join_token != self.join_token:
             return f"{heartbeat.host} does not see the folder of runs that {mine} writes to: all machines must share it"
-        names = sorted(self.command.keys() | heartbeat.command.keys())
-        differing = [name for name in names if self.command.get(name) != heartbeat.command.get(name)]
-        if differing:
-            parts = [
-                f"{name} is {heartbeat.command.get(name, 'absent')} there and {self.command.get(name, 'absent')} here"
-                for name in differing
-            ]
-            return f"{heartbeat.host} does not run what {mine} runs: {'; '.join(parts)}"
-        return None
+        differing = [
+            f"{name} is {heartbeat.command.get(name, 'absent')} there and {self.command.get(name, 'absent')} here"
+            for name in sorted(self.command.keys() | heartbeat.command.keys())
+            if self.command.get(name) != heartbeat.command.get(name)
+        ]
+        return f"{heartbeat.host} does not run what {mine} runs: {'; '.join(differing)}" if differing else None
 
     def gather(self, count: int) -> list[str]:
         """Wait for `count` other machines, and return their names.
@@ -242,8 +228,7 @@ class NodeCoordinator:
         while True:
             now = time.monotonic()
             with self._lock:
-                present = [name for name, host in self._state.hosts.items() if now - host.seen < 3 * POLL_SECONDS]
-                refused = list(self._state.refused.values())
+                present, refused = self._present(), list(self._refused.values())
             if len(present) >= count:
                 self.patience = self.return_seconds
                 return present[:count]
@@ -258,10 +243,13 @@ class NodeCoordinator:
                 announced = True
             time.sleep(0.1)
 
+    def _present(self) -> list[str]:
+        return [host for host, seen in self._seen.items() if time.monotonic() - seen < 3 * POLL_SECONDS]
+
     def start(self, folder: Path, attempt: str, hosts: Sequence[str], port: int) -> None:
         """Have machines start their parts of a group; this one is node 0."""
         with self._lock:
-            self._state.commands = {
+            self._commands = {
                 host: NodeCommand(do=NodeAction.RUN, folder=str(folder), attempt=attempt, node=node, port=port)
                 for node, host in enumerate(hosts, start=1)
             }
@@ -269,32 +257,30 @@ class NodeCoordinator:
     def ended(self, hosts: Sequence[str]) -> dict[str, GroupExit]:
         """How the parts of machines ended, for those whose part has ended."""
         with self._lock:
-            heartbeats = {name: self._state.hosts[name].heartbeat for name in hosts}
+            heartbeats = [self._heartbeats[host] for host in hosts]
             return {
-                name: heartbeat.ended
-                for name, heartbeat in heartbeats.items()
-                if heartbeat.ended is not None and heartbeat.attempt == self._state.commands[name].attempt
+                beat.host: beat.ended
+                for beat in heartbeats
+                if beat.ended is not None and beat.attempt == self._commands[beat.host].attempt
             }
 
     def lost(self, hosts: Sequence[str]) -> list[str]:
         """Machines whose last heartbeat is too long ago."""
-        now = time.monotonic()
         with self._lock:
-            return [name for name in hosts if now - self._state.hosts[name].seen > self.LOST_SECONDS]
+            return [host for host in hosts if time.monotonic() - self._seen[host] > self.LOST_SECONDS]
 
     def abort_attempt(self) -> None:
         """Have all machines end their part of the attempt, and wait."""
         with self._lock:
-            self._state.commands = {}
+            self._commands = {}
 
     def close(self) -> None:
         """Dismiss the machines, and stop answering."""
         with self._lock:
-            self._state.shutdown = NodeCommand(do=NodeAction.END, sentence="the study has ended")
-            now = time.monotonic()
-            present = {name for name, host in self._state.hosts.items() if now - host.seen < 3 * POLL_SECONDS}
+            self._shutdown = NodeCommand(do=NodeAction.END, sentence="the study has ended")
+            present = set(self._present())
         deadline = time.monotonic() + SHUTDOWN_SECONDS
-        while time.monotonic() < deadline and not present <= self._state.dismissed:
+        while time.monotonic() < deadline and not present <= self._dismissed:
             time.sleep(0.1)
         self._server.shutdown()
         self._server.server_close()

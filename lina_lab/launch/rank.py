@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,33 +61,27 @@ def _train(folder: Path, spec: LaunchSpec, rank: int) -> "tuple[TrialResult, Sto
     config = from_dict(TrialConfig, yaml.safe_load((folder / CONFIG_FILE).read_text()))
     # Not SIGUSR1, which NCCL may take for itself.
     requests = StopSignals(signals=(signal.SIGTERM, signal.SIGUSR2))
-    lock = _only_group(folder) if rank == 0 else None
-    result = run_trial(
-        config,
-        folder,
-        tracking=spec.tracking,
-        report=_ProgressFile(folder),
-        resources=spec.resources,
-        requests=requests,
-        environment=_environment(spec),
-    )
-    if rank == 0:
-        write_outcome(folder, spec, result)
-    if lock is not None:
-        lock.release()
+    written = 0.0
+
+    def report(progress: Progress) -> None:
+        nonlocal written
+        if time.monotonic() - written > PROGRESS_SECONDS:
+            written = time.monotonic()
+            write_progress(folder, progress)
+
+    with _only_group(folder) if rank == 0 else nullcontext():
+        result = run_trial(
+            config,
+            folder,
+            tracking=spec.tracking,
+            report=report,
+            resources=spec.resources,
+            requests=requests,
+            environment=_environment(spec),
+        )
+        if rank == 0:
+            write_outcome(folder, spec, result)
     return result, requests
-
-
-class _ProgressFile:
-    """Writes down how far the trial is, at most once a second."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._written = folder, 0.0
-
-    def __call__(self, progress: Progress) -> None:
-        if time.monotonic() - self._written > PROGRESS_SECONDS:
-            self._written = time.monotonic()
-            write_progress(self.folder, progress)
 
 
 def _environment(spec: LaunchSpec) -> object:
@@ -97,18 +92,16 @@ def _environment(spec: LaunchSpec) -> object:
     return SLURMEnvironment(auto_requeue=False) if spec.engine is EngineName.SLURM else TorchElasticEnvironment()
 
 
-def _only_group(folder: Path) -> FileLock:
+def _only_group(folder: Path) -> AbstractContextManager[object]:
     """The right to train in a folder: a group whose parents died may take a moment to notice.
 
     Raises:
         RuntimeError: another group trains there, and does not end.
     """
-    lock = FileLock(folder / "group.lock")
     try:
-        lock.acquire(timeout=LOCK_SECONDS)
+        return FileLock(folder / "group.lock").acquire(timeout=LOCK_SECONDS)
     except Timeout:
         raise RuntimeError(f"another group trains in {folder}: stop it") from None
-    return lock
 
 
 def _log_to(path: Path, spec: LaunchSpec) -> None:

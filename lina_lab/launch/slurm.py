@@ -16,7 +16,7 @@ from typing import Any
 
 from lina_lab.config import ResourcesConfig, SlurmConfig
 from lina_lab.launch import rank
-from lina_lab.launch.contract import EngineName, GroupExit, LaunchSpec, Running, read_outcome
+from lina_lab.launch.contract import Engine, EngineName, GroupExit, LaunchSpec, Running, read_outcome
 from lina_lab.records.files import JOB_FILE, LOGS, OUTCOME_FILE
 from lina_lab.records.status import TrialStatus
 from lina_lab.util.compat.submitit import batch_script
@@ -69,17 +69,10 @@ def executor_for(config: SlurmConfig, resources: ResourcesConfig, folder: Path |
 
 def job_parameters(config: SlurmConfig, resources: ResourcesConfig, name: str) -> dict[str, Any]:
     """submitit's parameters of a cell's job."""
-    gpus = resources.devices if resources.accelerator == "gpu" else None
-    optional = {
-        "partition": config.partition,
-        "account": config.account,
-        "qos": config.qos,
-        "constraint": config.constraint,
-        "cpus_per_task": config.cpus_per_task,
+    parameters = {
+        **{name: getattr(config, name) for name in ("partition", "account", "qos", "constraint", "cpus_per_task")},
         "mem": None if config.mem_gib is None else f"{config.mem_gib}G",
-        "gpus_per_node": gpus,
-    }
-    return {
+        "gpus_per_node": resources.devices if resources.accelerator == "gpu" else None,
         "job_name": name,
         "nodes": resources.nodes,
         "ntasks_per_node": resources.devices,
@@ -87,8 +80,8 @@ def job_parameters(config: SlurmConfig, resources: ResourcesConfig, name: str) -
         "signal_delay_s": config.warning_seconds,
         "setup": setup_lines(config),
         "additional_parameters": {"requeue": True, **config.sbatch},
-        **{name: value for name, value in optional.items() if value is not None},
     }
+    return {name: value for name, value in parameters.items() if value is not None}
 
 
 def setup_lines(config: SlurmConfig) -> list[str]:
@@ -106,7 +99,7 @@ def setup_lines(config: SlurmConfig) -> list[str]:
         raise StudyError(f"slurm.setup={config.setup} cannot be read: {error.strerror}") from error
 
 
-class Slurm:
+class Slurm(Engine):
     """Groups as jobs.
 
     Args:
@@ -133,19 +126,17 @@ class Slurm:
         return _Job(submitted.job_id, folder, spec)
 
     def resume(self, folder: Path) -> tuple[Running, LaunchSpec] | None:
-        found = job_of(folder)
-        if found is None:
+        try:
+            submitted = json.loads((folder / JOB_FILE).read_text())
+        except FileNotFoundError:
             return None
-        spec, number = LaunchSpec.read(folder), found["job"]
+        spec, number = LaunchSpec.read(folder), submitted["job"]
         alive = read_outcome(folder, spec) is not None or not_ended(job_state(number))
-        if spec.attempt != found["attempt"] or not alive:
+        if spec.attempt != submitted["attempt"] or not alive:
             (folder / JOB_FILE).unlink()
             return None
         self.tell(f"{folder.name}: continues with job {number}")
         return _Job(number, folder, spec), spec
-
-    def close(self) -> None:
-        pass
 
 
 class _Job:
@@ -181,15 +172,6 @@ class _Job:
                 return
             time.sleep(LOOK_SECONDS)
         (self.folder / JOB_FILE).unlink(missing_ok=True)
-
-
-def job_of(folder: Path) -> dict[str, str] | None:
-    """The job that was last submitted for a cell, and its attempt; None: there is none."""
-    try:
-        found: dict[str, str] = json.loads((folder / JOB_FILE).read_text())
-    except FileNotFoundError:
-        return None
-    return found
 
 
 def not_ended(state: str | None) -> bool:

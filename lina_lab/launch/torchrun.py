@@ -1,6 +1,5 @@
 """TorchElastic as the engine: on this machine, or on several that run the same command (`nodes.py`)."""
 
-import json
 import os
 import signal
 import socket
@@ -9,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from lina_lab.launch.contract import EngineName, GroupExit, LaunchSpec, ProcessExit, Running, refuse_job
+from lina_lab.launch.contract import Engine, EngineName, GroupExit, LaunchSpec, Running, read_message, refuse_job
 from lina_lab.launch.nodes import NodeCoordinator
 from lina_lab.records.files import LOGS
 
@@ -39,24 +38,16 @@ class Agent:
         code = self.process.poll()
         if code is None:
             return None
-        note = read_node(self.folder, self.node, self.attempt)
-        if note is not None:
-            return note
-        sentence = f"{socket.gethostname()}: the agent ended with exit code {code}: see {self._log}"
-        return GroupExit(sentence=sentence)
+        note = read_message(self.folder / LOGS / f"node-{self.node}.json")
+        if note is not None and note.pop("attempt") == self.attempt:
+            return GroupExit.from_dict(note)
+        log = self.folder / LOGS / f"node-{self.node}.log"
+        return GroupExit(sentence=f"{socket.gethostname()}: the agent ended with exit code {code}: see {log}")
 
-    @property
-    def _log(self) -> Path:
-        return self.folder / LOGS / f"node-{self.node}.log"
-
-    def ask_to_end(self) -> None:
-        """Ask the ranks to save their state and end."""
+    def stop(self, patience: float = STOP_SECONDS) -> None:
+        """Ask the ranks to save their state and end, and kill the agent after `patience` seconds."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-
-    def end(self, patience: float) -> None:
-        """Make sure that it ends, and kill it after `patience` seconds."""
-        self.ask_to_end()
         try:
             self.process.wait(timeout=patience)
         except subprocess.TimeoutExpired:
@@ -64,48 +55,17 @@ class Agent:
             self.process.wait()
 
 
-def read_node(folder: Path, node: int, attempt: str) -> GroupExit | None:
-    """How an agent's ranks ended, by its own note; None: it has left none."""
-    try:
-        note = json.loads((folder / LOGS / f"node-{node}.json").read_text())
-    except FileNotFoundError:
-        return None
-    if note["attempt"] != attempt:
-        return None
-    exits = [ProcessExit(**end) for end in note["exits"]]
-    if note["error"]:
-        return GroupExit(exits=exits, sentence=note["error"])
-    return GroupExit(exits=exits, well=not exits)
-
-
-class OneMachine:
+class OneMachine(Engine):
     """Groups on this machine."""
 
     name = EngineName.TORCHRUN
 
     def start(self, folder: Path, spec: LaunchSpec) -> Running:
         refuse_job(folder)
-        return _Alone(Agent(folder, 0, LOOPBACK, free_port(LOOPBACK), spec.attempt))
-
-    def resume(self, folder: Path) -> None:
-        """None: a group here ends with the process that started it."""
-
-    def close(self) -> None:
-        pass
+        return Agent(folder, 0, LOOPBACK, free_port(LOOPBACK), spec.attempt)
 
 
-class _Alone:
-    def __init__(self, agent: Agent) -> None:
-        self.agent = agent
-
-    def look(self) -> GroupExit | None:
-        return self.agent.look()
-
-    def stop(self) -> None:
-        self.agent.end(STOP_SECONDS)
-
-
-class SeveralMachines:
+class SeveralMachines(Engine):
     """Groups over this machine and others that follow its commands."""
 
     name = EngineName.TORCHRUN
@@ -119,9 +79,6 @@ class SeveralMachines:
         port = free_port(self.coordinator.address)
         self.coordinator.start(folder, spec.attempt, hosts, port)
         return _Together(self.coordinator, hosts, Agent(folder, 0, self.coordinator.address, port, spec.attempt))
-
-    def resume(self, folder: Path) -> None:
-        """None: a group ends with the process that started it."""
 
     def close(self) -> None:
         self.coordinator.close()
@@ -137,33 +94,29 @@ class _Together:
         self.coordinator, self.hosts, self.agent = coordinator, hosts, agent
 
     def look(self) -> GroupExit | None:
-        lost = self.coordinator.lost(self.hosts)
-        theirs = self.coordinator.ended(self.hosts)
-        mine = self.agent.look()
+        mine, theirs, lost = self._parts()
         if mine is None and not lost and all(part.well for part in theirs.values()):
             return None
         deadline = time.monotonic() + self.LAST_NOTES_SECONDS
         while (mine is None or len(theirs) < len(self.hosts)) and not lost and time.monotonic() < deadline:
             time.sleep(0.1)
-            mine, theirs, lost = (
-                self.agent.look(),
-                self.coordinator.ended(self.hosts),
-                self.coordinator.lost(self.hosts),
-            )
+            mine, theirs, lost = self._parts()
         # A rank that still runs waits for ranks that are gone.
-        self.agent.end(0.0 if lost or mine is None else STOP_SECONDS)
+        self.agent.stop(0.0 if lost or mine is None else STOP_SECONDS)
         self.coordinator.abort_attempt()
-        exits = [end for part in (mine, *theirs.values()) if part is not None for end in part.exits]
-        if lost:
-            return GroupExit(
-                exits=exits, sentence=f"{lost[0]} has not been heard of for {self.coordinator.LOST_SECONDS:.0f} s"
-            )
-        sentences = [part.sentence for part in (mine, *theirs.values()) if part is not None and not part.well]
-        return GroupExit(exits=exits, sentence=sentences[0] if sentences else GroupExit().sentence)
+        parts = [part for part in (mine, *theirs.values()) if part is not None]
+        sentences = [f"{host} has not been heard of for {self.coordinator.LOST_SECONDS:.0f} s" for host in lost]
+        sentences += [part.sentence for part in parts if not part.well]
+        exits = [end for part in parts for end in part.exits]
+        return GroupExit(exits=exits, sentence=next(iter(sentences), GroupExit.sentence))
+
+    def _parts(self) -> tuple[GroupExit | None, dict[str, GroupExit], list[str]]:
+        """How this machine's part ended and how those of others did, and the machines that are lost."""
+        return self.agent.look(), self.coordinator.ended(self.hosts), self.coordinator.lost(self.hosts)
 
     def stop(self) -> None:
         # The ranks of this machine tell the others at their next step, and all end there.
-        self.agent.end(STOP_SECONDS)
+        self.agent.stop()
         self.coordinator.abort_attempt()
 
 

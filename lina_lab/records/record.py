@@ -8,15 +8,7 @@ from typing import Any
 
 import yaml
 
-from lina_lab.records.files import (
-    CHECKPOINTS,
-    CONFIG_FILE,
-    ERROR_FILE,
-    PICTURE_FILE,
-    RESULT_FILE,
-    RUN_FILE,
-    UNSENT_FILE,
-)
+from lina_lab.records import files
 from lina_lab.records.result import TrialResult
 from lina_lab.records.status import CellStatus
 from lina_lab.util.files import write_atomically
@@ -55,25 +47,25 @@ def begin_attempt(folder: Path, mlflow_run: str) -> None:
     Its checkpoints go too if their metrics were logged to another run: the curve in this run would begin at the
     checkpoint.
     """
-    for name in (PICTURE_FILE, ERROR_FILE, RESULT_FILE):
+    for name in (files.PICTURE_FILE, files.ERROR_FILE, files.RESULT_FILE):
         (folder / name).unlink(missing_ok=True)
-    noted = folder / RUN_FILE
+    noted = folder / files.RUN_FILE
     if not noted.exists() or noted.read_text().strip() != mlflow_run:
-        for path in (*folder.glob(CHECKPOINTS), *folder.glob(UNSENT_FILE)):
+        for path in (*folder.glob(files.CHECKPOINTS), *folder.glob(files.UNSENT_FILE)):
             path.unlink()
         write_atomically(noted, mlflow_run + "\n")
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> Path:
     """Write a cell's resolved configuration, which is plain nested data."""
-    path = folder / CONFIG_FILE
+    path = folder / files.CONFIG_FILE
     write_atomically(path, yaml.safe_dump(config, sort_keys=False))
     return path
 
 
 def write_record(folder: Path, record: Record) -> Path:
     """Write the record."""
-    path = folder / RESULT_FILE
+    path = folder / files.RESULT_FILE
     write_atomically(path, json.dumps(asdict(record), indent=1) + "\n")
     return path
 
@@ -81,7 +73,7 @@ def write_record(folder: Path, record: Record) -> Path:
 def read_record(folder: Path, config_hash: str) -> Record | None:
     """The record in a cell's folder; None if there is no readable one, or it is of another configuration."""
     try:
-        record = Record.from_dict(json.loads((folder / RESULT_FILE).read_text()))
+        record = Record.from_dict(json.loads((folder / files.RESULT_FILE).read_text()))
     except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return record if record.config_hash == config_hash else None

@@ -34,7 +34,6 @@ TRAIN_LOSS: Final = "train/loss"
 """Loss of a step's batch, over images seen."""
 EVALUATION: Final = "eval/"
 """Prefix of the metrics of generated images."""
-PARAMETERS: Final = "trainable_parameters"
 IMAGES_PER_SECOND: Final = "images_per_second"
 
 

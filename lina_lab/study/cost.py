@@ -15,7 +15,8 @@ HEAD_ACTIVATIONS = 12
 
 
 @lru_cache(maxsize=4096)
-def _training(model: LinaConfig) -> int:
+def flops_per_image(model: LinaConfig) -> int:
+    """FLOPs of training on one image, two for a multiply-add."""
     return count.FLOPS_PER_MULTIPLY_ADD * count.training_operations(model).total
 
 
@@ -26,8 +27,8 @@ def parameters(model: LinaConfig) -> int:
 
 
 def training_flops(config: TrialConfig) -> float:
-    """FLOPs of a whole trial's training, two for a multiply-add."""
-    return float(_training(config.model)) * config.images_seen
+    """FLOPs of a whole trial's training."""
+    return float(flops_per_image(config.model)) * config.images_seen
 
 
 def memory_bytes(config: TrialConfig, devices: int = 1) -> float:

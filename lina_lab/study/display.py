@@ -1,7 +1,5 @@
 """What is shown while a study runs: a live display in a terminal, plain lines elsewhere."""
 
-from typing import Protocol
-
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
@@ -11,51 +9,33 @@ from lina_lab.records.status import CellStatus
 from lina_lab.study.grid import Cell
 
 
-class Display(Protocol):
-    """Shows what happens to the cells; called in this order."""
-
-    def started(self, waiting: int, total: int) -> None:
-        """The study starts: `waiting` of its `total` cells are still to run."""
-
-    def cell_started(self, cell: Cell) -> None:
-        """A cell starts."""
-
-    def cell_progress(self, progress: Progress) -> None:
-        """The running cell has come this far."""
-
-    def cell_ended(self, cell: Cell, status: CellStatus, detail: str) -> None:
-        """A cell ended; `detail` is for people."""
-
-    def line(self, text: str) -> None:
-        """A line for people."""
-
-    def ended(self) -> None:
-        """Nothing more will be shown."""
-
-
 class PlainDisplay:
-    """A line for each cell that ends."""
+    """Shows what happens to the cells, a line for each that ends. The methods are called in this order."""
 
     def __init__(self, console: Console) -> None:
         self.console, self.number, self.total = console, 0, 0
 
     def started(self, waiting: int, total: int) -> None:
+        """The study starts: `waiting` of its `total` cells are still to run."""
         self.number, self.total = total - waiting, total
         self.line(f"{total} cells, {total - waiting} of them done before")
 
     def cell_started(self, cell: Cell) -> None:
+        """A cell starts."""
         self.number += 1
 
     def cell_progress(self, progress: Progress) -> None:
-        """Print nothing: a log file is no place for a moving number."""
+        """The running cell has come this far. Prints nothing: a log file is no place for a moving number."""
 
     def cell_ended(self, cell: Cell, status: CellStatus, detail: str) -> None:
+        """A cell ended; `detail` is for people."""
         self.line(f"{self.number}/{self.total}  {cell.label}: {status}, {detail}")
 
     def ended(self) -> None:
-        """Do nothing: nothing is open."""
+        """Nothing more will be shown."""
 
     def line(self, text: str) -> None:
+        """Print a line for people, at any time."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 

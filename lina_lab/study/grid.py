@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from lina_lab.config import BudgetConfig, StudyConfig, TrialConfig, from_dict
@@ -90,9 +92,9 @@ def _with_budget(config: TrialConfig, budget: BudgetConfig) -> TrialConfig:
         cost = float(config.model.num_tokens)
     else:
         # Imports torch, which most studies are planned without.
-        from lina_lab.model.count import FLOPS_PER_MULTIPLY_ADD, training_operations
+        from lina_lab.study.cost import flops_per_image
 
-        cost = float(FLOPS_PER_MULTIPLY_ADD * training_operations(config.model).total)
+        cost = float(flops_per_image(config.model))
     images = max(1, round(budget.amount / cost))
     return replace(config, trainer=replace(config.trainer, max_images=images))
 
@@ -105,19 +107,13 @@ def _points(
     for field in axis:
         if field not in overridden:
             continue
-        value = _lookup(base, field)
+        value = reduce(getitem, field.split("."), base)
         if len(axis) == 1:
             return [{field: value}]
         points = [point for point in points if point[field] == value]
         if not points:
             raise ValueError(f"{field}={value} is not among the values of the linked axis {name}: {axis[field]}")
     return points
-
-
-def _lookup(data: Mapping[str, Any], field: str) -> Any:
-    for part in field.split("."):
-        data = data[part]
-    return data
 
 
 def _with_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,8 +50,7 @@ class Heartbeat:
             ValueError, KeyError, TypeError: the text is not a heartbeat.
         """
         data = json.loads(text)
-        loss = data["loss"]
-        progress = None if loss is None else Progress(images=int(data["images"]), loss=float(loss))
+        progress = None if data["loss"] is None else Progress(images=int(data["images"]), loss=float(data["loss"]))
         return cls(host=data["host"], pid=data["pid"], count=data["beat"], progress=progress)
 
 

@@ -32,6 +32,8 @@ FACTORS: dict[str, Callable[[TrialConfig], float]] = {
     "image tokens": lambda trial: trial.model.num_tokens,
 }
 """What a reader assumes to be equal across sizes."""
+SHOWN = {"parameters": "{:,}", "FLOPs": "{:.3g}", "GiB a device": "{:.2g}", "hours": "{:.3g}"}
+"""Column of numbers -> its format."""
 
 
 def seconds_per_flop(workspace: Workspace) -> float | None:
@@ -84,34 +86,23 @@ def describe(workspace: Workspace) -> str:
     points = [name for name in cells.columns if name not in ("cell", "seed")]
     merged = cells.groupby(points, sort=False, dropna=False)["seed"].agg(_listed).reset_index()
     merged.insert(len(plan.cells[0].axes), "seeds", merged.pop("seed"))
-    shown = merged.assign(
-        parameters=[f"{value:,}" for value in merged["parameters"]],
-        FLOPs=[f"{value:.3g}" for value in merged["FLOPs"]],
-        **{"GiB a device": [f"{value:.2g}" for value in merged["GiB a device"]]},
-        hours=["unknown" if isnan(value) else f"{value:.3g}" for value in merged["hours"]],
-    )
+    for name, shown in SHOWN.items():
+        merged[name] = merged[name].map(shown.format).replace("nan", "unknown")
     devices, hours = plan.study.resources.world_size, cells["hours"].sum(skipna=False)
-    total = (
-        f"{len(cells)} cells of {devices} device{'s' if devices > 1 else ''}, {cells['FLOPs'].sum():.3g} FLOPs in all, "
-    )
-    total += (
+    time = (
         "device-hours unknown: no cell is done, and study.resources.flops_per_second is not given"
         if isnan(hours)
         else f"{hours * devices:,.3g} device-hours"
     )
-    lines = [
-        plan.study.question.strip(),
-        "",
-        shown.to_markdown(index=False, floatfmt=".3g", disable_numparse=True),
-        "",
-        total,
-        "",
-        "Controlled, as the study says: " + "; ".join(plan.study.controlled) + ".",
+    flops = cells["FLOPs"].sum()
+    return (
+        f"{plan.study.question.strip()}\n\n"
+        f"{merged.to_markdown(index=False, floatfmt='.3g', disable_numparse=True)}\n\n"
+        f"{len(cells)} cells of {devices} device{'s' if devices > 1 else ''}, {flops:.3g} FLOPs in all, {time}\n\n"
+        f"Controlled, as the study says: {'; '.join(plan.study.controlled)}.\n"
         "Audit, what changes together with size: "
-        + ("; ".join(audit(plan)) or "none of the factors that are compared")
-        + ".",
-    ]
-    return "\n".join(lines) + "\n"
+        f"{'; '.join(audit(plan)) or 'none of the factors that are compared'}.\n"
+    )
 
 
 def _listed(seeds: "pd.Series[int]") -> str:

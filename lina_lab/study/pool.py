@@ -13,7 +13,7 @@ from lina_lab.config import CommandConfig
 from lina_lab.launch.machine import gpus
 from lina_lab.records.status import CellStatus
 from lina_lab.study.cells import CellState, open_cells
-from lina_lab.study.display import Display
+from lina_lab.study.display import PlainDisplay
 from lina_lab.study.grid import Cell
 from lina_lab.study.lease import StaleLeases, read_heartbeat
 from lina_lab.study.store import Store
@@ -32,7 +32,7 @@ ORDERLY_EXITS = (0, 1, 2)
 """Exit codes of a worker that has ended by itself, see `run.main`."""
 
 
-def run_pool(workspace: Workspace, command: CommandConfig, arguments: Sequence[str], display: Display) -> Summary:
+def run_pool(workspace: Workspace, command: CommandConfig, arguments: Sequence[str], display: PlainDisplay) -> Summary:
     """Queue the plan's cells, and work on them with several processes.
 
     Args:
@@ -61,14 +61,14 @@ def run_pool(workspace: Workspace, command: CommandConfig, arguments: Sequence[s
         _watch(store, pool, display, states)
     except BaseException:
         pool.stop()
-        display.ended()
         raise
-    display.ended()
+    finally:
+        display.ended()
     with explained(runs):
         return summarise(plan, store.states(), [])
 
 
-def _watch(store: Store, pool: "_Pool", display: Display, states: Mapping[str, CellState]) -> None:
+def _watch(store: Store, pool: "_Pool", display: PlainDisplay, states: Mapping[str, CellState]) -> None:
     """Show how cells end, until all workers have ended."""
     cells = {cell.config_hash: cell for cell in store.plan.cells}
     shown = cells.keys() - {cell.config_hash for cell in open_cells(store.plan, states)}
@@ -80,20 +80,16 @@ def _watch(store: Store, pool: "_Pool", display: Display, states: Mapping[str, C
         for config_hash in cells.keys() - shown - still_open:
             shown.add(config_hash)
             pool.crashes = 0
-            display.cell_started(cells[config_hash])
-            display.cell_ended(cells[config_hash], states[config_hash].status, _detail(states[config_hash], store))
+            cell, state = cells[config_hash], states[config_hash]
+            detail = f"{store.plan.study.objective} {state.values[0]:.4f}" if state.values else str(state.error)
+            display.cell_started(cell)
+            display.cell_ended(cell, state.status, detail)
         if not alive:
             left = len(cells.keys() - shown)
             if left:
                 raise StudyError(f"{left} cells are open and no worker is left: see {store.folder}/worker-*.log")
             return
         time.sleep(LOOK_SECONDS)
-
-
-def _detail(state: CellState, store: Store) -> str:
-    if state.values:
-        return f"{store.plan.study.objective} {state.values[0]:.4f}"
-    return str(state.error)
 
 
 class _Pool:
@@ -162,20 +158,17 @@ def worker_command(arguments: Sequence[str]) -> list[str]:
 
 def running_now(store: Store, states: Mapping[str, CellState]) -> list[tuple[Cell, str]]:
     """Cells that a worker trains, and how far they are, for people."""
-    found = []
-    for cell in store.plan.cells:
-        state = states.get(cell.config_hash)
-        if state is None or state.status is not CellStatus.RUNNING:
-            continue
-        lease = StaleLeases().acquire(store.folder / cell.config_hash)
-        if lease is not None:
-            lease.release()
-            found.append((cell, "stale: the process that ran it died"))
-            continue
-        heartbeat = read_heartbeat(store.folder / cell.config_hash)
-        if heartbeat is None:
-            found.append((cell, ""))
-            continue
-        images = 0 if heartbeat.progress is None else heartbeat.progress.images
-        found.append((cell, f"{images:,} of {cell.config.images_seen:,} images on {heartbeat.host}"))
-    return found
+    running = {config_hash for config_hash, state in states.items() if state.status is CellStatus.RUNNING}
+    return [(cell, _how_far(cell, store)) for cell in store.plan.cells if cell.config_hash in running]
+
+
+def _how_far(cell: Cell, store: Store) -> str:
+    lease = StaleLeases().acquire(store.folder / cell.config_hash)
+    if lease is not None:
+        lease.release()
+        return "stale: the process that ran it died"
+    heartbeat = read_heartbeat(store.folder / cell.config_hash)
+    if heartbeat is None:
+        return ""
+    images = 0 if heartbeat.progress is None else heartbeat.progress.images
+    return f"{images:,} of {cell.config.images_seen:,} images on {heartbeat.host}"

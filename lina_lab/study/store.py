@@ -32,6 +32,7 @@ from lina_lab.util.signals import defer_signals
 
 RETRIED = (CellStatus.FAILED, CellStatus.CANCELLED)
 """Statuses that a new command starts again from."""
+CLAIMABLE = (CellStatus.WAITING, CellStatus.INTERRUPTED)
 MAX_ATTEMPTS_LOST = 3
 """Attempts at a cell whose process may die; then the cell has failed."""
 SETUP_WAIT_SECONDS = 300
@@ -91,15 +92,12 @@ class Store:
             StudyError: another process does not end it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.runs / "setup.lock")
         try:
-            lock.acquire(timeout=SETUP_WAIT_SECONDS)
-        except Timeout:
-            raise StudyError(f"another process has held {lock.lock_file} for minutes: stop it") from None
-        try:
+            held = FileLock(self.runs / "setup.lock").acquire(timeout=SETUP_WAIT_SECONDS)
+        except Timeout as error:
+            raise StudyError(f"another process has held {error.lock_file} for minutes: stop it") from None
+        with held:
             yield
-        finally:
-            lock.release()
 
     def _check_same_study(self) -> None:
         stored = self.study.user_attrs.get("base")
@@ -138,11 +136,8 @@ class Store:
     def _shared(self) -> dict[str, Any]:
         """What all cells of the study have in common, as it is stored and compared."""
         study = to_dict(self.plan.study)
-        metrics = [objective["metric"] for objective in study["objectives"]]
-        return {
-            **self.plan.base,
-            "study": {"objectives": metrics, "size_axis": study["size_axis"], "budget": study["budget"]},
-        }
+        study["objectives"] = [objective["metric"] for objective in study["objectives"]]
+        return {**self.plan.base, "study": {name: study[name] for name in ("objectives", "size_axis", "budget")}}
 
     @defer_signals()
     def states(self) -> dict[str, CellState]:
@@ -188,11 +183,7 @@ class Store:
     def _claim_known(self) -> Claim | None:
         for config_hash in self._order:
             cell, known = self._cells[config_hash], self._known.get(config_hash)
-            if (
-                known is None
-                or known.status not in (CellStatus.WAITING, CellStatus.INTERRUPTED)
-                or config_hash in self._passed
-            ):
+            if known is None or known.status not in CLAIMABLE or config_hash in self._passed:
                 continue
             # Whatever happens: this one need not be tried again before the next look at the store.
             self._passed.add(config_hash)
@@ -207,9 +198,8 @@ class Store:
                 lease.release()
                 raise
             if trial_id is not None:
-                self._known[config_hash] = CellState(
-                    config_hash=config_hash, status=CellStatus.RUNNING, trial_id=trial_id
-                )
+                running = CellState(config_hash=config_hash, status=CellStatus.RUNNING, trial_id=trial_id)
+                self._known[config_hash] = running
                 return Claim(cell=cell, trial_id=trial_id, lease=lease)
             lease.release()
         return None
@@ -245,7 +235,7 @@ class Store:
             often = lost >= MAX_ATTEMPTS_LOST
             error = "the process that ran it died" + (f", {lost} times in all" if often else "")
             status = CellStatus.FAILED if often else CellStatus.INTERRUPTED
-            self._storage_end(state.trial_id, status, error=error, attempts_lost=lost)
+            self._storage_end(state.trial_id, status, error, lost=lost)
             lease.release()
             self.join()
             if often and self._known[config_hash].trial_id == state.trial_id:
@@ -262,26 +252,20 @@ class Store:
     ) -> None:
         """Record how an attempt ended, and free the cell; `values` are the objectives of one that is done."""
         try:
-            self._storage_end(claim.trial_id, status, values=values, error=error)
+            self._storage_end(claim.trial_id, status, error, values)
         finally:
             self._known.pop(claim.cell.config_hash, None)
             claim.lease.release()
 
     def _storage_end(
-        self,
-        trial_id: int,
-        status: CellStatus,
-        *,
-        values: list[float] | None = None,
-        error: str | None = None,
-        attempts_lost: int | None = None,
+        self, trial_id: int, status: CellStatus, error: str | None, values: list[float] | None = None, lost: int = 0
     ) -> None:
         try:
             self._storage.set_trial_user_attr(trial_id, STATUS, status.value)
             if error is not None:
                 self._storage.set_trial_user_attr(trial_id, ERROR, error[:2000])
-            if attempts_lost is not None:
-                self._storage.set_trial_user_attr(trial_id, ATTEMPTS_LOST, attempts_lost)
+            if lost:
+                self._storage.set_trial_user_attr(trial_id, ATTEMPTS_LOST, lost)
             state = TrialState.COMPLETE if status is CellStatus.DONE else TrialState.FAIL
             self._storage.set_trial_state_values(trial_id, state, values)
         except UpdateFinishedTrialError:
@@ -300,5 +284,5 @@ class Store:
             trial_id = state.trial_id
             if state.status is CellStatus.INTERRUPTED:
                 trial_id = self._storage.create_new_trial(id_of(self.study), waiting_trial(self._cells[config_hash]))
-            self._storage_end(trial_id, CellStatus.CANCELLED, error="cancelled")
+            self._storage_end(trial_id, CellStatus.CANCELLED, "cancelled")
             lease.release()

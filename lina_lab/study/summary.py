@@ -46,13 +46,8 @@ def table(plan: Plan, states: Mapping[str, CellState]) -> str:
         state = states.get(cell.config_hash)
         values = (state.values if state is not None else None) or [float("nan")] * len(objectives)
         status = CellStatus.WAITING if state is None else state.status
-        rows.append(
-            {
-                **{name: str(value) for name, value in cell.axes.items()},
-                "status": status.value,
-                **dict(zip(objectives, values, strict=True)),
-            }
-        )
+        point = {name: str(value) for name, value in cell.axes.items()}
+        rows.append({**point, "status": status.value, **dict(zip(objectives, values, strict=True))})
     frame, keys = pd.DataFrame(rows), list(plan.cells[0].axes)
     grouped = frame.groupby(keys, sort=False)
     columns: dict[str, Any] = {"cells": grouped["status"].agg(_counted)}

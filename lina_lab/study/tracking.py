@@ -5,37 +5,17 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from time import monotonic, sleep, time
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import git
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import (
-    MLFLOW_GIT_COMMIT,
-    MLFLOW_GIT_DIRTY,
-    MLFLOW_PARENT_RUN_ID,
-    MLFLOW_RUN_NAME,
-    MLFLOW_SOURCE_NAME,
-    MLFLOW_SOURCE_TYPE,
-)
+from mlflow.utils import mlflow_tags
 
 from lina_lab.config import to_dict
-from lina_lab.records.runstore import (
-    AXES,
-    AXIS,
-    CELL,
-    ERROR,
-    FORMAT,
-    FORMAT_VERSION,
-    KIND,
-    NOTE,
-    SEED,
-    STATUS,
-    STUDY,
-    config_tags,
-    quiet_logs,
-)
+from lina_lab.records import runstore
+from lina_lab.records.runstore import quiet_logs
 from lina_lab.records.status import RUN_STATUS, CellStatus, RunStatus
 from lina_lab.study.backend import make_whole
 from lina_lab.study.grid import Cell, Plan
@@ -87,14 +67,9 @@ class Tracker:
         self.uri, self.plan = uri, plan
         self.client = MlflowClient(uri)
         self.source = _source_tags()
-        experiment = self.client.get_experiment_by_name(plan.study.name)
-        self.experiment_id = (
-            experiment.experiment_id
-            if experiment
-            else self.client.create_experiment(
-                plan.study.name, artifact_location=artifacts.as_uri() if artifacts else None
-            )
-        )
+        name, location = plan.study.name, artifacts.as_uri() if artifacts else None
+        found = self.client.get_experiment_by_name(name)
+        self.experiment_id = found.experiment_id if found else self.client.create_experiment(name, location)
         self.study_run = self._study_run()
 
     @classmethod
@@ -109,25 +84,27 @@ class Tracker:
 
     def _study_run(self) -> str:
         """The study's own run, found or made."""
-        found = self.client.search_runs([self.experiment_id], f"tags.`{KIND}` = 'study'", max_results=1)
+        found = self.client.search_runs([self.experiment_id], f"tags.`{runstore.KIND}` = 'study'", max_results=1)
         study = self.plan.study
         if found:
-            version = int(found[0].data.tags.get(FORMAT, "1"))
-            if version > FORMAT_VERSION:
+            version = int(found[0].data.tags.get(runstore.FORMAT, "1"))
+            if version > runstore.FORMAT_VERSION:
                 raise StudyError(
                     f"the study {study.name} in the tracking store was written by a newer lina_lab (format {version}, "
-                    f"and this one knows {FORMAT_VERSION}): use that version, or give the study another name"
+                    f"and this one knows {runstore.FORMAT_VERSION}): use that version, or give the study another name"
                 )
             run_id: str = found[0].info.run_id
             self.client.update_run(run_id, status=RunStatus.RUNNING.value)
         else:
-            name = f"study {study.name}"
-            run_id = self.client.create_run(self.experiment_id, run_name=name, tags={KIND: "study"}).info.run_id
-        note = f"**{study.question.strip()}**\n\nControlled: {'; '.join(study.controlled)}."
-        definition = json.dumps(to_dict(study))
-        self._set_tags(
-            run_id, {KIND: "study", FORMAT: str(FORMAT_VERSION), NOTE: note, STUDY: definition, **self.source}
-        )
+            tags = {runstore.KIND: "study", mlflow_tags.MLFLOW_RUN_NAME: f"study {study.name}"}
+            run_id = self.client.create_run(self.experiment_id, tags=tags).info.run_id
+        tags = {
+            runstore.KIND: "study",
+            runstore.FORMAT: str(runstore.FORMAT_VERSION),
+            runstore.NOTE: f"**{study.question.strip()}**\n\nControlled: {'; '.join(study.controlled)}.",
+            runstore.STUDY: json.dumps(to_dict(study)),
+        }
+        self._set_tags(run_id, tags | self.source)
         return run_id
 
     @_whole
@@ -137,25 +114,24 @@ class Tracker:
         Only the holder of the cell's lease calls this, so a cell has one run.
         """
         tags = {
-            MLFLOW_RUN_NAME: cell.label,
-            MLFLOW_PARENT_RUN_ID: self.study_run,
-            KIND: "cell",
-            CELL: cell.config_hash,
-            SEED: str(cell.config.seed),
-            STATUS: CellStatus.RUNNING.value,
-            AXES: json.dumps(cell.axes),
-            **{f"{AXIS}{field}": str(value) for field, value in cell.axes.items()},
+            mlflow_tags.MLFLOW_RUN_NAME: cell.label,
+            mlflow_tags.MLFLOW_PARENT_RUN_ID: self.study_run,
+            runstore.KIND: "cell",
+            runstore.CELL: cell.config_hash,
+            runstore.SEED: str(cell.config.seed),
+            runstore.STATUS: CellStatus.RUNNING.value,
+            runstore.AXES: json.dumps(cell.axes),
+            **{f"{runstore.AXIS}{field}": str(value) for field, value in cell.axes.items()},
             **self.source,
         }
-        found = self.run_of(cell.config_hash)
-        if found is None:
-            run_id: str = self.client.create_run(self.experiment_id, tags=tags).info.run_id
+        run_id = self.run_of(cell.config_hash)
+        if run_id is None:
+            run_id = str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
         else:
-            run_id = found
             self.client.update_run(run_id, status=RunStatus.RUNNING.value)
-            self._set_tags(run_id, {STATUS: CellStatus.RUNNING.value})
+            self._set_tags(run_id, {runstore.STATUS: CellStatus.RUNNING.value})
         config = to_dict(cell.config)
-        self._set_tags(run_id, config_tags(config))
+        self._set_tags(run_id, runstore.config_tags(config))
         params = [Param(name, str(value)) for name, value in flatten(config).items()]
         for start in range(0, len(params), PARAMS_A_REQUEST):
             self.client.log_batch(run_id, params=params[start : start + PARAMS_A_REQUEST])
@@ -165,7 +141,7 @@ class Tracker:
     @_whole
     def run_of(self, config_hash: str) -> str | None:
         """The id of a cell's run; None if it has none yet."""
-        wanted = f"tags.`{KIND}` = 'cell' and tags.`{CELL}` = '{config_hash}'"
+        wanted = f"tags.`{runstore.KIND}` = 'cell' and tags.`{runstore.CELL}` = '{config_hash}'"
         found = self.client.search_runs([self.experiment_id], wanted, max_results=1)
         return found[0].info.run_id if found else None
 
@@ -184,7 +160,7 @@ class Tracker:
         for path in artifacts:
             self.client.log_artifact(run_id, str(path))
         entries = _metrics(metrics or {}, images_seen)
-        tags = {STATUS: status.value, ERROR: (error or "")[:5000]}
+        tags = {runstore.STATUS: status.value, runstore.ERROR: (error or "")[:5000]}
         self.client.log_batch(run_id, metrics=entries, tags=[RunTag(k, v) for k, v in tags.items()])
         self.client.set_terminated(run_id, RUN_STATUS[status].value)
 
@@ -200,14 +176,14 @@ class Tracker:
         self, counts: dict[CellStatus, int], metrics: dict[str, float], table: str, *, ended: bool = False
     ) -> None:
         """Write the study so far on its own run: cells of each status (0 where there is none), numbers, the table."""
-        self._set_tags(self.study_run, {STATUS: ", ".join(f"{count} {name}" for name, count in counts.items())})
+        status = ", ".join(f"{count} {name}" for name, count in counts.items())
+        self._set_tags(self.study_run, {runstore.STATUS: status})
         cells = {f"cells/{status}": float(counts.get(status, 0)) for status in CellStatus}
         self.client.log_batch(self.study_run, metrics=_metrics(cells | metrics, step=0))
         self.client.log_text(self.study_run, table, TABLE_FILE)
         if ended:
             finished = all(status.final for status in counts)
-            status = RunStatus.FINISHED if finished else RunStatus.FAILED
-            self.client.set_terminated(self.study_run, status.value)
+            self.client.set_terminated(self.study_run, RunStatus.FINISHED if finished else RunStatus.FAILED)
 
     def _set_tags(self, run_id: str, tags: dict[str, str]) -> None:
         self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
@@ -252,10 +228,11 @@ def _metrics(values: dict[str, float], step: int) -> list[Metric]:
 
 def _source_tags() -> dict[str, str]:
     """The command; in a git checkout also the commit of the code, and whether tracked files differ from it."""
-    command = {MLFLOW_SOURCE_NAME: "lina_lab.run", MLFLOW_SOURCE_TYPE: "LOCAL"}
+    tags = {mlflow_tags.MLFLOW_SOURCE_NAME: "lina_lab.run", mlflow_tags.MLFLOW_SOURCE_TYPE: "LOCAL"}
     try:
         repository = git.Repo(Path(__file__), search_parent_directories=True)
-        commit: Any = repository.head.commit.hexsha
+        tags[mlflow_tags.MLFLOW_GIT_COMMIT] = repository.head.commit.hexsha
     except (git.InvalidGitRepositoryError, ValueError):
-        return command
-    return command | {MLFLOW_GIT_COMMIT: commit, MLFLOW_GIT_DIRTY: str(repository.is_dirty()).lower()}
+        return tags
+    tags[mlflow_tags.MLFLOW_GIT_DIRTY] = str(repository.is_dirty()).lower()
+    return tags

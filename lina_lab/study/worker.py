@@ -3,9 +3,9 @@
 import time
 import traceback
 from collections.abc import Callable
-from operator import attrgetter
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from lina_lab.config import to_dict
 from lina_lab.launch.contract import Launch, Launcher
@@ -15,7 +15,7 @@ from lina_lab.records.result import Progress, TrialResult
 from lina_lab.records.runstore import TrackingRun
 from lina_lab.records.status import CELL_STATUS, CellStatus
 from lina_lab.study.cells import open_cells
-from lina_lab.study.display import Display
+from lina_lab.study.display import PlainDisplay
 from lina_lab.study.store import Claim, Store
 from lina_lab.study.summary import Summary, summarise, table
 from lina_lab.study.tracking import SUMMARY_SECONDS, Tracker, patiently
@@ -23,22 +23,22 @@ from lina_lab.study.workspace import Workspace
 from lina_lab.util.errors import StudyError, explained, explanation
 from lina_lab.util.signals import defer_signals
 
+T = TypeVar("T")
+
 IDLE_SECONDS = 1.0
 """Between two looks at a store whose open cells are all in other hands."""
 STALE_CHECK_SECONDS = 10.0
 """Between two looks for dead workers, while this worker has cells of its own."""
-NUMBERS: dict[str, Callable[[TrialResult], float | None]] = {
-    **{
-        name: attrgetter(name)
-        for name in ("parameters", "trainable_parameters", "images_per_second", "fit_seconds", "peak_memory_mib")
-    },
+PLAIN_NUMBERS = ("parameters", "trainable_parameters", "images_per_second", "fit_seconds", "peak_memory_mib")
+NUMBERS = {
+    **{name: name for name in PLAIN_NUMBERS},
     # MLflow lists metrics by name: these come after the losses.
-    **{f"wall/{name}": attrgetter(name) for name in ("ranks", "step_seconds", "data_seconds", "communication_seconds")},
+    **{f"wall/{name}": name for name in ("ranks", "step_seconds", "data_seconds", "communication_seconds")},
 }
-"""Metric of a cell's run -> its value in a result; None: it was not measured."""
+"""Metric of a cell's run -> field of the result, which is None where it was not measured."""
 
 
-def run_study(workspace: Workspace, launcher: Launcher, display: Display, *, joins: bool = False) -> Summary:
+def run_study(workspace: Workspace, launcher: Launcher, display: PlainDisplay, *, joins: bool = False) -> Summary:
     """Work until no cell of the plan is open. A cell that fails is recorded, and the next one starts.
 
     Args:
@@ -63,11 +63,12 @@ def run_study(workspace: Workspace, launcher: Launcher, display: Display, *, joi
         if joins:
             store.longest_first()
         with store.setup():
-            tracker = patiently(lambda: Tracker.open(workspace), display.line, runs)
+            tracker = patiently(partial(Tracker.open, workspace), display.line, runs)
     with launcher() as launch:
         worker = _Worker(store, tracker, launch, display)
         try:
-            worker.work_through()
+            while worker.work_on_next():
+                pass
         except BaseException as error:
             display.ended()
             worker.close_after(error)
@@ -80,18 +81,14 @@ def run_study(workspace: Workspace, launcher: Launcher, display: Display, *, joi
 class _Worker:
     """One process that takes cells from the store. See `run_study`."""
 
-    def __init__(self, store: Store, tracker: Tracker, launch: Launch, display: Display) -> None:
+    def __init__(self, store: Store, tracker: Tracker, launch: Launch, display: PlainDisplay) -> None:
         self.store, self.tracker, self.launch, self.display = store, tracker, launch, display
         self.runs = store.runs
         self.overhead: list[float] = []
         self._summarised = self._checked = 0.0
 
-    def work_through(self) -> None:
-        """Work on cells, or wait for one, while there may be more."""
-        while self._work_on_next():
-            pass
-
-    def _work_on_next(self) -> bool:
+    def work_on_next(self) -> bool:
+        """Work on a cell, or wait for one; returns whether there may be more."""
         clock, claim = time.perf_counter(), None
         try:
             with explained(self.runs):
@@ -121,16 +118,16 @@ class _Worker:
         """Requeue the cells of dead workers; record in MLflow those that failed because that happened too often."""
         self._checked = time.monotonic()
         for state in self.store.requeue_stale():
-            run_id = self._patiently(lambda state=state: self.tracker.run_of(state.config_hash))  # type: ignore[misc]
+            run_id = self._patiently(partial(self.tracker.run_of, state.config_hash))
             if run_id is not None:
-                self._patiently(lambda: self.tracker.end(run_id, CellStatus.FAILED, error=state.error))  # noqa: B023
+                self._patiently(partial(self.tracker.end, run_id, CellStatus.FAILED, error=state.error))
 
     def _work(self, claim: Claim, clock: float) -> None:
         """Train one cell and record how it ended."""
         cell, folder = claim.cell, self.store.folder / claim.cell.config_hash
         self.display.cell_started(cell)
         config_file = write_config(folder, to_dict(cell.config))
-        run_id = self._patiently(lambda: self.tracker.start(cell, config_file))
+        run_id = self._patiently(partial(self.tracker.start, cell, config_file))
         kept = read_record(folder, cell.config_hash)
         if kept is not None and kept.status.final and kept.mlflow_run == run_id:
             self._record(claim, folder, kept, clock, note=", found in its folder")
@@ -147,24 +144,18 @@ class _Worker:
         result = self.launch(claim.cell.config, folder, tracking=tracking, report=report)
         for problem in result.problems:
             self.display.line(f"{claim.cell.label}: {problem}")
-        return _record_of(claim, CELL_STATUS[result.status], run_id, result=result)
+        return _record_of(claim, CELL_STATUS[result.status], run_id, result.error, result)
 
     def _record(self, claim: Claim, folder: Path, record: Record, clock: float, note: str = "") -> None:
         """Write the file first, then MLflow, then Optuna: a reader of "done" in Optuna finds the rest."""
         assert record.result is not None
-        files = (write_record(folder, record), folder / PICTURE_FILE)
-        result, status = record.result, record.status
-        self._patiently(lambda: self.tracker.deliver(record.mlflow_run, folder))
-        self._patiently(
-            lambda: self.tracker.end(
-                record.mlflow_run,
-                status,
-                metrics={name: value for name, of in NUMBERS.items() if (value := of(result)) is not None},
-                images_seen=result.images_seen,
-                error=result.error,
-                artifacts=tuple(file for file in files if file.exists()),
-            )
-        )
+        artifacts = tuple(file for file in (write_record(folder, record), folder / PICTURE_FILE) if file.exists())
+        run_id, result, status = record.mlflow_run, record.result, record.status
+        numbers = {metric: getattr(result, field) for metric, field in NUMBERS.items()}
+        metrics = {metric: value for metric, value in numbers.items() if value is not None}
+        end = partial(self.tracker.end, run_id, status, error=result.error, artifacts=artifacts)
+        self._patiently(partial(self.tracker.deliver, run_id, folder))
+        self._patiently(partial(end, metrics=metrics, images_seen=result.images_seen))
         objectives = self.store.plan.study.objectives
         done = status is CellStatus.DONE
         values = [result.metrics[objective.metric] for objective in objectives] if done else None
@@ -218,12 +209,12 @@ class _Worker:
                 self.tracker.end(run_id, status, error=sentence, artifacts=(folder / ERROR_FILE,))
                 kept = read_record(folder, claim.cell.config_hash)
                 if kept is None or not kept.status.final:
-                    write_record(folder, _record_of(claim, status, run_id, error=sentence))
+                    write_record(folder, _record_of(claim, status, run_id, sentence))
             return False
         finally:
             self.store.end(claim, status, error=sentence)
 
-    def _patiently(self, action: Callable[[], Any]) -> Any:
+    def _patiently(self, action: Callable[[], T]) -> T:
         return patiently(action, self.display.line, self.runs)
 
     def _summarise(self) -> None:
@@ -252,17 +243,11 @@ class _Worker:
 
     def close(self) -> Summary:
         """Close the study's run, and count its cells."""
-        summary: Summary = self._patiently(lambda: self._write_summary(ended=True))
-        return summary
+        return self._patiently(partial(self._write_summary, ended=True))
 
 
 def _record_of(
-    claim: Claim,
-    status: CellStatus,
-    run_id: str,
-    *,
-    result: TrialResult | None = None,
-    error: str | None = None,
+    claim: Claim, status: CellStatus, run_id: str, error: str | None, result: TrialResult | None = None
 ) -> Record:
     return Record(
         config_hash=claim.cell.config_hash,
@@ -271,5 +256,5 @@ def _record_of(
         status=status,
         mlflow_run=run_id,
         result=result,
-        error=error if result is None else result.error,
+        error=error,
     )

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import platform
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,10 +22,8 @@ def code_versions() -> dict[str, str]:
         digest.update(source.relative_to(package).as_posix().encode() + source.read_bytes())
     found = {"lina_lab": digest.hexdigest()[:12], "python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     for package_of_others in importlib.metadata.distributions():
         if any(point.group.startswith(ENTRY_POINTS) for point in package_of_others.entry_points):
             found[package_of_others.name] = package_of_others.version

@@ -27,13 +27,19 @@ class ConfigError(ValueError):
 
 
 class Fault(Enum):
-    """A fault of the environment, not of the cell that met it."""
+    """A fault of the environment, not of the cell that met it. The value is its sentence."""
 
-    NO_SPACE = "the disk is full"
-    DAMAGED = "a store is not a readable database"
-    LOCKED = "another process holds a store"
-    READ_ONLY = "a store cannot be opened for writing"
-    UNWRITABLE = "a file in the folder of runs, or on the way to it, cannot be written"
+    NO_SPACE = (
+        "no space left under {runs}: free some and run the same command again; finished cells are kept, and this one "
+        "starts anew"
+    )
+    DAMAGED = (
+        "a store under {runs} is damaged (optuna.db or mlflow.db is not a readable SQLite file): put back a copy, or "
+        "move it away and run the same command again; the cells' own folders are untouched"
+    )
+    LOCKED = "a store under {runs} stayed locked by another process: stop it and run the same command again"
+    READ_ONLY = "a store under {runs} cannot be opened for writing: check its permissions, or choose paths.runs=FOLDER"
+    UNWRITABLE = "cannot write {file.filename} ({file.strerror}): choose another folder with paths.runs=FOLDER"
 
     @property
     def passes(self) -> bool:
@@ -80,34 +86,13 @@ def fault_of(error: BaseException, runs: Path) -> Fault | None:
     for words, fault in FAULT_WORDS.items():
         if words in text:
             return fault
-    return None if _unwritable(chain, runs) is None else Fault.UNWRITABLE
+    return None if _unwritable(error, runs) is None else Fault.UNWRITABLE
 
 
 def explanation(error: BaseException, runs: Path) -> str | None:
     """The sentence for an error that is a fault of the environment; None for any other. See `fault_of`."""
     fault = fault_of(error, runs)
-    if fault is Fault.UNWRITABLE:
-        link = _unwritable(list(causes(error)), runs)
-        assert link is not None
-        return f"cannot write {link.filename} ({link.strerror}): choose another folder with paths.runs=FOLDER"
-    return None if fault is None else SENTENCES[fault].format(runs=runs)
-
-
-SENTENCES = {
-    Fault.NO_SPACE: (
-        "no space left under {runs}: free some and run the same command again; finished cells are kept, and this one "
-        "starts anew"
-    ),
-    Fault.DAMAGED: (
-        "a store under {runs} is damaged (optuna.db or mlflow.db is not a readable SQLite file): put back a copy, or "
-        "move it away and run the same command again; the cells' own folders are untouched"
-    ),
-    Fault.LOCKED: "a store under {runs} stayed locked by another process: stop it and run the same command again",
-    Fault.READ_ONLY: (
-        "a store under {runs} cannot be opened for writing: check its permissions, or choose paths.runs=FOLDER"
-    ),
-}
-"""Fault -> its sentence. That of `Fault.UNWRITABLE` names the file."""
+    return None if fault is None else fault.value.format(runs=runs, file=_unwritable(error, runs))
 
 
 @contextmanager
@@ -127,9 +112,9 @@ def explained(runs: Path) -> Iterator[None]:
         raise StudyError(sentence) from error
 
 
-def _unwritable(chain: list[BaseException], runs: Path) -> OSError | None:
+def _unwritable(error: BaseException, runs: Path) -> OSError | None:
     """The error about a file in the folder of runs, or on the way to it: other files are a cell's own affair."""
-    for link in chain:
+    for link in causes(error):
         if isinstance(link, OSError) and link.filename is not None:
             path = Path(link.filename).resolve()
             if path.is_relative_to(runs) or runs.is_relative_to(path):

@@ -20,8 +20,9 @@ def gc_paused(*, freeze_at_end: bool = True) -> Iterator[None]:
     were_collected = gc.isenabled()
     gc.disable()
     if freeze_at_end:
-        # Registered before the functions of the libraries, so it is called after them.
-        freeze_at_exit()
+        # Registered before the functions of the libraries, so it is called after them; and once.
+        atexit.unregister(_freeze)
+        atexit.register(_freeze)
     try:
         yield
     finally:
@@ -29,15 +30,11 @@ def gc_paused(*, freeze_at_end: bool = True) -> Iterator[None]:
             gc.enable()
 
 
-def freeze_at_exit() -> None:
-    """Do not free objects when this process ends: that takes as long as importing torch."""
-    atexit.unregister(_freeze)
-    atexit.register(_freeze)
-
-
 def _freeze() -> None:
-    """Leave all objects to the operating system, except databases: SQLite removes its log when the last connection is
-    closed."""
+    """Leave all objects to the operating system: freeing them takes as long as importing torch.
+
+    Not databases: SQLite removes its log when the last connection is closed.
+    """
     if "sqlalchemy" in sys.modules:
         from sqlalchemy import Engine
 

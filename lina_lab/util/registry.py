@@ -1,4 +1,4 @@
-"""Registries: names to makers, or to entries that packages of others can add to; a taken name is an error.
+"""Registries: names to entries, to which packages of others can add theirs; a taken name is an error.
 
 A package adds an entry by an entry point, which its own pyproject.toml declares:
 
@@ -9,44 +9,10 @@ Entry points are read only when a name is not a built-in one, or when names are 
 entries, and never names of code.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
-
-T = TypeVar("T")
-
-
-class Registry(Mapping[str, T]):
-    """Maps names to makers of one kind of part."""
-
-    def __init__(self, field: str) -> None:
-        self.field = field
-        self._entries: dict[str, T] = {}
-
-    def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that enters what it decorates under `name`.
-
-        Raises:
-            ValueError: the name is taken.
-        """
-
-        def enter(entry: T) -> T:
-            if name in self._entries:
-                raise ValueError(f"{self.field}={name} is registered already")
-            self._entries[name] = entry
-            return entry
-
-        return enter
-
-    def __getitem__(self, name: str) -> T:
-        return self._entries[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
 
 class Entry(Protocol):
@@ -96,7 +62,8 @@ class OpenRegistry(Mapping[str, E], Generic[E]):
 
     def __init__(self, field: str, group: str, kind: type[E], unused: str | None = None) -> None:
         self.field, self.group, self.kind, self.unused = field, group, kind, unused
-        self._builtin: dict[str, E] = {}
+        self.builtin: dict[str, E] = {}
+        """The entries of this package alone."""
         self._outside: dict[str, E] | None = None
         self._of_group.setdefault(group, []).append(self)
 
@@ -106,14 +73,9 @@ class OpenRegistry(Mapping[str, E], Generic[E]):
         Raises:
             ValueError: the name is taken, or the entry is not complete.
         """
-        self._refuse(entry, self._builtin)
-        self._builtin[entry.name] = entry
+        self._refuse(entry, self.builtin)
+        self.builtin[entry.name] = entry
         return entry
-
-    @property
-    def builtin(self) -> Mapping[str, E]:
-        """The entries of this package alone."""
-        return self._builtin
 
     def _refuse(self, entry: E, taken: Mapping[str, E]) -> None:
         if not isinstance(entry.name, str) or not entry.name:
@@ -140,7 +102,7 @@ class OpenRegistry(Mapping[str, E], Generic[E]):
                     )
                 if isinstance(provided.value, self.kind):
                     try:
-                        self._refuse(provided.value, {**self._builtin, **found})
+                        self._refuse(provided.value, {**self.builtin, **found})
                     except ValueError as error:
                         raise PackageError(f"package {provided.package}: {error}") from error
                     found[provided.value.name] = provided.value
@@ -148,19 +110,14 @@ class OpenRegistry(Mapping[str, E], Generic[E]):
         return self._outside
 
     def __getitem__(self, name: str) -> E:
-        if name in self._builtin:
-            return self._builtin[name]
-        return self.outside()[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._builtin or name in self.outside()
+        return self.builtin[name] if name in self.builtin else self.outside()[name]
 
     def __iter__(self) -> Iterator[str]:
-        yield from self._builtin
+        yield from self.builtin
         yield from self.outside()
 
     def __len__(self) -> int:
-        return len(self._builtin) + len(self.outside())
+        return len(self.builtin) + len(self.outside())
 
 
 @cache

@@ -16,6 +16,16 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import bindparam, text
 
+TRIALS = "SELECT trial_id, state FROM trials WHERE study_id = :study ORDER BY number"
+ATTRIBUTES = (
+    "SELECT a.trial_id, a.key, a.value_json FROM trial_user_attributes a JOIN trials t ON t.trial_id = a.trial_id "
+    "WHERE t.study_id = :study AND a.key IN :names"
+)
+VALUES = (
+    "SELECT v.trial_id, v.value FROM trial_values v JOIN trials t ON t.trial_id = v.trial_id "
+    "WHERE t.study_id = :study ORDER BY v.objective"
+)
+
 
 @dataclass(frozen=True)
 class TrialRow:
@@ -55,10 +65,7 @@ def trial_rows(study: optuna.Study, attributes: Sequence[str]) -> list[TrialRow]
         return _rows_of_database(database, id_of(study), attributes)
     return [
         TrialRow(
-            trial_id=trial._trial_id,
-            state=trial.state,
-            attributes={name: value for name, value in trial.user_attrs.items() if name in attributes},
-            values=trial.values,
+            trial._trial_id, trial.state, {k: v for k, v in trial.user_attrs.items() if k in attributes}, trial.values
         )
         for trial in study.get_trials(deepcopy=False)
     ]
@@ -67,31 +74,12 @@ def trial_rows(study: optuna.Study, attributes: Sequence[str]) -> list[TrialRow]
 def _rows_of_database(storage: RDBStorage, study_id: int, attributes: Sequence[str]) -> list[TrialRow]:
     """Optuna's tables `trials`, `trial_user_attributes` and `trial_values` (schema version 12)."""
     names: Any = bindparam("names", list(attributes), expanding=True)
-    with storage.engine.connect() as connection:
-        trials = connection.execute(
-            text("SELECT trial_id, state FROM trials WHERE study_id = :study ORDER BY number"), {"study": study_id}
-        ).all()
-        found = connection.execute(
-            text(
-                "SELECT a.trial_id, a.key, a.value_json FROM trial_user_attributes a JOIN trials t "
-                "ON t.trial_id = a.trial_id WHERE t.study_id = :study AND a.key IN :names"
-            ).bindparams(names),
-            {"study": study_id},
-        ).all()
-        objectives = connection.execute(
-            text(
-                "SELECT v.trial_id, v.value FROM trial_values v JOIN trials t ON t.trial_id = v.trial_id "
-                "WHERE t.study_id = :study ORDER BY v.objective"
-            ),
-            {"study": study_id},
-        ).all()
     of_trial: dict[int, dict[str, Any]] = defaultdict(dict)
-    for trial_id, name, value in found:
-        of_trial[trial_id][name] = json.loads(value)
     values: dict[int, list[float]] = defaultdict(list)
-    for trial_id, value in objectives:
-        values[trial_id].append(value)
-    return [
-        TrialRow(trial_id=i, state=TrialState[state], attributes=of_trial[i], values=values.get(i))
-        for i, state in trials
-    ]
+    with storage.engine.connect() as connection:
+        trials = connection.execute(text(TRIALS), {"study": study_id}).all()
+        for trial_id, name, value in connection.execute(text(ATTRIBUTES).bindparams(names), {"study": study_id}):
+            of_trial[trial_id][name] = json.loads(value)
+        for trial_id, value in connection.execute(text(VALUES), {"study": study_id}):
+            values[trial_id].append(value)
+    return [TrialRow(i, TrialState[state], of_trial[i], values.get(i)) for i, state in trials]
