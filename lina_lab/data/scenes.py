@@ -123,12 +123,7 @@ def _placed(
 
 def _holds(relation: str, a: tuple[float, float], b: tuple[float, float]) -> bool:
     """Whether a, (column, row), is in the relation to b."""
-    return {
-        "left of": a[0] < b[0],
-        "right of": a[0] > b[0],
-        "above": a[1] < b[1],
-        "below": a[1] > b[1],
-    }[relation]
+    return {"left of": a[0] < b[0], "right of": a[0] > b[0], "above": a[1] < b[1], "below": a[1] > b[1]}[relation]
 
 
 def _metadata(task: str, caption: str, required: Sequence[tuple[str, str | None]], relation: str | None) -> Metadata:

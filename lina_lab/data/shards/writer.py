@@ -149,12 +149,7 @@ def _sums(moments: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
 
 
 def write_manifest(
-    source: Source,
-    folder: Path,
-    names: Sequence[str],
-    config: CacheConfig,
-    encoders: Encoders,
-    plan: dict[str, Any],
+    source: Source, folder: Path, names: Sequence[str], config: CacheConfig, encoders: Encoders, plan: dict[str, Any]
 ) -> None:
     """Write the manifest from the shards' summaries."""
     found = [json.loads((folder / name).with_suffix(".json").read_text()) for name in names]
