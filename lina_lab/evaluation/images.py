@@ -1,22 +1,20 @@
 """Images and stored statistics to compare with: npz in ADM's layout, a folder of images, or WebDataset shards."""
 
-import io
 import math
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from lina_lab.data.pixels import Pixels
 from lina_lab.data.shards.format import read_header
-from lina_lab.data.shards.source_files import PICTURE_ERRORS, PICTURES, files_of
-from lina_lab.data.shards.source_tars import pictures_in
+from lina_lab.data.shards.source_files import PICTURES, Stored, files_of
+from lina_lab.data.shards.source_tars import samples_in
 from lina_lab.evaluation.moments import Gaussian
 
 READ_BATCH_SIZE = 64
@@ -112,25 +110,12 @@ def _from_npz(path: Path, batch_size: int) -> Iterator[Pixels]:
 
 def _from_folder(path: Path, batch_size: int) -> Iterator[Pixels]:
     tars, files = files_of(path)
-    if tars:
-        yield from _stacked(path, (_picture(*each) for tar in tars for each in pictures_in(tar)), batch_size)
-        return
-    if not files:
+    if not tars and not files:
         raise ValueError(f"{path} holds no pictures ({', '.join(PICTURES)}), and no shards (.tar)")
-    yield from _stacked(path, (_picture(str(file), file.read_bytes()) for file in files), batch_size)
-
-
-def _stacked(path: Path, images: Iterator[Pixels], batch_size: int) -> Iterator[Pixels]:
+    in_tars = (sample.image for tar in tars for sample in samples_in(tar, path))
+    images = (np.asarray(each.picture()) for each in chain(in_tars, (Stored(str(file), file) for file in files)))
     while batch := list(islice(images, batch_size)):
         shapes = {image.shape for image in batch}
         if len(shapes) > 1:
             raise ValueError(f"{path} holds pictures of several sizes: {sorted(shapes)}")
         yield np.stack(batch)
-
-
-def _picture(name: str, data: bytes) -> Pixels:
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except PICTURE_ERRORS as error:
-        raise ValueError(f"{name} is no picture that can be read: {error}") from error

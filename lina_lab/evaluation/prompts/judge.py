@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lina_lab.data.pixels import Pixels
-from lina_lab.data.scenes import RELATIONS, Metadata
+from lina_lab.data.scenes import RELATIONS, Metadata, holds
 from lina_lab.evaluation.prompts.detect import Patch, detect
 
 MAX_CLUTTER = 0.15
@@ -52,18 +52,12 @@ def judge(pixels: Pixels, metadata: Metadata) -> tuple[bool, str]:
             return False, f"{len(group)} {shape}s in place of {count}"
         if "position" in entry:
             relation, other = entry["position"]
-            if not any(_holds(relation, a, b) for a in group for b in groups[other]):
+            if relation not in RELATIONS:
+                raise ValueError(f"position {relation!r} is none of {', '.join(RELATIONS)}")
+            if not any(holds(relation, (a.column, a.row), (b.column, b.row)) for a in group for b in groups[other]):
                 return False, f"no {shape} {relation} a {metadata['include'][other]['class']}"
         groups.append(group)
     return True, ""
-
-
-def _holds(relation: str, a: Patch, b: Patch) -> bool:
-    if relation not in RELATIONS:
-        raise ValueError(f"position {relation!r} is none of {', '.join(RELATIONS)}")
-    across = relation in ("left of", "right of")
-    gap = a.column - b.column if across else a.row - b.row
-    return gap < 0 if relation in ("left of", "above") else gap > 0
 
 
 def judge_all(
