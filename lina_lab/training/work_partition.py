@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
 from lina_lab.evaluation.moments import Moments, merged
@@ -41,25 +40,14 @@ class WorkPartition:
         torch.distributed.all_gather_object(found, mine)
         return [each for part in found for each in part]
 
-    def moments(self, count: int, batch_size: int, of: Callable[[range], Moments], width: int) -> Moments:
+    def moments(self, count: int, batch_size: int, of: Callable[[range], Moments]) -> Moments:
         """The moments of the features of `count` images, of which each rank computes a share.
 
         Args:
             count: number of images.
             batch_size: images of one call of `of`.
             of: the moments of the images with some indices.
-            width: numbers of an image's features.
         """
         indices = self.mine(count)
         parts = (of(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size))
-        nothing = Moments(count=0, mean=np.zeros(width), scatter=np.zeros((width, width)))
-        own = merged(parts) if len(indices) else nothing
-        if self.module is None:
-            return own
-        tensors = (torch.tensor(own.count), torch.from_numpy(own.mean), torch.from_numpy(own.scatter))
-        counts, means, scatters = (cast(torch.Tensor, self.module.all_gather(tensor)).cpu() for tensor in tensors)
-        everyone = (
-            Moments(count=int(number), mean=mean.numpy(), scatter=scatter.numpy())
-            for number, mean, scatter in zip(counts, means, scatters, strict=True)
-        )
-        return merged(part for part in everyone if part.count)
+        return merged(self.together([merged(parts)] if indices else []))

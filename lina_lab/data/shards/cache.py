@@ -17,7 +17,8 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from lina_lab.data.shards.format import MANIFEST, ShardError, read_index, read_manifest
-from lina_lab.data.shards.sources import Source, find_images
+from lina_lab.data.shards.source_files import Source
+from lina_lab.data.shards.sources import find_images
 from lina_lab.data.shards.writer import CacheConfig, Encoders, write_manifest, write_shard
 from lina_lab.data.text import load_text_encoder
 from lina_lab.data.vae import load_vae

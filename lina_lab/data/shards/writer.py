@@ -15,7 +15,8 @@ from pydantic.dataclasses import dataclass
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import PositiveInt
 from lina_lab.data.shards.format import CAPTION, FORMAT, MANIFEST, MOMENTS, STATES, TextOrigin
-from lina_lab.data.shards.sources import Source, load_image
+from lina_lab.data.shards.source_files import Source
+from lina_lab.data.shards.sources import load_image
 from lina_lab.data.text import TextEncoder
 from lina_lab.data.vae import Autoencoder
 from lina_lab.util.files import atomic, sha256, write_atomically

@@ -20,16 +20,14 @@ class ExponentialAverage(WeightAveraging):
         config: decay, and steps between two updates.
     """
 
+    state_key = "ExponentialAverage"
+    """One for all subclasses: a trial resumes under any strategy."""
+
     def __init__(self, config: EmaConfig) -> None:
         # The buffers are constants (positions): to average them would only add rounding. Not Lightning's own
         # EMAWeightAveraging, which goes through the parameters one by one: a tenth of a small model's step.
         super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(config.decay))  # type: ignore[no-untyped-call]
         self.every_n_steps = config.every_n_steps
-
-    @property
-    def state_key(self) -> str:
-        """One for all subclasses: a trial resumes under any strategy."""
-        return "ExponentialAverage"
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """After every `every_n_steps` steps, counted from the first one."""
