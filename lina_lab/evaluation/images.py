@@ -49,14 +49,7 @@ def read_images(path: Path, batch_size: int = READ_BATCH_SIZE) -> Iterator[Pixel
     Raises:
         ValueError: there are no images, or a file is damaged.
     """
-    return _from_folder(path, batch_size) if path.is_dir() else _explained(path, _from_npz(path, batch_size))
-
-
-def _explained(path: Path, batches: Iterator[Pixels]) -> Iterator[Pixels]:
-    try:
-        yield from batches
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    return _from_folder(path, batch_size) if path.is_dir() else _from_npz(path, batch_size)
 
 
 def read_statistics(path: Path) -> Statistics | None:
@@ -93,19 +86,22 @@ def _from_npz(path: Path, batch_size: int) -> Iterator[Pixels]:
     """Read batch by batch, where `np.load` would read all at once: 50,000 images of 256 pixels are 10 GB."""
     if IMAGES not in _members(path):
         raise ValueError(f"{path} holds {', '.join(sorted(_members(path))) or 'nothing'}, and no images ({IMAGES})")
-    with zipfile.ZipFile(path) as archive, archive.open(IMAGES) as file:
-        shape, fortran, dtype = read_header(file)
-        if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran:
-            raise ValueError(
-                f"{path} holds {dtype}{list(shape)} under arr_0, and images are uint8 [n, height, width, 3]"
-            )
-        size = math.prod(shape[1:])
-        for start in range(0, shape[0], batch_size):
-            count = min(batch_size, shape[0] - start)
-            data = file.read(count * size)
-            if len(data) != count * size:
-                raise ValueError(f"{path} ends in the middle of image {start + len(data) // size}")
-            yield np.frombuffer(data, dtype=np.uint8).reshape(count, *shape[1:]).copy()
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(IMAGES) as file:
+            shape, fortran, dtype = read_header(file)
+            if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran:
+                raise ValueError(
+                    f"{path} holds {dtype}{list(shape)} under arr_0, and images are uint8 [n, height, width, 3]"
+                )
+            size = math.prod(shape[1:])
+            for start in range(0, shape[0], batch_size):
+                count = min(batch_size, shape[0] - start)
+                data = file.read(count * size)
+                if len(data) != count * size:
+                    raise ValueError(f"{path} ends in the middle of image {start + len(data) // size}")
+                yield np.frombuffer(data, dtype=np.uint8).reshape(count, *shape[1:]).copy()
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _from_folder(path: Path, batch_size: int) -> Iterator[Pixels]:

@@ -63,8 +63,7 @@ def cache(config: CacheConfig, console: Console) -> None:
     with image_progress(console) as progress:
         task = progress.add_task("images", total=len(source.names))
         for name, start in zip(names, starts, strict=True):
-            indices = range(start, min(start + config.images_per_shard, len(source.names)))
-            path = out / name
+            indices, path = range(len(source.names))[start : start + config.images_per_shard], out / name
             try:
                 # Held while the shard is written; the system releases it if this process dies.
                 with FileLock(out / f".{name}.lock", timeout=0):
@@ -78,12 +77,8 @@ def cache(config: CacheConfig, console: Console) -> None:
         whole = all(_is_whole(out / name) for name in names)
         if whole:
             write_manifest(source, out, names, config, encoders, plan)
-    sentence = (
-        f"{len(source.names):,} images in {len(names):,} shards: {out / MANIFEST}"
-        if whole
-        else "other processes are still writing shards"
-    )
-    console.print(sentence, soft_wrap=True, highlight=False)
+    done = f"{len(source.names):,} images in {len(names):,} shards: {out / MANIFEST}"
+    console.print(done if whole else "other processes are still writing shards", soft_wrap=True, highlight=False)
 
 
 def _is_whole(path: Path) -> bool:
@@ -97,13 +92,16 @@ def _is_whole(path: Path) -> bool:
 
 def _plan(source: Source, config: CacheConfig, encoders: Encoders) -> dict[str, Any]:
     """What the shards are made of."""
+    text = encoders.text
     return {
         "images": hashlib.sha256("\n".join(source.names).encode()).hexdigest(),
         "classes": None if source.classes is None else list(source.classes),
         "long_captions": source.long_captions,
         "resolution": config.resolution,
         "images_per_shard": config.images_per_shard,
-        **encoders.fingerprint(config),
+        # Not the encoders' names: one folder may be spelled in several ways.
+        "vae": encoders.vae.sha256(),
+        "text": None if text is None else [text.sha256(), text.dim, config.text_length],
     }
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -14,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import PositiveInt
-from lina_lab.data.shards.format import CAPTION, FORMAT, MANIFEST, MOMENTS, STATES, TextOrigin
+from lina_lab.data.shards.format import CAPTION, FORMAT, MANIFEST, MOMENTS, STATES
 from lina_lab.data.shards.source_files import Source
 from lina_lab.data.shards.sources import load_image
 from lina_lab.data.text import TextEncoder
@@ -56,12 +55,6 @@ class Encoders(NamedTuple):
     text: TextEncoder | None
     """None: captions are stored without states."""
 
-    def fingerprint(self, config: CacheConfig) -> dict[str, Any]:
-        """What tells shards of these encoders from those of others."""
-        # Not their names: one folder may be spelled in several ways.
-        text = None if self.text is None else [self.text.sha256(), self.text.dim, config.text_length]
-        return {"vae": self.vae.sha256(), "text": text}
-
 
 def write_shard(
     source: Source,
@@ -86,12 +79,9 @@ def write_shard(
     """
     with atomic(path) as draft:
         with draft.open("wb") as file, wds.TarWriter(file, mtime=0, user="", group="") as tar:
-            batches = [
-                range(start, min(start + config.batch_size, indices.stop))
-                for start in range(indices.start, indices.stop, config.batch_size)
-            ]
             sums = []
-            for batch in batches:
+            for start in range(0, len(indices), config.batch_size):
+                batch = indices[start : start + config.batch_size]
                 moments = _write_batch(tar, source, batch, encoders, config)
                 sums.append(_sums(moments))
                 report(len(batch))
@@ -157,6 +147,9 @@ def write_manifest(
     count, total, squares = np.sum([summary["sums"] for summary in found], axis=0)
     mean = total / count
     channels, *grid = found[0]["shape"]
+    text = None
+    if encoders.text is not None:
+        text = {"encoder": encoders.text.name, **dict(zip(("sha256", "dim", "length"), plan["text"], strict=True))}
     manifest = {
         "format": FORMAT,
         "images": len(source.names),
@@ -168,15 +161,10 @@ def write_manifest(
         "vae_sha256": plan["vae"],
         "classes": plan["classes"],
         "long_captions": plan["long_captions"],
-        "text": None if encoders.text is None else _text_origin(encoders.text, plan),
+        "text": text,
         "shards": [
             {"name": name, **{part: summary[part] for part in ("images", "bytes", "sha256")}}
             for name, summary in zip(names, found, strict=True)
         ],
     }
     write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-
-
-def _text_origin(encoder: TextEncoder, plan: dict[str, Any]) -> dict[str, Any]:
-    sha256, dim, length = plan["text"]
-    return asdict(TextOrigin(encoder=encoder.name, sha256=sha256, dim=dim, length=length))

@@ -1,12 +1,13 @@
 """The exponential moving average of the weights."""
 
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lina_lab.config import EmaConfig
+from lina_lab.training.module import LinaModule
 from lina_lab.util.compat.lightning import averaged_module, swap_models
 
 
@@ -33,9 +34,9 @@ class ExponentialAverage(WeightAveraging):
         """After every `every_n_steps` steps, counted from the first one."""
         return step_idx is not None and step_idx % self.every_n_steps == 0
 
-    def averaged(self) -> L.LightningModule:
+    def averaged(self) -> LinaModule:
         """The module with the averaged weights."""
-        return averaged_module(self)
+        return cast(LinaModule, averaged_module(self))
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the raw weights in place."""

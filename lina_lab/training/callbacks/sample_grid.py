@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
@@ -50,12 +49,12 @@ class SampleGrid(Callback):
     # need all of them, and none may wait for another in a collective meanwhile.
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         try:
-            module: Any = self.average.averaged()
+            model = self.average.averaged().model
             data = trainer.datamodule  # type: ignore[attr-defined]
             rows = range(min(CAPTIONS, len(data.val_set)))
-            images = self._decoded(self._generate(module.model, data, rows))
+            images = self._decoded(self._generate(model, data, rows))
             if trainer.is_global_zero:
-                titles = [] if module.model.config.text_dim is None else data.captions(rows)
+                titles = [] if model.config.text_dim is None else data.captions(rows)
                 save_grid(images, self.config.images_per_class, self.path, titles)
         except Exception as error:
             self.problem = f"no picture of samples: {type(error).__name__}: {error}"
