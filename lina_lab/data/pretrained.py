@@ -1,4 +1,4 @@
-"""Frozen pretrained networks: their hashes, and the errors of the libraries that load them."""
+"""Hashes of networks' weights, and the errors of the libraries that load pretrained ones."""
 
 import hashlib
 

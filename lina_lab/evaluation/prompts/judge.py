@@ -13,7 +13,7 @@ MAX_CLUTTER = 0.15
 """Share of the image that may be colored and no shape: two or three spoilt shapes are allowed, noise is not."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Verdict:
     """Whether an image shows what its caption asks for."""
 
@@ -60,22 +60,16 @@ def judge(pixels: Pixels, metadata: Metadata) -> tuple[bool, str]:
     return True, ""
 
 
-def judge_all(
-    images: Iterable[Pixels], prompts: Sequence[Metadata], names: Sequence[str] | None = None
-) -> list[Verdict]:
+def judge_all(images: Iterable[Pixels], prompts: Sequence[Metadata], names: Sequence[str]) -> list[Verdict]:
     """A verdict for each image, uint8 [H, W, 3].
 
     Args:
         images: as many as there are prompts.
         prompts: what each image must show.
-        names: the images'; None: their indices.
+        names: the images'.
     """
-    names = names or [f"{index:05d}" for index in range(len(prompts))]
-    found = []
-    for pixels, metadata, name in zip(images, prompts, names, strict=True):
-        correct, reason = judge(pixels, metadata)
-        found.append(Verdict(name=name, metadata=metadata, correct=correct, reason=reason))
-    return found
+    judged = zip(images, prompts, names, strict=True)
+    return [Verdict(name, metadata, *judge(pixels, metadata)) for pixels, metadata, name in judged]
 
 
 def mean_over_tasks(verdicts: Sequence[Verdict]) -> float:
