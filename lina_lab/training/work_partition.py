@@ -17,26 +17,24 @@ T = TypeVar("T")
 class WorkPartition:
     """The ranks that share a piece of work."""
 
-    module: LinaModule | None = None
-    """Knows the ranks; None: this process works alone."""
+    rank: int = 0
+    world_size: int = 1
+    """1: this process works alone."""
 
     @classmethod
     def of(cls, module: LinaModule) -> "WorkPartition":
         """All ranks; or each for itself, where weights are sharded and every image needs all ranks."""
-        alone = module.device_mesh is not None or module.trainer.world_size == 1
-        return cls(None if alone else module)
+        return cls() if module.device_mesh is not None else cls(module.global_rank, module.trainer.world_size)
 
     def mine(self, count: int) -> range:
         """This rank's indices of `count`."""
-        if self.module is None:
-            return range(count)
-        return share(count, self.module.global_rank, self.module.trainer.world_size)
+        return share(count, self.rank, self.world_size)
 
     def together(self, mine: list[T]) -> list[T]:
         """The lists of all ranks joined, in the order of their indices."""
-        if self.module is None:
+        if self.world_size == 1:
             return mine
-        found: list[Any] = [None] * self.module.trainer.world_size
+        found: list[Any] = [None] * self.world_size
         torch.distributed.all_gather_object(found, mine)
         return [each for part in found for each in part]
 
