@@ -1,8 +1,9 @@
 """The order of the images: in training a function of the seed and the step alone."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+import lightning as L
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import Sampler
@@ -23,6 +24,21 @@ class RankLayout:
     """Number of ranks."""
     accumulate_grad_batches: int = 1
     """Micro-batches of an optimizer step, one after another."""
+
+    @classmethod
+    def of(cls, trainer: L.Trainer | None) -> "RankLayout":
+        """The layout of a trainer's ranks; None: one process."""
+        if trainer is None:
+            return cls()
+        return cls(
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            accumulate_grad_batches=trainer.accumulate_grad_batches,
+        )
+
+    def microbatch(self, batch_size: int, accumulation_step: int) -> range:
+        """See `partition.microbatch`."""
+        return microbatch(batch_size, accumulation_step=accumulation_step, **asdict(self))
 
 
 class StepBatches(Sampler[Tensor]):
@@ -69,15 +85,8 @@ class StepBatches(Sampler[Tensor]):
             passes = {number: passes[number] if number in passes else self._permutation(number) for number in needed}
             order = torch.cat(list(passes.values()))
             batch = order[positions - needed.start * self.images]
-            layout = self.layout
-            for accumulation_step in range(layout.accumulate_grad_batches):
-                mine = microbatch(
-                    self.batch_size,
-                    rank=layout.rank,
-                    world_size=layout.world_size,
-                    accumulation_step=accumulation_step,
-                    accumulate_grad_batches=layout.accumulate_grad_batches,
-                )
+            for accumulation_step in range(self.layout.accumulate_grad_batches):
+                mine = self.layout.microbatch(self.batch_size, accumulation_step)
                 yield batch[mine.start : mine.stop]
 
     def _permutation(self, number: int) -> Tensor:
@@ -89,7 +98,7 @@ class HeldOutBatches(Sampler[Tensor]):
     """A rank's indices int64 [n] in each batch of the held-out images; see `partition.held_out`."""
 
     def __init__(self, *, images: int, batch_size: int, layout: RankLayout = RankLayout()) -> None:
-        self.batches = [range(start, min(start + batch_size, images)) for start in range(0, images, batch_size)]
+        self.batches = [range(images)[start : start + batch_size] for start in range(0, images, batch_size)]
         self.layout = layout
 
     def __len__(self) -> int:

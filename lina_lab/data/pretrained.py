@@ -1,4 +1,4 @@
-"""Frozen pretrained networks: their hashes, and the errors of the libraries that load them."""
+"""Hashes of networks' weights, and the errors of the libraries that load pretrained ones."""
 
 import hashlib
 
@@ -17,4 +17,4 @@ def weights_sha256(network: nn.Module) -> str:
 
 def first_line(error: Exception) -> str:
     """The first line of a library's message, which may be a page long."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

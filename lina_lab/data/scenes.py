@@ -17,7 +17,8 @@ TASKS = ("single_object", "two_object", "counting", "colors", "position", "color
 SHAPES = ("circle", "square", "triangle")
 COLORS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (40, 80, 220), "yellow": (240, 200, 30)}
 BACKGROUND = (255, 255, 255)
-RELATIONS = ("left of", "right of", "above", "below")
+RELATIONS = {"left of": (0, 1), "right of": (0, -1), "above": (1, 1), "below": (1, -1)}
+"""Relation of a to b -> the coordinate (0: column, 1: row), and the sign of b's minus a's."""
 NUMBERS = ("zero", "one", "two", "three", "four")
 REGIONS = (
     ("at the top left", "at the top", "at the top right"),
@@ -72,25 +73,18 @@ def scene(seed: int, index: int) -> Scene:
     task = TASKS[index % len(TASKS)]
     first, second = (str(name) for name in generator.choice(SHAPES, 2, replace=False))
     colors = [str(name) for name in generator.choice(list(COLORS), 2, replace=False)]
-    required: list[tuple[str, str | None]]
-    if task == "two_object":
-        required = [(first, None), (second, None)]
-        caption = f"a {first} and a {second}"
-    elif task == "counting":
-        count = int(generator.integers(2, len(NUMBERS)))
-        required, caption = [(first, None)] * count, f"{NUMBERS[count]} {first}s"
-    elif task == "colors":
-        required, caption = [(first, colors[0])], f"a {colors[0]} {first}"
-    elif task == "position":
-        required, caption = [(first, None), (second, None)], ""
-    elif task == "color_attr":
-        required = [(first, colors[0]), (second, colors[1])]
-        caption = f"a {colors[0]} {first} and a {colors[1]} {second}"
-    else:
-        required, caption = [(first, None)], f"a {first}"
-    relation = str(generator.choice(RELATIONS)) if task == "position" else None
-    if relation is not None:
-        caption = f"a {first} {relation} a {second}"
+    count = int(generator.integers(2, len(NUMBERS))) if task == "counting" else 1
+    relation = str(generator.choice(list(RELATIONS))) if task == "position" else None
+    shapes: list[tuple[str, str | None]] = [(first, None), (second, None)]
+    colored: list[tuple[str, str | None]] = [(first, colors[0]), (second, colors[1])]
+    required, caption = {
+        "single_object": (shapes[:1], f"a {first}"),
+        "two_object": (shapes, f"a {first} and a {second}"),
+        "counting": (shapes[:1] * count, f"{NUMBERS[count]} {first}s"),
+        "colors": (colored[:1], f"a {colors[0]} {first}"),
+        "position": (shapes, f"a {first} {relation} a {second}"),
+        "color_attr": (colored, f"a {colors[0]} {first} and a {colors[1]} {second}"),
+    }[task]
     items = _placed(required, relation, generator)
     return Scene(items=items, caption=caption, metadata=_metadata(task, caption, required, relation))
 
@@ -102,7 +96,7 @@ def _placed(
     while True:
         cells = generator.choice(CELLS**2, len(required), replace=False)
         corners = [(int(cell) % CELLS, int(cell) // CELLS) for cell in cells]
-        if relation is None or _holds(relation, corners[0], corners[1]):
+        if relation is None or holds(relation, corners[0], corners[1]):
             break
     items = []
     for (shape, color), (column, row) in zip(required, corners, strict=True):
@@ -121,14 +115,10 @@ def _placed(
     return tuple(items)
 
 
-def _holds(relation: str, a: tuple[float, float], b: tuple[float, float]) -> bool:
+def holds(relation: str, a: tuple[float, float], b: tuple[float, float]) -> bool:
     """Whether a, (column, row), is in the relation to b."""
-    return {
-        "left of": a[0] < b[0],
-        "right of": a[0] > b[0],
-        "above": a[1] < b[1],
-        "below": a[1] > b[1],
-    }[relation]
+    axis, sign = RELATIONS[relation]
+    return sign * (b[axis] - a[axis]) > 0
 
 
 def _metadata(task: str, caption: str, required: Sequence[tuple[str, str | None]], relation: str | None) -> Metadata:

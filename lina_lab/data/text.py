@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -25,34 +25,6 @@ STATES_KEPT = 10_000
 """States, each of a word at a position, that `words` caches."""
 
 
-class TextEncoder(Protocol):
-    """Turns captions into states."""
-
-    name: str
-    dim: int
-    """Channels of a state."""
-
-    def sha256(self) -> str:
-        """The hash that tells this encoder from another of the same name."""
-        ...
-
-    def encode(self, captions: Sequence[str], length: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-        """Encode captions.
-
-        Args:
-            captions: B of them. A longer one is cut off; an empty one may have no state at all.
-            length: positions L.
-            device: to compute on.
-
-        Returns:
-            States float32 [B, L, D], zero where there is none, and where there is one, bool [B, L].
-
-        Raises:
-            ValueError: the encoder does not take so many positions.
-        """
-        ...
-
-
 class WordEncoder:
     """A fixed random vector for each word, plus its position in the caption as sines and cosines.
 
@@ -66,10 +38,20 @@ class WordEncoder:
         self._state = lru_cache(maxsize=STATES_KEPT)(self._make_state)
 
     def sha256(self) -> str:
-        """Empty: there are no weights, and the vectors follow from the words."""
+        """The hash that tells an encoder from another of the same name. Empty: the vectors follow from the words."""
         return ""
 
     def encode(self, captions: Sequence[str], length: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Encode captions.
+
+        Args:
+            captions: B of them. A longer one is cut off; an empty one may have no state at all.
+            length: positions L.
+            device: to compute on.
+
+        Returns:
+            States float32 [B, L, D], zero where there is none, and where there is one, bool [B, L].
+        """
         states, present = torch.zeros(len(captions), length, self.dim), torch.zeros(len(captions), length).bool()
         for row, caption in enumerate(captions):
             for position, word in enumerate(re.findall(r"[^\W_]+", caption.lower())[:length]):
@@ -100,6 +82,11 @@ class PretrainedEncoder:
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str], length: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Encode captions, as `WordEncoder.encode`.
+
+        Raises:
+            ValueError: the encoder does not take so many positions.
+        """
         if self.positions is not None and length > self.positions:
             raise ValueError(f"the text encoder {self.name} takes {self.positions} tokens, and {length} are asked for")
         # All batches have one shape: a caption's states must not depend on the others of its batch.
@@ -115,6 +102,10 @@ class PretrainedEncoder:
         inputs = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
         states = self.network.to(device)(**inputs).last_hidden_state
         return states.masked_fill(~present.unsqueeze(-1), 0.0), present
+
+
+TextEncoder = WordEncoder | PretrainedEncoder
+"""Turns captions into states; both kinds have a name, `dim` channels of a state, a hash, and `encode`."""
 
 
 def load_text_encoder(name: str, dim: int | None = None) -> TextEncoder:

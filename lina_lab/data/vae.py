@@ -68,14 +68,12 @@ def _load(kind: Any, name: str) -> Any:
     options = {"use_safetensors": True, "output_loading_info": True}
     try:
         model, report = kind.from_pretrained(name, **options)
-    except OSError:
+    except OSError as error:
         try:
             model, report = kind.from_pretrained(name, subfolder="vae", **options)
         except OSError:
-            model = None
-        if model is None:
             # The error of the folder that was named, not of the pipeline that it might have been.
-            raise
+            raise error from None
     if lacking := [*report["missing_keys"], *report["mismatched_keys"]]:
         # diffusers would initialize them at random, differently each time.
         raise ValueError(f"its file lacks weights, such as {lacking[0]}")

@@ -1,7 +1,7 @@
 """Features that images are compared by: Inception's, as ADM's evaluation takes them, or the pixels themselves."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -124,14 +124,5 @@ def extract(images: Iterable[Pixels], extractor: Extractor) -> Features:
     if not found:
         raise ValueError("there are no images")
 
-    def joined(parts: list[Rows | None]) -> Rows | None:
-        there = [part for part in parts if part is not None]
-        return np.concatenate(there) if there else None
-
-    pool = joined([part.pool for part in found])
-    assert pool is not None
-    return Features(
-        pool=pool,
-        spatial=joined([part.spatial for part in found]),
-        probabilities=joined([part.probabilities for part in found]),
-    )
+    parts = {field.name: [getattr(each, field.name) for each in found] for field in fields(Features)}
+    return Features(**{name: None if part[0] is None else np.concatenate(part) for name, part in parts.items()})  # type: ignore[arg-type]

@@ -1,22 +1,20 @@
 """Images and stored statistics to compare with: npz in ADM's layout, a folder of images, or WebDataset shards."""
 
-import io
 import math
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from lina_lab.data.pixels import Pixels
 from lina_lab.data.shards.format import read_header
-from lina_lab.data.shards.source_files import PICTURE_ERRORS, PICTURES, files_of
-from lina_lab.data.shards.source_tars import pictures_in
+from lina_lab.data.shards.source_files import PICTURES, Stored, files_of
+from lina_lab.data.shards.source_tars import samples_in
 from lina_lab.evaluation.moments import Gaussian
 
 READ_BATCH_SIZE = 64
@@ -51,14 +49,7 @@ def read_images(path: Path, batch_size: int = READ_BATCH_SIZE) -> Iterator[Pixel
     Raises:
         ValueError: there are no images, or a file is damaged.
     """
-    return _from_folder(path, batch_size) if path.is_dir() else _explained(path, _from_npz(path, batch_size))
-
-
-def _explained(path: Path, batches: Iterator[Pixels]) -> Iterator[Pixels]:
-    try:
-        yield from batches
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    return _from_folder(path, batch_size) if path.is_dir() else _from_npz(path, batch_size)
 
 
 def read_statistics(path: Path) -> Statistics | None:
@@ -95,42 +86,32 @@ def _from_npz(path: Path, batch_size: int) -> Iterator[Pixels]:
     """Read batch by batch, where `np.load` would read all at once: 50,000 images of 256 pixels are 10 GB."""
     if IMAGES not in _members(path):
         raise ValueError(f"{path} holds {', '.join(sorted(_members(path))) or 'nothing'}, and no images ({IMAGES})")
-    with zipfile.ZipFile(path) as archive, archive.open(IMAGES) as file:
-        shape, fortran, dtype = read_header(file)
-        if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran:
-            raise ValueError(
-                f"{path} holds {dtype}{list(shape)} under arr_0, and images are uint8 [n, height, width, 3]"
-            )
-        size = math.prod(shape[1:])
-        for start in range(0, shape[0], batch_size):
-            count = min(batch_size, shape[0] - start)
-            data = file.read(count * size)
-            if len(data) != count * size:
-                raise ValueError(f"{path} ends in the middle of image {start + len(data) // size}")
-            yield np.frombuffer(data, dtype=np.uint8).reshape(count, *shape[1:]).copy()
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(IMAGES) as file:
+            shape, fortran, dtype = read_header(file)
+            if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran:
+                raise ValueError(
+                    f"{path} holds {dtype}{list(shape)} under arr_0, and images are uint8 [n, height, width, 3]"
+                )
+            size = math.prod(shape[1:])
+            for start in range(0, shape[0], batch_size):
+                count = min(batch_size, shape[0] - start)
+                data = file.read(count * size)
+                if len(data) != count * size:
+                    raise ValueError(f"{path} ends in the middle of image {start + len(data) // size}")
+                yield np.frombuffer(data, dtype=np.uint8).reshape(count, *shape[1:]).copy()
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _from_folder(path: Path, batch_size: int) -> Iterator[Pixels]:
     tars, files = files_of(path)
-    if tars:
-        yield from _stacked(path, (_picture(*each) for tar in tars for each in pictures_in(tar)), batch_size)
-        return
-    if not files:
+    if not tars and not files:
         raise ValueError(f"{path} holds no pictures ({', '.join(PICTURES)}), and no shards (.tar)")
-    yield from _stacked(path, (_picture(str(file), file.read_bytes()) for file in files), batch_size)
-
-
-def _stacked(path: Path, images: Iterator[Pixels], batch_size: int) -> Iterator[Pixels]:
+    in_tars = (sample.image for tar in tars for sample in samples_in(tar, path))
+    images = (np.asarray(each.picture()) for each in chain(in_tars, (Stored(str(file), file) for file in files)))
     while batch := list(islice(images, batch_size)):
         shapes = {image.shape for image in batch}
         if len(shapes) > 1:
             raise ValueError(f"{path} holds pictures of several sizes: {sorted(shapes)}")
         yield np.stack(batch)
-
-
-def _picture(name: str, data: bytes) -> Pixels:
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except PICTURE_ERRORS as error:
-        raise ValueError(f"{name} is no picture that can be read: {error}") from error

@@ -8,7 +8,6 @@ extra, follow ADM's conventions exactly, stand beside sFID and FID at infinity, 
 independent computations in float64.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,13 +85,10 @@ def precision_recall(reference: Tensor, generated: Tensor, neighbor: int = NEIGH
 def _share_within(manifold: Tensor, points: Tensor, neighbor: int) -> float:
     """The share of points within the manifold: the balls around its points, up to their k-th neighbors."""
     # The nearest is the point itself.
-    radii = torch.cat([_distances(rows, manifold).kthvalue(neighbor + 1, dim=1).values for rows in _chunks(manifold)])
-    inside = [(_distances(rows, manifold) <= radii).any(dim=1) for rows in _chunks(points)]
+    rows = torch.split(manifold, ROWS)
+    radii = torch.cat([_distances(each, manifold).kthvalue(neighbor + 1, dim=1).values for each in rows])
+    inside = [(_distances(each, manifold) <= radii).any(dim=1) for each in torch.split(points, ROWS)]
     return float(torch.cat(inside).double().mean())
-
-
-def _chunks(features: Tensor) -> Iterator[Tensor]:
-    return (features[start : start + ROWS] for start in range(0, len(features), ROWS))
 
 
 def _distances(rows: Tensor, others: Tensor) -> Tensor:

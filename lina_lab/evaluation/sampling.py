@@ -18,6 +18,7 @@ from filelock import FileLock
 from matplotlib.image import imsave
 from torch import Generator, Tensor
 
+from lina_lab.config import SamplingConfig
 from lina_lab.data.pixels import Pixels
 from lina_lab.evaluation.grid import tile
 from lina_lab.model import LINA
@@ -77,27 +78,29 @@ def condition_of(recipe: SampleRecipe, indices: range, device: torch.device, enc
     return {}
 
 
-def generate_latents(
-    model: LINA, recipe: SampleRecipe, indices: range, condition: Condition, purpose: str = "sample"
+def generate(
+    model: LINA,
+    steps: SampleRecipe | SamplingConfig,
+    condition: Condition,
+    generator: Generator | Sequence[Generator],
+    batch: int,
 ) -> Tensor:
-    """Generate the latents [n, C, H, W] of the images with some indices.
-
-    Args:
-        model: on its device.
-        recipe: how to generate.
-        indices: which of the recipe's images.
-        condition: of these images.
-        purpose: part of the seed, so that sets for different purposes have different noise.
-    """
+    """Generate `batch` latents [batch, C, H, W] with the steps and the guidance of a configuration."""
     return model.generate(
         **condition,
-        batch=None if condition else len(indices),
-        steps=recipe.ar_steps,
-        flow_steps=recipe.ode_steps,
-        guidance=recipe.guidance_scale,
-        min_guidance=recipe.guidance_scale_start,
-        generator=[Generator().manual_seed(derive(recipe.seed, purpose, i)) for i in indices],
+        batch=None if condition else batch,
+        steps=steps.ar_steps,
+        flow_steps=steps.ode_steps,
+        guidance=steps.guidance_scale,
+        min_guidance=steps.guidance_scale_start,
+        generator=generator,
     )
+
+
+def generate_latents(model: LINA, recipe: SampleRecipe, indices: range, condition: Condition) -> Tensor:
+    """Generate the latents [n, C, H, W] of the recipe's images with some indices, which have this condition."""
+    generators = [Generator().manual_seed(derive(recipe.seed, "sample", i)) for i in indices]
+    return generate(model, recipe, condition, generators, len(indices))
 
 
 def check_recipe(folder: Path, recipe: SampleRecipe) -> None:
@@ -159,10 +162,8 @@ def sample(
         check_recipe(folder, recipe)
     if (folder / SAMPLES_FILE).exists():
         return True
-    batches = [
-        range(start, min(start + recipe.batch_size, recipe.images))
-        for start in range(0, recipe.images, recipe.batch_size)
-    ]
+    size = recipe.batch_size
+    batches = [range(recipe.images)[start : start + size] for start in range(0, recipe.images, size)]
     device = next(model.parameters()).device
     for number in range(rank, len(batches), world_size):
         path = parts / f"{number:06d}.npy"

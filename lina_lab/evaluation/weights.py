@@ -18,13 +18,7 @@ Which = Literal["ema", "raw"]
 PREFIX = "model."
 STATES = {"ema": "state_dict", "raw": "current_model_state"}
 """Lightning's averaging callbacks keep the averaged weights under the usual name, and the raw ones beside them."""
-DATA_STATES = (
-    DATA_STATE,
-    "DigitsDataModule",
-    "LatentsDataModule",
-    "ShapesDataModule",
-    "ShardsDataModule",
-)
+DATA_STATES = (DATA_STATE, "DigitsDataModule", "LatentsDataModule", "ShapesDataModule", "ShardsDataModule")
 """Names of the data module's state in checkpoints: today's, and the class names that version 0.1 wrote."""
 
 

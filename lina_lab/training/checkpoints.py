@@ -42,10 +42,8 @@ class Checkpoints(Checkpoint):
     KEEP = 2
     """One more than is needed, so that a damaged one does not cost everything."""
 
-    @property
-    def state_key(self) -> str:
-        """Its name in checkpoints, since version 0.1."""
-        return "Checkpoints"
+    state_key = "Checkpoints"
+    """Its name in checkpoints, since version 0.1."""
 
     def __init__(self, folder: Path, logger: BufferedMLflowLogger | None) -> None:
         self.folder, self.logger = folder, logger

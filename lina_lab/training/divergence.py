@@ -6,10 +6,6 @@ import math
 class DivergedError(RuntimeError):
     """The training loss is not finite, or has stayed far above its minimum."""
 
-    def __init__(self, step: int, reason: str) -> None:
-        super().__init__(f"{reason} at step {step}")
-        self.step = step
-
 
 class Divergence:
     """Tells whether a loss is not finite, or has been above a multiple of its minimum for some steps in a row.
@@ -30,9 +26,9 @@ class Divergence:
             DivergedError: the loss has diverged.
         """
         if not math.isfinite(loss):
-            raise DivergedError(step, f"the training loss is {loss}")
+            raise DivergedError(f"the training loss is {loss} at step {step}")
         self.minimum = min(self.minimum, loss)
         self.above = self.above + 1 if loss > self.factor * self.minimum else 0
         if self.above >= self.steps:
             reason = f"the training loss was above {self.factor:g} times its minimum of {self.minimum:.4g}"
-            raise DivergedError(step, f"{reason} for {self.steps} steps")
+            raise DivergedError(f"{reason} for {self.steps} steps at step {step}")

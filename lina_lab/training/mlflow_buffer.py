@@ -4,7 +4,6 @@ Imports no torch, and MLflow only to send.
 """
 
 import json
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,25 +19,24 @@ Point = tuple[str, float, int, int]
 """Name, value, step, milliseconds since 1970."""
 
 
-def send(client: "MlflowClient", run_id: str, points: Iterable[Point]) -> None:
-    """Log points to a run, at most MAX_BATCH."""
+def send(client: "MlflowClient", run_id: str, points: list[Point], last: dict[str, int]) -> None:
+    """Send to a run the points that it does not have yet, and remove from `points` what it has.
+
+    Args:
+        client: of the store.
+        run_id: the run.
+        points: removed as they are sent, so that what an error leaves can be sent again.
+        last: metric -> the last step that the run had of it before; the store is asked for those that are missing here.
+    """
     from mlflow.entities import Metric
 
-    client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value, step, now in points])
-
-
-def last_steps(
-    client: "MlflowClient", run_id: str, points: Iterable[Point], known: Mapping[str, int]
-) -> dict[str, int]:
-    """Metric -> the last step that a run has of it, -1 for none; the store is not asked again for what is `known`."""
-    names = {name for name, *_ in points} - known.keys()
-    histories = {name: client.get_metric_history(run_id, name) for name in names}
-    return {**known, **{name: max((point.step for point in found), default=-1) for name, found in histories.items()}}
-
-
-def newer(points: Iterable[Point], last: Mapping[str, int]) -> list[Point]:
-    """The points after the last step of their metric."""
-    return [point for point in points if point[2] > last[point[0]]]
+    for name in {name for name, *_ in points} - last.keys():
+        last[name] = max((point.step for point in client.get_metric_history(run_id, name)), default=-1)
+    points[:] = [point for point in points if point[2] > last[point[0]]]
+    while points:
+        metrics = [Metric(name, value, now, step) for name, value, step, now in points[:MAX_BATCH]]
+        client.log_batch(run_id, metrics=metrics)
+        del points[:MAX_BATCH]
 
 
 def write_unsent(folder: Path, points: list[Point]) -> None:
@@ -56,7 +54,5 @@ def deliver_unsent(client: "MlflowClient", run_id: str, folder: Path) -> None:
     if not path.exists():
         return
     points: list[Point] = [tuple(json.loads(line)) for line in path.read_text().splitlines()]
-    points = newer(points, last_steps(client, run_id, points, {}))
-    for start in range(0, len(points), MAX_BATCH):
-        send(client, run_id, points[start : start + MAX_BATCH])
+    send(client, run_id, points, {})
     path.unlink()

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lina_lab.data.pretrained import first_line
 from lina_lab.records.runstore import TrackingRun
-from lina_lab.training.mlflow_buffer import MAX_BATCH, Point, last_steps, newer, send, write_unsent
+from lina_lab.training.mlflow_buffer import MAX_BATCH, Point, send, write_unsent
 from lina_lab.util.signals import signals_deferred_for
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class BufferedMLflowLogger(Logger):
         folder: the trial's; points that could not be sent when the trial ends are left there.
     """
 
+    name = "mlflow"
+
     def __init__(self, run: TrackingRun, folder: Path) -> None:
         super().__init__()
         self.tracking_uri, self.run_id, self.folder = run.uri, run.run_id, folder
@@ -47,10 +50,6 @@ class BufferedMLflowLogger(Logger):
         from mlflow import MlflowClient
 
         return MlflowClient(self.tracking_uri)
-
-    @property
-    def name(self) -> str:
-        return "mlflow"
 
     @property
     def version(self) -> str:
@@ -81,19 +80,12 @@ class BufferedMLflowLogger(Logger):
 
         try:
             with signals_deferred_for(self.tracking_uri):
-                self._send()
+                # Steps that are repeated after a checkpoint may have been logged before the interruption.
+                send(self.client, self.run_id, self.waiting, self._last)
             self._sent = time.monotonic()
         except MlflowException as error:
-            self.problem = f"the tracking store did not take metrics: {_first_line(error)}"
+            self.problem = f"the tracking store did not take metrics: {first_line(error)}"
             self._retry = time.monotonic() + PAUSE_SECONDS
-
-    def _send(self) -> None:
-        # Steps that are repeated after a checkpoint may have been logged before the interruption.
-        self._last = last_steps(self.client, self.run_id, self.waiting, self._last)
-        self.waiting = newer(self.waiting, self._last)
-        while self.waiting:
-            send(self.client, self.run_id, self.waiting[:MAX_BATCH])
-            del self.waiting[:MAX_BATCH]
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
@@ -101,7 +93,3 @@ class BufferedMLflowLogger(Logger):
         self.flush()
         if self.waiting:
             write_unsent(self.folder, self.waiting)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:300]

@@ -6,14 +6,16 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from lina_lab.config import TrialConfig, to_dict
 from lina_lab.config.optimizers import OPTIMIZERS
 from lina_lab.data.batch import DATA_STATE, Batch
+from lina_lab.data.order import RankLayout
 from lina_lab.model import LINA, LossInputs, initialize, sample_step_inputs
-from lina_lab.training.optimizer_state import State, load_named_state, named_state, with_names
+from lina_lab.training.optimizer_state import State, with_names
 from lina_lab.training.validation import frozen_loss_inputs
-from lina_lab.util.partition import held_out, microbatch
+from lina_lab.util.partition import held_out
 
 LAYOUT = 3
 """Version of the layout of checkpoints. 3: the optimizer's state by parameter names, the data module's under `data`."""
@@ -57,14 +59,8 @@ class LinaModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         latents, condition = batch
-        accumulate_grad_batches = self.trainer.accumulate_grad_batches
-        mine = microbatch(
-            self.config.data.batch_size,
-            rank=self.global_rank,
-            world_size=self.trainer.world_size,
-            accumulation_step=batch_idx % accumulate_grad_batches,
-            accumulate_grad_batches=accumulate_grad_batches,
-        )
+        layout = RankLayout.of(self.trainer)
+        mine = layout.microbatch(self.config.data.batch_size, batch_idx % layout.accumulate_grad_batches)
         inputs = sample_step_inputs(self.config.model, seed=self.config.seed, step=self.global_step, images=mine)
         return self.model.loss_from_inputs(latents, inputs, **condition)
 
@@ -91,7 +87,7 @@ class LinaModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["layout"] = LAYOUT
         if self.device_mesh is None:
-            checkpoint["optimizer_states"] = [named_state(self, optimizer) for optimizer in self.trainer.optimizers]
+            checkpoint["optimizer_states"] = [get_optimizer_state_dict(self, o) for o in self.trainer.optimizers]
         else:
             # The strategy has gathered them, on the first rank alone.
             checkpoint["optimizer_states"] = [with_names(s, self) for s in checkpoint["optimizer_states"] if s]
@@ -116,7 +112,7 @@ class LinaModule(L.LightningModule):
     def on_train_start(self) -> None:
         if self._optimizer_states:
             for optimizer, state in zip(self.trainer.optimizers, self._optimizer_states, strict=True):
-                load_named_state(self, optimizer, state)
+                set_optimizer_state_dict(self, optimizer, state)
         self._optimizer_states = []
 
     def log_over_images(self, metrics: dict[str, float], images: int) -> None:

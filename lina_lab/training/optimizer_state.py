@@ -7,25 +7,9 @@ parameter in `module.parameters()`: Lightning's strategy for sharded weights sav
 from typing import Any
 
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
-from torch.optim import Optimizer
 
 State = dict[str, Any]
 """An optimizer's `state_dict`."""
-
-
-def named_state(module: nn.Module, optimizer: Optimizer) -> State:
-    """The state of an optimizer whose parameters every rank holds whole."""
-    return get_optimizer_state_dict(module, optimizer)
-
-
-def load_named_state(module: nn.Module, optimizer: Optimizer, state: State) -> None:
-    """Give such an optimizer a state by names, whatever the order and the groups that it was saved with.
-
-    Raises:
-        RuntimeError: a trained parameter has no state.
-    """
-    set_optimizer_state_dict(module, optimizer, state)
 
 
 def with_names(state: State, module: nn.Module) -> State:

@@ -1,6 +1,6 @@
 """Weights sharded over all ranks: PyTorch's `fully_shard` (FSDP2) under Lightning's ModelParallelStrategy."""
 
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 from torch import nn
@@ -13,7 +13,7 @@ from lina_lab.config import EmaConfig
 from lina_lab.model import LINA
 from lina_lab.training.callbacks.ema import ExponentialAverage
 from lina_lab.training.module import LinaModule
-from lina_lab.util.compat.lightning import averaged_model, averaged_module, set_averaged_model, swap_models
+from lina_lab.util.compat.lightning import averaged_model, set_averaged_model, swap_models
 
 ENTRIES = ("loss_from_inputs", "generate")
 """Methods, beside `forward`, that need a model's weights gathered."""
@@ -57,16 +57,12 @@ class ShardedAverage(ExponentialAverage):
         twin = LinaModule(pl_module.config).to(trainer.strategy.root_device)
         average = AveragedModel(twin, avg_fn=get_ema_avg_fn(self.decay), use_buffers=False)  # type: ignore[no-untyped-call]
         set_averaged_model(self, average)
-        shard(self._twin.model, data_mesh(pl_module))
-
-    @property
-    def _twin(self) -> LinaModule:
-        return cast(LinaModule, averaged_module(self))
+        shard(self.averaged().model, data_mesh(pl_module))
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Write the same entries as without sharding, whole, on the first rank."""
         checkpoint["current_model_state"] = checkpoint["state_dict"]
-        checkpoint["state_dict"] = get_model_state_dict(self._twin, options=WHOLE)
+        checkpoint["state_dict"] = get_model_state_dict(self.averaged(), options=WHOLE)
         checkpoint["averaging_state"] = {"n_averaged": averaged_model(self).n_averaged}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """One trial: a frozen configuration in, a typed result out."""
 
 import logging
-import math
 import resource
 import signal
 import sys
@@ -10,7 +9,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +30,20 @@ from lina_lab.training.callbacks.fid import FIDCallback
 from lina_lab.training.callbacks.sample_grid import SampleGrid
 from lina_lab.training.callbacks.step_sync import StepSync
 from lina_lab.training.callbacks.timing import CommunicationClock, StepProfiler, TrialTimer
-from lina_lab.training.checkpoints import Checkpoints, SavedStep, newest
-from lina_lab.training.divergence import DivergedError, Divergence
+from lina_lab.training.checkpoints import Checkpoints, newest
+from lina_lab.training.divergence import DivergedError
 from lina_lab.training.mlflow_logger import BufferedMLflowLogger
 from lina_lab.training.module import LinaModule
 from lina_lab.training.stopping import CancelledError, PreemptedError, StopSignals
 from lina_lab.training.strategy import strategy_for
 
 ONE_PROCESS = ResourcesConfig()
+ENDS = {
+    DivergedError: TrialStatus.DIVERGED,
+    CancelledError: TrialStatus.CANCELLED,
+    PreemptedError: TrialStatus.PREEMPTED,
+}
+"""How a trial ends that does not reach its budget."""
 
 
 def run_trial(
@@ -78,14 +82,8 @@ def run_trial(
     checkpoint, problems = newest(folder)
     logger = None if tracking is None else BufferedMLflowLogger(tracking, folder)
     module, average = _module_and_average(config, resources)
-    parts = _Parts(
-        average=average,
-        timer=TrialTimer(),
-        communication=CommunicationClock(),
-        checkpoints=Checkpoints(folder, logger),
-        pictures=SampleGrid(config, folder / PICTURE_FILE, average),
-    )
-    profiler = StepProfiler()
+    timer, communication, profiler = TrialTimer(), CommunicationClock(), StepProfiler()
+    checkpoints, pictures = Checkpoints(folder, logger), SampleGrid(config, folder / PICTURE_FILE, average)
     with _quiet_lightning():
         trainer = L.Trainer(
             accelerator=resources.accelerator,
@@ -99,7 +97,18 @@ def run_trial(
             num_sanity_val_steps=0,
             log_every_n_steps=config.trainer.log_every_n_steps,
             logger=logger or False,
-            callbacks=_callbacks(config, folder, parts, checkpoint, resources, requests or StopSignals(), report),
+            # Lightning calls them in this order.
+            callbacks=[
+                ConsistencyCheck(config, None if checkpoint is None else checkpoint.path),
+                timer,
+                communication,
+                WeightSyncCheck(),
+                average,
+                *_evaluations(config, folder, average),
+                StepSync(config, folder, resources, timer, checkpoints, requests or StopSignals(), report),
+                checkpoints,
+                *([pictures] if config.sampling.images_per_class else []),
+            ],
             profiler=profiler,
             plugins=[environment or LightningEnvironment()],
             default_root_dir=folder,
@@ -114,21 +123,17 @@ def run_trial(
             try:
                 path = None if checkpoint is None else checkpoint.path
                 trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
-            except DivergedError as diverged:
-                status, error = TrialStatus.DIVERGED, str(diverged)
-            except CancelledError as cancelled:
-                status, error = TrialStatus.CANCELLED, str(cancelled)
-            except PreemptedError as preempted:
-                status, error = TrialStatus.PREEMPTED, str(preempted)
+            except (DivergedError, CancelledError, PreemptedError) as ended:
+                status, error = ENDS[type(ended)], str(ended)
     seconds = time.perf_counter() - start
     logged = {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
-    problems += [problem for problem in (parts.pictures.problem, logger and logger.problem) if problem] + data.problems
-    trained = parts.timer.training - parts.timer.validating
+    problems += [problem for problem in (pictures.problem, logger and logger.problem) if problem] + data.problems
+    trained = timer.training - timer.validating
     return TrialResult(
         status=status,
         images_seen=module.images_seen,
         steps=trainer.global_step,
-        metrics=parts.checkpoints.metrics | logged,
+        metrics=checkpoints.metrics | logged,
         parameters=sum(p.numel() for p in module.model.parameters()),
         trainable_parameters=sum(p.numel() for p in module.model.parameters() if p.requires_grad),
         images_per_second=module.images_seen / max(trained, 1e-9),
@@ -137,53 +142,19 @@ def run_trial(
         ranks=resources.world_size,
         step_seconds=profiler.step_seconds * resources.accumulate_grad_batches,
         data_seconds=profiler.data_seconds * resources.accumulate_grad_batches,
-        communication_seconds=parts.communication.seconds,
+        communication_seconds=communication.seconds,
         error=error,
         resumed_at=None if checkpoint is None else checkpoint.step,
         problems=tuple(problems),
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Parts:
-    """The callbacks that the result is read from."""
-
-    average: ExponentialAverage
-    timer: TrialTimer
-    communication: CommunicationClock
-    checkpoints: Checkpoints
-    pictures: SampleGrid
-
-
-def _callbacks(
-    config: TrialConfig,
-    folder: Path,
-    parts: _Parts,
-    checkpoint: SavedStep | None,
-    resources: ResourcesConfig,
-    requests: StopSignals,
-    report: Report | None,
-) -> list[Callback]:
-    """All callbacks of a trial, in the order in which Lightning calls them."""
-
-    def save(trainer: L.Trainer) -> None:
-        parts.timer.lap()
-        parts.checkpoints.save(trainer)
-
-    limit = math.inf if resources.max_minutes is None else 60 * resources.max_minutes
-    divergence = Divergence(config.trainer.divergence_factor, config.trainer.divergence_steps)
+def _evaluations(config: TrialConfig, folder: Path, average: ExponentialAverage) -> list[Callback]:
+    """The callbacks that measure generated images."""
     return [
-        ConsistencyCheck(config, None if checkpoint is None else checkpoint.path),
-        parts.timer,
-        parts.communication,
-        WeightSyncCheck(),
-        parts.average,
-        *([FIDCallback(config, parts.average)] if config.sampling.quality_images else []),
-        *([CaptionAccuracy(config, parts.average, folder)] if config.sampling.caption_images else []),
-        *(METRICS[name].load()(config, parts.average) for name in config.sampling.metrics),
-        StepSync(folder, divergence, requests, lambda: parts.timer.so_far > limit, save, report),
-        parts.checkpoints,
-        *([parts.pictures] if config.sampling.images_per_class else []),
+        *([FIDCallback(config, average)] if config.sampling.quality_images else []),
+        *([CaptionAccuracy(config, average, folder)] if config.sampling.caption_images else []),
+        *(METRICS[name].load()(config, average) for name in config.sampling.metrics),
     ]
 
 

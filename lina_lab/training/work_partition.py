@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
 from lina_lab.evaluation.moments import Moments, merged
@@ -18,48 +17,35 @@ T = TypeVar("T")
 class WorkPartition:
     """The ranks that share a piece of work."""
 
-    module: LinaModule | None = None
-    """Knows the ranks; None: this process works alone."""
+    rank: int = 0
+    world_size: int = 1
+    """1: this process works alone."""
 
     @classmethod
     def of(cls, module: LinaModule) -> "WorkPartition":
         """All ranks; or each for itself, where weights are sharded and every image needs all ranks."""
-        alone = module.device_mesh is not None or module.trainer.world_size == 1
-        return cls(None if alone else module)
+        return cls() if module.device_mesh is not None else cls(module.global_rank, module.trainer.world_size)
 
     def mine(self, count: int) -> range:
         """This rank's indices of `count`."""
-        if self.module is None:
-            return range(count)
-        return share(count, self.module.global_rank, self.module.trainer.world_size)
+        return share(count, self.rank, self.world_size)
 
     def together(self, mine: list[T]) -> list[T]:
         """The lists of all ranks joined, in the order of their indices."""
-        if self.module is None:
+        if self.world_size == 1:
             return mine
-        found: list[Any] = [None] * self.module.trainer.world_size
+        found: list[Any] = [None] * self.world_size
         torch.distributed.all_gather_object(found, mine)
         return [each for part in found for each in part]
 
-    def moments(self, count: int, batch_size: int, of: Callable[[range], Moments], width: int) -> Moments:
+    def moments(self, count: int, batch_size: int, of: Callable[[range], Moments]) -> Moments:
         """The moments of the features of `count` images, of which each rank computes a share.
 
         Args:
             count: number of images.
             batch_size: images of one call of `of`.
             of: the moments of the images with some indices.
-            width: numbers of an image's features.
         """
         indices = self.mine(count)
         parts = (of(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size))
-        nothing = Moments(count=0, mean=np.zeros(width), scatter=np.zeros((width, width)))
-        own = merged(parts) if len(indices) else nothing
-        if self.module is None:
-            return own
-        tensors = (torch.tensor(own.count), torch.from_numpy(own.mean), torch.from_numpy(own.scatter))
-        counts, means, scatters = (cast(torch.Tensor, self.module.all_gather(tensor)).cpu() for tensor in tensors)
-        everyone = (
-            Moments(count=int(number), mean=mean.numpy(), scatter=scatter.numpy())
-            for number, mean, scatter in zip(counts, means, scatters, strict=True)
-        )
-        return merged(part for part in everyone if part.count)
+        return merged(self.together([merged(parts)] if indices else []))

@@ -142,7 +142,7 @@ def test_the_commands_write_what_cache_and_geneval_read(tmp_path: Path, capsys: 
     folder, results = tmp_path / "pictures", tmp_path / "results.jsonl"
     assert WRITE.main([f"out={folder}", "images=24", "resolution=64"]) == 0
     source = find_images(folder)
-    assert (len(source.files), source.classes) == (24, None)
+    assert (len(source.names), source.classes) == (24, None)
     assert CHECK.main([f"images={folder}", f"out={results}"]) == 0
     assert "24 of 24 are what their captions ask for" in capsys.readouterr().out
     table = scores(read_results(results, partial=True))

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from lina_lab.config import TrialConfig
 from lina_lab.evaluation.weights import DATA_STATES, load_trained
 from lina_lab.records.result import TrialResult
 from lina_lab.training.module import INDEXED_LAYOUT, LAYOUT, LinaModule
-from lina_lab.training.optimizer_state import load_named_state, named_state, with_names
+from lina_lab.training.optimizer_state import with_names
 from lina_lab.training.trial import run_trial
 from tests.training.old_checkpoints import as_version_0_1_wrote_it, last, load, write
 
@@ -127,7 +128,7 @@ def trained_optimizer(module: LinaModule) -> torch.optim.Optimizer:
 def test_the_optimizer_s_state_is_by_name_and_comes_back_in_any_order(tiny: Tiny) -> None:
     module = LinaModule(tiny())
     optimizer = trained_optimizer(module)
-    saved = named_state(module, optimizer)
+    saved = get_optimizer_state_dict(module, optimizer)
     trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     assert saved["state"].keys() == trained.keys()
     assert all(state["exp_avg"].shape == trained[name].shape for name, state in saved["state"].items())
@@ -138,7 +139,7 @@ def test_the_optimizer_s_state_is_by_name_and_comes_back_in_any_order(tiny: Tiny
     other = LinaModule(tiny())
     weights = {name: parameter.detach().clone() for name, parameter in other.named_parameters()}
     built: Any = other.configure_optimizers()
-    load_named_state(other, built["optimizer"], shuffled)
+    set_optimizer_state_dict(other, built["optimizer"], shuffled)
     for name, parameter in other.named_parameters():
         assert torch.equal(parameter, weights[name]), f"loading moved {name}"
         if parameter.requires_grad:
@@ -149,12 +150,12 @@ def test_the_optimizer_s_state_is_by_name_and_comes_back_in_any_order(tiny: Tiny
 
 def test_a_state_that_lacks_a_parameter_is_refused(tiny: Tiny) -> None:
     module = LinaModule(tiny())
-    saved = named_state(module, trained_optimizer(module))
+    saved = get_optimizer_state_dict(module, trained_optimizer(module))
     del saved["state"][next(iter(saved["state"]))]
     built: Any = module.configure_optimizers()
     module.zero_grad()
     with pytest.raises(RuntimeError, match="Missing optimizer state for parameter"):
-        load_named_state(module, built["optimizer"], saved)
+        set_optimizer_state_dict(module, built["optimizer"], saved)
 
 
 def test_indices_in_the_module_become_names(tiny: Tiny) -> None:

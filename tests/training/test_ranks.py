@@ -13,10 +13,11 @@ from torch import nn
 
 from lina_lab.config import ResourcesConfig, TrialConfig
 from lina_lab.data.order import HeldOutBatches, RankLayout, StepBatches
+from lina_lab.data.pretrained import weights_sha256
 from lina_lab.model import sample_step_inputs
 from lina_lab.model.inputs import IMAGES_PER_GENERATOR
 from lina_lab.records.result import Progress
-from lina_lab.training.callbacks.consistency import WeightSyncCheck, digest, disagreement
+from lina_lab.training.callbacks.consistency import WeightSyncCheck, disagreement
 from lina_lab.training.divergence import DivergedError, Divergence
 from lina_lab.training.stopping import StopSignals
 from lina_lab.training.strategy import strategy_for
@@ -183,7 +184,7 @@ def test_ranks_whose_weights_part_by_one_bit_are_named(monkeypatch: pytest.Monke
     trainer: Any = SimpleNamespace(strategy=DDPStrategy(), world_size=2, global_step=7)
 
     def gather(views: list[Any], mine: Any) -> None:
-        views[:] = [mine, ("fh2", digest(other))]
+        views[:] = [mine, ("fh2", weights_sha256(other))]
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
     WeightSyncCheck().on_train_epoch_end(trainer, layer)  # type: ignore[arg-type]

@@ -145,7 +145,7 @@ class StepDataModule(L.LightningDataModule):
             steps=range(epoch * steps, min((epoch + 1) * steps, self.config.max_steps)),
             seed=self.config.seed,
             done=taken - epoch * steps,
-            layout=self._layout(),
+            layout=RankLayout.of(self.trainer),
             order=self.order,
             numbered=self.numbered,
         )
@@ -156,7 +156,7 @@ class StepDataModule(L.LightningDataModule):
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """The validation set twice: once for the raw weights, and once for the averaged ones."""
         batches = HeldOutBatches(
-            images=len(self.val_set), batch_size=self.config.data.val_batch_size, layout=self._layout()
+            images=len(self.val_set), batch_size=self.config.data.val_batch_size, layout=RankLayout.of(self.trainer)
         )
         return [DataLoader(self.val_set, sampler=batches, batch_size=None) for _ in range(2)]  # type: ignore[arg-type]
 
@@ -187,13 +187,3 @@ class StepDataModule(L.LightningDataModule):
     def captions(self, indices: Sequence[int]) -> list[str]:
         """The captions of held-out images; empty for data without captions."""
         return list(self.val_set[torch.tensor(indices)][1].get("captions", []))
-
-    def _layout(self) -> RankLayout:
-        if self.trainer is None:
-            return RankLayout()
-        trainer = self.trainer
-        return RankLayout(
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-            accumulate_grad_batches=trainer.accumulate_grad_batches,
-        )

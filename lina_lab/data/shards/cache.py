@@ -5,7 +5,6 @@ the lock of the shards that it writes. The last one measures the latents' mean a
 manifest.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from lina_lab.data.shards.format import MANIFEST, ShardError, read_index, read_manifest
-from lina_lab.data.shards.sources import Source, find_images
-from lina_lab.data.shards.writer import CacheConfig, Encoders, write_manifest, write_shard
+from lina_lab.data.shards.sources import find_images
+from lina_lab.data.shards.writer import CacheConfig, ShardWriter
 from lina_lab.data.text import load_text_encoder
 from lina_lab.data.vae import load_vae
 from lina_lab.util.files import sha256, write_atomically
@@ -26,20 +25,6 @@ from lina_lab.util.progress import image_progress
 
 PLAN = "plan.json"
 """Notes what the shards of a folder are made of, before the first is written."""
-
-
-def load_encoders(config: CacheConfig, source: Source) -> Encoders:
-    """Load the autoencoder, and the text encoder if captions become states.
-
-    Raises:
-        ValueError: one of them cannot be loaded, or text is for images with classes.
-    """
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
-    if config.text is not None and source.classes is not None:
-        raise ValueError(f"text={config.text} is for captions, and images={config.images} has classes")
-    assert config.vae is not None
-    vae = load_vae(config.vae, device)
-    return Encoders(vae=vae, text=None if config.text is None else load_text_encoder(config.text, config.text_dim))
 
 
 def cache(config: CacheConfig, console: Console) -> None:
@@ -52,8 +37,13 @@ def cache(config: CacheConfig, console: Console) -> None:
         raise ValueError("images=DIR and vae=NAME are needed to make shards")
     out = Path(config.out)
     source = find_images(Path(config.images), out)
-    encoders = load_encoders(config, source)
-    plan = _plan(source, config, encoders)
+    if config.text is not None and source.classes is not None:
+        raise ValueError(f"text={config.text} is for captions, and images={config.images} has classes")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
+    vae = load_vae(config.vae, device)
+    text = None if config.text is None else load_text_encoder(config.text, config.text_dim)
+    writer = ShardWriter(source, config, vae, text)
+    plan = writer.plan()
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".lock"):
         _check_plan(out, plan)
@@ -62,27 +52,22 @@ def cache(config: CacheConfig, console: Console) -> None:
     with image_progress(console) as progress:
         task = progress.add_task("images", total=len(source.names))
         for name, start in zip(names, starts, strict=True):
-            indices = range(start, min(start + config.images_per_shard, len(source.names)))
-            path = out / name
+            indices, path = range(len(source.names))[start : start + config.images_per_shard], out / name
             try:
                 # Held while the shard is written; the system releases it if this process dies.
                 with FileLock(out / f".{name}.lock", timeout=0):
                     if _is_whole(path):
                         progress.advance(task, len(indices))
                     else:
-                        write_shard(source, indices, encoders, config, path, lambda n: progress.advance(task, n))
+                        writer.write(indices, path, lambda n: progress.advance(task, n))
             except Timeout:
                 continue
     with FileLock(out / ".lock"):
         whole = all(_is_whole(out / name) for name in names)
         if whole:
-            write_manifest(source, out, names, config, encoders, plan)
-    sentence = (
-        f"{len(source.names):,} images in {len(names):,} shards: {out / MANIFEST}"
-        if whole
-        else "other processes are still writing shards"
-    )
-    console.print(sentence, soft_wrap=True, highlight=False)
+            writer.write_manifest(out, names, plan)
+    done = f"{len(source.names):,} images in {len(names):,} shards: {out / MANIFEST}"
+    console.print(done if whole else "other processes are still writing shards", soft_wrap=True, highlight=False)
 
 
 def _is_whole(path: Path) -> bool:
@@ -92,18 +77,6 @@ def _is_whole(path: Path) -> bool:
         return bool(summary["bytes"] == path.stat().st_size)
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return False
-
-
-def _plan(source: Source, config: CacheConfig, encoders: Encoders) -> dict[str, Any]:
-    """What the shards are made of."""
-    return {
-        "images": hashlib.sha256("\n".join(source.names).encode()).hexdigest(),
-        "classes": None if source.classes is None else list(source.classes),
-        "long_captions": source.long_captions,
-        "resolution": config.resolution,
-        "images_per_shard": config.images_per_shard,
-        **encoders.fingerprint(config),
-    }
 
 
 def _check_plan(out: Path, plan: dict[str, Any]) -> None:

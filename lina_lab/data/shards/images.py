@@ -108,11 +108,11 @@ class ShardImages(Dataset[Batch]):
     def order(self, generator: Generator) -> Tensor:
         """All indices of a pass, shuffled within a few shards at a time."""
         edges = (np.clip(self.reader.starts, self.first, self.first + self.images) - self.first).tolist()
-        shards = [range(start, stop) for start, stop in pairwise(edges) if stop > start]
+        shards = [torch.arange(start, stop) for start, stop in pairwise(edges) if stop > start]
         mixed = torch.randperm(len(shards), generator=generator).tolist()
         parts = []
         for start in range(0, len(mixed), WINDOW):
-            indices = torch.cat([torch.arange(*_ends(shards[each])) for each in mixed[start : start + WINDOW]])
+            indices = torch.cat([shards[each] for each in mixed[start : start + WINDOW]])
             parts.append(indices[torch.randperm(len(indices), generator=generator)])
         return torch.cat(parts)
 
@@ -170,7 +170,3 @@ class ShardImages(Dataset[Batch]):
                 lengths = torch.tensor([len(each) for each in conditions])
                 return {"text": states, "present": torch.arange(states.shape[1]) < lengths.unsqueeze(1)}
         return {}
-
-
-def _ends(indices: range) -> tuple[int, int]:
-    return indices.start, indices.stop

@@ -1,5 +1,6 @@
-"""Images to encode as files of a folder: in a folder for each class, or with caption files."""
+"""Images to encode: where they and their captions lie, and those that are files of a folder."""
 
+import io
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,27 +21,79 @@ ORDER_SEED = 0
 
 
 @dataclass(frozen=True)
-class FolderSource:
-    """Images as files of a folder."""
+class Stored:
+    """An image or a caption: a file, or a part of one."""
 
-    folder: Path
-    files: tuple[Path, ...]
+    name: str
+    """Its name in messages."""
+    path: Path
+    offset: int = 0
+    size: int = -1
+    """-1: up to the end of the file."""
+
+    def read(self) -> bytes:
+        """The contents."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+    def text(self) -> str:
+        """The contents as text.
+
+        Raises:
+            ValueError: they are none in UTF-8.
+        """
+        try:
+            return self.read().decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.name} is no text in UTF-8: {error}") from error
+
+    def picture(self, name: str | None = None) -> Image.Image:
+        """The contents as an RGB image; messages have another name for it where one is given.
+
+        Raises:
+            ValueError: they are none that can be read.
+        """
+        try:
+            with Image.open(io.BytesIO(self.read())) as image:
+                return image.convert("RGB")
+        except PICTURE_ERRORS as error:
+            raise ValueError(f"{name or self.name} is no picture that can be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image with its class or its captions."""
+
+    name: str
+    """Its name in the folder of the images."""
+    image: Stored
+    label: int | None
+    captions: dict[bool, Stored]
+    """The short (False) and the long (True) caption, as far as there are captions."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images to encode, in the order in which shards hold them."""
+
+    samples: tuple[Sample, ...]
     classes: tuple[str, ...] | None
+    """Names of the classes; None: there are captions instead."""
     long_captions: bool
+    """Whether each image has a long caption, too."""
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        return tuple(str(file.relative_to(self.folder)) for file in self.files)
-
-    def data(self, index: int) -> bytes:
-        return self.files[index].read_bytes()
+        """A name for each image; together they identify the set."""
+        return tuple(sample.name for sample in self.samples)
 
     def condition(self, index: int) -> dict[str, Any]:
-        file = self.files[index]
+        """Members of an image's sample beside the image: its class, or its captions."""
+        sample = self.samples[index]
         if self.classes is not None:
-            return {CLASS: self.classes.index(file.relative_to(self.folder).parts[0])}
-        kinds = (False, True) if self.long_captions else (False,)
-        return {CAPTION[long]: _decoded(_caption(file, long=long)) for long in kinds}
+            return {CLASS: sample.label}
+        return {CAPTION[long]: caption.text() for long, caption in sample.captions.items()}
 
 
 def files_of(folder: Path, out: Path | None = None) -> tuple[list[Path], list[Path]]:
@@ -64,7 +117,7 @@ def files_of(folder: Path, out: Path | None = None) -> tuple[list[Path], list[Pa
     return sorted(tars), sorted(pictures)
 
 
-def in_folder(folder: Path, files: list[Path]) -> FolderSource:
+def in_folder(folder: Path, files: list[Path]) -> Source:
     """The files of a folder.
 
     Raises:
@@ -85,29 +138,24 @@ def in_folder(folder: Path, files: list[Path]) -> FolderSource:
     if not all(captioned) and top:
         raise ValueError(f"{top[0]} has neither a caption beside it nor a folder of its class")
     classes = None if all(captioned) else tuple(sorted({file.relative_to(folder).parts[0] for file in files}))
-    return FolderSource(folder, tuple(files[index] for index in shuffled(len(files))), classes, all(long))
+    numbers = {name: number for number, name in enumerate(classes or ())}
+    kinds = [kind for kind, there in ((False, all(captioned)), (True, all(long))) if there]
+    samples = [
+        Sample(
+            name=str(file.relative_to(folder)),
+            image=Stored(str(file), file),
+            label=numbers.get(file.relative_to(folder).parts[0]),
+            captions={kind: Stored(str(_caption(file, long=kind)), _caption(file, long=kind)) for kind in kinds},
+        )
+        for file in files
+    ]
+    return Source(shuffled(samples), classes, all(long))
 
 
 def _caption(file: Path, *, long: bool = False) -> Path:
     return file.with_suffix(f".{CAPTION[long]}")
 
 
-def _decoded(file: Path) -> str:
-    return decode_text(file.read_bytes(), str(file))
-
-
-def decode_text(data: bytes, where: str) -> str:
-    """Text in UTF-8; `where` begins the message of the error.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        return data.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is no text in UTF-8: {error}") from error
-
-
-def shuffled(count: int) -> list[int]:
-    """Indices in the order of the shards."""
-    return [int(index) for index in np.random.default_rng(ORDER_SEED).permutation(count)]
+def shuffled(samples: list[Sample]) -> tuple[Sample, ...]:
+    """The samples in the order of the shards."""
+    return tuple(samples[index] for index in np.random.default_rng(ORDER_SEED).permutation(len(samples)))

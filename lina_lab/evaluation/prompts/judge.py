@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from lina_lab.data.pixels import Pixels
-from lina_lab.data.scenes import RELATIONS, Metadata
+from lina_lab.data.scenes import RELATIONS, Metadata, holds
 from lina_lab.evaluation.prompts.detect import Patch, detect
 
 MAX_CLUTTER = 0.15
 """Share of the image that may be colored and no shape: two or three spoilt shapes are allowed, noise is not."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Verdict:
     """Whether an image shows what its caption asks for."""
 
@@ -52,36 +52,24 @@ def judge(pixels: Pixels, metadata: Metadata) -> tuple[bool, str]:
             return False, f"{len(group)} {shape}s in place of {count}"
         if "position" in entry:
             relation, other = entry["position"]
-            if not any(_holds(relation, a, b) for a in group for b in groups[other]):
+            if relation not in RELATIONS:
+                raise ValueError(f"position {relation!r} is none of {', '.join(RELATIONS)}")
+            if not any(holds(relation, (a.column, a.row), (b.column, b.row)) for a in group for b in groups[other]):
                 return False, f"no {shape} {relation} a {metadata['include'][other]['class']}"
         groups.append(group)
     return True, ""
 
 
-def _holds(relation: str, a: Patch, b: Patch) -> bool:
-    if relation not in RELATIONS:
-        raise ValueError(f"position {relation!r} is none of {', '.join(RELATIONS)}")
-    across = relation in ("left of", "right of")
-    gap = a.column - b.column if across else a.row - b.row
-    return gap < 0 if relation in ("left of", "above") else gap > 0
-
-
-def judge_all(
-    images: Iterable[Pixels], prompts: Sequence[Metadata], names: Sequence[str] | None = None
-) -> list[Verdict]:
+def judge_all(images: Iterable[Pixels], prompts: Sequence[Metadata], names: Sequence[str]) -> list[Verdict]:
     """A verdict for each image, uint8 [H, W, 3].
 
     Args:
         images: as many as there are prompts.
         prompts: what each image must show.
-        names: the images'; None: their indices.
+        names: the images'.
     """
-    names = names or [f"{index:05d}" for index in range(len(prompts))]
-    found = []
-    for pixels, metadata, name in zip(images, prompts, names, strict=True):
-        correct, reason = judge(pixels, metadata)
-        found.append(Verdict(name=name, metadata=metadata, correct=correct, reason=reason))
-    return found
+    judged = zip(images, prompts, names, strict=True)
+    return [Verdict(name, metadata, *judge(pixels, metadata)) for pixels, metadata, name in judged]
 
 
 def mean_over_tasks(verdicts: Sequence[Verdict]) -> float:

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from lina_lab.data.pixels import Pixels
 from lina_lab.data.scenes import COLORS, RELATIONS, SHAPES, TASKS, Metadata
+from lina_lab.data.shards.source_files import Stored
 from lina_lab.evaluation.prompts.geneval import LAYOUT, read_layout, write_results
 from lina_lab.evaluation.prompts.judge import judge_all
 from lina_lab.evaluation.sampling import SAMPLES_FILE
@@ -33,14 +32,10 @@ def check(folder: Path, out: Path) -> tuple[int, int]:
     if not pairs:
         raise ValueError(f"images={folder} holds no pictures (.png), alone or in GenEval's layout")
     prompts = [_read_metadata(metadata) for _, metadata in pairs]
-    verdicts = judge_all((_read_image(file) for file, _ in pairs), prompts, [str(file) for file, _ in pairs])
+    images = (np.asarray(Stored(str(file), file).picture()) for file, _ in pairs)
+    verdicts = judge_all(images, prompts, [str(file) for file, _ in pairs])
     write_results(out, verdicts)
     return sum(verdict.correct for verdict in verdicts), len(pairs)
-
-
-def _read_image(file: Path) -> Pixels:
-    with Image.open(file) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def _read_metadata(file: Path) -> Metadata:
@@ -75,6 +70,6 @@ def _validate(file: Path, found: Any) -> None:
         need(entry.get("color") in (None, *COLORS), f"colors of {', '.join(COLORS)}")
         if "position" in entry:
             position = entry["position"]
-            right = isinstance(position, list) and len(position) == 2 and position[0] in RELATIONS
+            right = isinstance(position, list) and len(position) == 2 and position[0] in (*RELATIONS,)
             need(right, f"a position of {', '.join(RELATIONS)} and the index of another entry")
             need(type(position[1]) is int and 0 <= position[1] < index, "a position with the index of an earlier entry")

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Generator
@@ -14,6 +13,7 @@ from lina_lab.data.pixels import Pixels, to_pixels
 from lina_lab.data.scenes import Metadata, scene
 from lina_lab.evaluation.prompts.geneval import write_results
 from lina_lab.evaluation.prompts.judge import judge_all, mean_over_tasks
+from lina_lab.evaluation.sampling import generate
 from lina_lab.model import LINA
 from lina_lab.records.files import CAPTIONS_FILE, SHUFFLED_FILE
 from lina_lab.records.runstore import EVALUATION
@@ -41,10 +41,8 @@ class CaptionAccuracy(Evaluation):
         folder: the trial's.
     """
 
-    @property
-    def state_key(self) -> str:
-        """Its name in checkpoints, since version 0.1."""
-        return "CaptionCheck"
+    state_key = "CaptionCheck"
+    """Its name in checkpoints, since version 0.1."""
 
     def __init__(self, config: TrialConfig, average: ExponentialAverage, folder: Path) -> None:
         super().__init__(config, average)
@@ -66,18 +64,10 @@ class CaptionAccuracy(Evaluation):
         return {METRIC: mean_over_tasks(own), SHUFFLED: mean_over_tasks(shuffled)}
 
     def _generate(self, model: LINA, data: StepDataModule, indices: range, prompts: Sequence[Metadata]) -> Pixels:
-        sampling, device = self.config.sampling, next(model.parameters()).device
         captions = [prompts[index]["prompt"] for index in indices]
-        condition: dict[str, Any] = data.condition({"captions": captions}, device)
-        images = model.generate(
-            **condition,
-            steps=sampling.ar_steps,
-            flow_steps=sampling.ode_steps,
-            guidance=sampling.guidance_scale,
-            min_guidance=sampling.guidance_scale_start,
-            generator=[Generator().manual_seed(derive("captions", index)) for index in indices],
-        )
-        return to_pixels(images)
+        condition = data.condition({"captions": captions}, next(model.parameters()).device)
+        generators = [Generator().manual_seed(derive("captions", index)) for index in indices]
+        return to_pixels(generate(model, self.config.sampling, condition, generators, len(indices)))
 
 
 def derangement(prompts: Sequence[Metadata]) -> list[Metadata]:

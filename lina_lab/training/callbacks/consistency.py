@@ -1,6 +1,5 @@
 """Checks that the ranks of one model are alike: first in code, configuration and checkpoint, then in weights."""
 
-import hashlib
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
 from lina_lab.config import TrialConfig
+from lina_lab.data.pretrained import weights_sha256
 from lina_lab.util.code_versions import code_versions
 
 
@@ -57,20 +57,12 @@ class WeightSyncCheck(Callback):
         if not isinstance(trainer.strategy, DDPStrategy):
             return
         views: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(views, (socket.gethostname(), digest(pl_module)))
+        torch.distributed.all_gather_object(views, (socket.gethostname(), weights_sha256(pl_module)))
         for rank, (host, found) in enumerate(views):
             if found != views[0][1]:
                 raise RuntimeError(
                     f"rank {rank} on {host} has other weights than rank 0 after {trainer.global_step} steps"
                 )
-
-
-def digest(module: torch.nn.Module) -> str:
-    """The SHA-256 of the weights' bits."""
-    found = hashlib.sha256()
-    for parameter in module.parameters():
-        found.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def disagreement(views: Sequence[tuple[str, dict[str, str]]]) -> str | None:

@@ -1,12 +1,13 @@
 """The exponential moving average of the weights."""
 
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lina_lab.config import EmaConfig
+from lina_lab.training.module import LinaModule
 from lina_lab.util.compat.lightning import averaged_module, swap_models
 
 
@@ -20,24 +21,22 @@ class ExponentialAverage(WeightAveraging):
         config: decay, and steps between two updates.
     """
 
+    state_key = "ExponentialAverage"
+    """One for all subclasses: a trial resumes under any strategy."""
+
     def __init__(self, config: EmaConfig) -> None:
         # The buffers are constants (positions): to average them would only add rounding. Not Lightning's own
         # EMAWeightAveraging, which goes through the parameters one by one: a tenth of a small model's step.
         super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(config.decay))  # type: ignore[no-untyped-call]
         self.every_n_steps = config.every_n_steps
 
-    @property
-    def state_key(self) -> str:
-        """One for all subclasses: a trial resumes under any strategy."""
-        return "ExponentialAverage"
-
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """After every `every_n_steps` steps, counted from the first one."""
         return step_idx is not None and step_idx % self.every_n_steps == 0
 
-    def averaged(self) -> L.LightningModule:
+    def averaged(self) -> LinaModule:
         """The module with the averaged weights."""
-        return averaged_module(self)
+        return cast(LinaModule, averaged_module(self))
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the raw weights in place."""

@@ -43,7 +43,6 @@ class Evaluation(Callback, ABC):
         module = self.average.averaged()
         module.eval()
         data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(module, LinaModule)
         assert isinstance(data, StepDataModule)
         pl_module.log_over_images(self.measure(module.model, data, WorkPartition.of(pl_module)), seen)
 

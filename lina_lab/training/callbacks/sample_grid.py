@@ -1,8 +1,8 @@
 """The grid of generated images that a trial leaves."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
@@ -16,6 +16,7 @@ from lina_lab.data.modules.base import StepDataModule
 from lina_lab.data.pixels import Pixels, from_pixels
 from lina_lab.evaluation.decoding import decoder_of
 from lina_lab.evaluation.grid import tile
+from lina_lab.evaluation.sampling import Condition, generate
 from lina_lab.model import LINA
 from lina_lab.training.callbacks.ema import ExponentialAverage
 from lina_lab.util.seeds import derive
@@ -48,11 +49,13 @@ class SampleGrid(Callback):
     # need all of them, and none may wait for another in a collective meanwhile.
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         try:
-            module: Any = self.average.averaged()
+            model = self.average.averaged().model
             data = trainer.datamodule  # type: ignore[attr-defined]
-            images = self._decoded(self._generate(module.model, data))
+            rows = range(min(CAPTIONS, len(data.val_set)))
+            images = self._decoded(self._generate(model, data, rows))
             if trainer.is_global_zero:
-                save_grid(images, self.config.images_per_class, self.path, self._titles(module.model, data))
+                titles = [] if model.config.text_dim is None else data.captions(rows)
+                save_grid(images, self.config.images_per_class, self.path, titles)
         except Exception as error:
             self.problem = f"no picture of samples: {type(error).__name__}: {error}"
 
@@ -63,36 +66,18 @@ class SampleGrid(Callback):
         assert self.data.path is not None
         return from_pixels(decoder_of(self.config.vae, Path(self.data.path), latents.device)(latents))
 
-    def _titles(self, model: LINA, data: StepDataModule) -> list[str]:
-        """The captions of the rows, where there are captions."""
-        return [] if model.config.text_dim is None else data.captions(self._rows(data))
-
-    def _rows(self, data: StepDataModule) -> range:
-        return range(min(CAPTIONS, len(data.val_set)))
-
-    def _generate(self, model: LINA, data: StepDataModule) -> Tensor:
+    def _generate(self, model: LINA, data: StepDataModule, captions: range) -> Tensor:
         model.eval()
-        condition = self._condition(model, data)
-        rows = len(next(iter(condition.values()))) if condition else 1
-        repeated = {name: value.repeat_interleave(self.config.images_per_class, 0) for name, value in condition.items()}
-        return model.generate(
-            **repeated,
-            batch=None if condition else rows * self.config.images_per_class,
-            steps=self.config.ar_steps,
-            flow_steps=self.config.ode_steps,
-            guidance=self.config.guidance_scale if condition else 1.0,
-            min_guidance=self.config.guidance_scale_start if condition else 1.0,
-            generator=Generator().manual_seed(derive("samples")),
-        )
-
-    def _condition(self, model: LINA, data: StepDataModule) -> dict[str, Tensor]:
-        """Arguments of the model, for each row one."""
-        device = next(model.parameters()).device
+        sampling, columns, device = self.config, self.config.images_per_class, next(model.parameters()).device
+        condition: Condition = {}
         if model.config.num_classes is not None:
-            return {"label": torch.arange(model.config.num_classes, device=device)}
-        if model.config.text_dim is not None:
-            return data.held_out_condition(self._rows(data), device)
-        return {}
+            condition = {"label": torch.arange(model.config.num_classes, device=device)}
+        elif model.config.text_dim is not None:
+            condition = data.held_out_condition(captions, device)
+        else:
+            sampling = replace(sampling, guidance_scale=1.0, guidance_scale_start=1.0)
+        repeated = {name: value.repeat_interleave(columns, 0) for name, value in condition.items()}
+        return generate(model, sampling, repeated, Generator().manual_seed(derive("samples")), columns)
 
 
 def save_grid(images: Tensor, columns: int, path: Path, titles: Sequence[str] = (), scale: int = 6) -> None:

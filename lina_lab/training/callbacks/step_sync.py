@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,12 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from lina_lab.config import ResourcesConfig, TrialConfig
 from lina_lab.records.files import CANCEL_FILE
 from lina_lab.records.result import Progress, Report
 from lina_lab.records.runstore import TRAIN_LOSS
+from lina_lab.training.callbacks.timing import TrialTimer
+from lina_lab.training.checkpoints import Checkpoints
 from lina_lab.training.divergence import Divergence
 from lina_lab.training.stopping import CancelledError, PreemptedError, StopSignals
 
@@ -41,33 +43,35 @@ class StepSync(Callback):
     in one reduction of four numbers. Ranks act only on the reduced values, so none is left waiting in a collective.
 
     Args:
+        config: the trial.
         folder: the trial's; the file that cancels appears there.
-        divergence: the rule.
+        resources: how long the trial may train.
+        timer: knows how long it has trained, as the first rank sees it.
+        checkpoints: save the state before the ranks leave.
         requests: signals that this process has received.
-        late: whether the trial has trained for longer than it may, as the first rank sees it.
-        save: saves the state; called on all ranks before they leave.
         report: called after each step.
 
     Raises:
         DivergedError, CancelledError, PreemptedError: after a step, on all ranks.
     """
 
-    @property
-    def state_key(self) -> str:
-        """Its name in checkpoints, since version 0.1."""
-        return "StepEnd"
+    state_key = "StepEnd"
+    """Its name in checkpoints, since version 0.1."""
 
     def __init__(
         self,
+        config: TrialConfig,
         folder: Path,
-        divergence: Divergence,
+        resources: ResourcesConfig,
+        timer: TrialTimer,
+        checkpoints: Checkpoints,
         requests: StopSignals,
-        late: Callable[[], bool],
-        save: Callable[[L.Trainer], None],
         report: Report | None,
     ) -> None:
-        self.file, self.divergence, self.requests, self.save = folder / CANCEL_FILE, divergence, requests, save
-        self.late, self.report = late, report
+        self.divergence = Divergence(config.trainer.divergence_factor, config.trainer.divergence_steps)
+        self.limit = math.inf if resources.max_minutes is None else 60 * resources.max_minutes
+        self.file, self.timer, self.checkpoints = folder / CANCEL_FILE, timer, checkpoints
+        self.requests, self.report = requests, report
         self._loss = 0.0
         """The loss of this rank's share of the step, summed over its micro-batches."""
         self._looked = -math.inf
@@ -77,36 +81,33 @@ class StepSync(Callback):
         self.requests.listen()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        accumulate_grad_batches = trainer.accumulate_grad_batches
         # Lightning has divided it by accumulate_grad_batches.
         loss = outputs["loss"].detach()
-        self._loss = loss if batch_idx % accumulate_grad_batches == 0 else self._loss + loss
-        if (batch_idx + 1) % accumulate_grad_batches:
+        self._loss = loss if batch_idx % trainer.accumulate_grad_batches == 0 else self._loss + loss
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         step = self._agree(trainer)
-        pl_module.log_over_images({TRAIN_LOSS: step.loss}, pl_module.images_seen - pl_module.config.data.batch_size)
+        # The images that the weights had seen that gave this loss.
+        images = pl_module.images_seen - pl_module.config.data.batch_size
+        pl_module.log_over_images({TRAIN_LOSS: step.loss}, images)
         if self.report is not None and trainer.is_global_zero:
             self.report(Progress(images=pl_module.images_seen, loss=step.loss))
         self.divergence.update(step.number, step.loss)
         if step.cancel:
             raise CancelledError("cancelled")
         if (step.leave or step.late) and pl_module.global_step < pl_module.config.max_steps:
-            self._log_now(trainer, pl_module, step)
-            self.save(trainer)
+            if trainer.logger is not None and step.number % pl_module.config.trainer.log_every_n_steps == 0:
+                # Lightning would log it later, and not at all if training ends here.
+                trainer.logger.log_metrics({TRAIN_LOSS: step.loss}, step=images)
+            self.timer.lap()
+            self.checkpoints.save(trainer)
             if step.late:
                 raise CancelledError(f"over its limit of training time at step {step.number}; its state is saved")
             raise PreemptedError(f"asked to make room at step {step.number}")
 
-    @staticmethod
-    def _log_now(trainer: L.Trainer, pl_module: Any, step: Step) -> None:
-        """Log a step's loss that Lightning would log later, and not at all if training ends here."""
-        if trainer.logger is not None and step.number % pl_module.config.trainer.log_every_n_steps == 0:
-            images = pl_module.images_seen - pl_module.config.data.batch_size
-            trainer.logger.log_metrics({TRAIN_LOSS: step.loss}, step=images)
-
     def _agree(self, trainer: L.Trainer) -> Step:
         cancel = trainer.is_global_zero and self._cancelled()
-        late = trainer.is_global_zero and self.late()
+        late = trainer.is_global_zero and self.timer.so_far > self.limit
         loss = torch.as_tensor(self._loss).float().reshape(1)
         if trainer.world_size == 1:
             return Step(trainer.global_step, float(loss), cancel, self.requests.leave, late)

@@ -22,10 +22,8 @@ class TrialTimer(Timer):
         self.training = self.validating = 0.0
         """Seconds of training until the last lap, validations included; and of the validations."""
 
-    @property
-    def state_key(self) -> str:
-        """Its name in checkpoints, since version 0.1."""
-        return "Stopwatch"
+    state_key = "Stopwatch"
+    """Its name in checkpoints, since version 0.1."""
 
     @property
     def so_far(self) -> float:
