@@ -10,9 +10,11 @@ import pandas as pd
 from mlflow.entities import Run
 
 from lina_lab.config import StudyConfig, TrialConfig, current_name, from_stored
+from lina_lab.config.factors import FACTORS
 from lina_lab.model import count
 from lina_lab.records.runstore import AXES, CELL, ERROR, EVALUATION, IMAGES_PER_SECOND, SEED, STATUS, TRAIN_LOSS
 from lina_lab.records.status import CellStatus
+from lina_lab.util.nested import flatten
 
 from .configs import config_json, stored_config
 from .errors import StoreError
@@ -31,7 +33,7 @@ def cell_rows(runs: Sequence[Run], study: StudyConfig) -> pd.DataFrame:
         `run`, KEYS, `state`, `reason` (why it does not count; empty for a run that counts), `label`, the varied fields
         as text, `data`, `parameters` (all), `body_parameters` (without embeddings), `flops_per_image`, `flops` (of
         training), the last losses (NaN where there are none), measurements, metrics of generated images, and the
-        factors that `stats.budgets` compares across sizes.
+        factors of training and shape.
 
     Raises:
         StoreError: a stored configuration is not one of this version.
@@ -66,17 +68,13 @@ def check_cells(cells: pd.DataFrame, runs: Sequence[Run], study: StudyConfig) ->
     if len(twice):
         first, second = (twice.iloc[index] for index in (0, 1))
         by_id = {run.info.run_id: run for run in runs}
-        a, b = (_flat(stored_config(by_id[row["run"]])) for row in (first, second))
+        a, b = (flatten(stored_config(by_id[row["run"]])) for row in (first, second))
         fields = sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
         raise StoreError(
             f"cells {first['cell']} and {second['cell']} of the study {study.name} are both {first['variant']}, size "
             f"{first['size']}, seed {first['seed']}, and differ in {', '.join(fields) or 'nothing'}: make that an "
             "axis, or remove one of the runs"
         )
-
-
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    return {str(name): value for name, value in pd.json_normalize(config).iloc[0].items()}
 
 
 def _row(run: Run, study: StudyConfig) -> dict[str, Any]:
@@ -117,18 +115,13 @@ def _derived(config_json: str) -> dict[str, Any]:
     config = from_stored(TrialConfig, json.loads(config_json))
     total = count.parameters(config.model).total
     flops = count.FLOPS_PER_MULTIPLY_ADD * count.training_operations(config.model).total
-    images = config.images_seen
     return {
         "data": config.data.name if config.data.path is None else f"{config.data.name} {config.data.path}",
         "parameters": total,
         "body_parameters": total - count.embedding_parameters(config.model),
         "flops_per_image": float(flops),
-        "flops": float(flops) * images,
-        "images_seen": images,
-        "batch_size": config.data.batch_size,
-        "steps": config.max_steps,
-        "lr": config.optimizer.lr,
-        "warmup_images": config.optimizer.warmup_images,
+        "flops": float(flops) * config.images_seen,
+        **{name: factor(config) for name, factor in FACTORS.items()},
     }
 
 
