@@ -10,6 +10,7 @@ import pandas as pd
 from mlflow.entities import Run
 
 from lina_lab.config import StudyConfig, TrialConfig, current_name, from_stored
+from lina_lab.config.factors import FACTORS
 from lina_lab.model import count
 from lina_lab.records.runstore import AXES, CELL, ERROR, EVALUATION, IMAGES_PER_SECOND, SEED, STATUS, TRAIN_LOSS
 from lina_lab.records.status import CellStatus
@@ -31,7 +32,7 @@ def cell_rows(runs: Sequence[Run], study: StudyConfig) -> pd.DataFrame:
         `run`, KEYS, `state`, `reason` (why it does not count; empty for a run that counts), `label`, the varied fields
         as text, `data`, `parameters` (all), `body_parameters` (without embeddings), `flops_per_image`, `flops` (of
         training), the last losses (NaN where there are none), measurements, metrics of generated images, and the
-        factors that `stats.budgets` compares across sizes.
+        factors of training and shape.
 
     Raises:
         StoreError: a stored configuration is not one of this version.
@@ -117,18 +118,14 @@ def _derived(config_json: str) -> dict[str, Any]:
     config = from_stored(TrialConfig, json.loads(config_json))
     total = count.parameters(config.model).total
     flops = count.FLOPS_PER_MULTIPLY_ADD * count.training_operations(config.model).total
-    images = config.images_seen
     return {
         "data": config.data.name if config.data.path is None else f"{config.data.name} {config.data.path}",
         "parameters": total,
         "body_parameters": total - count.embedding_parameters(config.model),
         "flops_per_image": float(flops),
-        "flops": float(flops) * images,
-        "images_seen": images,
-        "batch_size": config.data.batch_size,
-        "steps": config.max_steps,
-        "lr": config.optimizer.lr,
-        "warmup_images": config.optimizer.warmup_images,
+        "flops": float(flops) * config.images_seen,
+        "images_seen": config.images_seen,
+        **{name: factor(config) for name, factor in FACTORS.items()},
     }
 
 

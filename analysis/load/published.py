@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from lina_lab.config import LinaConfig, ObjectiveConfig, StudyConfig, from_dict
+from lina_lab.config.factors import BATCH, IMAGES, STEPS
 from lina_lab.config.presets import SIZES
 from lina_lab.model import count
 from lina_lab.records.runstore import TRAIN_LOSS
@@ -102,8 +103,7 @@ def _cells(history: pd.DataFrame) -> pd.DataFrame:
     last = history[history["iteration"] > 0.75 * ITERATIONS]
     cells = last.groupby(KEYS, sort=False).agg(
         **{name: (name, "first") for name in FIELDS},
-        batch_size=("images_per_step", "first"),
-        steps=("iteration", lambda _: ITERATIONS),
+        **{BATCH: ("images_per_step", "first"), STEPS: ("iteration", lambda _: ITERATIONS)},
         flops_per_image=("flops_per_image", "first"),
         loss=("value", "mean"),
     )
@@ -111,8 +111,8 @@ def _cells(history: pd.DataFrame) -> pd.DataFrame:
     known = parameters()
     cells["parameters"] = [known[(row["size"], row[FIELDS["conv"]] != "none")] for row in cells.to_dict("records")]
     cells["model.dim"] = cells["size"].astype(str)
-    cells["images_seen"] = cells["batch_size"] * cells["steps"]
-    cells["flops"] = cells["flops_per_image"] * cells["images_seen"]
+    cells[IMAGES] = cells[BATCH] * cells[STEPS]
+    cells["flops"] = cells["flops_per_image"] * cells[IMAGES]
     return cells.sort_values(KEYS[1:]).reset_index(drop=True)
 
 

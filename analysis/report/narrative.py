@@ -5,8 +5,10 @@ from typing import Any
 
 import pandas as pd
 
+from lina_lab.config.factors import SHAPE, TRAINING
+
 from ..load.runs import StudyRuns
-from ..stats.budgets import NAMES, BudgetView, confounders
+from ..stats.budgets import BudgetView, confounders
 from .metric_names import metric_name
 
 PAIRING = (
@@ -25,12 +27,13 @@ HOLM_LEVEL = 0.05
 
 
 def design_sentences(runs: StudyRuns, views: Sequence[BudgetView]) -> list[str]:
-    """Say which factors are confounded with size, and what each equal budget may therefore claim."""
+    """Say which factors change with size, and what each equal budget may therefore claim."""
     found = confounders(runs)
-    if not found:
-        return [f"No other factor changes with size. Checked: {', '.join(NAMES.values())}."]
     lines = [f"Confounded with size: {name} ({values})." for name, values in found.items()]
-    return [*lines, *(f"{view.title}." for view in views)]
+    lines += [f"{view.title}." for view in views if found]
+    lines += [] if found else [f"No factor of training changes with size. Checked: {', '.join(TRAINING)}."]
+    shape = confounders(runs, SHAPE).items()
+    return [*lines, *(f"The model's shape changes with size: {name} ({values})." for name, values in shape)]
 
 
 def method_sentences(means: pd.DataFrame) -> list[str]:

@@ -1,9 +1,11 @@
 """Points at which sizes are compared (equal steps, images or FLOPs), and which factors are confounded with size."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
 
+from lina_lab.config.factors import BATCH, IMAGES, STEPS, TRAINING, WARMUP_SHARE
 from lina_lab.records.runstore import TRAIN_LOSS
 
 from ..load.cells import KEYS
@@ -11,14 +13,6 @@ from ..load.runs import StudyRuns
 
 TAIL = 0.25
 """Last share of the budget over which a loss is averaged."""
-NAMES = {
-    "batch_size": "batch size",
-    "steps": "optimizer steps",
-    "images_seen": "images seen",
-    "lr": "learning rate",
-    "warmup_images": "warm-up images",
-}
-"""Factors that a reader assumes to be equal across sizes: column of the cells -> name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,18 +39,18 @@ class BudgetView:
         return f"{self.name}: not a scaling comparison (confounded with size: {', '.join(self.confounders)})"
 
 
-def confounders(runs: StudyRuns) -> dict[str, str]:
-    """Return the factors that are confounded with size: name -> its values by size."""
+def confounders(runs: StudyRuns, factors: Iterable[str] = TRAINING) -> dict[str, str]:
+    """Return those of the factors that change together with size: name -> its values by size."""
     found: dict[str, str] = {}
-    for column, name in NAMES.items():
-        if column not in runs.cells:
+    for name in factors:
+        if name not in runs.cells:
             continue
-        groups = [group.groupby("size")[column].first() for _, group in runs.cells.groupby("variant", sort=False)]
+        groups = [group.groupby("size")[name].first() for _, group in runs.cells.groupby("variant", sort=False)]
         changing = [by_size for by_size in groups if by_size.nunique() > 1]
         if changing:
             # Show the variant that has the most sizes.
             by_size = max(changing, key=len)
-            found[name] = ", ".join(f"{value:,} at {size}" for size, value in by_size.items())
+            found[name] = ", ".join(f"{value:,.10g} at {size}" for size, value in by_size.items())
     return found
 
 
@@ -68,10 +62,10 @@ def iso_step(runs: StudyRuns) -> BudgetView:
 def iso_image(runs: StudyRuns) -> BudgetView:
     """Compare each run at the number of images that the shortest run has seen."""
     ends = _ends(runs)
-    found = [name for name in confounders(runs) if name != NAMES["images_seen"]]
-    if NAMES["batch_size"] in found and NAMES["steps"] not in found:
+    found = [name for name in confounders(runs) if name not in (IMAGES, WARMUP_SHARE)]
+    if BATCH in found and STEPS not in found:
         # Equal images in unequal batches are unequal steps.
-        found.append(NAMES["steps"])
+        found.append(STEPS)
     return BudgetView(name="iso-image", points=_points(runs, ends.clip(upper=ends.min())), confounders=tuple(found))
 
 
@@ -79,7 +73,7 @@ def iso_flop(runs: StudyRuns) -> BudgetView:
     """Compare each run at the FLOPs of the cheapest run; larger sizes have then seen fewer images."""
     ends, each = _ends(runs), runs.cells.set_index("cell")["flops_per_image"]
     spent = (ends * each).min() / each
-    found = [name for name in confounders(runs) if name not in (NAMES["images_seen"], NAMES["steps"])]
+    found = [name for name in confounders(runs) if name not in (IMAGES, WARMUP_SHARE, STEPS)]
     return BudgetView(name="iso-FLOP", points=_points(runs, spent), confounders=tuple(found))
 
 

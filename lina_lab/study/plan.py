@@ -1,13 +1,13 @@
 """The cost of a study: a table of its cells, and an audit of what changes together with size."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import Any
 
 import pandas as pd
 
-from lina_lab.config import TrialConfig
+from lina_lab.config.factors import FACTORS
 from lina_lab.records.record import read_record
 from lina_lab.records.status import CellStatus
 from lina_lab.study.cost import memory_bytes, parameters, training_flops
@@ -16,22 +16,6 @@ from lina_lab.study.workspace import Workspace
 
 ENOUGH = 100
 """Cells whose speed is read at most."""
-FACTORS: dict[str, Callable[[TrialConfig], float]] = {
-    "images seen": lambda trial: trial.images_seen,
-    "batch size": lambda trial: trial.data.batch_size,
-    "optimizer steps": lambda trial: trial.max_steps,
-    "learning rate": lambda trial: trial.optimizer.lr,
-    "share of the budget in warm-up": lambda trial: trial.optimizer.warmup_images / trial.trainer.max_images,
-    "images that the average reaches back": lambda trial: (
-        trial.ema.every_n_steps * trial.data.batch_size / (1 - trial.ema.decay)
-    ),
-    "depth": lambda trial: trial.model.condition_depth + trial.model.depth,
-    "depth of the flow head": lambda trial: trial.model.flow_depth,
-    "heads": lambda trial: trial.model.num_heads,
-    "channels of a head": lambda trial: trial.model.dim // trial.model.num_heads,
-    "image tokens": lambda trial: trial.model.num_tokens,
-}
-"""What a reader assumes to be equal across sizes."""
 
 
 def seconds_per_flop(workspace: Workspace) -> float | None:

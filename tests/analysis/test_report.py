@@ -14,7 +14,8 @@ from lina_lab.analysis import plots
 from lina_lab.analysis.load.runs import StudyRuns
 from lina_lab.analysis.report import figures
 from lina_lab.analysis.report.forest import differences_figure
-from lina_lab.analysis.report.narrative import comparison_sentences
+from lina_lab.analysis.report.narrative import comparison_sentences, design_sentences
+from lina_lab.analysis.report.study_report import analyze_study
 from lina_lab.analysis.report.tables import rounded, summary_table, write_table
 from lina_lab.analysis.stats.paired import mean_differences, paired_differences
 from mlflow import MlflowClient
@@ -84,6 +85,16 @@ def test_report_has_results_and_excluded_runs(
     assert float(rises.split("|")[5]) == pytest.approx(0.02, abs=0.002)
     assert "division none 16 seed 3 (abc): failed, RuntimeError: planted" in text
     assert all((tmp_path / "planted" / name).exists() for name in re.findall(r"!\[.*?\]\((.*?)\)", text))
+
+
+def test_a_shape_that_changes_with_size_is_reported_and_does_not_forbid_a_law(planted: Planted) -> None:
+    runs = planted(subtraction_is_worse)
+    heads = runs.cells.assign(**{"channels of a head": runs.cells["size"] // 2, "heads": 2})
+    report = analyze_study(replace(runs, cells=heads))
+    first, second = design_sentences(report.runs, report.views)
+    assert first.startswith("No factor of training changes with size.")
+    assert second == "The model's shape changes with size: channels of a head (8 at 16, 16 at 32)."
+    assert report.fits is not None
 
 
 def test_a_comparison_has_one_sentence_with_its_number_of_seeds(planted: Planted) -> None:
