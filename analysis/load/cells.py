@@ -14,6 +14,7 @@ from lina_lab.config.factors import FACTORS
 from lina_lab.model import count
 from lina_lab.records.runstore import AXES, CELL, ERROR, EVALUATION, IMAGES_PER_SECOND, SEED, STATUS, TRAIN_LOSS
 from lina_lab.records.status import CellStatus
+from lina_lab.util.nested import flatten
 
 from .configs import config_json, stored_config
 from .errors import StoreError
@@ -67,17 +68,13 @@ def check_cells(cells: pd.DataFrame, runs: Sequence[Run], study: StudyConfig) ->
     if len(twice):
         first, second = (twice.iloc[index] for index in (0, 1))
         by_id = {run.info.run_id: run for run in runs}
-        a, b = (_flat(stored_config(by_id[row["run"]])) for row in (first, second))
+        a, b = (flatten(stored_config(by_id[row["run"]])) for row in (first, second))
         fields = sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
         raise StoreError(
             f"cells {first['cell']} and {second['cell']} of the study {study.name} are both {first['variant']}, size "
             f"{first['size']}, seed {first['seed']}, and differ in {', '.join(fields) or 'nothing'}: make that an "
             "axis, or remove one of the runs"
         )
-
-
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    return {str(name): value for name, value in pd.json_normalize(config).iloc[0].items()}
 
 
 def _row(run: Run, study: StudyConfig) -> dict[str, Any]:
@@ -124,7 +121,6 @@ def _derived(config_json: str) -> dict[str, Any]:
         "body_parameters": total - count.embedding_parameters(config.model),
         "flops_per_image": float(flops),
         "flops": float(flops) * config.images_seen,
-        "images_seen": config.images_seen,
         **{name: factor(config) for name, factor in FACTORS.items()},
     }
 

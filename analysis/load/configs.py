@@ -2,15 +2,14 @@
 
 import ast
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from mlflow.entities import Run
 
-from lina_lab.config import TrialConfig
+from lina_lab.config.fields import field_type
 from lina_lab.records.runstore import config_from_tags
 
 
@@ -48,7 +47,7 @@ def from_parameters(params: Mapping[str, str]) -> dict[str, Any]:
         section = nested
         for part in parts:
             section = section.setdefault(part, {})
-        section[last] = (None if text == "None" else text) if name in _text_fields() else _literal(text)
+        section[last] = (None if text == "None" else text) if _holds_text(name) else _literal(text)
     return nested
 
 
@@ -60,16 +59,7 @@ def _literal(text: str) -> Any:
 
 
 @cache
-def _text_fields() -> frozenset[str]:
-    """Return the dotted names of the fields that hold any text, or any text or nothing."""
-    return frozenset(_walk(TrialConfig, ""))
-
-
-def _walk(section: Any, prefix: str) -> Iterator[str]:
-    hints = get_type_hints(section)
-    for field in fields(section):
-        kind = hints[field.name]
-        if is_dataclass(kind):
-            yield from _walk(kind, f"{prefix}{field.name}.")
-        elif kind is str or set(get_args(kind)) == {str, NoneType}:
-            yield f"{prefix}{field.name}"
+def _holds_text(name: str) -> bool:
+    """Return whether a field holds any text, or any text or nothing."""
+    kind = field_type(name)
+    return kind is str or set(get_args(kind)) == {str, NoneType}

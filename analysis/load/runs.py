@@ -214,12 +214,6 @@ def checkpoint_rows(every: pd.DataFrame, points: pd.DataFrame, fields: Sequence[
 
 
 def _source(runs: Sequence[Run]) -> pd.DataFrame:
-    rows = [
-        (
-            run.data.tags.get("mlflow.source.git.commit", "unknown commit"),
-            run.data.tags.get("mlflow.source.git.dirty", "unknown"),
-        )
-        for run in runs
-    ]
-    frame = pd.DataFrame(rows, columns=["commit", "dirty"])
+    names = {"commit": ("mlflow.source.git.commit", "unknown commit"), "dirty": ("mlflow.source.git.dirty", "unknown")}
+    frame = pd.DataFrame({name: [run.data.tags.get(*tag) for run in runs] for name, tag in names.items()})
     return frame.value_counts().rename("cells").reset_index()

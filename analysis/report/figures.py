@@ -68,24 +68,21 @@ def curves_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
     figure, panels = plt.subplots(1, len(sizes), figsize=(width, 3.2), sharey=True, squeeze=False)
     smooth = _windows(runs.history[runs.history["metric"] == TRAIN_LOSS])
     validated = runs.study.objective != TRAIN_LOSS
-    validation = runs.history[runs.history["metric"] == runs.study.objective]
-    if not validated:
-        validation = validation.iloc[:0]
+    marked = runs.history[runs.history["metric"] == runs.study.objective] if validated else smooth
     for axes, size in zip(panels[0], sizes, strict=True):
         for index, variant in enumerate(runs.variants):
             style = line_style(index)
-            mine = smooth[(smooth["variant"] == variant) & (smooth["size"] == size)]
+            lines, marks = (t[(t["variant"] == variant) & (t["size"] == size)] for t in (smooth, marked))
             if validated:
-                _seed_lines(axes, mine, style["color"])
-            checks = validation[(validation["variant"] == variant) & (validation["size"] == size)]
-            means = (checks if validated else mine).groupby("images")["value"].mean()
+                _seed_lines(axes, lines, style["color"])
+            means = marks.groupby("images")["value"].mean()
             axes.plot(means.index, means, label=variant, markevery=1 if validated else 8, **style)
         axes.set(title=f"{runs.study.size_axis} {size}", xlabel="images seen")
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     both = f"thin: {metric_name(TRAIN_LOSS)}\nmarkers: {metric_name(runs.study.objective)}"
     panels[0][0].set_ylabel(both if validated else metric_name(TRAIN_LOSS))
     panels[0][-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
-    return figure, pd.concat([smooth, validation[smooth.columns]], ignore_index=True)
+    return figure, pd.concat([smooth, marked[smooth.columns]], ignore_index=True) if validated else smooth
 
 
 def _seed_lines(axes: Axes, curves: pd.DataFrame, color: str) -> None:
@@ -112,8 +109,7 @@ def views_figure(runs: StudyRuns, views: Sequence[BudgetView]) -> tuple[Figure, 
         axes.set_title(fill(view.title, 44), fontsize="small")
     panels[0][0].set_ylabel(metric_name(TRAIN_LOSS))
     panels[0][-1].legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.02, 0.5))
-    numbers = pd.concat([view.points.assign(view=view.name) for view in views])
-    return figure, numbers
+    return figure, pd.concat([view.points.assign(view=view.name) for view in views])
 
 
 def _windows(history: pd.DataFrame) -> pd.DataFrame:

@@ -1,11 +1,10 @@
 """Figures of fits: points, curves and bands, residuals, the profile of E, and loss against compute."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from ..load.runs import StudyRuns
 from ..stats.compute import ComputeAnalysis
-from ..stats.fit import profile
+from ..stats.fit import Array, profile
 from ..stats.status import FitStatus
 from ..stats.study_fits import LEVEL, PooledFit
 from .figures import line_style, log_x
@@ -21,8 +20,6 @@ from .metric_names import metric_name
 
 CURVE_POINTS = 40
 PROFILE_POINTS = 41
-Inputs = Callable[[float], dict[str, float]]
-"""An x value -> the law's inputs there."""
 
 
 def fits_figure(runs: StudyRuns, shared: PooledFit) -> tuple[Figure, pd.DataFrame]:
@@ -31,74 +28,72 @@ def fits_figure(runs: StudyRuns, shared: PooledFit) -> tuple[Figure, pd.DataFram
     Dark: confidence band of the curve. Light: prediction band of a new run. Both have the level of the intervals.
     """
     assert shared.fit is not None
-    figure, (top, below) = plt.subplots(
-        2, 1, figsize=(4.6, 4.8), sharex=True, height_ratios=(2.4, 1), layout="constrained"
-    )
-    low, high = shared.points["parameters"].min(), shared.points["parameters"].max()
-    x = np.geomspace(low / 1.15, high * 1.3, CURVE_POINTS)
-    parts = []
-    for index, variant in enumerate(runs.variants):
-        style, mine = line_style(index), shared.points["variant"] == variant
-        band = _band(shared, variant, x, lambda value: {"parameters": value})
-        _draw_band(top, band, style)
-        top.plot(shared.points["parameters"][mine], shared.points["loss"][mine], **_open(style))
-        top.plot([], [], label=variant, **style)
-        below.plot(shared.points["parameters"][mine], np.array(shared.fit.residuals)[mine], **_open(style))
-        parts.append(band.assign(variant=variant))
-    below.axhline(0, color="0.5", linewidth=0.6)
+    figure, (top, below) = plt.subplots(2, 1, figsize=(4.6, 4.8), sharex=True, height_ratios=(2.4, 1))
+    x = np.geomspace(shared.points["parameters"].min() / 1.15, shared.points["parameters"].max() * 1.3, CURVE_POINTS)
+    numbers = _law_panels((top, below), runs, shared, shared.points, "parameters", x)
     top.set(ylabel=metric_name(runs.study.objective))
-    log_x(top)
     top.set_title(shared.fit.law.name, fontsize="small")
     below.set(xlabel="parameters", ylabel="log residual")
-    top.legend(fontsize="x-small")
-    return figure, pd.concat(parts, ignore_index=True)
+    top.legend(handles=_handles(runs), fontsize="x-small")
+    return figure, numbers
 
 
 def surface_figure(runs: StudyRuns, shared: PooledFit) -> tuple[Figure, pd.DataFrame]:
     """Draw the law in N and D: checkpoints of each size, curves with bands, and residuals below."""
-    assert shared.fit is not None
     sizes = [size for size in runs.sizes if (shared.points["size"] == size).any()]
-    figure, panels = plt.subplots(
-        2,
-        len(sizes),
-        sharex="col",
-        sharey="row",
-        squeeze=False,
-        figsize=(2.6 * len(sizes) + 0.6, 4.6),
-        height_ratios=(2.2, 1),
-        layout="constrained",
-    )
+    shape: dict[str, Any] = {"figsize": (2.6 * len(sizes) + 0.6, 4.6), "height_ratios": (2.2, 1)}
+    figure, panels = plt.subplots(2, len(sizes), sharex="col", sharey="row", squeeze=False, **shape)
     parts = []
-    for column, size in enumerate(sizes):
-        of_size = shared.points["size"] == size
-        parameters = float(shared.points["parameters"][of_size].iloc[0])
-        images = shared.points["images"][of_size]
-        x = np.geomspace(images.min(), images.max(), CURVE_POINTS)
-
-        def inputs(value: float, parameters: float = parameters) -> dict[str, float]:
-            return {"parameters": parameters, "images": value}
-
-        for index, variant in enumerate(runs.variants):
-            style, mine = line_style(index), of_size & (shared.points["variant"] == variant)
-            band = _band(shared, variant, x, inputs)
-            _draw_band(panels[0][column], band, style)
-            panels[0][column].plot(shared.points["images"][mine], shared.points["loss"][mine], **_open(style))
-            panels[1][column].plot(shared.points["images"][mine], np.array(shared.fit.residuals)[mine], **_open(style))
-            parts.append(band.assign(variant=variant, size=size))
-        panels[0][column].set(title=f"{runs.study.size_axis} {size}")
-        log_x(panels[0][column])
-        panels[1][column].set(xlabel="images seen")
-        panels[1][column].axhline(0, color="0.5", linewidth=0.6)
+    for column, size in zip(panels.T, sizes, strict=True):
+        points = shared.points[shared.points["size"] == size]
+        x = np.geomspace(points["images"].min(), points["images"].max(), CURVE_POINTS)
+        parts.append(_law_panels(column, runs, shared, points, "images", x).assign(size=size))
+        column[0].set(title=f"{runs.study.size_axis} {size}")
+        column[1].set(xlabel="images seen")
     panels[0][0].set_ylabel(metric_name(runs.study.objective))
     panels[1][0].set_ylabel("log residual")
-    handles = [Line2D([], [], label=variant, **line_style(i)) for i, variant in enumerate(runs.variants)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize="x-small")
+    figure.legend(handles=_handles(runs), loc="outside lower center", ncols=2, fontsize="x-small")
     return figure, pd.concat(parts, ignore_index=True)
+
+
+def _law_panels(
+    panels: Sequence[Axes], runs: StudyRuns, shared: PooledFit, points: pd.DataFrame, column: str, x: Array
+) -> pd.DataFrame:
+    """Draw points and a law at some values of an input, and the residuals below; returns the curves and bands.
+
+    Args:
+        panels: the upper and the lower one.
+        runs: the study.
+        shared: the law.
+        points: those of its points that are drawn; the law's other inputs are equal in all of them.
+        column: the input.
+        x: its values.
+    """
+    assert shared.fit is not None
+    top, below = panels
+    residuals = pd.Series(shared.fit.residuals, index=shared.points.index)
+    inputs = {name: float(points[name].iloc[0]) for name in shared.fit.law.inputs}
+    parts = []
+    for index, variant in enumerate(runs.variants):
+        style, mine = line_style(index), points[points["variant"] == variant]
+        dots = style | {"linestyle": "", "markerfacecolor": "none", "markersize": 4}
+        band = _band(shared, variant, x, [inputs | {column: float(value)} for value in x])
+        _draw_band(top, band, style)
+        top.plot(mine[column], mine["loss"], **dots)
+        below.plot(mine[column], residuals[mine.index], **dots)
+        parts.append(band.assign(variant=variant))
+    log_x(top)
+    below.axhline(0, color="0.5", linewidth=0.6)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _handles(runs: StudyRuns) -> list[Line2D]:
+    return [Line2D([], [], label=variant, **line_style(index)) for index, variant in enumerate(runs.variants)]
 
 
 def profile_figure(laws: Sequence[PooledFit]) -> tuple[Figure, pd.DataFrame]:
     """Draw the profile of E of each law: cost above its minimum with E fixed. If it is flat, E is not determined."""
-    figure, panels = plt.subplots(1, len(laws), figsize=(3.2 * len(laws), 2.6), squeeze=False, layout="constrained")
+    figure, panels = plt.subplots(1, len(laws), figsize=(3.2 * len(laws), 2.6), squeeze=False)
     parts = []
     for axes, shared in zip(panels[0], laws, strict=True):
         found = shared.fit
@@ -116,7 +111,7 @@ def profile_figure(laws: Sequence[PooledFit]) -> tuple[Figure, pd.DataFrame]:
 
 def compute_figure(runs: StudyRuns, found: ComputeAnalysis) -> tuple[Figure, pd.DataFrame]:
     """Draw loss against FLOPs, a line for each size with the frontier marked, and loss against size at equal FLOPs."""
-    figure, (curves, slices) = plt.subplots(1, 2, figsize=(6.8, 3.2), sharey=True, layout="constrained")
+    figure, (curves, slices) = plt.subplots(1, 2, figsize=(6.8, 3.2), sharey=True)
     for index, variant in enumerate(runs.variants):
         style = line_style(index)
         mine = found.curves[found.curves["variant"] == variant]
@@ -144,27 +139,16 @@ def compute_figure(runs: StudyRuns, found: ComputeAnalysis) -> tuple[Figure, pd.
     return figure, found.curves
 
 
-def _open(style: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "color": style["color"],
-        "marker": style["marker"],
-        "linestyle": "",
-        "markerfacecolor": "none",
-        "markersize": 4,
-    }
-
-
-def _band(shared: PooledFit, variant: str, x: npt.NDArray[np.float64], inputs: Inputs) -> pd.DataFrame:
+def _band(shared: PooledFit, variant: str, x: Array, inputs: Sequence[dict[str, float]]) -> pd.DataFrame:
     """Return the curve, its confidence band (`low`, `high`) and its prediction band (`run_low`, `run_high`)."""
     assert shared.fit is not None
     assert shared.bootstrap is not None
     refits = [found for found in shared.bootstrap.resampled if found is not None]
-    curve = [shared.fit.predict(variant, **inputs(float(value))) for value in x]
-    lines = np.array([[found.predict(variant, **inputs(float(value))) for value in x] for found in refits])
+    curve, *lines = ([found.predict(variant, **at) for at in inputs] for found in (shared.fit, *refits))
     residuals = np.random.default_rng(0).choice(shared.fit.residuals, size=(len(refits), 1))
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     low, high = np.quantile(lines, tails, axis=0)
-    run_low, run_high = np.quantile(lines * np.exp(residuals), tails, axis=0)
+    run_low, run_high = np.quantile(np.array(lines) * np.exp(residuals), tails, axis=0)
     columns = {"x": x, "curve": curve, "low": low, "high": high, "run_low": run_low, "run_high": run_high}
     return pd.DataFrame(columns)
 

@@ -35,9 +35,8 @@ def differences_figure(runs: StudyRuns, differences: pd.DataFrame) -> tuple[Figu
     means, pairs = mean_differences(shown), comparisons(runs)
     rows = _rows(pairs, shown)
     height = ROW_INCHES * (len(rows) + 1) + 0.6
-    figure, panels = plt.subplots(
-        1, len(metrics), figsize=(2.2 + 2.6 * len(metrics), height), sharey=True, squeeze=False, layout="constrained"
-    )
+    width = 2.2 + 2.6 * len(metrics)
+    figure, panels = plt.subplots(1, len(metrics), figsize=(width, height), sharey=True, squeeze=False)
     for axes, metric in zip(panels[0], metrics, strict=True):
         for index, (pair, size) in enumerate(rows):
             if size is not None:
@@ -79,10 +78,8 @@ def _draw_row(axes: Axes, index: int, seeds: pd.DataFrame, mean: pd.DataFrame, s
         axes.hlines(index - SHIFT, low, high, color=color, alpha=0.4, linewidth=4)
     else:
         heights = np.full(len(seeds), index - SHIFT)
-        error = seeds["block_se"]
-        axes.errorbar(
-            seeds["difference"], heights, xerr=error, fmt=marker, color=color, markerfacecolor="none", markersize=3
-        )
+        dots = {"fmt": marker, "color": color, "markerfacecolor": "none", "markersize": 3}
+        axes.errorbar(seeds["difference"], heights, xerr=seeds["block_se"], **dots)
     # The mean of one seed is that seed.
     mean = mean[mean["seeds"] > 1]
     reach = mean["high"] - mean["difference"]

@@ -63,7 +63,9 @@ def write_report(folder: Path, title: str, lead: Sequence[str], sections: Sequen
     rendered = environment.get_template(TEMPLATE).render(
         title=title,
         lead=lead,
-        sections=[_rendered(section) for section in sections],
+        sections=sections,
+        table_html=_table_html,
+        picture=_picture,
     )
     page.write_text(rendered, encoding="utf-8")
     lines = [f"# {title}", *(line for paragraph in lead for line in ("", paragraph))]
@@ -103,13 +105,8 @@ def versions() -> Section:
     return Section(title="Provenance", lines=[f"Python {platform.python_version()}, {packages}."])
 
 
-def _rendered(section: Section) -> Mapping[str, object]:
-    return {
-        "title": section.title,
-        "lines": section.lines,
-        "tables": [Markup(rounded(_shown(table)).to_html(index=False, border=0)) for table in section.tables],
-        "pictures": [_picture(picture) for picture in section.pictures],
-    }
+def _table_html(table: pd.DataFrame) -> Markup:
+    return Markup(rounded(_shown(table)).to_html(index=False, border=0))
 
 
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
@@ -121,8 +118,5 @@ def _picture(path: Path) -> Mapping[str, object]:
     data = path.read_bytes()
     # A PNG's header holds its width here. All pictures have the same scale, so that their text has the same size.
     width = int.from_bytes(data[16:20], "big") * SCALE_PERCENT // 100
-    return {
-        "caption": CAPTIONS.get(path.stem, path.stem),
-        "data": base64.b64encode(data).decode(),
-        "width": width,
-    }
+    caption = CAPTIONS.get(path.stem, path.stem)
+    return {"caption": caption, "data": base64.b64encode(data).decode(), "width": width}

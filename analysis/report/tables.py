@@ -26,19 +26,21 @@ SHORT = {
     TRAIN_LOSS: ("training loss", "training"),
 }
 """Metric -> its column, and how the column of its standard deviation calls it."""
+READABLE = {
+    **{"smallest": "from size", "largest": "to size", "block_se": "block SE", "holm": "p (Holm)"},
+    **{"low": "95% CI low", "high": "95% CI high"},
+}
+"""Column of paired differences -> its name for readers."""
 
 
 def summary_table(runs: StudyRuns) -> pd.DataFrame:
     """Return a row for each variant and size: parameters, seeds, mean and standard deviation of each loss, speed."""
     grouped = runs.cells.groupby(["variant", "size"], sort=False)
     columns = {"parameters": grouped["parameters"].first(), "seeds": grouped["seed"].nunique()}
-    for name in ("val/loss_ema", "val/loss_raw") if len(runs.losses) > 1 else (TRAIN_LOSS,):
-        shown, short = SHORT[name]
+    losses = ("val/loss_ema", "val/loss_raw") if len(runs.losses) > 1 else (TRAIN_LOSS,)
+    for name in (*losses, *(name for name in runs.objectives if name not in SHORT)):
+        shown, short = SHORT.get(name, (metric_name(name),) * 2)
         columns |= {shown: grouped[name].mean(), f"SD {short}": grouped[name].std(ddof=1)}
-    for name in runs.objectives:
-        if name not in SHORT:
-            shown = metric_name(name)
-            columns |= {shown: grouped[name].mean(), f"SD {shown}": grouped[name].std(ddof=1)}
     if "images_per_second" in runs.cells:
         columns["images/s"] = grouped["images_per_second"].median()
     table = pd.DataFrame(columns).reset_index()
@@ -52,10 +54,8 @@ def difference_table(means: pd.DataFrame) -> pd.DataFrame:
     Args:
         means: see `stats.paired.mean_differences`.
     """
-    columns = {"comparison": means["comparison"], "size": means["size"], "metric": means["metric"].map(metric_name)}
-    ends = _interval_columns(means)
-    table = {**columns, "difference": means["difference"], "block SE": means["block_se"], **ends}
-    return pd.DataFrame(table).assign(**{"p (Holm)": means["holm"], "seeds": means["seeds"]})
+    columns = ["comparison", "size", "metric", "difference", "block_se", "low", "high", "holm", "seeds"]
+    return means[columns].assign(metric=means["metric"].map(metric_name)).rename(columns=READABLE)
 
 
 def trend_table(trends: pd.DataFrame) -> pd.DataFrame:
@@ -64,18 +64,9 @@ def trend_table(trends: pd.DataFrame) -> pd.DataFrame:
     Args:
         trends: see `stats.paired.size_trends`.
     """
-    columns = {
-        "comparison": trends["comparison"],
-        "from size": trends["smallest"],
-        "to size": trends["largest"],
-        "metric": trends["metric"].map(metric_name),
-        "change": trends["difference"],
-    }
-    return pd.DataFrame({**columns, **_interval_columns(trends), "seeds": trends["seeds"]})
-
-
-def _interval_columns(means: pd.DataFrame) -> dict[str, "pd.Series[Any]"]:
-    return {"95% CI low": means["low"], "95% CI high": means["high"]}
+    columns = ["comparison", "smallest", "largest", "metric", "difference", "low", "high", "seeds"]
+    table = trends[columns].assign(metric=trends["metric"].map(metric_name))
+    return table.rename(columns={**READABLE, "difference": "change"})
 
 
 def write_table(table: pd.DataFrame, path: Path) -> list[Path]:
@@ -84,8 +75,7 @@ def write_table(table: pd.DataFrame, path: Path) -> list[Path]:
     table.to_csv(files[0], index=False)
     text = rounded(table)
     files[1].write_text(markdown(table) + "\n")
-    numbers = [not pd.api.types.is_numeric_dtype(table[column]) for column in table]
-    columns = "".join("l" if is_text else "r" for is_text in numbers)
+    columns = "".join("r" if pd.api.types.is_numeric_dtype(table[column]) else "l" for column in table)
     latex = text.map(_latex).rename(columns=_latex).style.hide(axis="index")
     files[2].write_text(latex.to_latex(column_format=columns, hrules=True))
     return files

@@ -5,7 +5,7 @@ seeds first, then blocks of neighboring steps within each run, because neighbori
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -187,7 +187,8 @@ def interval(fits: BootstrapFits, statistic: Callable[[Fit], float], level: floa
     whole, resamples = fits.whole, len(fits.resampled)
     if whole.status is not FitStatus.OK:
         return _no_interval(level, 0, 0.0, f"{whole.status}: {whole.reason}")
-    values = _finite(fits.resampled, statistic)
+    values = np.array([statistic(found) for found in fits.resampled if found is not None], dtype=float)
+    values = values[np.isfinite(values)]
     failed = 1 - len(values) / resamples
     if failed > MAX_FAILED_SHARE:
         return _no_interval(level, resamples, failed, f"{failed:.0%} of the refits failed")
@@ -196,11 +197,6 @@ def interval(fits: BootstrapFits, statistic: Callable[[Fit], float], level: floa
     if not low - ROUNDING * abs(estimate) <= estimate <= high + ROUNDING * abs(estimate):
         return _no_interval(level, resamples, failed, "the residuals have structure that noise does not explain")
     return ConfidenceInterval(low=float(low), high=float(high), level=level, resamples=resamples, failed=failed)
-
-
-def _finite(fits: Sequence[Fit | None], statistic: Callable[[Fit], float]) -> Array:
-    values = np.array([statistic(found) for found in fits if found is not None], dtype=float)
-    return np.asarray(values[np.isfinite(values)])
 
 
 def _no_interval(level: float, resamples: int, failed: float, reason: str) -> ConfidenceInterval:
@@ -228,15 +224,12 @@ def held_out_error(points: pd.DataFrame, law: ScalingLaw) -> float:
     size = law.inputs[0]
     largest = points[size].max()
     seen, unseen = points[points[size] < largest], points[points[size] == largest]
-    if seen.empty:
+    smaller = None if seen.empty else fit(seen, law)
+    if smaller is None or smaller.status is not FitStatus.OK:
         return float("nan")
-    smaller = fit(seen, law)
-    if smaller.status is not FitStatus.OK:
-        return float("nan")
-    predicted = [
-        smaller.predict(row["variant"], **{name: row[name] for name in law.inputs}) for _, row in unseen.iterrows()
-    ]
-    return float(np.mean(np.abs(np.array(predicted) / unseen["loss"].to_numpy(float) - 1)))
+    rows = unseen[["variant", *law.inputs]].to_dict("records")
+    predicted = np.array([smaller.predict(**row) for row in rows])
+    return float(np.mean(np.abs(predicted / unseen["loss"].to_numpy(float) - 1)))
 
 
 def size_factor(pooled: Fit, loss_a: float, loss_b: float) -> float:

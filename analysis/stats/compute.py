@@ -61,19 +61,13 @@ def analyze_compute(points: pd.DataFrame) -> ComputeAnalysis:
     """
     keys = ["variant", "size", "parameters", "images"]
     means = points.groupby(keys, sort=False, as_index=False).agg(flops=("flops", "mean"), loss=("loss", "mean"))
-    curves = means.assign(frontier=_unbeaten(means)).sort_values(["parameters", "flops"], ignore_index=True)
     variants = list(dict.fromkeys(points["variant"]))
-    curves = curves.sort_values(
-        "variant", key=lambda names: names.map(variants.index), kind="stable", ignore_index=True
-    )
+    curves = means.assign(frontier=_unbeaten(means), rank=means["variant"].map(variants.index))
+    curves = curves.sort_values(["rank", "parameters", "flops"], ignore_index=True).drop(columns="rank")
     slices, reason = _slices(curves)
-    optima = pd.DataFrame(
-        [
-            {"variant": variant, "flops": flops, **_optimum(group)}
-            for (variant, flops), group in slices.groupby(["variant", "flops"], sort=False)
-        ],
-        columns=["variant", "flops", "parameters", "loss", "status", "reason"],
-    )
+    budgets = slices.groupby(["variant", "flops"], sort=False)
+    rows = [{"variant": variant, "flops": flops, **_optimum(group)} for (variant, flops), group in budgets]
+    optima = pd.DataFrame(rows, columns=["variant", "flops", "parameters", "loss", "status", "reason"])
     return ComputeAnalysis(
         curves=curves,
         slices=slices,
@@ -149,15 +143,15 @@ def _size_exponents(optima: pd.DataFrame, variants: list[str]) -> pd.DataFrame:
     rows = []
     for variant in variants:
         found = optima[(optima["variant"] == variant) & (optima["status"] == FitStatus.OK)]
-        if len(found) < MIN_BUDGETS:
-            reason = (
-                f"{len(found)} of {BUDGETS} compute budgets have a best size between the smallest and the largest, "
-                f"{MIN_BUDGETS} are needed"
-            )
-            rows.append((variant, np.nan, len(found), reason))
-            continue
-        logs = np.log(found[["flops", "parameters"]].to_numpy(float))
-        rows.append((variant, float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0]), len(found), ""))
+        exponent = np.nan
+        reason = (
+            f"{len(found)} of {BUDGETS} compute budgets have a best size between the smallest and the largest, "
+            f"{MIN_BUDGETS} are needed"
+        )
+        if len(found) >= MIN_BUDGETS:
+            logs = np.log(found[["flops", "parameters"]].to_numpy(float))
+            exponent, reason = np.polyfit(logs[:, 0], logs[:, 1], 1)[0], ""
+        rows.append((variant, exponent, len(found), reason))
     return pd.DataFrame(rows, columns=["variant", "exponent", "budgets", "reason"])
 
 

@@ -67,9 +67,8 @@ def fit(points: pd.DataFrame, law: ScalingLaw) -> Fit:
     if law.pooling is None and len(names) > 1:
         raise ValueError(f"{law.name} is for one variant, and there are {len(names)}: {', '.join(map(str, names))}")
     refusal = not_identifiable(kept, law, names)
-    if refusal is not None:
-        return refused(law, names, *refusal, num_points=len(kept), dropped=dropped)
-    return fit_prepared(prepared(kept, law), law, dropped=dropped)
+    found = fit_prepared(prepared(kept, law), law) if refusal is None else refused(law, names, *refusal)
+    return replace(found, num_points=len(kept), dropped=dropped)
 
 
 def prepared(points: pd.DataFrame, law: ScalingLaw) -> Points:
@@ -81,16 +80,15 @@ def prepared(points: pd.DataFrame, law: ScalingLaw) -> Points:
     return Points(x=logs - scale, scale=scale, loss=points["loss"].to_numpy(float), variant=variant, names=names)
 
 
-def fit_prepared(data: Points, law: ScalingLaw, near: Fit | None = None, dropped: tuple[str, ...] = ()) -> Fit:
+def fit_prepared(data: Points, law: ScalingLaw, near: Fit | None = None) -> Fit:
     """Fit a law to prepared points.
 
     Args:
         data: the points.
         law: the form.
         near: a fit of the same law to similar points. Its exponents are then the only start, which is faster.
-        dropped: sentences on points that were left out, for the result.
     """
-    return _line(data, law, dropped) if law.line else _powers(data, law, dropped, near)
+    return _line(data, law) if law.line else _powers(data, law, near)
 
 
 def profile(points: pd.DataFrame, law: ScalingLaw, irreducible_losses: Array) -> Array:
@@ -115,7 +113,7 @@ def profile(points: pd.DataFrame, law: ScalingLaw, irreducible_losses: Array) ->
     return costs
 
 
-def _line(data: Points, law: ScalingLaw, dropped: tuple[str, ...]) -> Fit:
+def _line(data: Points, law: ScalingLaw) -> Fit:
     x = data.x[:, 0]
 
     def residuals(parameters: Array) -> Array:
@@ -123,52 +121,29 @@ def _line(data: Points, law: ScalingLaw, dropped: tuple[str, ...]) -> Fit:
 
     slope, middle = np.polyfit(x, data.loss, 1)
     found = least_squares(residuals, [middle, slope], loss="huber", f_scale=HUBER, xtol=1e-14, ftol=1e-14, gtol=1e-12)
-    b = float(found.x[1])
-    return _made(
-        data,
-        law,
-        dropped,
-        found,
-        irreducible_loss=float(found.x[0] - b * data.scale[0]),
-        coefficients={data.names[0]: (b,)},
-        exponents={data.names[0]: ()},
-        agreeing=1.0,
-    )
+    constant = float(found.x[0] - found.x[1] * data.scale[0])
+    return _made(data, law, found, constant, found.x[1:, None], np.empty((1, 0)), agreeing=1.0)
 
 
-def _powers(data: Points, law: ScalingLaw, dropped: tuple[str, ...], near: Fit | None) -> Fit:
+def _powers(data: Points, law: ScalingLaw, near: Fit | None) -> Fit:
     inputs, variants = len(law.inputs), len(data.names)
     own = 1 if law.pooling is Pooling.SHARED_EXPONENTS else variants
     # Variants start with the same exponent for an input, even where each has its own: polishing separates them.
     grid = [np.tile(exponents, (own, 1)) for exponents in itertools.product(STARTS, repeat=inputs)]
     if near is not None and near.status is FitStatus.OK:
         grid = [np.array([near.exponents[name] for name in data.names][:own])]
-    starts = []
-    for exponents in grid:
-        linear, cost = _linear(data, law, exponents)
-        starts.append((cost, exponents, linear))
-    starts.sort(key=lambda start: start[0])
-    polished = [_polish(data, law, exponents, linear, near) for _, exponents, linear in starts[:KEPT_STARTS]]
+    starts = sorted(((*_linear(data, law, exponents), exponents) for exponents in grid), key=lambda start: start[0])
+    polished = [_polish(data, law, exponents, linear, near) for _, linear, exponents in starts[:KEPT_STARTS]]
     best = min(polished, key=lambda result: result.cost)
     agreeing = float(np.mean([result.cost <= best.cost * (1 + 1e-3) + 1e-15 for result in polished]))
     constant, logs, exponents_own = _unpacked(best.x, law, variants, own)
-    exponents_all = exponents_own[np.arange(variants) % own]
+    exponents = exponents_own[np.arange(variants) % own]
     # Undo the division of the inputs by their geometric means.
-    amounts = np.exp(logs + exponents_all @ np.diag(data.scale))
-    return _made(
-        data,
-        law,
-        dropped,
-        best,
-        irreducible_loss=constant,
-        coefficients={name: tuple(amounts[i]) for i, name in enumerate(data.names)},
-        exponents={name: tuple(exponents_all[i]) for i, name in enumerate(data.names)},
-        agreeing=agreeing,
-    )
+    return _made(data, law, best, constant, np.exp(logs + exponents @ np.diag(data.scale)), exponents, agreeing)
 
 
-def _linear(data: Points, law: ScalingLaw, exponents: Array) -> tuple[Array, float]:
-    """Return the best non-negative E and coefficients [1 + variants x inputs] for given exponents, and their cost."""
+def _linear(data: Points, law: ScalingLaw, exponents: Array) -> tuple[float, Array]:
+    """Return a cost, and the best non-negative E and coefficients [1 + variants x inputs], for given exponents."""
     variants, inputs = len(data.names), len(law.inputs)
     columns = np.zeros((len(data.loss), 1 + variants * inputs))
     columns[:, 0] = law.irreducible_loss
@@ -177,7 +152,7 @@ def _linear(data: Points, law: ScalingLaw, exponents: Array) -> tuple[Array, flo
         columns[np.arange(len(data.loss)), 1 + data.variant * inputs + i] = powers[:, i]
     # Relative residuals equal log residuals to first order.
     solution, norm = nnls(columns / data.loss[:, None], 1 - data.floor / data.loss)
-    return solution, float(norm)
+    return float(norm), solution
 
 
 def _polish(data: Points, law: ScalingLaw, exponents: Array, linear: Array, near: Fit | None) -> OptimizeResult:
@@ -234,36 +209,33 @@ def _unpacked(parameters: Array, law: ScalingLaw, variants: int, own: int) -> tu
 def _made(
     data: Points,
     law: ScalingLaw,
-    dropped: tuple[str, ...],
     found: OptimizeResult,
-    *,
-    irreducible_loss: float,
-    coefficients: dict[str, tuple[float, ...]],
-    exponents: dict[str, tuple[float, ...]],
+    constant: float,
+    coefficients: Array,
+    exponents: Array,
     agreeing: float,
 ) -> Fit:
+    """Make the result of a search; coefficients and exponents are [variants, inputs]."""
     n, free = len(data.loss), free_parameters(law, len(data.names))
     cost = float(found.cost)
     # An exact fit has no residuals to take the logarithm of.
-    spread = n * np.log(max(2 * cost / n, 1e-30))
-    refusal, reason = _verdict(law, data, found, irreducible_loss, exponents) or (None, "")
+    spread = float(n * np.log(max(2 * cost / n, 1e-30)))
+    by_variant = dict(zip(data.names, map(tuple, exponents.tolist()), strict=True))
+    refusal, reason = _verdict(law, data, found, constant, by_variant) or (None, "")
     return Fit(
         law=law,
         refusal=refusal,
         reason=reason,
         variants=data.names,
-        irreducible_loss=irreducible_loss,
-        coefficients={name: tuple(map(float, values)) for name, values in coefficients.items()},
-        exponents={name: tuple(map(float, values)) for name, values in exponents.items()},
+        irreducible_loss=constant,
+        coefficients=dict(zip(data.names, map(tuple, coefficients.tolist()), strict=True)),
+        exponents=by_variant,
         num_points=n,
-        dropped=dropped,
-        residuals=tuple(float(-r) for r in found.fun),
+        residuals=tuple((-found.fun).tolist()),
         cost=cost,
         gradient=float(np.abs(found.grad).max()),
         agreeing_starts=agreeing,
-        aicc=float(spread + 2 * free + 2 * free * (free + 1) / max(n - free - 1, 1e-9))
-        if n > free + 1
-        else float("nan"),
+        aicc=spread + 2 * free + 2 * free * (free + 1) / (n - free - 1) if n > free + 1 else float("nan"),
     )
 
 

@@ -24,11 +24,8 @@ def scores(results: Results) -> pd.DataFrame:
         confidence interval).
     """
     prompts = _by_prompt(results)
-    rows = [
-        _row_of(task, mine["right"] / mine["images"], mine["images"], int(mine["images"].sum()))
-        for task, mine in prompts.groupby("tag", sort=False)
-    ]
-    return _with_mean(pd.DataFrame(rows).set_index("task").reindex([t for t in TASKS if t in set(prompts["tag"])]))
+    tasks = prompts.groupby("tag", sort=False)
+    return _with_mean([_row_of(task, mine["right"] / mine["images"], mine["images"]) for task, mine in tasks])
 
 
 def _by_prompt(results: Results) -> pd.DataFrame:
@@ -36,17 +33,18 @@ def _by_prompt(results: Results) -> pd.DataFrame:
     return grouped.agg(right="sum", images="size").reset_index()
 
 
-def _row_of(task: Any, values: "pd.Series[float]", weights: "pd.Series[float]", images: int) -> dict[str, Any]:
-    """Return the weighted mean over prompts: a ratio of sums, linearized, with the small-sample factor."""
+def _row_of(task: Any, values: "pd.Series[float]", weights: "pd.Series[int]") -> dict[str, Any]:
+    """Return the mean over prompts, weighted by images: a ratio of sums, linearized, with the small-sample factor."""
     count, total = len(values), weights.sum()
     score = float((weights * values).sum() / total)
     spread = float(np.sqrt(count / max(count - 1, 1) * ((weights * (values - score)) ** 2).sum()) / total)
     error = spread if count > 1 else float("nan")
-    return {"task": task, "prompts": count, "images": images, "score": score, "se": error}
+    return {"task": task, "prompts": count, "images": int(total), "score": score, "se": error}
 
 
-def _with_mean(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the row of the tasks' unweighted mean, and the ends of the confidence intervals."""
+def _with_mean(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return the tasks in their order and their unweighted mean, with the ends of the confidence intervals."""
+    table = pd.DataFrame(rows).set_index("task").sort_index(key=lambda tasks: tasks.map(list(TASKS).index))
     mean = {
         "prompts": table["prompts"].sum(),
         "images": table["images"].sum(),
@@ -78,6 +76,5 @@ def compare(first: Results, second: Results) -> pd.DataFrame:
     rows = []
     for task, mine in both.groupby("tag", sort=False):
         change = mine["right_second"] / mine["images_second"] - mine["right_first"] / mine["images_first"]
-        images = mine["images_first"] + mine["images_second"]
-        rows.append(_row_of(task, change, images, int(images.sum())))
-    return _with_mean(pd.DataFrame(rows).set_index("task").reindex([t for t in TASKS if t in set(both["tag"])]))
+        rows.append(_row_of(task, change, mine["images_first"] + mine["images_second"]))
+    return _with_mean(rows)

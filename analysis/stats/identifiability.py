@@ -22,15 +22,11 @@ def usable(points: pd.DataFrame, law: ScalingLaw) -> tuple[pd.DataFrame, tuple[s
     missing = [name for name in needed if name not in points]
     if missing:
         raise ValueError(f"the points have no column {', '.join(missing)}")
-    numbers = points[["loss", *law.inputs]].astype(float)
-    values = numbers.to_numpy(float)
+    values = points[["loss", *law.inputs]].to_numpy(float)
     finite = np.isfinite(values).all(axis=1)
     positive = finite & (values > 0).all(axis=1)
-    dropped = []
-    if not finite.all():
-        dropped.append(f"{int((~finite).sum())} points that are not finite (runs that diverged or did not end)")
-    if (finite & ~positive).any():
-        dropped.append(f"{int((finite & ~positive).sum())} points that are not positive")
+    kinds = {"finite (runs that diverged or did not end)": ~finite, "positive": finite & ~positive}
+    dropped = [f"{chosen.sum()} points that are not {kind}" for kind, chosen in kinds.items() if chosen.any()]
     kept = points[positive]
     if kept.empty:
         raise ValueError(f"no point is left to fit: {'; '.join(dropped) or 'there were none'}")
@@ -39,35 +35,22 @@ def usable(points: pd.DataFrame, law: ScalingLaw) -> tuple[pd.DataFrame, tuple[s
 
 def not_identifiable(points: pd.DataFrame, law: ScalingLaw, names: Sequence[str]) -> tuple[Refusal, str] | None:
     """Return why the points cannot tell the parameters apart, as code and sentence; None if they can."""
-    counts = points.groupby("variant")[list(law.inputs)].nunique()
-    size = law.inputs[0]
-    fewest = int(counts[size].min())
+    fewest = points.groupby("variant")[list(law.inputs)].nunique().min()
+    size, *data = law.inputs
     alone = law.pooling is not Pooling.SHARED_EXPONENTS or len(names) == 1
-    one_input = len(law.inputs) == 1
-    needs_four = law.irreducible_loss and not law.line and one_input and alone
-    needed = SIZES_FOR_IRREDUCIBLE_LOSS if needs_four else 3
-    if fewest < needed:
-        return Refusal.TOO_FEW_SIZES, f"it needs {needed} values of {size}, and there are {fewest}"
-    if len(law.inputs) > 1 and int(counts[law.inputs[1]].min()) < SIZES_FOR_IRREDUCIBLE_LOSS:
-        amounts = int(counts[law.inputs[1]].min())
-        return Refusal.TOO_FEW_DATA_AMOUNTS, (
-            f"it needs {SIZES_FOR_IRREDUCIBLE_LOSS} values of {law.inputs[1]}, and there are {amounts}"
-        )
-    if len(points) <= free_parameters(law, len(names)):
-        parameters = free_parameters(law, len(names))
-        return Refusal.TOO_FEW_POINTS, f"it has {parameters} free parameters, and there are {len(points)} points"
+    needs_four = law.irreducible_loss and not law.line and not data and alone
+    needed = {size: SIZES_FOR_IRREDUCIBLE_LOSS if needs_four else 3, **dict.fromkeys(data, SIZES_FOR_IRREDUCIBLE_LOSS)}
+    for name, least in needed.items():
+        if fewest[name] < least:
+            refusal = Refusal.TOO_FEW_SIZES if name == size else Refusal.TOO_FEW_DATA_AMOUNTS
+            return refusal, f"it needs {least} values of {name}, and there are {fewest[name]}"
+    free = free_parameters(law, len(names))
+    if len(points) <= free:
+        return Refusal.TOO_FEW_POINTS, f"it has {free} free parameters, and there are {len(points)} points"
     return None
 
 
-def refused(
-    law: ScalingLaw,
-    names: Sequence[str],
-    refusal: Refusal,
-    reason: str,
-    *,
-    num_points: int = 0,
-    dropped: tuple[str, ...] = (),
-) -> Fit:
+def refused(law: ScalingLaw, names: Sequence[str], refusal: Refusal, reason: str) -> Fit:
     """Make the result of a fit that the points do not allow."""
     nothing: dict[str, tuple[float, ...]] = {name: (float("nan"),) * len(law.inputs) for name in names}
     return Fit(
@@ -78,6 +61,5 @@ def refused(
         irreducible_loss=float("nan"),
         coefficients=nothing,
         exponents=nothing,
-        num_points=num_points,
-        dropped=dropped,
+        num_points=0,
     )

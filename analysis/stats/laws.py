@@ -35,32 +35,22 @@ def power(size: str = "parameters", *, irreducible_loss: bool = True, pooling: P
     return _powers(f"A {size}^-alpha", (size,), irreducible_loss, pooling)
 
 
-def surface(
-    size: str = "parameters",
-    data: str = "images",
-    *,
-    irreducible_loss: bool = True,
-    pooling: Pooling | None = None,
-) -> ScalingLaw:
+def surface(*, irreducible_loss: bool = True, pooling: Pooling | None = None) -> ScalingLaw:
     """The law of size and data, `L = E + A N^-alpha + B D^-beta`, or without E."""
-    return _powers(f"A {size}^-alpha + B {data}^-beta", (size, data), irreducible_loss, pooling)
+    terms = "A parameters^-alpha + B images^-beta"
+    return _powers(terms, ("parameters", "images"), irreducible_loss, pooling)
 
 
 def _powers(terms: str, inputs: tuple[str, ...], irreducible_loss: bool, pooling: Pooling | None) -> ScalingLaw:
-    shared = "" if pooling is None else f", {pooling}"
-    if irreducible_loss:
-        terms = f"E + {terms}"
-        shared = {
-            None: "",
-            Pooling.OWN_EXPONENTS: ", shared E and own exponents",
-            Pooling.SHARED_EXPONENTS: ", shared E and exponents",
-        }[pooling]
-    return ScalingLaw(name=terms + shared, inputs=inputs, irreducible_loss=irreducible_loss, pooling=pooling)
+    name = f"E + {terms}" if irreducible_loss else terms
+    if pooling is not None:
+        name += f", shared E and {pooling.removeprefix('shared ')}" if irreducible_loss else f", {pooling}"
+    return ScalingLaw(name=name, inputs=inputs, irreducible_loss=irreducible_loss, pooling=pooling)
 
 
-def log_line(size: str = "parameters") -> ScalingLaw:
+def log_line() -> ScalingLaw:
     """The line `L = a + b log N`."""
-    return ScalingLaw(name=f"a + b log {size}", inputs=(size,), line=True)
+    return ScalingLaw(name="a + b log parameters", inputs=("parameters",), line=True)
 
 
 @dataclass(frozen=True, kw_only=True)

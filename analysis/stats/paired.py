@@ -6,7 +6,7 @@ same weights. The difference of their losses is therefore far less noisy than ei
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -107,9 +107,7 @@ def paired_differences(runs: StudyRuns, tail: float = 0.5) -> pd.DataFrame:
             rows.append(
                 {
                     "comparison": comparison.label,
-                    "axis": comparison.axis,
-                    "treatment": comparison.treatment,
-                    "baseline": comparison.baseline,
+                    **asdict(comparison),
                     "size": size,
                     "seed": seed,
                     "metric": str(metric),

@@ -16,36 +16,26 @@ class FitStatus(StrEnum):
 
 
 class Refusal(StrEnum):
-    """Why there is no fit."""
+    """Why there is no fit, with the status that it leads to."""
 
-    TOO_FEW_SIZES = "too few sizes"
-    TOO_FEW_DATA_AMOUNTS = "too few amounts of data"
-    TOO_FEW_POINTS = "too few points"
-    NO_MINIMUM = "no minimum"
+    status: FitStatus
+
+    def __new__(cls, text: str, status: FitStatus) -> "Refusal":
+        """Make a member whose value is the text alone."""
+        member = str.__new__(cls, text)
+        member._value_, member.status = text, status
+        return member
+
+    TOO_FEW_SIZES = "too few sizes", FitStatus.NOT_IDENTIFIABLE
+    TOO_FEW_DATA_AMOUNTS = "too few amounts of data", FitStatus.NOT_IDENTIFIABLE
+    TOO_FEW_POINTS = "too few points", FitStatus.NOT_IDENTIFIABLE
+    NO_MINIMUM = "no minimum", FitStatus.WRONG_CURVATURE
     """A parabola opens downwards."""
-    MINIMUM_AT_EDGE = "minimum at an edge"
+    MINIMUM_AT_EDGE = "minimum at an edge", FitStatus.AT_EDGE
     """The smallest or the largest size is best."""
-    EXPONENT_AT_BOUND = "exponent at a bound"
-    NO_IRREDUCIBLE_LOSS = "no irreducible loss"
+    EXPONENT_AT_BOUND = "exponent at a bound", FitStatus.AT_EDGE
+    NO_IRREDUCIBLE_LOSS = "no irreducible loss", FitStatus.AT_EDGE
     """E ends at zero: the losses do not flatten."""
-    NO_POWER = "no power"
+    NO_POWER = "no power", FitStatus.AT_EDGE
     """E ends at the smallest loss: the losses show no power law above it."""
-    NOT_CONVERGED = "not converged"
-
-    @property
-    def status(self) -> FitStatus:
-        """The status that it leads to."""
-        return _STATUS[self]
-
-
-_STATUS = {
-    Refusal.TOO_FEW_SIZES: FitStatus.NOT_IDENTIFIABLE,
-    Refusal.TOO_FEW_DATA_AMOUNTS: FitStatus.NOT_IDENTIFIABLE,
-    Refusal.TOO_FEW_POINTS: FitStatus.NOT_IDENTIFIABLE,
-    Refusal.NO_MINIMUM: FitStatus.WRONG_CURVATURE,
-    Refusal.MINIMUM_AT_EDGE: FitStatus.AT_EDGE,
-    Refusal.EXPONENT_AT_BOUND: FitStatus.AT_EDGE,
-    Refusal.NO_IRREDUCIBLE_LOSS: FitStatus.AT_EDGE,
-    Refusal.NO_POWER: FitStatus.AT_EDGE,
-    Refusal.NOT_CONVERGED: FitStatus.NOT_CONVERGED,
-}
+    NOT_CONVERGED = "not converged", FitStatus.NOT_CONVERGED

@@ -79,7 +79,7 @@ def test_each_cell_is_a_row_with_what_follows_from_its_configuration(store: Stor
     trainer = {"max_images": 960}
     config = from_dict(TrialConfig, {"model": model, "data": {"batch_size": 32}, "trainer": trainer})
     assert row["flops"] == training_flops(config)
-    assert row["images_seen"] == 960
+    assert row["images seen"] == 960
     # 11 classes, a start and a mask token.
     assert row["parameters"] - row["body_parameters"] == 13 * 32
 
