@@ -4,10 +4,8 @@ There is one seed per cell, the training loss of one rank in windows of 5,000 it
 equal iterations and unequal batches, so results depend on the budget at which sizes are compared (`stats/budgets.py`).
 """
 
-from collections.abc import Hashable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -29,16 +27,11 @@ ITERATIONS = 200_000
 """The paper compares runs at this iteration."""
 WINDOW = 5_000
 """Iterations that each point of a published curve averages."""
-FIELDS = {
-    "normalization": "model.attention.normalization",
-    "conv": "model.attention.conv",
-    "gate": "model.attention.gate",
-}
+FIELDS = {name: f"model.attention.{name}" for name in ("normalization", "conv", "gate")}
 """Column of the published tables -> field."""
 AXES = {"normalization": "normalization", "conv": "convolution", "gate": "gate"}
 """Column of the published tables -> axis."""
 MILLION = 1e6
-_MODEL = ["size", *FIELDS.values()]
 SOURCE = "techmonsterwang/LINA (Apache-2.0), logs/train/*_run_4node_0_*"
 
 
@@ -47,10 +40,12 @@ def read_published() -> StudyRuns:
     curves = pd.read_csv(FOLDER / CURVES, comment="#")
     curves = curves[curves["iteration"] <= ITERATIONS]
     study = _study(curves)
-    points = curves[[*FIELDS]].drop_duplicates()
-    labels = {tuple(row.values()): variant_label(study, _by_field(row)) for row in points.to_dict("records")}
+    known, points = parameters(), list(curves[["width", *FIELDS]].itertuples(index=False, name=None))
+    labels = {point: variant_label(study, dict(zip(FIELDS.values(), point[1:], strict=True))) for point in set(points)}
     curves = curves.assign(
-        variant=[labels[point] for point in curves[[*FIELDS]].itertuples(index=False, name=None)],
+        variant=[labels[point] for point in points],
+        parameters=[known[(width, conv != "none")] for width, _, conv, _ in points],
+        flops_per_image=[_flops_per_image(*point) for point in points],
         cell=curves["official_name"] + "_" + curves["width"].astype(str),
         size=curves["width"],
         seed=0,
@@ -69,10 +64,6 @@ def read_published() -> StudyRuns:
         source=pd.DataFrame([{"commit": SOURCE, "dirty": "unknown", "cells": history["cell"].nunique()}]),
         window=WINDOW,
     )
-
-
-def _by_field(row: Mapping[Hashable, Any]) -> dict[str, Any]:
-    return {FIELDS[str(name)]: value for name, value in row.items()}
 
 
 def _study(curves: pd.DataFrame) -> StudyConfig:
@@ -97,19 +88,13 @@ def _study(curves: pd.DataFrame) -> StudyConfig:
 
 def _cells(history: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each run: its settings, and the mean loss over the last quarter of its iterations."""
-    history = history.assign(
-        flops_per_image=[_flops_per_image(*point) for point in history[["size", *FIELDS]].itertuples(index=False)]
-    )
     last = history[history["iteration"] > 0.75 * ITERATIONS]
     cells = last.groupby(KEYS, sort=False).agg(
-        **{name: (name, "first") for name in FIELDS},
+        **{name: (name, "first") for name in (*FIELDS, "parameters", "flops_per_image")},
         **{BATCH: ("images_per_step", "first"), STEPS: ("iteration", lambda _: ITERATIONS)},
-        flops_per_image=("flops_per_image", "first"),
         loss=("value", "mean"),
     )
     cells = cells.rename(columns={**FIELDS, "loss": TRAIN_LOSS}).reset_index()
-    known = parameters()
-    cells["parameters"] = [known[(row["size"], row[FIELDS["conv"]] != "none")] for row in cells.to_dict("records")]
     cells["model.dim"] = cells["size"].astype(str)
     cells[IMAGES] = cells[BATCH] * cells[STEPS]
     cells["flops"] = cells["flops_per_image"] * cells[IMAGES]
@@ -135,14 +120,11 @@ def published_metrics() -> pd.DataFrame:
 
 def _checkpoints(curves: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each window of each run, at the window's end."""
-    known, diverged = parameters(), set(curves.loc[curves["loss"].isna(), "cell"])
-    rows = curves.rename(columns={**FIELDS, "value": TRAIN_LOSS})
-    flops = [_flops_per_image(*point) * images for *point, images in rows[[*_MODEL, "images"]].itertuples(index=False)]
-    return rows.assign(
-        state=[CellStatus.DIVERGED if cell in diverged else CellStatus.DONE for cell in rows["cell"]],
-        reason=["it diverged" if cell in diverged else "" for cell in rows["cell"]],
-        parameters=[known[(row["size"], row[FIELDS["conv"]] != "none")] for row in rows.to_dict("records")],
-        flops=flops,
+    diverged = curves["cell"].isin(curves.loc[curves["loss"].isna(), "cell"])
+    return curves.rename(columns={**FIELDS, "value": TRAIN_LOSS}).assign(
+        state=diverged.map({True: CellStatus.DIVERGED, False: CellStatus.DONE}),
+        reason=diverged.map({True: "it diverged", False: ""}),
+        flops=curves["flops_per_image"] * curves["images"],
     )[[*KEYS, "state", "reason", *FIELDS.values(), "parameters", "images", "flops", TRAIN_LOSS]]
 
 
@@ -155,13 +137,10 @@ def _flops_per_image(width: int, normalization: str, conv: str, gate: str) -> fl
 
 
 def _excluded(diverged: pd.DataFrame) -> pd.DataFrame:
-    rows: list[dict[str, Any]] = [
-        {
-            "cell": cell,
-            "label": f"{group['variant'].iloc[0]} {group['size'].iloc[0]}",
-            "status": CellStatus.DIVERGED,
-            "reason": f"the loss is not finite in the window that ends at iteration {group['iteration'].min():,}",
-        }
-        for cell, group in diverged.groupby("cell", sort=False)
-    ]
-    return pd.DataFrame(rows, columns=["cell", "label", "status", "reason"])
+    first = diverged.sort_values("iteration", kind="stable").drop_duplicates("cell")
+    reason = "the loss is not finite in the window that ends at iteration {:,}"
+    return first.assign(
+        label=first["variant"] + " " + first["size"].astype(str),
+        status=CellStatus.DIVERGED,
+        reason=first["iteration"].map(reason.format),
+    )[["cell", "label", "status", "reason"]].reset_index(drop=True)

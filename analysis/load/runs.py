@@ -1,7 +1,7 @@
 """Read a study from the run store into tidy tables."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,17 +53,14 @@ class StudyRuns:
     @property
     def variants(self) -> list[str]:
         """Names of the variants, in the order of the study's axes."""
-        rows = self.cells.drop_duplicates("variant")
-        points = {
-            name: [tuple(as_text(value) for value in point) for point in self.study.points(name)]
-            for name in self.variant_axes
-        }
+        points = {name: [tuple(map(as_text, point)) for point in self.study.points(name)] for name in self.variant_axes}
 
-        def order(row: Any) -> list[int]:
-            own = {name: tuple(row[list(self.study.axes[name])]) for name in points}
+        def order(row: Mapping[Any, Any]) -> list[int]:
+            own = {name: tuple(row[field] for field in self.study.axes[name]) for name in points}
             return [points[name].index(p) if p in points[name] else len(points[name]) for name, p in own.items()]
 
-        return list(rows["variant"].iloc[sorted(range(len(rows)), key=lambda i: order(rows.iloc[i]))])
+        rows = self.cells.drop_duplicates("variant").to_dict("records")
+        return [row["variant"] for row in sorted(rows, key=order)]
 
     @property
     def objectives(self) -> list[str]:
@@ -97,13 +94,11 @@ def read_study(name: str, runs: Path, tracking_uri: str | None = None) -> StudyR
     Raises:
         StoreError: there is no store, it has no such study, or no cell of the study counts.
     """
-    database = runs.resolve() / "mlflow.db"
-    if tracking_uri is not None and tracking_uri.startswith(SQLITE):
-        database = Path(tracking_uri.removeprefix(SQLITE))
-    if (tracking_uri is None or tracking_uri.startswith(SQLITE)) and not database.is_file():
+    uri = tracking_uri or f"{SQLITE}{runs.resolve() / 'mlflow.db'}"
+    database = uri.removeprefix(SQLITE)
+    if uri.startswith(SQLITE) and not Path(database).is_file():
         raise StoreError(f"there is no run store {database}: run the study first (lina run study={name})")
     quiet_logs()
-    uri = tracking_uri or f"{SQLITE}{database}"
     try:
         with gc_paused(freeze_at_end=False):
             return _read(MlflowClient(uri), uri, name)
@@ -198,7 +193,7 @@ def checkpoint_rows(every: pd.DataFrame, points: pd.DataFrame, fields: Sequence[
     # A training loss is logged at the images seen before its step, a validation at those seen so far.
     matched = pd.merge_asof(
         steps,
-        wide[["run", "images"]].assign(images=wide["images"], position=wide["images"]),
+        wide[["run", "images"]].assign(position=wide["images"]),
         left_on="seen",
         right_on="position",
         by="run",

@@ -114,15 +114,15 @@ def compute_figure(runs: StudyRuns, found: ComputeAnalysis) -> tuple[Figure, pd.
     figure, (curves, slices) = plt.subplots(1, 2, figsize=(6.8, 3.2), sharey=True)
     for index, variant in enumerate(runs.variants):
         style = line_style(index)
-        mine = found.curves[found.curves["variant"] == variant]
+        tables = (found.curves, found.slices, found.optima)
+        mine, at, optima = (table[table["variant"] == variant] for table in tables)
         for _, size in mine.groupby("size", sort=False):
             curves.plot(size["flops"], size["loss"], color=style["color"], linewidth=0.7, alpha=0.7)
         front = mine[mine["frontier"]].sort_values("flops")
         curves.plot(front["flops"], front["loss"], label=variant, **style | {"markersize": 3.5})
-        at = found.slices[found.slices["variant"] == variant]
         for _, budget in at.groupby("flops"):
             slices.plot(budget["parameters"], budget["loss"], color=style["color"], linewidth=0.9)
-        best = found.optima[(found.optima["variant"] == variant) & (found.optima["status"] == FitStatus.OK)]
+        best = optima[optima["status"] == FitStatus.OK]
         slices.plot(best["parameters"], best["loss"], style["marker"], color=style["color"], markersize=5)
     log_x(curves)
     curves.set(xlabel="training FLOPs", ylabel=metric_name(runs.study.objective))

@@ -35,16 +35,13 @@ def geneval_table(file: str | None) -> PaperTable:
         frame[f"{model}, published"] = [float("nan")] * len(TASKS) + [float(value)]
     notes = ["published: accuracies by task are not in the available data."]
     if file is None:
+        frame["ours"] = float("nan")
         notes.append("ours: none, because no GenEval file was given (geneval=results.jsonl).")
-        return PaperTable(
-            name="geneval", title="GenEval by task", frame=frame.assign(ours=float("nan")), notes=(*notes,)
-        )
-    found = scores(read_results(Path(file), partial=False)).set_index("task").reindex(frame["task"])
-    ends = {
-        name: found[column].to_numpy(float) for name, column in (("ours", "score"), ("low", "low"), ("high", "high"))
-    }
-    notes.append(f"ours: {file}; 95% confidence interval, clustered by prompt.")
-    return PaperTable(name="geneval", title="GenEval by task", frame=frame.assign(**ends), notes=tuple(notes))
+    else:
+        found = scores(read_results(Path(file)))[["task", "score", "low", "high"]].rename(columns={"score": "ours"})
+        frame = frame.merge(found, on="task", how="left")
+        notes.append(f"ours: {file}; 95% confidence interval, clustered by prompt.")
+    return PaperTable(name="geneval", title="GenEval by task", frame=frame, notes=tuple(notes))
 
 
 def cost_table() -> PaperTable:

@@ -10,7 +10,7 @@ from lina_lab.records.runstore import EVALUATION, TRAIN_LOSS
 
 from ..load.cells import KEYS
 from ..load.errors import StoreError
-from ..load.published import parameters, published_metrics, read_published
+from ..load.published import FIELDS, parameters, published_metrics, read_published
 from ..load.runs import StudyRuns
 from .metric_names import metric_name
 from .tables import records
@@ -18,7 +18,7 @@ from .tables import records
 QUALITY = ("fid", "inception_score", "sfid", "precision", "recall")
 LOSS_PUBLISHED, LOSS_OURS = "training loss, published", "loss, ours"
 FID_PUBLISHED, FID_OURS = "FID, published", "FID, ours"
-NORMALIZATION, CONV, GATE = (f"model.attention.{name}" for name in ("normalization", "conv", "gate"))
+NORMALIZATION, CONV, GATE = FIELDS.values()
 ReadStudy = Callable[[str], StudyRuns]
 """Reads a study by its name; raises StoreError if it cannot be read."""
 Label = Callable[[dict[str, Any]], str | None]
@@ -86,20 +86,16 @@ def studied_table(name: str, title: str, study: str, read: ReadStudy, label: Lab
 
 def _published_cells(label: Label) -> pd.DataFrame:
     found = read_published()
-    columns = ["variant", "size", LOSS_PUBLISHED, FID_PUBLISHED, "parameters, M, published"]
-    rank = found.variants.index
-    cells = sorted(records(found.cells), key=lambda row: rank(row["variant"]))
-    runs = {(r[NORMALIZATION], r[CONV], r[GATE], r["size"]): r for r in cells}
-    fids = metrics_with(metric="fid", iteration=200_000, guidance_scale=1.0)
-    known = {(r["normalization"], r["conv"], r["gate"], int(r["width"])): r["value"] for r in fids.to_dict("records")}
-    rows = []
-    for key, cell in runs.items():
-        variant = label({name: value for name, value in cell.items() if name not in KEYS})
-        if variant is not None:
-            rows.append(
-                (variant, cell["size"], cell[TRAIN_LOSS], known.get(key, float("nan")), cell["parameters"] / 1e6)
-            )
-    return pd.DataFrame(rows, columns=columns)
+    fids = metrics_with(metric="fid", iteration=200_000, guidance_scale=1.0).astype({"width": int})
+    fids = fids.rename(columns={**FIELDS, "width": "size", "value": FID_PUBLISHED})
+    keys = [*FIELDS.values(), "size"]
+    cells = found.cells.sort_values("variant", key=lambda names: names.map(found.variants.index), kind="stable")
+    cells = cells.merge(fids[[*keys, FID_PUBLISHED]], on=keys, how="left")
+    labels = [label(row) or "" for row in records(cells.drop(columns=KEYS))]
+    shown = {TRAIN_LOSS: LOSS_PUBLISHED, "parameters, M": "parameters, M, published"}
+    cells = cells.assign(variant=labels, **{"parameters, M": cells["parameters"] / 1e6})
+    columns = ["variant", "size", TRAIN_LOSS, FID_PUBLISHED, "parameters, M"]
+    return cells.loc[cells["variant"] != "", columns].rename(columns=shown).reset_index(drop=True)
 
 
 def _our_cells(study: str, read: ReadStudy, label: Label) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -114,14 +110,8 @@ def _our_cells(study: str, read: ReadStudy, label: Label) -> tuple[pd.DataFrame,
     cells = cells.assign(variant=[label(row) or "" for row in records(cells)])
     cells = cells[cells["variant"] != ""]
     groups = cells.assign(**{fid: cells.get(fid, float("nan"))}).groupby(["variant", "size"], sort=False)
-    frame = groups.agg(
-        **{
-            LOSS_OURS: (objective, "mean"),
-            "SD": (objective, "std"),
-            "seeds": ("seed", "nunique"),
-            FID_OURS: (fid, "mean"),
-        }
-    )
+    means = {LOSS_OURS: (objective, "mean"), "SD": (objective, "std"), "seeds": ("seed", "nunique")}
+    frame = groups.agg(**means, **{FID_OURS: (fid, "mean")})
     notes = [f"ours: {metric_name(objective)} of the study {study}, mean and standard deviation over seeds."]
     if fid not in cells:
         notes.append(f"{FID_OURS}: no run of the study {study} has {fid}.")
@@ -151,10 +141,9 @@ def quality_table(study: str, read: ReadStudy) -> PaperTable:
     ours, notes = _our_quality(study, read)
     columns = ["source", *setting, *QUALITY, "parameters, M"]
     frame = pd.concat([frame, ours]).reindex(columns=columns)
-    kept = ("published: ImageNet 256 px, ADM's evaluation, 50,000 samples; empty cells are not in the available data.",)
-    return PaperTable(
-        name="class_conditional", title="Class-conditional generation", frame=frame, notes=(*notes, *kept)
-    )
+    kept = "published: ImageNet 256 px, ADM's evaluation, 50,000 samples; empty cells are not in the available data."
+    title = "Class-conditional generation"
+    return PaperTable(name="class_conditional", title=title, frame=frame, notes=(*notes, kept))
 
 
 def _our_quality(study: str, read: ReadStudy) -> tuple[pd.DataFrame, tuple[str, ...]]:

@@ -47,11 +47,6 @@ class StudyReport:
     fits: StudyFits | None
     """None where other factors are confounded with size."""
 
-    @property
-    def fit_lines(self) -> list[str]:
-        """What the fits show, in sentences."""
-        return [CONFOUNDED] if self.fits is None else fit_sentences(self.fits)
-
 
 def analyze_study(runs: StudyRuns, tail: float = 0.5) -> StudyReport:
     """Compare the variants of a study and fit scaling laws to it.
@@ -134,20 +129,16 @@ def write_study_report(report: StudyReport, folder: Path) -> list[Path]:
 def _sections(report: StudyReport, tables: Mapping[str, pd.DataFrame], pictures: Mapping[str, Path]) -> list[Section]:
     """Return the sections of the page, in a reader's order."""
     runs, fits = report.runs, report.fits
-
-    def shown(*names: str) -> list[Path]:
-        return _named(pictures, *names)
-
     excluded = [f"{r['label']} ({r['cell']}): {r['status']}, {r['reason']}." for r in records(runs.excluded)]
     return [
         Section(title="Design", lines=design_sentences(runs, report.views)),
-        Section(title="Losses", tables=[report.summary], pictures=shown("scaling", "views", "curves")),
-        _differences(report, shown("differences")),
+        Section(title="Losses", tables=[report.summary], pictures=_named(pictures, "scaling", "views", "curves")),
+        _differences(report, _named(pictures, "differences")),
         Section(
             title="Scaling laws",
-            lines=report.fit_lines,
+            lines=[CONFOUNDED] if fits is None else fit_sentences(fits),
             tables=[] if fits is None else [*_named(tables, "estimate_table", "fit_table"), fits.slopes],
-            pictures=shown("fits", "surface", "profile", "compute"),
+            pictures=_named(pictures, "fits", "surface", "profile", "compute"),
         ),
         Section(title="Excluded runs", lines=excluded or ["None."]),
     ]
