@@ -40,22 +40,17 @@ def scaling_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
     names = runs.objectives
     figure, panels = plt.subplots(1, len(names), figsize=(4.4 * len(names), 3.2), squeeze=False)
     for axes, objective in zip(panels[0], names, strict=True):
-        _scaling_panel(axes, runs, objective)
+        for index, variant in enumerate(runs.variants):
+            cells, style = runs.cells[runs.cells["variant"] == variant], line_style(index)
+            means = cells.groupby("size")[["parameters", objective]].mean()
+            axes.plot(means["parameters"], means[objective], color=style["color"], linestyle=style["linestyle"])
+            axes.plot([], [], label=variant, **style)
+            dots = {"color": style["color"], "markerfacecolor": "none", "rasterized": len(cells) > MAX_VECTOR_POINTS}
+            axes.plot(cells["parameters"], cells[objective], style["marker"], **dots)
+        axes.set(xlabel="parameters", ylabel=metric_name(objective))
+        log_x(axes)
     panels[0][0].legend()
     return figure, runs.cells[["variant", "size", "seed", "parameters", *names]]
-
-
-def _scaling_panel(axes: Axes, runs: StudyRuns, objective: str) -> None:
-    for index, variant in enumerate(runs.variants):
-        cells = runs.cells[runs.cells["variant"] == variant]
-        means = cells.groupby("size")[["parameters", objective]].mean()
-        style = line_style(index)
-        axes.plot(means["parameters"], means[objective], color=style["color"], linestyle=style["linestyle"])
-        axes.plot([], [], label=variant, **style)
-        dots = {"color": style["color"], "markerfacecolor": "none", "rasterized": len(cells) > MAX_VECTOR_POINTS}
-        axes.plot(cells["parameters"], cells[objective], style["marker"], **dots)
-    axes.set(xlabel="parameters", ylabel=metric_name(objective))
-    log_x(axes)
 
 
 def curves_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
