@@ -77,7 +77,7 @@ def measure_worker(cells: int, storage: str | None, runs: Path) -> str:
     result = TrialResult(status=TrialStatus.DONE, metrics=metrics, **numbers, **zero)  # type: ignore[arg-type]
     workspace, display = workspace_of(cells, storage, runs), _Quiet()
     start = time.perf_counter()
-    run_study(workspace, lambda: nullcontext(lambda *_, **__: result), display)
+    run_study(Store(workspace), lambda: nullcontext(lambda *_, **__: result), display)
     cells = len(workspace.plan.cells)
     each = (time.perf_counter() - start) / cells
     growth = display.memory[-1] - display.memory[0] if len(display.memory) > 1 else 0.0

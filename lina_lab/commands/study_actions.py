@@ -40,27 +40,25 @@ def run_and_report(workspace: Workspace, paths: PathsConfig, command: CommandCon
         what the command asks for, 130 on Ctrl-C, 143 on SIGTERM.
     """
     try:
-        if command.action in ACTIONS:
-            with explained(workspace.runs):
+        with explained(workspace.runs), sigterm_as_exit():
+            if command.action in ACTIONS:
                 return ACTIONS[command.action](_store(workspace), command)
-        with sigterm_as_exit():
             if not _leads(workspace.plan, command):
                 from lina_lab.launch.follow import follow
 
                 follow(rendezvous(workspace.launch_context(), command), display().line)
                 return 0
+            store = newest_version(workspace) if command.new_version else Store(workspace)
             if command.new_version:
-                with explained(workspace.runs):
-                    workspace = newest_version(workspace)
-                arguments = [*arguments, f"study.name={workspace.plan.study.name}"]
-            summary = _work(workspace, command, arguments)
+                arguments = [*arguments, f"study.name={store.plan.study.name}"]
+            summary = _work(store, command, arguments)
     except StudyError as error:
         return refuse(error, 2 if isinstance(error, RefusedError) else 1)
     except KeyboardInterrupt:
         return refuse("stopped; the same command resumes", 130)
     except SystemExit:
         return refuse("terminated; the same command resumes", 143)
-    _print_outcome(summary, workspace.plan, paths)
+    _print_outcome(summary, store.plan, paths)
     return 1 if summary.failures else 0
 
 
@@ -79,15 +77,15 @@ def _leads(plan: Plan, command: CommandConfig) -> bool:
         raise RefusedError(str(error)) from error
 
 
-def _work(workspace: Workspace, command: CommandConfig, arguments: Sequence[str]) -> Summary:
+def _work(store: Store, command: CommandConfig, arguments: Sequence[str]) -> Summary:
     from lina_lab.study.pool import run_pool, worker_command
     from lina_lab.study.worker import run_study
 
     if command.workers > 1:
-        return run_pool(workspace, command, worker_command(arguments), display())
+        return run_pool(store, command, worker_command(arguments), display())
     shown = display()
-    launcher = launcher_for(workspace.launch_context(), command, shown.line)
-    return run_study(workspace, launcher, shown, joins=command.action == "work")
+    launcher = launcher_for(store.workspace.launch_context(), command, shown.line)
+    return run_study(store, launcher, shown, joins=command.action == "work")
 
 
 def _store(workspace: Workspace) -> Store:

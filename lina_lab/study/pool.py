@@ -18,8 +18,7 @@ from lina_lab.study.grid import Cell
 from lina_lab.study.lease import StaleLeases, read_heartbeat
 from lina_lab.study.store import Store
 from lina_lab.study.summary import Summary, summarise
-from lina_lab.study.workspace import Workspace
-from lina_lab.util.errors import StudyError, explained
+from lina_lab.util.errors import StudyError
 
 LOOK_SECONDS = 1.0
 STOP_SECONDS = 60.0
@@ -32,26 +31,25 @@ ORDERLY_EXITS = (0, 1, 2)
 """Exit codes of a worker that has ended by itself, see `run.main`."""
 
 
-def run_pool(workspace: Workspace, command: CommandConfig, arguments: Sequence[str], display: PlainDisplay) -> Summary:
+def run_pool(store: Store, command: CommandConfig, arguments: Sequence[str], display: PlainDisplay) -> Summary:
     """Queue the plan's cells, and work on them with several processes.
 
     Args:
-        workspace: the cells, and where results go.
+        store: the cells' states.
         command: how many workers to start, and what trains.
         arguments: the command line of a worker.
         display: shows what happens.
 
     Raises:
-        StudyError: the environment does not let the study continue, or the workers crash.
+        StudyError: the workers crash, or a store stays locked; other errors of the stores come out as they are, for
+            `util.errors.explained`.
         KeyboardInterrupt, SystemExit: passed on when all workers have ended.
     """
-    runs, plan = workspace.runs, workspace.plan
-    with explained(runs):
-        store = Store(workspace)
-        store.enqueue()
-        states = store.states()
-        left = len(open_cells(plan, states))
-        display.started(left, len(plan.cells))
+    plan = store.plan
+    store.enqueue()
+    states = store.states()
+    left = len(open_cells(plan, states))
+    display.started(left, len(plan.cells))
     if not left:
         return summarise(plan, states, [])
     devices = () if command.launcher == "slurm" else gpus()
@@ -64,8 +62,7 @@ def run_pool(workspace: Workspace, command: CommandConfig, arguments: Sequence[s
         raise
     finally:
         display.ended()
-    with explained(runs):
-        return summarise(plan, store.states(), [])
+    return summarise(plan, store.states(), [])
 
 
 def _watch(store: Store, pool: "_Pool", display: PlainDisplay, states: Mapping[str, CellState]) -> None:
@@ -74,8 +71,7 @@ def _watch(store: Store, pool: "_Pool", display: PlainDisplay, states: Mapping[s
     shown = cells.keys() - {cell.config_hash for cell in open_cells(store.plan, states)}
     while True:
         alive = pool.look()
-        with explained(store.runs):
-            states = store.states()
+        states = store.states()
         still_open = {cell.config_hash for cell in open_cells(store.plan, states)}
         for config_hash in cells.keys() - shown - still_open:
             shown.add(config_hash)

@@ -5,8 +5,8 @@ from lina_lab.study.workspace import Workspace
 from lina_lab.util.errors import ChangedError
 
 
-def newest_version(workspace: Workspace) -> Workspace:
-    """The workspace under its study's name, or under the first of NAME-v2, NAME-v3, ... that has its configuration.
+def newest_version(workspace: Workspace) -> Store:
+    """The store under the study's name, or under the first of NAME-v2, NAME-v3, ... that has its configuration.
 
     Raises:
         StudyError: the storage cannot be opened.
@@ -14,8 +14,7 @@ def newest_version(workspace: Workspace) -> Workspace:
     name, number = workspace.plan.study.name, 1
     while True:
         try:
-            Store(workspace)
-            return workspace
+            return Store(workspace)
         except ChangedError:
             number += 1
             workspace = workspace.named(f"{name}-v{number}")

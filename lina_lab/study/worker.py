@@ -19,8 +19,7 @@ from lina_lab.study.display import PlainDisplay
 from lina_lab.study.store import Claim, Store
 from lina_lab.study.summary import Summary, summarise, table
 from lina_lab.study.tracking import SUMMARY_SECONDS, Tracker, patiently
-from lina_lab.study.workspace import Workspace
-from lina_lab.util.errors import StudyError, explained, explanation
+from lina_lab.util.errors import StudyError, explanation
 from lina_lab.util.signals import defer_signals
 
 T = TypeVar("T")
@@ -38,32 +37,31 @@ NUMBERS = {
 """Metric of a cell's run -> field of the result, which is None where it was not measured."""
 
 
-def run_study(workspace: Workspace, launcher: Launcher, display: PlainDisplay, *, joins: bool = False) -> Summary:
+def run_study(store: Store, launcher: Launcher, display: PlainDisplay, *, joins: bool = False) -> Summary:
     """Work until no cell of the plan is open. A cell that fails is recorded, and the next one starts.
 
     Args:
-        workspace: the cells, and where results go.
+        store: the cells' states.
         launcher: makes what trains a cell; called once, and only if a cell is to be trained.
         display: shows what happens.
         joins: take what is queued; do not queue cells that are new, or failed before.
 
     Raises:
-        StudyError: the environment does not let the study continue (disk, stores).
+        StudyError: the environment does not let the study continue; other errors of the disk or of the stores come out
+            as they are, for `util.errors.explained`.
         KeyboardInterrupt, SystemExit: passed on when the running cell is recorded as interrupted.
     """
-    runs, plan = workspace.runs, workspace.plan
-    with explained(runs):
-        store = Store(workspace)
-        store.join() if joins else store.enqueue()
-        states = store.states()
-        left = len(open_cells(plan, states))
-        display.started(left, len(plan.cells))
-        if not left:
-            return summarise(plan, states, [])
-        if joins:
-            store.longest_first()
-        with store.setup():
-            tracker = patiently(partial(Tracker.open, workspace), display.line, runs)
+    plan = store.plan
+    store.join() if joins else store.enqueue()
+    states = store.states()
+    left = len(open_cells(plan, states))
+    display.started(left, len(plan.cells))
+    if not left:
+        return summarise(plan, states, [])
+    if joins:
+        store.longest_first()
+    with store.setup():
+        tracker = patiently(partial(Tracker.open, store.workspace), display.line, store.runs)
     with launcher() as launch:
         worker = _Worker(store, tracker, launch, display)
         try:
@@ -74,8 +72,7 @@ def run_study(workspace: Workspace, launcher: Launcher, display: PlainDisplay, *
             worker.close_after(error)
             raise
     display.ended()
-    with explained(runs):
-        return worker.close()
+    return worker.close()
 
 
 class _Worker:
@@ -91,16 +88,15 @@ class _Worker:
         """Work on a cell, or wait for one; returns whether there may be more."""
         clock, claim = time.perf_counter(), None
         try:
-            with explained(self.runs):
-                if time.monotonic() - self._checked > STALE_CHECK_SECONDS:
-                    self._requeue_stale()
-                # Ctrl-C waits until the cell is known, so that it is recorded.
+            if time.monotonic() - self._checked > STALE_CHECK_SECONDS:
+                self._requeue_stale()
+            # Ctrl-C waits until the cell is known, so that it is recorded.
+            with defer_signals():
+                claim = self.store.claim()
+            if claim is None:
+                self._requeue_stale()
                 with defer_signals():
                     claim = self.store.claim()
-                if claim is None:
-                    self._requeue_stale()
-                    with defer_signals():
-                        claim = self.store.claim()
             if claim is not None:
                 self._work(claim, clock)
                 return True

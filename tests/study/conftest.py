@@ -23,6 +23,7 @@ from lina_lab.study.store import Store
 from lina_lab.study.summary import Summary
 from lina_lab.study.worker import run_study
 from lina_lab.study.workspace import Workspace
+from lina_lab.util.errors import explained
 
 RESULT = TrialResult(
     status=TrialStatus.DONE,
@@ -69,7 +70,8 @@ class Lab:
     def run(self, *, joins: bool = False) -> Summary:
         with (self.runs.parent / "lines.txt").open("a") as file:
             display = PlainDisplay(Console(file=file, width=200))
-            return run_study(workspace_at(self.runs, self.plan), self.launcher, display, joins=joins)
+            with explained(self.runs):
+                return run_study(store_at(self.runs, self.plan), self.launcher, display, joins=joins)
 
     @property
     def lines(self) -> str:

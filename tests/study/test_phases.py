@@ -18,7 +18,7 @@ from lina_lab.training import module
 from lina_lab.training.checkpoints import Checkpoints
 from lina_lab.training.module import LinaModule
 from lina_lab.training.trial import run_trial
-from tests.study.conftest import workspace_at
+from tests.study.conftest import store_at
 
 PHASES: dict[str, tuple[Any, str]] = {
     "making the model": (module, "initialize"),
@@ -33,7 +33,7 @@ PHASES: dict[str, tuple[Any, str]] = {
 
 
 def run(plan: Plan, runs: Path) -> Summary:
-    return worker.run_study(workspace_at(runs, plan), lambda: nullcontext(run_trial), display())
+    return worker.run_study(store_at(runs, plan), lambda: nullcontext(run_trial), display())
 
 
 def metrics(plan: Plan, runs: Path) -> list[Any]:
