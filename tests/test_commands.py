@@ -137,7 +137,7 @@ class Fields:
         (["path='a(b'"], {"path": "a(b"}),
         (['path="it\'s 1,2"'], {"path": "it's 1,2"}),
         (["path=null"], {"path": None}),
-        (["path=sqlite:////tmp/x.db"], {"path": "sqlite:////tmp/x.db"}),
+        (["path=sqlite:////srv/x.db"], {"path": "sqlite:////srv/x.db"}),
         (["numbers=[1,2]"], {"numbers": [1, 2]}),
         (["model.dim=3", "model.attention.gate=none"], {"model": {"dim": 3, "attention": {"gate": "none"}}}),
         (["model={dim:3}", "model.depth=2"], {"model": {"dim": 3, "depth": 2}}),

@@ -1,7 +1,6 @@
 """The command line, up to where a study would start."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,58 +9,13 @@ import yaml
 
 from lina_lab import run
 from lina_lab.config import CommandConfig, PathsConfig
-from lina_lab.config.compose import CommandLine, compose
 from lina_lab.config.fields import COMMAND, SECTIONS, TRIAL, defaults
 from lina_lab.config.hints import FOREIGN
 from lina_lab.config.history import RENAMED
 from lina_lab.study import plan as study_plan
-from lina_lab.study.grid import Plan, make_plan
 from lina_lab.study.workspace import Workspace
 from lina_lab.util.nested import flatten
-
-OURS = Path(__file__).parents[1] / "studies"
-STUDIES = sorted(path.stem for path in (OURS / "study").glob("*.yaml"))
-HEADER = "# @package _global_\n"
-QUESTION = """\
-study:
-  question: Is it so?
-  axes: {size: {model.dim: [16, 32]}}
-  size_axis: size
-  seeds: [0]
-  controlled: []
-model: {latent_channels: 1, latent_size: [8, 8], num_classes: 10, num_heads: 4, condition_depth: 1, depth: 2}
-"""
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run in an empty folder, where whatever is started would leave something."""
-    monkeypatch.chdir(tmp_path)
-    yield
-    assert not (tmp_path / "runs").exists()
-    assert {path.name for path in tmp_path.iterdir()} <= {"studies"}
-
-
-def composed(*arguments: str) -> tuple[Plan, PathsConfig, CommandConfig]:
-    found = compose(CommandLine(arguments))
-    return make_plan(found.study, found.base, found.overridden), found.paths, found.command
-
-
-def write(folder: Path, name: str, text: str) -> None:
-    """A file of the user's, such as `study/mine`."""
-    path = folder / "studies" / f"{name}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert run.main(arguments) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    lines = printed.err.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("error: ")
-    return lines[0]
+from tests.command_line import HEADER, OURS, QUESTION, STUDIES, composed, empty_folder, refused, write  # noqa: F401
 
 
 @pytest.mark.parametrize(
@@ -130,26 +84,6 @@ def test_a_linked_axis_takes_its_own_values_only(capsys: pytest.CaptureFixture[s
     assert "model.dim=64 is not among the values of the linked axis size" in refused(
         capsys, "study=linked", "model.dim=64"
     )
-
-
-NO_STUDIES = [
-    "[]",
-    "",
-    "study: 3",
-    "study: [",
-    "model: {dim: 3}",
-    "study: {axes: {}}",
-    "study: {question: }",
-    "study: {question: 3}",
-]
-
-
-@pytest.mark.parametrize("text", NO_STUDIES)
-def test_a_file_that_is_no_study_is_refused_by_name(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str
-) -> None:
-    write(tmp_path, "study/broken", f"{HEADER}{text}")
-    assert "studies/study/broken.yaml is not" in refused(capsys, "study=broken")
 
 
 def test_help_lists_studies_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,22 +155,8 @@ def test_every_study_can_be_asked_of_text_to_image(name: str) -> None:
         assert cell.config.model.dim in (768, 1024, 1536)
 
 
-def test_a_broken_task_disturbs_only_those_who_choose_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    write(tmp_path, "task/odd", f"{HEADER}- 1")
-    assert len(composed("study=kv_gate", "task=t2i")[0].cells) > 1
-    assert "studies/task/odd.yaml holds no sections of fields" in refused(capsys, "study=kv_gate", "task=odd")
-
-
 def test_an_unknown_task_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no task i2t; the tasks are t2i" in refused(capsys, "study=kv_gate", "task=i2t")
-
-
-@pytest.mark.parametrize("own", ["task", "scale"])
-def test_what_a_study_changes_in_a_scale_is_a_file_of_its_own(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, own: str
-) -> None:
-    write(tmp_path, "study/odd", f"{HEADER}{QUESTION}{own}: {{paper: {{study: {{seeds: [1]}}}}}}")
-    assert f"as study_{own}/odd_NAME.yaml next to the folder study" in refused(capsys, "study=odd")
 
 
 def test_a_scale_alone_is_no_study(capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,130 +179,6 @@ def test_a_value_on_the_command_line_fixes_its_axis() -> None:
     assert {cell.config.seed for cell in plan.cells} == {7}
     assert {cell.config.trainer.max_images for cell in plan.cells} == {200_000}
     assert len(plan.cells) == 4
-
-
-def test_studies_of_the_user_s_stand_beside_ours_and_first(tmp_path: Path) -> None:
-    """Those of `--config-dir` before those of the working directory, and both before ours."""
-    mine = f"{HEADER}{QUESTION}"
-    write(tmp_path, "study/mine", mine)
-    write(tmp_path, "study/kv_gate", mine)
-    assert [cell.config.model.dim for cell in composed("study=mine")[0].cells] == [16, 32]
-    assert len(composed("study=kv_gate")[0].cells) == 2
-    assert len(composed("study=locality")[0].cells) == 30
-    write(tmp_path / "runs_not", "study/kv_gate", mine.replace("[0]", "[0, 1, 2]"))
-    folder = tmp_path / "runs_not/studies"
-    for flag in (["--config-dir", str(folder)], [f"--config-dir={folder}"]):
-        assert len(composed("study=kv_gate", *flag)[0].cells) == 6
-        assert len(composed("study=mine", *flag)[0].cells) == 2
-    (tmp_path / "runs_not").rename(tmp_path / "studies/elsewhere")
-
-
-def test_a_study_may_start_from_another(tmp_path: Path) -> None:
-    write(tmp_path, "study/mine", f"{HEADER}defaults: [kv_gate, _self_]\nstudy: {{seeds: [5]}}")
-    write(tmp_path, "study/again", f"{HEADER}defaults: [mine, _self_]\nmodel: {{depth: 2}}")
-    plan, *_ = composed("study=mine")
-    ours, *_ = composed("study=kv_gate")
-    assert plan.study.name == "mine"
-    assert plan.study.question == ours.study.question
-    assert {cell.config.seed for cell in plan.cells} == {5}
-    assert len(plan.cells) == len(ours.cells) / 2
-    again, *_ = composed("study=again")
-    assert {cell.config.model.depth for cell in again.cells} == {2}
-    assert again.study.seeds == [5]
-
-
-def test_a_study_s_own_part_of_a_scale_is_a_file_of_their_names(tmp_path: Path) -> None:
-    write(tmp_path, "study/mine", f"{HEADER}{QUESTION}")
-    write(tmp_path, "scale/small", f"{HEADER}study: {{seeds: [1]}}\ntrainer: {{max_images: 640}}\n")
-    write(tmp_path, "study_scale/mine_small", f"{HEADER}study: {{seeds: [7]}}\n")
-    plan, *_ = composed("study=mine", "scale=small")
-    assert plan.study.name == "mine_small"
-    assert {(cell.config.seed, cell.config.trainer.max_images) for cell in plan.cells} == {(7, 640)}
-    assert composed("study=kv_gate", "scale=small")[0].study.seeds == [1]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "name"),
-    [
-        (["task=t2i"], "mine_t2i"),
-        (["study.name=exact"], "exact"),
-        (["study.name=exact", "task=t2i", "scale=paper"], "exact"),
-    ],
-)
-def test_a_name_is_the_option_s_unless_the_command_line_gives_one(
-    tmp_path: Path, arguments: list[str], name: str
-) -> None:
-    write(tmp_path, "study/mine", f"{HEADER}defaults: [locality, _self_]\n")
-    assert composed("study=mine", *arguments)[0].study.name == name
-
-
-def test_a_name_in_a_file_is_the_study_s(tmp_path: Path) -> None:
-    write(tmp_path, "study/mine", f"{HEADER}defaults: [locality, _self_]\nstudy: {{name: other}}\n")
-    assert composed("study=mine")[0].study.name == "other"
-    assert composed("study=mine", "task=t2i")[0].study.name == "other_t2i"
-
-
-def test_a_file_without_its_first_line_is_refused_with_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    write(tmp_path, "study/mine", QUESTION)
-    assert "studies/study/mine.yaml needs the line # @package _global_" in refused(capsys, "study=mine")
-
-
-def test_a_study_where_earlier_versions_had_it_is_named_with_where_to_move_it(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    """Also one of our names, which would be another study than the user's."""
-    for name in ("mine", "kv_gate"):
-        write(tmp_path, name, QUESTION)
-        sentence = refused(capsys, f"study={name}")
-        assert f"move it to studies/study/{name}.yaml, and begin it with the line # @package _global_" in sentence
-    assert len(composed("study=locality")[0].cells) == 30
-    assert run.main(["--help"]) == 0
-    assert "  mine: cannot be run, studies/mine.yaml lies where" in capsys.readouterr().out
-
-
-def test_a_parent_without_its_first_line_is_refused_with_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    write(tmp_path, "study/parent", QUESTION)
-    write(tmp_path, "study/mine", f"{HEADER}defaults: [/study/parent, _self_]\n")
-    assert "a file that the study starts from lacks the line # @package _global_" in refused(capsys, "study=mine")
-
-
-@pytest.mark.parametrize("text", ["- 1", "3", "study: 3", "defaults: 3", "study: {question: 3}"])
-def test_help_stands_every_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
-    write(tmp_path, "study/parent", f"{HEADER}{text}")
-    write(tmp_path, "study/mine", f"{HEADER}defaults: [parent, _self_]\n")
-    assert run.main(["-h"]) == 0
-    assert "  parent: cannot be run" in capsys.readouterr().out
-
-
-def test_a_seed_is_not_for_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    write(tmp_path, "study/mine", f"{HEADER}{QUESTION}seed: 3\n")
-    assert "studies/study/mine.yaml: seed and hydra are not for a study to set" in refused(capsys, "study=mine")
-
-
-def test_a_study_that_starts_from_none_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    write(tmp_path, "study/mine", f"{HEADER}defaults: [nothing, _self_]\n")
-    assert refused(capsys, "study=mine").endswith("there is no file study/nothing.yaml to start from")
-    write(tmp_path, "study/loop", f"{HEADER}defaults: [loop, _self_]\n")
-    assert "start from each other in a circle" in refused(capsys, "study=loop")
-    assert run.main(["--help"]) == 0
-    capsys.readouterr()
-
-
-def test_a_broken_file_is_in_the_way_of_no_other_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path, "study/good", f"{HEADER}{QUESTION}")
-    write(tmp_path, "study/5", f"{HEADER}{QUESTION}")
-    write(tmp_path, "study/broken", "- 1")
-    assert len(composed("study=good")[0].cells) > 1
-    assert composed("study='5'")[0].study.name == "5"
-    assert "study=5 is not text to Hydra" in refused(capsys, "study=5")
-    assert run.main(["--help"]) == 0
-    printed = capsys.readouterr().out
-    assert "broken: cannot be run" in printed
-    assert "  good: Is it so?" in printed
-
-
-def test_a_configuration_folder_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--config-dir nowhere is not a folder" in refused(capsys, "study=kv_gate", "--config-dir", "nowhere")
 
 
 AXIS = "'study.axes.convolution={model.attention.conv:[none,depthwise]}'"

@@ -24,6 +24,7 @@ from lina_lab.config import CHECKS
 from lina_lab.config.checks import NonNegativeInt, PositiveInt
 from lina_lab.config.grammar import Command
 from lina_lab.data.pixels import to_pixels
+from lina_lab.data.pretrained import local_device
 from lina_lab.data.shards.format import TextOrigin, read_manifest
 from lina_lab.data.text import TextEncoder, load_text_encoder
 from lina_lab.evaluation.decoding import decoder_of
@@ -125,7 +126,7 @@ def run(config: SampleConfig) -> int:
     """Generate; returns 0. Prints where the images are once all of them exist."""
     console = Console()
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
+    device = local_device()
     trained, out = load_trained(Path(config.checkpoint), config.weights), Path(config.out)
     prompts = [] if config.prompts is None else read_prompts(Path(config.prompts))
     text = None if config.shards is None else read_manifest(Path(config.shards)).text

@@ -114,7 +114,7 @@ def parse_override(argument: str) -> Any:
                 f"{argument} is not in Hydra's grammar: quote the value for Hydra and for the shell, as in "
                 f"'{name}=\"{value}\"'"
             ) from None
-        raise ConfigError(one_line(error)) from None
+        raise ConfigError(f"{argument} is not in Hydra's grammar: {one_line(error)}") from None
 
 
 def _can_be_quoted(value: str) -> bool:

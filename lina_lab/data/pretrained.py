@@ -1,9 +1,17 @@
-"""Hashes of networks' weights, and the errors of the libraries that load pretrained ones."""
+"""Pretrained networks: the device of a process that only applies them, hashes of weights, errors of their libraries."""
 
 import hashlib
+import os
 
 import torch
 from torch import nn
+
+
+def local_device() -> torch.device:
+    """This process' GPU, by torchrun's LOCAL_RANK, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def weights_sha256(network: nn.Module) -> str:

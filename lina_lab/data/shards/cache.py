@@ -6,15 +6,14 @@ manifest.
 """
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from lina_lab.data.pretrained import local_device
 from lina_lab.data.shards.format import MANIFEST, ShardError, read_index, read_manifest
 from lina_lab.data.shards.sources import find_images
 from lina_lab.data.shards.writer import CacheConfig, ShardWriter
@@ -39,7 +38,7 @@ def cache(config: CacheConfig, console: Console) -> None:
     source = find_images(Path(config.images), out)
     if config.text is not None and source.classes is not None:
         raise ValueError(f"text={config.text} is for captions, and images={config.images} has classes")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
+    device = local_device()
     vae = load_vae(config.vae, device)
     text = None if config.text is None else load_text_encoder(config.text, config.text_dim)
     writer = ShardWriter(source, config, vae, text)
