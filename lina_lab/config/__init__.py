@@ -6,31 +6,26 @@ The string under a field is its documentation: `python -m lina_lab.run --help` p
 """
 
 from lina_lab.config.checks import CHECKS, from_dict, to_dict
+from lina_lab.config.command import CommandConfig, PathsConfig, SlurmConfig, TorchrunConfig
 from lina_lab.config.history import current_name, current_names, from_stored, study_from_stored
 from lina_lab.config.model import AttentionConfig, LinaConfig
-from lina_lab.config.study import (
-    BudgetConfig,
-    CommandConfig,
-    ObjectiveConfig,
-    PathsConfig,
-    ResourcesConfig,
-    SlurmConfig,
-    StudyConfig,
-    TorchrunConfig,
-)
+from lina_lab.config.study import BudgetConfig, ObjectiveConfig, ResourcesConfig, StudyConfig
 from lina_lab.config.trial import DataConfig, EmaConfig, OptimizerConfig, SamplingConfig, TrainerConfig, TrialConfig
+from lina_lab.config.verdict import ContrastTerm, PrimaryConfig, TuningConfig, UntilConfig
 
 __all__ = [
     "CHECKS",
     "AttentionConfig",
     "BudgetConfig",
     "CommandConfig",
+    "ContrastTerm",
     "DataConfig",
     "EmaConfig",
     "LinaConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
     "PathsConfig",
+    "PrimaryConfig",
     "ResourcesConfig",
     "SamplingConfig",
     "SlurmConfig",
@@ -38,6 +33,8 @@ __all__ = [
     "TorchrunConfig",
     "TrainerConfig",
     "TrialConfig",
+    "TuningConfig",
+    "UntilConfig",
     "current_name",
     "current_names",
     "from_dict",

@@ -1,10 +1,8 @@
-"""The configuration of a study, of where its results go, and of the command that runs it."""
+"""The configuration of a study."""
 
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import field
-from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -12,13 +10,10 @@ from pydantic.dataclasses import dataclass
 
 from lina_lab.config.checks import CHECKS, Checked, NonNegativeInt, OneOf, PositiveFloat, PositiveInt
 from lina_lab.config.metrics import METRICS
+from lina_lab.config.verdict import ContrastTerm, PrimaryConfig, TuningConfig, UntilConfig
 
 RESERVED = ("mlartifacts", "Default")
 """Names that the stores use for themselves."""
-SETUP = "studies/slurm.sh"
-"""Shell lines of a job, in the working directory and in the package."""
-NOT_IN_A_PATH = "%?#"
-"""Characters that a database's address cannot hold."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -120,6 +115,15 @@ class StudyConfig(Checked):
         default_factory=lambda: [ObjectiveConfig(metric="val/loss_ema")]
     )
     """Metrics by which cells are compared; the first is the main one."""
+    primary: PrimaryConfig | None = None
+    """The comparison that the study is made for; null: every comparison is exploratory."""
+    tune: dict[str, list[PositiveFloat]] = field(default_factory=dict)
+    """Field -> values that are tried for each variant and size, such as {optimizer.lr: [0.001, 0.002, 0.004]}; the
+    variants are then compared at their own best. Empty: nothing is tuned."""
+    tuning: TuningConfig = TuningConfig()
+    """How `tune` chooses."""
+    until: UntilConfig | None = None
+    """When enough seeds are trained; null: `seeds` are all."""
     resources: ResourcesConfig = ResourcesConfig()
     """Hardware of each cell; not part of its config hash."""
 
@@ -143,6 +147,9 @@ class StudyConfig(Checked):
                 yield f"labels.{name}: needs to be an axis, with a different label for each of its values"
         yield from self._problems_of_seeds()
         yield from self._problems_of_exclusions()
+        yield from self._problems_of_until()
+        yield from self._problems_of_primary()
+        yield from self._problems_of_tuning()
 
     def _problems_of_seeds(self) -> Iterator[str]:
         at_size = {f"seeds_at_size.{size}": seeds for size, seeds in self.seeds_at_size.items()}
@@ -162,6 +169,98 @@ class StudyConfig(Checked):
         for rule in self.exclude:
             if not rule or set(rule) - set(fields):
                 yield f"exclude: {rule} must name fields that the axes vary, which are {fields}"
+
+    def _problems_of_until(self) -> Iterator[str]:
+        if self.until is not None:
+            if self.primary is None:
+                yield "until needs a primary comparison to look at: declare study.primary"
+            if self.until.max_seeds < len(self.seeds):
+                yield f"until.max_seeds={self.until.max_seeds} is below the {len(self.seeds)} seeds of the start"
+
+    def _problems_of_primary(self) -> Iterator[str]:
+        if self.primary is None:
+            return
+        if self.primary.metric not in (None, *(objective.metric for objective in self.objectives)):
+            yield f"primary.metric={self.primary.metric} is not one of the study's objectives"
+        others = [axis for axis in self.axes if axis not in (self.size_axis, self.primary.axis)]
+        if self.primary.axis not in self.axes or self.primary.axis == self.size_axis:
+            yield f"primary.axis={self.primary.axis} is not an axis that makes variants"
+            return
+        wanted: dict[str, tuple[str, ...]] = {self.primary.axis: (self.primary.treatment, self.primary.baseline)}
+        for axis in others:
+            if axis not in self.primary.at and len(self.points(axis)) > 1:
+                yield f"primary.at needs a value of {axis}, one of {', '.join(self.point_names(axis))}"
+        for axis, value in self.primary.at.items():
+            if axis not in others:
+                yield f"primary.at: {axis} is not another axis that makes variants"
+            else:
+                wanted[axis] = (value,)
+        if self.primary.size is not None:
+            wanted[self.size_axis] = (self.primary.size,)
+        for axis, names in wanted.items():
+            for name in names:
+                if self._named(axis, name) is None:
+                    yield f"primary: {axis} has no value {name}; it has {', '.join(self.point_names(axis))}"
+
+    def _problems_of_tuning(self) -> Iterator[str]:
+        if len(self.tune) > 1:
+            yield f"tune: one field is tuned at a time, not {', '.join(self.tune)}"
+        for name, values in self.tune.items():
+            if len(set(values)) < 3:
+                yield f"tune.{name}={values} needs at least three different values: fewer do not enclose an optimum"
+            if any(name in axis for axis in self.axes.values()):
+                yield f"tune: {name} is also varied by an axis"
+        own = {*self.seeds, *(seed for seeds in self.seeds_at_size.values() for seed in seeds)}
+        both = sorted(own & set(self.tuning.seeds))
+        if self.tune and both:
+            yield f"tuning.seeds: {both} are seeds of the study too; a choice made on them would favor its own results"
+        for size in self.tuning.sizes:
+            if self._named(self.size_axis, size) is None:
+                yield f"tuning.sizes: {size} is not one of the sizes {self.point_names(self.size_axis)}"
+
+    def _named(self, axis: str, name: str) -> dict[str, Any] | None:
+        """The values of an axis' fields at the point of that name, or whose first value reads so."""
+        fields = list(self.axes[axis])
+        for point in self.points(axis):
+            values = dict(zip(fields, point, strict=True))
+            first = point[0] if isinstance(point[0], str) else json.dumps(point[0])
+            if name in (self.point_name(axis, values), first):
+                return values
+        return None
+
+    def point_names(self, axis: str) -> list[str]:
+        """The names of an axis' values, see `point_name`."""
+        return [self.point_name(axis, dict(zip(self.axes[axis], point, strict=True))) for point in self.points(axis)]
+
+    def primary_terms(self) -> tuple[ContrastTerm, ...]:
+        """The primary comparison as a weighted sum of losses of one seed.
+
+        Raises:
+            ValueError: the study has none.
+        """
+        if self.primary is None:
+            raise ValueError(f"the study {self.name} has no primary comparison")
+        names = self.point_names(self.size_axis)
+        sizes = {self.primary.size or names[-1]: 1.0}
+        if self.primary.quantity == "growth":
+            sizes = {names[-1]: 1.0, names[0]: -1.0}
+        common: dict[str, Any] = {}
+        for axis in self.axes:
+            if axis not in (self.size_axis, self.primary.axis):
+                common |= self._named(axis, self.primary.at.get(axis, self.point_names(axis)[0])) or {}
+        sides = {self.primary.treatment: 1.0, self.primary.baseline: -1.0}
+        return tuple(
+            ContrastTerm(
+                values={
+                    **common,
+                    **(self._named(self.primary.axis, side) or {}),
+                    **(self._named(self.size_axis, size) or {}),
+                },
+                weight=weight * sign,
+            )
+            for size, weight in sizes.items()
+            for side, sign in sides.items()
+        )
 
     def points(self, axis: str) -> list[tuple[Any, ...]]:
         """The values of an axis, each one value for each of its fields."""
@@ -183,96 +282,3 @@ class StudyConfig(Checked):
     def objective(self) -> str:
         """The main objective's metric."""
         return self.objectives[0].metric
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKS)
-class PathsConfig(Checked):
-    """Where results go. Not part of any trial's config hash."""
-
-    runs: Annotated[str, Field(min_length=1)] = "runs"
-    """Folder of all results: cells, Optuna's and MLflow's stores."""
-    tracking_uri: Annotated[str, Field(pattern=r"^(sqlite:///|https?://|postgresql|mysql|mssql)")] | None = None
-    """MLflow's store: a server or a database; null: `mlflow.db` in the folder of runs."""
-    storage: Annotated[str, Field(pattern=r"^(sqlite:///|journal:|postgresql|mysql)")] | None = None
-    """Optuna's storage: `journal:FILE`, or a database's URL; null: `optuna.db` in the folder of runs."""
-
-    def _problems(self) -> Iterator[str]:
-        path = str(Path(self.runs).absolute())
-        if any(character in path for character in NOT_IN_A_PATH):
-            yield f"runs={self.runs}: the folder {path} has one of {NOT_IN_A_PATH} in its name"
-
-    @property
-    def folder(self) -> Path:
-        """The folder of all results, absolute and without symbolic links."""
-        return Path(self.runs).resolve()
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKS)
-class TorchrunConfig:
-    """For launcher=torchrun: how machines find each other. Not part of any trial's config hash."""
-
-    rendezvous: str | None = None
-    """HOST:PORT of the leading machine; with several nodes, the same command is started on every machine."""
-    wait_seconds: PositiveFloat = 50.0
-    """Seconds that machines wait for each other at the start."""
-    return_seconds: PositiveFloat = 600.0
-    """Seconds that a lost machine may take to come back."""
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKS)
-class SlurmConfig:
-    """For launcher=slurm: what a cell's job requests. Not part of any trial's config hash."""
-
-    partition: str | None = None
-    """Partition; null: the cluster's default."""
-    account: str | None = None
-    """Account to charge."""
-    qos: str | None = None
-    """Quality of service."""
-    constraint: str | None = None
-    """Required features of the nodes."""
-    time_minutes: PositiveInt = 1440
-    """Time limit of a job. A job that reaches it saves a checkpoint and is requeued."""
-    warning_seconds: PositiveInt = 120
-    """Seconds before the time limit at which the job is signaled: enough for a step and a checkpoint."""
-    requeues: NonNegativeInt = 1000
-    """How often a job may be requeued at its time limit."""
-    cpus_per_task: PositiveInt | None = None
-    """CPUs of each rank."""
-    mem_gib: PositiveInt | None = None
-    """Memory of a node."""
-    setup: str | None = SETUP
-    """File of shell lines that make a job's environment (modules, variables), in the working directory; null: none. The
-    default is replaced by the packaged file of that name where the working directory has none; copy it to edit it."""
-    sbatch: dict[str, Any] = field(default_factory=dict)
-    """Other options of sbatch by their long names, as in slurm.sbatch={exclude:node7}."""
-
-    @property
-    def setup_file(self) -> Path | None:
-        """The file of `setup`."""
-        if self.setup is None:
-            return None
-        path = Path(self.setup)
-        return Path(str(files("lina_lab.studies"))) / path.name if self.setup == SETUP and not path.exists() else path
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKS)
-class CommandConfig:
-    """What the command does. Not part of any trial's config hash."""
-
-    action: Literal["run", "plan", "work", "status", "retry", "cancel"] = "run"
-    """run: every cell that is not done; plan: a table of the cells, nothing is created; work: join as one more worker;
-    status: the state of the cells; retry: queue failed and cancelled cells again; cancel: end cells."""
-    workers: PositiveInt = 1
-    """For action=run: processes that work on cells at the same time; with launcher=slurm, jobs at the same time."""
-    launcher: Literal["local", "torchrun", "slurm"] = "local"
-    """What trains a cell. local: this process; torchrun: a process group here or on several machines; slurm: a job of
-    a cluster."""
-    torchrun: TorchrunConfig = TorchrunConfig()
-    """For launcher=torchrun."""
-    slurm: SlurmConfig = SlurmConfig()
-    """For launcher=slurm."""
-    new_version: bool = False
-    """Start a new version of the study, NAME-v2 and so on, if its configuration has changed."""
-    cells: list[str] = field(default_factory=list)
-    """For retry and cancel: the first characters of the cells' config hashes; empty: all cells it applies to."""

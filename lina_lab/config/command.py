@@ -1,0 +1,110 @@
+"""Where a study's results go, and the configuration of the command that runs it."""
+
+from collections.abc import Iterator
+from dataclasses import field
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from lina_lab.config.checks import CHECKS, Checked, NonNegativeInt, PositiveFloat, PositiveInt
+
+SETUP = "studies/slurm.sh"
+"""Shell lines of a job, in the working directory and in the package."""
+NOT_IN_A_PATH = "%?#"
+"""Characters that a database's address cannot hold."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class PathsConfig(Checked):
+    """Where results go. Not part of any trial's config hash."""
+
+    runs: Annotated[str, Field(min_length=1)] = "runs"
+    """Folder of all results: cells, Optuna's and MLflow's stores."""
+    tracking_uri: Annotated[str, Field(pattern=r"^(sqlite:///|https?://|postgresql|mysql|mssql)")] | None = None
+    """MLflow's store: a server or a database; null: `mlflow.db` in the folder of runs."""
+    storage: Annotated[str, Field(pattern=r"^(sqlite:///|journal:|postgresql|mysql)")] | None = None
+    """Optuna's storage: `journal:FILE`, or a database's URL; null: `optuna.db` in the folder of runs."""
+
+    def _problems(self) -> Iterator[str]:
+        path = str(Path(self.runs).absolute())
+        if any(character in path for character in NOT_IN_A_PATH):
+            yield f"runs={self.runs}: the folder {path} has one of {NOT_IN_A_PATH} in its name"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of all results, absolute and without symbolic links."""
+        return Path(self.runs).resolve()
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class TorchrunConfig:
+    """For launcher=torchrun: how machines find each other. Not part of any trial's config hash."""
+
+    rendezvous: str | None = None
+    """HOST:PORT of the leading machine; with several nodes, the same command is started on every machine."""
+    wait_seconds: PositiveFloat = 50.0
+    """Seconds that machines wait for each other at the start."""
+    return_seconds: PositiveFloat = 600.0
+    """Seconds that a lost machine may take to come back."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class SlurmConfig:
+    """For launcher=slurm: what a cell's job requests. Not part of any trial's config hash."""
+
+    partition: str | None = None
+    """Partition; null: the cluster's default."""
+    account: str | None = None
+    """Account to charge."""
+    qos: str | None = None
+    """Quality of service."""
+    constraint: str | None = None
+    """Required features of the nodes."""
+    time_minutes: PositiveInt = 1440
+    """Time limit of a job. A job that reaches it saves a checkpoint and is requeued."""
+    warning_seconds: PositiveInt = 120
+    """Seconds before the time limit at which the job is signaled: enough for a step and a checkpoint."""
+    requeues: NonNegativeInt = 1000
+    """How often a job may be requeued at its time limit."""
+    cpus_per_task: PositiveInt | None = None
+    """CPUs of each rank."""
+    mem_gib: PositiveInt | None = None
+    """Memory of a node."""
+    setup: str | None = SETUP
+    """File of shell lines that make a job's environment (modules, variables), in the working directory; null: none. The
+    default is replaced by the packaged file of that name where the working directory has none; copy it to edit it."""
+    sbatch: dict[str, Any] = field(default_factory=dict)
+    """Other options of sbatch by their long names, as in slurm.sbatch={exclude:node7}."""
+
+    @property
+    def setup_file(self) -> Path | None:
+        """The file of `setup`."""
+        if self.setup is None:
+            return None
+        path = Path(self.setup)
+        return Path(str(files("lina_lab.studies"))) / path.name if self.setup == SETUP and not path.exists() else path
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class CommandConfig:
+    """What the command does. Not part of any trial's config hash."""
+
+    action: Literal["run", "plan", "work", "status", "retry", "cancel"] = "run"
+    """run: every cell that is not done; plan: a table of the cells, nothing is created; work: join as one more worker;
+    status: the state of the cells; retry: queue failed and cancelled cells again; cancel: end cells."""
+    workers: PositiveInt = 1
+    """For action=run: processes that work on cells at the same time; with launcher=slurm, jobs at the same time."""
+    launcher: Literal["local", "torchrun", "slurm"] = "local"
+    """What trains a cell. local: this process; torchrun: a process group here or on several machines; slurm: a job of
+    a cluster."""
+    torchrun: TorchrunConfig = TorchrunConfig()
+    """For launcher=torchrun."""
+    slurm: SlurmConfig = SlurmConfig()
+    """For launcher=slurm."""
+    new_version: bool = False
+    """Start a new version of the study, NAME-v2 and so on, if its configuration has changed."""
+    cells: list[str] = field(default_factory=list)
+    """For retry and cancel: the first characters of the cells' config hashes; empty: all cells it applies to."""

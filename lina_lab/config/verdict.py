@@ -1,0 +1,85 @@
+"""How a study comes to its verdict: the comparison that it is made for, tuned fields, and when it has enough seeds."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from lina_lab.config.checks import CHECKS, Checked, NonNegativeInt, PositiveFloat, PositiveInt
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class PrimaryConfig(Checked):
+    """The one comparison that the study is made for. All others are exploratory."""
+
+    axis: str
+    """The axis whose values are compared."""
+    treatment: str
+    """Its value that is judged: its label, or as `lina plan` shows it."""
+    baseline: str
+    """The value that it is judged against."""
+    at: dict[str, str] = field(default_factory=dict)
+    """Axis -> value, for each other axis that makes variants."""
+    quantity: Literal["difference", "growth"] = "difference"
+    """difference: treatment minus baseline at one size; growth: that difference at the largest size minus the same at
+    the smallest."""
+    size: str | None = None
+    """The size of a difference, as `lina plan` shows it; null: the largest."""
+    metric: str | None = None
+    """One of the objectives; null: the main one."""
+    margin: PositiveFloat | None = None
+    """The variants are equivalent if the interval lies within plus and minus this; null: equivalence is not judged."""
+
+    def _problems(self) -> Iterator[str]:
+        if self.treatment == self.baseline:
+            yield f"primary: treatment and baseline are both {self.treatment}"
+        if self.quantity == "growth" and self.size is not None:
+            yield "primary: quantity=growth compares the largest size with the smallest; leave size out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastTerm:
+    """One of the losses that the primary comparison adds up."""
+
+    values: Mapping[str, Any]
+    """Field -> value, for every field that the axes vary."""
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class TuningConfig:
+    """How `study.tune` finds the best value for each variant and size."""
+
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = field(default_factory=lambda: [1000, 1001])
+    """Seeds of the trials. They are not seeds of the study, so the choice does not favor the results it is made for."""
+    sampler: Literal["grid", "tpe"] = "grid"
+    """grid: every value of the list; tpe: Optuna's sampler between its smallest and largest value."""
+    trials: PositiveInt = 8
+    """For sampler=tpe: values that are tried for each variant and size."""
+    racing: bool = False
+    """Give up a value before all seeds are trained, where Optuna's Wilcoxon pruner finds it worse than the best."""
+    extend: NonNegativeInt = 0
+    """How often the grid grows by one value where the best one lies at its edge. 0: such an optimum is refused."""
+    sizes: list[str] = field(default_factory=list)
+    """Sizes that are tuned, as `lina plan` shows them; the others take the value of the nearest one, as
+    model.parametrization=mup allows. Empty: all."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class UntilConfig(Checked):
+    """When enough seeds are trained. Seeds are added to the cells of `study.primary`."""
+
+    max_seeds: PositiveInt
+    """Seeds at which the study ends in any case."""
+    primary: Literal["resolved"] | None = None
+    """resolved: until the interval of the primary comparison excludes zero, or lies within its margin."""
+    width: PositiveFloat | None = None
+    """Until the interval of the primary comparison is this wide, from end to end."""
+    step: PositiveInt = 2
+    """Seeds that are added at a time. The interval accounts for every look at the results."""
+
+    def _problems(self) -> Iterator[str]:
+        if (self.primary is None) == (self.width is None):
+            yield "until: give either primary=resolved or width=NUMBER"
