@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
 SPENDING_POWER = 2
-"""After n of N seeds, (n / N) ** SPENDING_POWER of alpha is spent: 1 spends evenly, 3 is close to O'Brien and Fleming."""
+"""After n of N seeds, (n / N) ** SPENDING_POWER of alpha is spent. 1 spends evenly; 3 is like O'Brien and Fleming."""
 CELLS = 1200
 """Cells of the angle in the null distribution, from 0 to a right angle."""
 TURNS = 300

@@ -1,13 +1,14 @@
 """The best value of a tuned field, and how much loss the choice may give away.
 
-Near its minimum a loss is close to a parabola in the logarithm of the learning rate. The vertex of the parabola through
-the best values tried is a better choice than any of them, and the noise of the losses says how far off it may be.
+Near its minimum a loss is close to a parabola in the logarithm of the learning rate, somewhat steeper on the side where
+training diverges. The minimum of a curve through the best values tried is a better choice than any of them, and the
+noise of the losses says how far off it may be.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from math import exp, inf, isfinite, log, nan, sqrt
+from math import exp, inf, isfinite, isnan, log, nan, sqrt
 from typing import Literal
 
 import numpy as np
@@ -17,7 +18,12 @@ from scipy.special import stdtrit
 from lina_lab.decisions.sequential import MeanInterval
 
 NEIGHBORS = 2
-"""Values on each side of the best one that the parabola is fitted to."""
+"""Values on each side of the best one that the curve is fitted to."""
+RATIO = 2
+"""Values that lie closer than this ratio: the curve is fitted to all that `NEIGHBORS` would reach in a grid of it."""
+SKEWNESS = 1 / 3
+"""Typical cubic coefficient of the curve relative to its quadratic one, for natural logarithms; exp(x) - x has 1/3.
+Without it the minimum of a curve that is steeper on one side is misplaced, and the bound on the regret fails."""
 DIGITS = 3
 """Significant digits of a chosen value."""
 
@@ -47,8 +53,8 @@ class Choice:
     """The value to train with if the status is ok; at an edge the best value tried; otherwise None."""
     status: ChoiceStatus
     curvature: float = nan
-    """Loss = minimum + curvature * (log value - log best)^2, natural logarithm; NaN where no parabola was fitted. It is
-    negative where the objective is maximized."""
+    """Near the minimum, loss = minimum + curvature * (log value - log best)^2, with natural logarithms; NaN where no
+    curve was fitted. It is negative where the objective is maximized."""
     log_deviation: float = nan
     """Standard error of the logarithm of the value, by the delta method; NaN where it cannot be estimated."""
     regret: float = nan
@@ -62,9 +68,14 @@ def choose(losses: Mapping[float, Sequence[float]], direction: Direction = "mini
     """Choose the value of a tuned field.
 
     The best value tried is the one with the smallest mean over seeds. Through it and its neighbors, two on each side, a
-    parabola in the logarithm of the value is fitted to all seeds; the choice is its vertex, between the two next
+    parabola in the logarithm of the value is fitted by least squares, with an offset for each seed, since seeds are
+    paired, and a cubic term that is held near zero (`SKEWNESS`). The choice is the curve's minimum between the two next
     neighbors, with three significant digits. Where a next neighbor diverged or the parabola opens downwards, the best
     value tried is taken as it is.
+
+    The regret is the largest margin by which another place in the fitted range may be better: the fitted difference and
+    its 95% margin of error, by Student's t with the residuals' degrees of freedom. For a well determined curve this is
+    curvature * (t * log_deviation)^2.
 
     Args:
         losses: value -> objective of each seed, in the same order of the seeds for every value. Infinite: diverged,
@@ -87,7 +98,7 @@ def choose(losses: Mapping[float, Sequence[float]], direction: Direction = "mini
     if best in (0, len(values) - 1):
         status = ChoiceStatus.EDGE_LOW if best == 0 else ChoiceStatus.EDGE_HIGH
         return Choice(tried, status, seeds=seeds)
-    choice = _vertex(values, table, best) or Choice(tried, ChoiceStatus.OK, regret=_tried_regret(table, best))
+    choice = _minimum(values, table, best) or Choice(tried, ChoiceStatus.OK, regret=_tried_regret(table, best))
     curvature = choice.curvature if direction == "minimize" else -choice.curvature
     return replace(choice, curvature=curvature, seeds=seeds)
 
@@ -131,7 +142,7 @@ def widened(
     """
     if regret_treatment < 0 or regret_baseline < 0:
         raise ValueError(f"a regret must not be negative, not {min(regret_treatment, regret_baseline)}")
-    treatment, baseline = float(np.nan_to_num(regret_treatment)), float(np.nan_to_num(regret_baseline))
+    treatment, baseline = (0.0 if isnan(regret) else regret for regret in (regret_treatment, regret_baseline))
     below, above = (treatment, baseline) if direction == "minimize" else (baseline, treatment)
     return replace(interval, low=interval.low - below, high=interval.high + above)
 
@@ -151,59 +162,81 @@ def _table(losses: Mapping[float, Sequence[float]], direction: Direction) -> tup
     return values, table
 
 
-def _vertex(values: Floats, table: Floats, best: int) -> Choice | None:
-    """The choice by the parabola; None if a next neighbor diverged or the parabola has no minimum."""
-    near = range(max(0, best - NEIGHBORS), min(len(values), best + NEIGHBORS + 1))
+def _minimum(values: Floats, table: Floats, best: int) -> Choice | None:
+    """The choice by the fitted curve; None if a next neighbor diverged or the parabola opens downwards."""
+    if np.isinf(table[best - 1 : best + 2]).any():
+        return None
     x = np.log(values / values[best])
-    pairs = table - table[best]  # paired by seed: what is common to a seed's losses cancels
-    height = np.array([np.nanmean(pairs[i]) for i in range(len(values))])
-    if not (isfinite(height[best - 1]) and isfinite(height[best + 1])):
+    near = (np.abs(np.arange(len(x)) - best) <= NEIGHBORS) | (np.abs(x) <= NEIGHBORS * log(RATIO) + 1e-9)
+    near &= ~np.isinf(table).any(axis=1)
+    curve = _fitted(x[near], table[near])
+    if curve is None:
         return None
-    used = [i for i in near if isfinite(height[i])]
-    design = np.column_stack([x[used], x[used] ** 2, np.ones(len(used))])
-    slope, curvature, _ = np.linalg.lstsq(design, height[used], rcond=None)[0]
-    if curvature <= 0:
-        return None
-    x_vertex = float(np.clip(-slope / (2 * curvature), x[best - 1], x[best + 1]))
-    value = _rounded(values[best] * exp(x_vertex))
-    x_vertex = log(value / values[best])
-    covariance, freedom = _covariance(design, table[used])
-    if freedom == 0:
-        return Choice(value, ChoiceStatus.OK, float(curvature))
-    turn = np.array([1.0, 2 * x_vertex]) / (2 * curvature)
-    log_deviation = sqrt(turn @ covariance @ turn)
-    # By how much the vertex may be worse than any other place: the fitted difference and its margin of error.
-    place = np.linspace(x[used[0]], x[used[-1]], 201)
-    gap = np.column_stack([place - x_vertex, place**2 - x_vertex**2])
-    margin = stdtrit(freedom, 0.975) * np.sqrt(np.einsum("ij,jk,ik->i", gap, covariance, gap))
-    regret = float(np.max(margin - gap @ [slope, curvature]))
-    return Choice(value, ChoiceStatus.OK, float(curvature), log_deviation, max(regret, 0.0))
+    lowest, highest = float(x[near][0]), float(x[near][-1])
+    places = np.linspace(max(lowest, min(x[best - 1], -log(RATIO))), min(highest, max(x[best + 1], log(RATIO))), 1001)
+    value = _rounded(values[best] * exp(places[np.argmin(_powers(places) @ curve.coefficients)]))
+    chosen = log(value / values[best])
+    curvature = float(curve.coefficients[1] + 3 * curve.coefficients[2] * chosen)
+    derivative = np.array([1.0, 2 * chosen, 3 * chosen**2])
+    log_deviation = sqrt(derivative @ curve.covariance @ derivative) / (2 * curvature) if curvature > 0 else nan
+    gaps = _powers(np.linspace(lowest, highest, 201)) - _powers(np.array([chosen]))
+    margins = curve.quantile * np.sqrt(np.einsum("ij,jk,ik->i", gaps, curve.covariance, gaps))
+    regret = float(np.max(margins - gaps @ curve.coefficients))
+    return Choice(value, ChoiceStatus.OK, curvature, log_deviation, max(regret, 0.0) if isfinite(regret) else nan)
 
 
-def _covariance(design: Floats, table: Floats) -> tuple[Floats, int]:
-    """Covariance of slope and curvature, and its degrees of freedom, from residuals after each seed's own offset."""
-    present = ~np.isnan(table)
-    whole = table[:, present.all(axis=0)]  # seeds that have every value
-    points, seeds = whole.shape
-    freedom = max(0, points * seeds - seeds - 2)
-    if freedom == 0:
-        return np.full((2, 2), nan), 0
-    centered = whole - whole.mean(axis=0)
-    slopes = design[:, :2] - design[:, :2].mean(axis=0)
-    fitted = slopes @ np.linalg.lstsq(slopes, centered.mean(axis=1), rcond=None)[0]
-    variance = float(np.sum((centered - fitted[:, None]) ** 2)) / freedom
-    return variance / seeds * np.linalg.inv(slopes.T @ slopes), freedom
+@dataclass(frozen=True)
+class _Curve:
+    coefficients: Floats
+    """Of x, x^2 and x^3."""
+    covariance: Floats
+    """Of the coefficients; NaN without degrees of freedom."""
+    quantile: float
+    """Of Student's t for a two-sided 95%."""
+
+
+def _fitted(x: Floats, table: Floats) -> _Curve | None:
+    """Fit a slightly skewed parabola to losses (values, seeds), NaN where missing; None if it opens downwards."""
+    point, seed = np.nonzero(~np.isnan(table))
+    loss = table[point, seed]
+    offsets = (seed[:, None] == np.arange(table.shape[1])).astype(float)
+    parabola = np.column_stack([_powers(x[point])[:, :2], offsets])
+    plain = np.linalg.lstsq(parabola, loss, rcond=None)[0]
+    if plain[1] <= 0:
+        return None
+    cubic = np.column_stack([_powers(x[point]), offsets])
+    # The noise: from the cubic curve where it leaves residuals, so that skewness does not count as noise.
+    full = cubic if len(x) > 3 and len(loss) > cubic.shape[1] else parabola
+    freedom = len(loss) - full.shape[1]
+    if freedom < 1:
+        return _Curve(np.array([plain[0], plain[1], 0.0]), np.full((3, 3), nan), nan)
+    residuals = loss - full @ np.linalg.lstsq(full, loss, rcond=None)[0]
+    deviation = max(sqrt(residuals @ residuals / freedom), 1e-9 * float(np.ptp(loss)))
+    # A normal prior of the cubic term, as one more observation.
+    prior = np.zeros(cubic.shape[1])
+    prior[2] = deviation / (SKEWNESS * plain[1])
+    rows = np.vstack([cubic, prior])
+    coefficients = np.linalg.lstsq(rows, np.append(loss, 0.0), rcond=None)[0]
+    covariance = deviation**2 * np.linalg.pinv(rows.T @ rows)
+    return _Curve(coefficients[:3], covariance[:3, :3], float(stdtrit(freedom, 0.975)))
+
+
+def _powers(x: Floats) -> Floats:
+    return np.column_stack([x, x**2, x**3])
 
 
 def _tried_regret(table: Floats, best: int) -> float:
-    """Upper bound of what the best value tried may be worse than another one tried, from paired differences."""
-    bounds = [0.0]
-    for row in np.delete(table, best, axis=0):
-        pairs = (row - table[best])[np.isfinite(row - table[best])]
-        if len(pairs) > 1:
-            margin = stdtrit(len(pairs) - 1, 0.975) * np.std(pairs, ddof=1) / sqrt(len(pairs))
-            bounds.append(float(margin - np.mean(pairs)))
-    return max(bounds) if len(bounds) > 1 else nan
+    """Upper bound of what the best value tried may be worse than a neighbor tried, from paired differences."""
+    near = table[max(0, best - NEIGHBORS) : best + NEIGHBORS + 1]
+    near = near[~np.isinf(near).any(axis=1)]
+    near = near[:, ~np.isnan(near).any(axis=0)]
+    freedom = (near.shape[0] - 1) * (near.shape[1] - 1)
+    if freedom < 1:
+        return nan
+    means = near.mean(axis=1)
+    noise = near - means[:, None] - near.mean(axis=0) + near.mean()
+    margin = stdtrit(freedom, 0.975) * sqrt(2 * np.sum(noise**2) / freedom / near.shape[1])
+    return float(max(0.0, margin - (np.partition(means, 1)[1] - means.min())))
 
 
 def _rounded(value: float) -> float:
