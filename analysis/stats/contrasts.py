@@ -1,6 +1,6 @@
 """The losses that the primary comparison adds up, found in the tables of a study."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -29,23 +29,25 @@ def other_sizes(study: StudyConfig, terms: Sequence[ContrastTerm]) -> list[list[
 
 
 def values(runs: StudyRuns, terms: Sequence[ContrastTerm], metric: str) -> dict[int, float]:
-    """Return the contrast of each seed."""
-    texts = [ContrastTerm(values=texts(term), weight=term.weight) for term in terms]
-    cells = runs.cells[[*texts[0].values]].to_dict("records")
-    rows = zip(cells, runs.cells["seed"].astype(int), runs.cells[metric].astype(float), strict=True)
-    return contrast_values(texts, (({str(name): value for name, value in row.items()}, s, x) for row, s, x in rows))
+    """Return the weighted sum of the terms' losses for each seed of which all cells count."""
+    as_stored = [ContrastTerm(values=texts(term.values), weight=term.weight) for term in terms]
+    fields = runs.cells[[*terms[0].values]].to_dict("records")
+    rows = zip(fields, runs.cells["seed"].astype(int), runs.cells[metric].astype(float), strict=True)
+    return contrast_values(as_stored, ((texts(row), seed, value) for row, seed, value in rows))
 
 
-def texts(term: ContrastTerm) -> dict[str, str]:
-    """Return the fields' values of a term as the table of cells holds them."""
-    return {name: as_text(value) for name, value in term.values.items()}
+def texts(fields: Mapping[Any, Any]) -> dict[str, str]:
+    """Return the values of fields as text, as the table of cells holds them."""
+    return {str(name): as_text(value) for name, value in fields.items()}
 
 
 def variant(runs: StudyRuns, term: ContrastTerm) -> str:
+    """Return the variant that a term belongs to."""
     return variant_label(runs.study, term.values)
 
 
 def size(runs: StudyRuns, term: ContrastTerm) -> Any:
+    """Return the size that a term belongs to, as the table of cells holds it."""
     return sized(runs, term.values[next(iter(runs.study.axes[runs.study.size_axis]))])
 
 
@@ -54,9 +56,13 @@ def sized(runs: StudyRuns, value: Any) -> Any:
     return value if pd.api.types.is_numeric_dtype(runs.cells["size"]) else as_text(value)
 
 
+def ordered_sizes(runs: StudyRuns) -> list[Any]:
+    """Return the values of the size axis, in its order."""
+    return [sized(runs, point[0]) for point in runs.study.points(runs.study.size_axis)]
+
+
 def label(study: StudyConfig, terms: Sequence[ContrastTerm]) -> str:
+    """Return the label of the primary comparison, such as "subtraction vs. division (no convolution)"."""
     assert study.primary is not None
-    treatment, baseline = (
-        labels_by_axis(study, texts(next(term for term in terms if term.weight == weight))) for weight in (1, -1)
-    )
-    return comparisonlabel(study.primary.axis, treatment, baseline)
+    treatment, baseline = (labels_by_axis(study, texts(term.values)) for term in terms[:2])
+    return comparison_label(study.primary.axis, treatment, baseline)

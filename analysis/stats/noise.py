@@ -39,7 +39,7 @@ def standard_errors(series: Floats, *, windows: bool = False) -> Floats:
         return np.full(count, np.nan)
     rest = _without_line(series)
     if windows:
-        return np.sqrt((rest**2).sum(axis=1) / (steps - 2) / steps)
+        return np.asarray(np.sqrt((rest**2).sum(axis=1) / (steps - 2) / steps))
     variance, total, order = _autoregression(rest)
     # Two degrees of freedom went into the line, and one into each coefficient.
     variance = variance * steps / (steps - 2 - order)

@@ -125,25 +125,24 @@ def primary_verdict(runs: StudyRuns) -> PrimaryVerdict | None:
     terms = study.primary_terms()
     metric = study.primary.metric or study.objective
     direction = next(one.direction for one in study.objectives if one.metric == metric)
-    sides = {weight: next(contrasts.variant(runs, term) for term in terms if term.weight == weight) for weight in (1.0, -1.0)}
+    # The first two terms are the treatment and the baseline, at the largest size of a growth.
+    variants = [contrasts.variant(runs, term) for term in terms]
     sizes = tuple(dict.fromkeys(contrasts.size(runs, term) for term in reversed(terms)))
     values = contrasts.values(runs, terms, metric)
-    diverged = _diverged(runs, list(sides.values()), sizes)
+    diverged = _diverged(runs, variants[:2], sizes)
     interval, method, confidence = _interval(runs, terms, metric, list(values.values()))
-    tuned = choices(runs) if metric == study.objective else ()
-    order = [contrasts.sized(runs, point[0]) for point in study.points(study.size_axis)]
-    used = [(choice_at(tuned, contrasts.variant(runs, term), contrasts.size(runs, term), order), term.weight) for term in terms]
-    treatment, baseline = (
-        float(sum(np.nan_to_num(one.choice.regret) for one, weight in used if one and weight * side > 0))
-        for side in (1, -1)
-    )
-    wide = widened(interval, treatment, baseline, direction)
+    found, order = choices(runs), contrasts.ordered_sizes(runs)
+    tuned = [
+        choice_at(found, variant, contrasts.size(runs, term), order)
+        for variant, term in zip(variants, terms, strict=True)
+    ]
+    wide = _widened(interval, terms, tuned, direction) if metric == study.objective else interval
     deviation = float(np.std(list(values.values()), ddof=1)) if len(values) > 1 else nan
     has_interval = not isnan(wide.low)
     return PrimaryVerdict(
         label=contrasts.label(study, terms),
-        treatment=sides[1.0],
-        baseline=sides[-1.0],
+        treatment=variants[0],
+        baseline=variants[1],
         quantity=study.primary.quantity,
         metric=metric,
         direction=direction,
@@ -159,7 +158,7 @@ def primary_verdict(runs: StudyRuns) -> PrimaryVerdict | None:
         looks=_looks_taken(study, max(ended for _, ended in diverged.values())),
         max_seeds=study.until.max_seeds if study.until else None,
         diverged=diverged,
-        tuned=tuple(dict.fromkeys(one for one, _ in used if one)),
+        tuned=tuple(one for one in tuned if one),
         regret_low=interval.low - wide.low if has_interval else 0.0,
         regret_high=wide.high - interval.high if has_interval else 0.0,
         needed_deviation=_needed_deviation(interval.value, len(values)),
@@ -231,6 +230,20 @@ def _interval(
     if len(values) < FEW_SEEDS and any(len(other) > 1 for other in others):
         return moderated_interval(values, others), Method.MODERATED, 0.95
     return mean_interval(values), Method.STUDENT, 0.95
+
+
+def _widened(
+    interval: MeanInterval,
+    terms: Sequence[ContrastTerm],
+    tuned: Sequence[TunedRate | None],
+    direction: Literal["minimize", "maximize"],
+) -> MeanInterval:
+    """Return the interval of the comparison at the best values, rather than at the chosen ones."""
+    regrets = {1: 0.0, -1: 0.0}
+    for term, one in zip(terms, tuned, strict=True):
+        if one is not None and not isnan(one.choice.regret):
+            regrets[1 if term.weight > 0 else -1] += one.choice.regret
+    return widened(interval, regrets[1], regrets[-1], direction)
 
 
 def _planned_looks(study: StudyConfig) -> tuple[int, ...]:

@@ -95,9 +95,7 @@ def test_a_training_loss_with_too_few_steps_has_no_block_error_but_a_reason(plan
 
 def test_seeds_that_agree_exactly_are_no_certain_result(planted: Planted) -> None:
     """An interval of no width would claim to know what another seed gives."""
-    table = mean_differences(
-        paired_differences(planted(lambda normalization, *_: 0.01 * (normalization == "division")))
-    )
+    table = mean_differences(paired_differences(planted(lambda name, *_: 0.01 * (name == "division"))))
     equal = table[(table["axis"] == "normalization") & (table["metric"] == "val/loss_ema")]
     assert np.allclose(equal["difference"], -0.01)
     assert equal[["low", "high", "seed_se", "p"]].isna().all().all()
