@@ -14,6 +14,7 @@ from lina_lab.decisions.power import resolvable, seeds_needed
 from lina_lab.decisions.sequential import MeanInterval, look_levels, looks, mean_interval, sequential_interval
 from lina_lab.decisions.verdicts import Outcome, judge, within
 
+from ..load.labels import as_text
 from ..load.runs import StudyRuns
 from . import contrasts
 from .moderated import FEW_SEEDS, moderated_interval
@@ -154,7 +155,7 @@ def primary_verdict(runs: StudyRuns) -> PrimaryVerdict | None:
         outcome=judge(wide, study.primary.margin),
         margin=study.primary.margin,
         within_margin=study.primary.margin is not None and within(wide, study.primary.margin),
-        looks=_looks_taken(study, max(ended for _, ended in diverged.values())),
+        looks=_looks_taken(study, terms, max(ended for _, ended in diverged.values())),
         max_seeds=study.until.max_seeds if study.until else None,
         diverged=diverged,
         tuned=tuple(one for one in tuned if one),
@@ -239,7 +240,7 @@ def _interval(
     """Return the interval before it is widened, how it was made, and the confidence of the test at the last look."""
     study = runs.study
     if study.until is not None:
-        planned = _planned_looks(study)
+        planned = _planned_looks(study, terms)
         return sequential_interval(values, planned), Method.SEQUENTIAL, 1 - look_levels(planned)[-1]
     others = [list(contrasts.values(runs, at_size, metric).values()) for at_size in contrasts.other_sizes(study, terms)]
     if len(values) < FEW_SEEDS and any(len(other) > 1 for other in others):
@@ -247,13 +248,17 @@ def _interval(
     return mean_interval(values), Method.STUDENT, 0.95
 
 
-def _planned_looks(study: StudyConfig) -> tuple[int, ...]:
+def _planned_looks(study: StudyConfig, terms: Sequence[ContrastTerm]) -> tuple[int, ...]:
+    """Return the numbers of seeds at which the study looks; it starts with the seeds that all terms' cells share."""
     assert study.until is not None
-    return looks(len(study.seeds), study.until.max_seeds, study.until.step)
+    field = next(iter(study.axes[study.size_axis]))
+    own = [study.seeds_at_size.get(as_text(term.values[field]), study.seeds) for term in terms]
+    first = len(set.intersection(*map(set, own)))
+    return looks(first, max(study.until.max_seeds, first), study.until.step)
 
 
-def _looks_taken(study: StudyConfig, seeds: int) -> int:
-    return max(1, sum(count <= seeds for count in _planned_looks(study))) if study.until else 1
+def _looks_taken(study: StudyConfig, terms: Sequence[ContrastTerm], seeds: int) -> int:
+    return max(1, sum(count <= seeds for count in _planned_looks(study, terms))) if study.until else 1
 
 
 def _is_primary(runs: StudyRuns, table: pd.DataFrame) -> "pd.Series[bool]":

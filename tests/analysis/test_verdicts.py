@@ -102,6 +102,14 @@ def test_a_study_that_adds_seeds_is_judged_for_all_its_looks(planted: Planted) -
     assert verdict.interval.low < mean_interval(differences).low
 
 
+def test_the_first_look_is_at_the_seeds_that_the_cells_share(planted: Planted) -> None:
+    fields = {"seeds": [0, 1], "seeds_at_size": {"32": [0, 1, 2, 3]}, "until": {"width": 0.001, "max_seeds": 8}}
+    verdict = judged(declared(planted(effect, seeds=6), **fields))
+    expected = sequential_interval(list(verdict.values.values()), (4, 6, 8))
+    assert verdict.looks == 2
+    assert verdict.interval.low == pytest.approx(expected.low)
+
+
 def test_diverged_seeds_are_counted_and_leave_the_comparison(planted: Planted) -> None:
     runs = declared(planted(effect, seeds=8))
     lost = (runs.cells["variant"] == DIVISION) & (runs.cells["size"] == 32) & runs.cells["seed"].isin([2, 5])
