@@ -172,6 +172,8 @@ def size_trends(differences: pd.DataFrame, sizes: Sequence[Any], column: str = "
         `block_se` and `holm`; `difference` is the change. No rows for one size.
     """
     keys = [key for key in COMPARED if key != "size"]
+    if differences.empty:
+        return pd.DataFrame(columns=[*keys, "smallest", "largest", *MEAN])
     by_size = differences.set_index([*keys, "seed", "size"])[column].unstack("size").reindex(columns=list(sizes))
     there = by_size.notna().groupby(level=keys, sort=False).any()
     ends = pd.DataFrame({"smallest": there.idxmax(axis=1), "largest": there.iloc[:, ::-1].idxmax(axis=1)})

@@ -168,6 +168,17 @@ def test_everything_but_the_primary_comparison_is_one_holm_family(planted: Plant
     assert [tuple(row) for row in gone] == [(SUBTRACTION, DIVISION, "val/loss_ema", Kind.GROWTH, 32)]
 
 
+def test_a_study_of_one_variant_has_no_exploratory_row(planted: Planted) -> None:
+    runs = planted(effect)
+    one = replace(
+        runs,
+        cells=runs.cells[runs.cells["variant"] == DIVISION],
+        history=runs.history[runs.history["variant"] == DIVISION],
+    )
+    assert exploratory(one).empty
+    assert list(exploratory(one).columns) == verdicts.EXPLORATORY
+
+
 def test_an_exploratory_row_is_judged_after_the_correction(planted: Planted) -> None:
     table = exploratory(planted(effect))
     convolution = table[(table["axis"] == "convolution") & (table["kind"] == Kind.DIFFERENCE)]
