@@ -39,7 +39,7 @@ def test_the_first_level_is_what_is_spent_by_then_and_the_last_one_less_than_alp
 
 
 def test_levels_do_not_depend_on_the_grid_of_the_integration(monkeypatch: pytest.MonkeyPatch) -> None:
-    designs = [looks(4, 16, 2), looks(8, 16, 2), looks(4, 16, 1), looks(3, 40, 1)]
+    designs = [looks(4, 16, 2), looks(3, 16, 1)]
     coarse = [look_levels(design) for design in designs]
     monkeypatch.setattr(sequential, "CELLS", 3 * sequential.CELLS)
     monkeypatch.setattr(sequential, "TURNS", 2 * sequential.TURNS)
@@ -105,15 +105,15 @@ def test_seeds_that_agree_exactly_have_no_interval_of_no_width(value: float) -> 
 
 @pytest.mark.parametrize("bad", [nan, inf])
 def test_a_value_that_is_not_finite_is_refused_in_one_sentence(bad: float) -> None:
-    with pytest.raises(ValueError, match="^a mean needs finite values, and 1 are not$"):
+    with pytest.raises(ValueError, match=r"^a mean needs finite values, and 1 are not$"):
         sequential_interval([0.1, bad], (2, 4))
 
 
 @pytest.mark.parametrize("confidence", [0, 1, 95])
 def test_a_confidence_that_is_no_probability_is_refused(confidence: float) -> None:
-    with pytest.raises(ValueError, match=f"^confidence must lie between 0 and 1, not {confidence}$"):
+    with pytest.raises(ValueError, match=rf"^confidence must lie between 0 and 1, not {confidence}$"):
         mean_interval([0.1, 0.2], confidence)
-    with pytest.raises(ValueError, match="^confidence must lie between 0 and 1"):
+    with pytest.raises(ValueError, match=r"^confidence must lie between 0 and 1"):
         sequential_interval([0.1, 0.2], (2, 4), confidence)
 
 
