@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import t as student
 
 from lina_lab.decisions import sequential
-from lina_lab.decisions.sequential import look_levels, looks, mean_interval, sequential_interval
+from lina_lab.decisions.sequential import Floats, look_levels, looks, mean_interval, sequential_interval
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,20 @@ def test_levels_do_not_depend_on_the_grid_of_the_integration(monkeypatch: pytest
         assert one == pytest.approx(other, rel=0.01)
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 8, 40])
+def test_another_seed_turns_the_null_distribution_into_that_of_one_seed_more(seeds: int) -> None:
+    edges = np.linspace(0, np.pi / 2, sequential.CELLS + 1)
+
+    def beyond(count: int) -> Floats:
+        """Probability that the angle of `count` seeds lies beyond each edge: that abs(t) is beyond its statistic."""
+        return 2 * student.sf((count - 1) ** 0.5 * np.tan(edges), count - 1)
+
+    mass = sequential._another_seed(-np.diff(beyond(seeds)), seeds)
+    tail, expected = np.cumsum(mass[::-1])[::-1], beyond(seeds + 1)[:-1]
+    compared = expected > 1e-3
+    assert tail[compared] == pytest.approx(expected[compared], rel=0.012)
+
+
 def test_the_first_call_is_quick_enough_for_a_command_that_shows_a_plan() -> None:
     sequential._levels.cache_clear()
     start = time.process_time()
@@ -79,6 +93,10 @@ def test_the_plain_interval_is_student_s() -> None:
     low, high = student.interval(0.9, 3, np.mean(values), np.std(values, ddof=1) / 2)
     assert (interval.low, interval.high) == pytest.approx((low, high))
     assert (interval.value, interval.level, interval.seeds) == (pytest.approx(0.275), 0.9, 4)
+
+
+def test_values_by_seed_need_no_list() -> None:
+    assert mean_interval({0: 0.1, 1: 0.3}.values()) == mean_interval([0.1, 0.3])
 
 
 def test_one_seed_has_a_mean_and_no_interval() -> None:
