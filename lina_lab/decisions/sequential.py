@@ -5,6 +5,9 @@ look would be wrong far more often than 5%. Here the 5% are spent over the looks
 sequential boundaries for clinical trials", with the power family of Kim and DeMets 1987), and the interval at each look
 is a repeated confidence interval (Jennison and Turnbull 1989, "Interim analyses: the repeated confidence interval
 approach"): all of them together cover the mean with the confidence asked for, whatever the rule for stopping.
+
+As with a single Student's t, differences may have heavy tails and may not be strongly skewed: exponential ones, with
+looks at 4, 6, ..., 16 seeds, are wrong in 14% instead of 5%. Variants that do not differ have symmetric differences.
 """
 
 from collections.abc import Collection, Sequence

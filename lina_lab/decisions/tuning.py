@@ -134,7 +134,7 @@ def widened(
     Args:
         interval: interval of treatment minus baseline at the chosen values.
         regret_treatment: `Choice.regret` of the treatment; of a contrast, the sum over the terms with positive weights,
-            each times its weight. NaN counts as 0.
+            each times its weight. NaN counts as 0, so leave NaN out of a sum.
         regret_baseline: the same of the baseline, or of the terms with negative weights.
         direction: that of the objective.
 
