@@ -3,9 +3,9 @@
 Hypothesis: from the smallest to the largest width the best rate moves by less than one step of the grid (a factor of 2)
 under muP, whose base width is the smallest, and falls in the standard parametrization.
 
-Each point is a trial as `lina run` trains it (warm-up, moving average), on the digits in patches of 2 x 2. At each width
-the search starts at the best rate of the width before, and goes on until the lowest mean loss has a neighbor on both sides;
-the best rate is the minimum of the parabola in log rate through these three.
+Each point is a trial as `lina run` trains it (warm-up, moving average), on the digits in patches of 2 x 2. At each
+width the search starts at the best rate of the width before, and goes on until the lowest mean loss has a neighbor on
+both sides. The best rate is the minimum of the parabola in log rate through these three.
 """
 
 import math
@@ -138,7 +138,7 @@ def measure(config: RateTransferConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
             for i, values in losses.items():
                 rate = config.start * 2.0**i
                 trials += [row | {"rate": rate, "seed": seed, "loss": value} for seed, value in enumerate(values)]
-            print(f"{parametrization}, width {width}: {time.process_time():,.0f} CPU-seconds so far", file=sys.stderr)
+            print(f"{best[-1]}, {time.process_time():,.0f} CPU-seconds so far", file=sys.stderr)
     return pd.DataFrame(trials), pd.DataFrame(best)
 
 

@@ -125,9 +125,9 @@ class LinaConfig(Checked):
     condition_attention: Placement | None = None
     """Attention of the condition encoder; null: the decoder's, without convolution and gate."""
     parametrization: Literal["standard", "mup"] = "standard"
-    """How initial weights and the optimizer's settings depend on the width. standard: one learning rate for all weights;
-    mup: maximal update parametrization, under which the best rate of one width is about the best of all. It needs the
-    same channels of a head at every width, so the number of heads grows with dim."""
+    """How initial weights and the optimizer's settings depend on the width. standard: one learning rate for all
+    weights; mup: maximal update parametrization, under which the best rate of base_dim is about the best of every
+    width. It needs the same channels of a head at every width, so the number of heads grows with dim."""
     base_dim: PositiveInt | None = None
     """For parametrization=mup: the base width, at which muP equals the standard parametrization."""
     compile: bool = False

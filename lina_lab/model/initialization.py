@@ -23,8 +23,8 @@ def initialize(model: nn.Module, seed: int) -> None:
 
     Linear layers and convolutions: uniform within `1/√fan_in`, PyTorch's default. Start, mask and class tokens and the
     text table: normal with standard deviation 0.02. The flow head's AdaLN modulations and last layer: zero, as in DiT.
-    Norms and gates keep the values that their modules are built with. Under muP, layers whose inputs alone grow with the
-    width have a smaller range (`lina_lab.model.parametrization`).
+    Norms and gates keep the values that their modules are built with. Under muP, layers whose inputs alone grow with
+    the width have a smaller range (`lina_lab.model.parametrization`).
 
     Args:
         model: changed in place.

@@ -1,12 +1,13 @@
 """muP, the maximal update parametrization (arXiv 2203.03466): how a parameter's settings depend on the width.
 
-A model of width D under muP has the settings of its base width D0 times the factors here, with m = D / D0. A parameter's
-kind follows from the model of the base width: it says which sides of a weight grow with the width. So every parameter has
-a rule, those of other packages' variants too, or the model is refused.
+A model of width D under muP has the settings of its base width D0 times the factors here, with m = D / D0. A
+parameter's kind follows from the model of the base width: it says which sides of a weight grow with the width. So every
+parameter has a rule, those of other packages' variants too, or the model is refused.
 
 The paper gives the last layer a factor 1/m on its output and the full learning rate. That is the same training as no
-factor on the output and a rate of 1/m, because the layer starts at zero and Adam's steps do not depend on the size of the
-gradients. Here the rate has it: a model under muP computes what a standard one computes from the same weights.
+factor on the output and a rate of 1/m, because the layer starts at zero and Adam's steps do not depend on the size of
+the gradients. Here the rate has the factor: a model under muP computes the same from its weights as a standard one, and
+its weights are read and exported alike.
 """
 
 from dataclasses import dataclass
@@ -96,8 +97,8 @@ def parameter_kinds(model: nn.Module, config: LinaConfig) -> dict[str, Parameter
         growth = [a / b for a, b in zip(_sides(parameter, layer), _sides(base.get_parameter(name), layer), strict=True)]
         if any(side not in (1, m) for side in growth):
             raise ValueError(
-                f"model.parametrization=mup has no rule for {name}: it is {list(parameter.shape)} at width {config.dim} "
-                f"and {list(base.get_parameter(name).shape)} at base_dim={config.base_dim}"
+                f"model.parametrization=mup has no rule for {name}, which is {list(parameter.shape)} at width "
+                f"{config.dim} and {list(base.get_parameter(name).shape)} at base_dim={config.base_dim}"
             )
         outputs, inputs = (side != 1 for side in growth)
         if inputs:
