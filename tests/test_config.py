@@ -171,7 +171,12 @@ def test_stored_data_gets_the_fields_that_were_added_since() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ADDED, "model.attention.new", 1)
         found = current_names({"attention": [{}, {"new": 2}], "depth": 2}, within="model")
-    assert found == {"attention": [{"new": 1}, {"new": 2}], "depth": 2}
+    assert found == {
+        "attention": [{"new": 1}, {"new": 2}],
+        "depth": 2,
+        "parametrization": "standard",
+        "base_dim": None,
+    }
     assert current_names({"name": "a"}, within="study") == {"name": "a"}
 
 

@@ -67,9 +67,12 @@ def at_width(model: LinaConfig, width: int, parametrization: str) -> LinaConfig:
 
 
 def growth(table: pd.DataFrame) -> pd.DataFrame:
-    """For each layer the ratio of its largest to its smallest activation over widths; a column a parametrization."""
+    """For each layer the ratio of its largest to its smallest activation over widths; a column a parametrization.
+
+    The ratio is 1 for a layer that is zero at every width, as those that start at zero are after one step.
+    """
     over_widths = table.groupby(["layer", "parametrization"], sort=False)["activation"]
-    return (over_widths.max() / over_widths.min()).unstack()[[*PARAMETRIZATIONS]]
+    return (over_widths.max() / over_widths.min()).fillna(1.0).unstack()[[*PARAMETRIZATIONS]]
 
 
 def _activations(config: TrialConfig, data: StepDataModule, steps: int) -> dict[str, float]:
