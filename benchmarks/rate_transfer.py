@@ -4,8 +4,8 @@ Hypothesis: from the smallest to the largest width the best rate moves by less t
 under muP, whose base width is the smallest, and falls in the standard parametrization.
 
 Each point is a trial as `lina run` trains it (warm-up, moving average), on the digits in patches of 2 x 2. At each
-width the search starts at the best rate of the width before, and goes on until the lowest mean loss has a neighbor on
-both sides. The best rate is the minimum of the parabola in log rate through these three.
+width the search starts at the best rate of the width before, and goes on until the lowest mean loss has two neighbors
+on both sides. The best rate is the minimum of the parabola in log rate through it and its direct neighbors.
 """
 
 import math
@@ -25,6 +25,9 @@ from lina_lab.config.checks import PositiveFloat, PositiveInt
 from lina_lab.config.grammar import Command
 from lina_lab.training.trial import run_trial
 
+REACH = 2
+"""Neighbors of the best rate that are tried on both sides: one spike of the loss must not end the search."""
+OFFSETS = range(-REACH, REACH + 1)
 FARTHEST = 8
 """Powers of 2 that the search may go from its start."""
 
@@ -91,15 +94,15 @@ Losses = dict[int, list[float]]
 
 
 def losses_around(config: RateTransferConfig, parametrization: str, width: int, middle: int) -> Losses:
-    """Losses at `middle` and its neighbors, and on to where the lowest mean loss has a neighbor on both sides."""
+    """Losses around `middle`, and on to where the lowest mean loss has `REACH` neighbors on both sides."""
     found: Losses = {}
-    wanted = [middle, middle - 1, middle + 1]
+    wanted = [middle + offset for offset in OFFSETS]
     while wanted:
         for exponent in wanted:
             rate = config.start * 2.0**exponent
             found[exponent] = [loss(trial(config, parametrization, width, rate, seed)) for seed in range(config.seeds)]
         lowest = min(found, key=lambda exponent: statistics.mean(found[exponent]))
-        wanted = [exponent for exponent in (lowest - 1, lowest + 1) if exponent not in found]
+        wanted = [lowest + offset for offset in OFFSETS if lowest + offset not in found]
         if max(map(abs, wanted), default=0) > FARTHEST:
             raise ValueError(
                 f"{parametrization}, width {width}: no best rate within 2^{FARTHEST} of start={config.start}"

@@ -132,7 +132,7 @@ def test_the_search_for_a_rate_walks_to_the_minimum_of_its_parabola(
     losses = rate_transfer.losses_around(config, "standard", 64, 0)
     assert rate_transfer.best_exponent(losses) == pytest.approx(best)
     monkeypatch.setattr(rate_transfer, "loss", lambda trial: -trial.optimizer.lr)
-    with pytest.raises(ValueError, match="standard, width 64: no best rate within 2\\^8 of start=0.01"):
+    with pytest.raises(ValueError, match=r"standard, width 64: no best rate within 2\^8 of start=0.01"):
         rate_transfer.losses_around(config, "standard", 64, 0)
 
 
