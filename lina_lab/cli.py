@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cache": ("lina_lab.commands.cache", "encode images to shards of latents"),
     "convert": ("lina_lab.commands.convert", "convert the authors' weights to a model folder"),
     "count": ("lina_lab.commands.count", "count a model's parameters and operations"),
+    "coordinates": ("lina_lab.commands.coordinates", "check that activations keep their size over widths under muP"),
 }
 """Name -> module and summary. The module exports `COMMAND`; nothing of it is imported before it is chosen."""
 

@@ -1,5 +1,6 @@
 """The benchmark measures what it says it does; how fast a machine is, no test asks."""
 
+import math
 import time
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import torch
 
 from benchmarks import attention as bench
 from benchmarks import attention_figures as pictures
-from lina_lab.config import AttentionConfig
+from benchmarks import rate_transfer
+from lina_lab.config import AttentionConfig, TrialConfig
 from lina_lab.model import Attention
 from tests.conftest import relative_error
 
@@ -114,3 +116,31 @@ def test_wrong_arguments_are_one_sentence(
     printed = capsys.readouterr().err
     assert sentence in printed
     assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("best", [-2.7, 0.2, 3.4])
+def test_the_search_for_a_rate_walks_to_the_minimum_of_its_parabola(
+    monkeypatch: pytest.MonkeyPatch, best: float
+) -> None:
+    """From wherever it starts; the loss of a trial is planted."""
+    config = rate_transfer.RateTransferConfig(start=0.01, seeds=2)
+
+    def planted(trial: TrialConfig) -> float:
+        return 0.5 + 0.1 * (math.log2(trial.optimizer.lr / 0.01) - best) ** 2 + 0.01 * trial.seed
+
+    monkeypatch.setattr(rate_transfer, "loss", planted)
+    losses = rate_transfer.losses_around(config, "standard", 64, 0)
+    assert rate_transfer.best_exponent(losses) == pytest.approx(best)
+    monkeypatch.setattr(rate_transfer, "loss", lambda trial: -trial.optimizer.lr)
+    with pytest.raises(ValueError, match=r"standard, width 64: no best rate within 2\^8 of start=0.01"):
+        rate_transfer.losses_around(config, "standard", 64, 0)
+
+
+def test_a_wider_trial_is_under_mup_with_the_first_width_as_its_base() -> None:
+    config = rate_transfer.RateTransferConfig()
+    base, standard, wide = (
+        rate_transfer.trial(config, parametrization, width, 0.01, 0).model
+        for parametrization, width in (("mup", 32), ("standard", 128), ("mup", 128))
+    )
+    assert (base.parametrization, standard.parametrization) == ("standard", "standard")
+    assert (wide.parametrization, wide.base_dim, wide.num_heads) == ("mup", 32, 8)

@@ -70,6 +70,8 @@ ONE_VALUED = {
     "model.latent_size",
     "model.text_dim",
     "model.position",
+    "model.parametrization",
+    "model.base_dim",
     "data.name",
     "data.path",
     "data.encoder",
@@ -94,7 +96,9 @@ def test_every_field_is_part_of_the_identity(tiny: Tiny) -> None:
         section, _, name = field.partition(".")
         changed = tiny(**{section: {name: OTHER[field]} if name else OTHER[field]})
         identities.add(changed.config_hash())
-    assert len(identities) == 1 + len(fields - ONE_VALUED)
+    for base_dim in (4, 8):
+        identities.add(tiny(model={"parametrization": "mup", "base_dim": base_dim}).config_hash())
+    assert len(identities) == 3 + len(fields - ONE_VALUED)
 
 
 HASHES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -171,7 +175,12 @@ def test_stored_data_gets_the_fields_that_were_added_since() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ADDED, "model.attention.new", 1)
         found = current_names({"attention": [{}, {"new": 2}], "depth": 2}, within="model")
-    assert found == {"attention": [{"new": 1}, {"new": 2}], "depth": 2}
+    assert found == {
+        "attention": [{"new": 1}, {"new": 2}],
+        "depth": 2,
+        "parametrization": "standard",
+        "base_dim": None,
+    }
     assert current_names({"name": "a"}, within="study") == {"name": "a"}
 
 

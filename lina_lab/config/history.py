@@ -27,6 +27,8 @@ RENAMED = {
 """Dotted name up to version 0.1 -> today's. Only the last part of a name changes."""
 RECORDED = {new: old for old, new in RENAMED.items()}
 ADDED: dict[str, Any] = {
+    "model.parametrization": "standard",
+    "model.base_dim": None,
     "optimizer.name": "adamw",
     "optimizer.options": {},
     "sampling.metrics": [],

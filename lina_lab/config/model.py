@@ -1,10 +1,10 @@
 """The model's configuration."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
 from pydantic.dataclasses import dataclass
 
 from lina_lab.config.checks import CHECKS, ONE, SEVERAL, Checked, OneOf, Pair, PositiveInt, Share
@@ -124,6 +124,12 @@ class LinaConfig(Checked):
     """Attention of the masked encoder; null: the decoder's, without convolution and gate."""
     condition_attention: Placement | None = None
     """Attention of the condition encoder; null: the decoder's, without convolution and gate."""
+    parametrization: Literal["standard", "mup"] = "standard"
+    """How initial weights and the optimizer's settings depend on the width. standard: one learning rate for all
+    weights; mup: maximal update parametrization, under which the best rate of base_dim is about the best of every
+    width. It needs the same channels of a head at every width, so the number of heads grows with dim."""
+    base_dim: PositiveInt | None = None
+    """For parametrization=mup: the base width, at which muP equals the standard parametrization."""
     compile: bool = False
     """Compile each block with torch.compile. Blocks that are alike are compiled once, whatever the depth."""
     gradient_checkpointing: bool = False
@@ -155,6 +161,37 @@ class LinaConfig(Checked):
         for attention in dict.fromkeys(attention for stack in stacks for attention in stack):
             if (misfit := attention.misfit(self.geometry(attention))) is not None:
                 yield misfit
+        yield from self._problems_of_parametrization()
+
+    def _problems_of_parametrization(self) -> Iterator[str]:
+        if self.parametrization == "standard":
+            if self.base_dim is not None:
+                yield f"base_dim={self.base_dim} is for parametrization=mup"
+        elif self.base_dim is None:
+            yield "parametrization=mup needs base_dim, the width at which it equals the standard parametrization"
+        elif self.base_dim % self.head_dim:
+            yield (
+                f"base_dim={self.base_dim} is not a multiple of the {self.head_dim} channels of a head, which "
+                "parametrization=mup keeps at every width"
+            )
+        else:
+            try:
+                self.at_base_width()
+            except ValidationError as error:
+                yield f"base_dim={self.base_dim} makes no model: {error.errors()[0]['msg']}"
+
+    def at_base_width(self) -> "LinaConfig":
+        """For parametrization=mup: the model of the base width, in the standard parametrization."""
+        assert self.base_dim is not None
+        heads = self.base_dim // self.head_dim
+        return replace(
+            self, dim=self.base_dim, num_heads=heads, parametrization="standard", base_dim=None, compile=False
+        )
+
+    @property
+    def head_dim(self) -> int:
+        """Channels E of a head."""
+        return self.dim // self.num_heads
 
     def geometry(self, attention: AttentionConfig) -> Geometry:
         """What an attention of this model is built for."""
@@ -224,3 +261,21 @@ class LinaConfig(Checked):
 
 def _fill(pattern: tuple[AttentionConfig, ...], blocks: int) -> tuple[AttentionConfig, ...]:
     return tuple(pattern[i % len(pattern)] for i in range(blocks))
+
+
+def mixed_widths(models: Iterable[LinaConfig]) -> str | None:
+    """Why models under muP cannot share a learning rate, as a sentence; None: they can.
+
+    Args:
+        models: of one study. Those in the standard parametrization are not looked at.
+    """
+    scaled = [model for model in models if model.parametrization == "mup"]
+    for name, values in (
+        ("channels of a head", {str(model.head_dim) for model in scaled}),
+        ("base_dim", {str(model.base_dim) for model in scaled}),
+        ("flow_dim", {"null" if model.flow_dim is None else str(model.flow_dim) for model in scaled}),
+    ):
+        if len(values) > 1:
+            listed = " and ".join(sorted(values, key=lambda text: (len(text), text)))
+            return f"model.parametrization=mup needs the same {name} in all cells of a study, not {listed}"
+    return None

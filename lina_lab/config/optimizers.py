@@ -20,6 +20,9 @@ class OptimizerEntry:
     maker: Any
     """Maps (parameter groups, OptimizerConfig) to a `torch.optim.Optimizer`: "package.module:attribute", imported when
     training starts, or the function. Groups are dicts with `params` and `weight_decay`."""
+    adam_like: bool = False
+    """Whether it steps as Adam does, elementwise and by an amount that does not grow with the gradients. Only then do
+    the factors of `model.parametrization=mup` hold."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of its own that `optimizer.options` may set, with their defaults."""
 
@@ -43,5 +46,6 @@ OPTIMIZERS.register(
         name="adamw",
         documentation="AdamW (arXiv 1711.05101), fused",
         maker="lina_lab.training.optimizers:adamw",
+        adam_like=True,
     )
 )

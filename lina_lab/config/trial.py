@@ -177,6 +177,8 @@ class TrialConfig(Checked):
             yield f"sampling.ar_steps={self.sampling.ar_steps} is more than an image's {self.model.num_tokens} tokens"
         if (misfit := DATA_SETS[self.data.name].misfit(self)) is not None:
             yield misfit
+        if self.model.parametrization == "mup" and not OPTIMIZERS[self.optimizer.name].adam_like:
+            yield f"model.parametrization=mup needs an optimizer that steps as Adam does, not {self.optimizer.name}"
         yield from self._problems_of_sampling()
         yield from self._problems_of_captions()
 

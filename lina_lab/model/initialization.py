@@ -11,6 +11,7 @@ from torch import Generator, nn
 
 from lina_lab.model.backbone import ConditionEncoder, MaskedAutoencoder, TextEmbedding
 from lina_lab.model.flow import AdaLNModulation, FlowHead
+from lina_lab.model.parametrization import LAYERS, width_factors
 from lina_lab.util.seeds import derive
 
 TOKEN_STD = 0.02
@@ -22,19 +23,22 @@ def initialize(model: nn.Module, seed: int) -> None:
 
     Linear layers and convolutions: uniform within `1/√fan_in`, PyTorch's default. Start, mask and class tokens and the
     text table: normal with standard deviation 0.02. The flow head's AdaLN modulations and last layer: zero, as in DiT.
-    Norms and gates keep the values that their modules are built with.
+    Norms and gates keep the values that their modules are built with. Under muP, layers whose inputs alone grow with
+    the width have a smaller range (`lina_lab.model.parametrization`).
 
     Args:
         model: changed in place.
         seed: of the weights.
     """
+    factors = width_factors(model)
     for name, module in model.named_modules():
         for own_name, parameter in module.named_parameters(recurse=False):
-            generator = Generator().manual_seed(derive(seed, f"{name}.{own_name}" if name else own_name))
-            if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+            full_name = f"{name}.{own_name}" if name else own_name
+            generator = Generator().manual_seed(derive(seed, full_name))
+            if isinstance(module, LAYERS):
                 parent = model.get_submodule(name.rpartition(".")[0])
                 zero = isinstance(parent, AdaLNModulation) or (isinstance(parent, FlowHead) and module is parent.head)
-                bound = 0.0 if zero else 1 / math.sqrt(module.weight[0].numel())
+                bound = 0.0 if zero else factors[full_name].init / math.sqrt(module.weight[0].numel())
                 parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
             elif isinstance(module, ConditionEncoder | MaskedAutoencoder | nn.Embedding | TextEmbedding):
                 parameter.copy_(torch.empty(parameter.shape).normal_(0, TOKEN_STD, generator=generator))

@@ -12,6 +12,7 @@ from typing import Any
 
 from lina_lab.config import BudgetConfig, StudyConfig, TrialConfig, from_dict
 from lina_lab.config.metrics import METRICS
+from lina_lab.config.model import mixed_widths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,8 @@ def make_plan(study: StudyConfig, base: Mapping[str, Any], overridden: Sequence[
         if cell.config_hash in cells:
             raise ValueError(f"two cells of the study are equal: {cell.label}")
         cells[cell.config_hash] = cell
+    if (problem := mixed_widths(cell.config.model for cell in cells.values())) is not None:
+        raise ValueError(problem)
     return Plan(study=study, base=_shared(study, base), cells=tuple(cells.values()))
 
 

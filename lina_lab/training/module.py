@@ -5,15 +5,15 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from lina_lab.config import TrialConfig, to_dict
-from lina_lab.config.optimizers import OPTIMIZERS
 from lina_lab.data.batch import DATA_STATE, Batch
 from lina_lab.data.order import RankLayout
 from lina_lab.model import LINA, LossInputs, initialize, sample_step_inputs
 from lina_lab.training.optimizer_state import State, with_names
+from lina_lab.training.optimizers import make_optimizer
 from lina_lab.training.validation import frozen_loss_inputs
 from lina_lab.util.partition import held_out
 
@@ -79,8 +79,7 @@ class LinaModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         config, warmup = self.config.optimizer, self.config.optimizer.warmup_images / self.config.data.batch_size
-        groups = parameter_groups(self.model, config.weight_decay)
-        optimizer = OPTIMIZERS[config.name].load()(groups, config)
+        optimizer = make_optimizer(self.model, config)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(warmup, 1)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -124,13 +123,3 @@ class LinaModule(L.LightningModule):
     def _data_name(self) -> str:
         """Lightning's key for the state of the data module."""
         return type(self.trainer.datamodule).__qualname__  # type: ignore[attr-defined]
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The trainable parameters as an optimizer's groups: norms without weight decay, all others with it."""
-    norms = {id(p) for m in model.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters(recurse=False)}
-    trained = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trained if id(p) not in norms], "weight_decay": weight_decay},
-        {"params": [p for p in trained if id(p) in norms], "weight_decay": 0.0},
-    ]

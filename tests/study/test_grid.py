@@ -68,6 +68,23 @@ def test_equal_cells_are_refused(tiny_study: Any) -> None:
         make_plan(study, base)
 
 
+def test_cells_under_mup_must_share_the_channels_of_a_head(tiny_study: Any) -> None:
+    widths = {"model.dim": [8, 16], "model.num_heads": [2, 4]}
+    parametrization = {"model.parametrization": ["standard", "mup"], "model.base_dim": [None, 8]}
+    study, base = tiny_study(axes={"parametrization": parametrization, "size": widths})
+    assert len(make_plan(study, base).cells) == 4
+    study, base = tiny_study(axes={"parametrization": parametrization, "size": {"model.dim": [8, 16]}})
+    with pytest.raises(
+        ValueError, match=r"mup needs the same channels of a head in all cells of a study, not 4 and 8$"
+    ):
+        make_plan(study, base)
+    study, base = tiny_study(
+        axes={"size": widths | {"model.parametrization": ["mup", "mup"], "model.base_dim": [4, 8]}}
+    )
+    with pytest.raises(ValueError, match=r"mup needs the same base_dim in all cells of a study, not 4 and 8$"):
+        make_plan(study, base)
+
+
 def test_flatten_names_leaves_by_their_path() -> None:
     assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
 

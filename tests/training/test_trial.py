@@ -17,7 +17,8 @@ from lina_lab.model import LINA
 from lina_lab.model.masking import num_masked, stratified_mask_ratios
 from lina_lab.records.result import Progress
 from lina_lab.training.checkpoints import newest
-from lina_lab.training.module import LinaModule, parameter_groups
+from lina_lab.training.module import LinaModule
+from lina_lab.training.optimizers import grouped_parameters
 from lina_lab.training.trial import peak_memory_mib, run_trial
 from lina_lab.training.validation import frozen_loss_inputs
 
@@ -317,7 +318,9 @@ def test_rate_warms_up_then_stays(tiny: Tiny) -> None:
 
 def test_norms_have_no_weight_decay_and_frozen_are_left_out(tiny: Tiny) -> None:
     model = LINA(tiny().model)
-    decayed, plain = (group["params"] for group in parameter_groups(model, 0.02))
+    (decays, decayed), (other, plain) = ((key[0], parameters) for key, parameters in grouped_parameters(model).items())
+    assert decays
+    assert not other
     names = {id(p): name for name, p in model.named_parameters()}
     assert all("norm" in names[id(p)] for p in plain)
     assert not any("norm" in names[id(p)] for p in decayed)
