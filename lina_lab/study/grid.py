@@ -221,7 +221,7 @@ def _with_values(base: Mapping[str, Any], values: Mapping[str, Any], tuned: Sequ
         node = changed
         for part in parents:
             node = node.get(part) if isinstance(node, dict) else None  # type: ignore[assignment]
-        if not isinstance(node, dict) or last not in node:
+        if not isinstance(node, dict) or last not in node or (field in tuned and isinstance(node[last], dict)):
             raise ValueError(f"{'tune' if field in tuned else 'axes'}: {field} is not a field of a trial")
         node[last] = value
     return changed
