@@ -72,7 +72,7 @@ def check_folder(study: Study, folder: Path) -> None:
 
 
 def check_choices(study: Study, plan: Plan, *, keep: bool = False) -> None:
-    """Refuse other tuned values than those that the comparison's cells have.
+    """Refuse another tuning, or other tuned values, than those that the comparison's cells were made with.
 
     Args:
         study: the study in the store.
@@ -80,18 +80,28 @@ def check_choices(study: Study, plan: Plan, *, keep: bool = False) -> None:
         keep: note the plan's values, when cells with them are queued.
 
     Raises:
-        ChangedError: the variants and sizes whose values differ.
+        ChangedError: what differs.
     """
-    known: dict[str, float] = study.user_attrs.get(CHOSEN, {})
+    known = study.user_attrs.get(CHOSEN)
     cells = [cell for cell in plan.cells if cell.phase is Phase.COMPARISON]
     now = {plan.point_name(cell.axes): value for cell in cells for value in cell.tuned.values()}
-    changes = [
-        f"{name} at {known[name]:g}, now {now[name]:g}" for name in now if known.get(name, now[name]) != now[name]
-    ]
-    if changes:
-        raise ChangedError(
-            f"the study {plan.study.name} has compared its variants at other tuned values ({'; '.join(changes)}): make "
-            "this one a new version (new_version=true), or give it a name of its own (study.name=...)"
-        )
-    if keep and now.keys() - known.keys():
-        study.set_user_attr(CHOSEN, known | now)
+    settings = {name: to_dict(plan.study)[name] for name in ("tune", "tuning")}
+    if known is not None:
+        before = flatten({name: known[name] for name in settings})
+        changes = [
+            f"{name} was {before.get(name)}" for name, value in flatten(settings).items() if before.get(name) != value
+        ]
+        values = known["values"]
+        changes += [
+            f"{name} had {values[name]:g}, now {now[name]:g}"
+            for name in now
+            if values.get(name, now[name]) != now[name]
+        ]
+        if changes:
+            raise ChangedError(
+                f"the study {plan.study.name} has compared its variants at values that were tuned otherwise "
+                f"({'; '.join(changes)}): make this one a new version (new_version=true), or give it a name of its own "
+                "(study.name=...)"
+            )
+    if keep and now and (known is None or now.keys() - known["values"].keys()):
+        study.set_user_attr(CHOSEN, {**settings, "values": now if known is None else known["values"] | now})

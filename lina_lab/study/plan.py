@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isnan
 from typing import Any
 
@@ -9,7 +10,7 @@ import pandas as pd
 
 from lina_lab.config.factors import FACTORS
 from lina_lab.records.record import read_record
-from lina_lab.records.status import CellStatus
+from lina_lab.records.status import CellStatus, Phase
 from lina_lab.study.cost import memory_bytes, parameters, training_flops
 from lina_lab.study.forecast import known_so_far, resolution, to_follow
 from lina_lab.study.grid import Cell, Plan
@@ -80,7 +81,7 @@ def describe(workspace: Workspace) -> str:
         points = [name for name in merged.columns if name not in tuned]
         merged = merged.groupby(points, sort=False, dropna=False)[tuned].agg(" ".join).reset_index()
     for name in ("seed", *tuned):
-        merged.insert(len(plan.cells[0].axes), name.replace("seed", "seeds"), merged.pop(name))
+        merged.insert(len(plan.cells[0].axes) + len(tuned), name.replace("seed", "seeds"), merged.pop(name))
     for name, shown in SHOWN.items():
         merged[name] = merged[name].map(shown.format).replace("nan", "unknown")
     devices, hours = plan.study.resources.world_size, cells["hours"].sum(skipna=False)
@@ -90,6 +91,7 @@ def describe(workspace: Workspace) -> str:
         else f"{hours * devices:,.3g} device-hours"
     )
     flops = cells["FLOPs"].sum()
+    compared = replace(plan, cells=tuple(c for c in plan.cells if c.phase is Phase.COMPARISON) or plan.cells)
     found = [f"{line}\n" for line in (*notes(plan), plan.stopped) if line]
     return (
         f"{plan.study.question.strip()}\n\n"
@@ -99,7 +101,7 @@ def describe(workspace: Workspace) -> str:
         f"{''.join(found)}"
         f"Controlled, as the study says: {'; '.join(plan.study.controlled)}.\n"
         "Audit, what changes together with size: "
-        f"{'; '.join(audit(plan)) or 'none of the factors that are compared'}.\n"
+        f"{'; '.join(audit(compared)) or 'none of the factors that are compared'}.\n"
     )
 
 

@@ -32,11 +32,12 @@ class Look:
 
     def __str__(self) -> str:
         """A line for people."""
-        found = self.interval
-        text = (
-            f"primary comparison: {found.value:+.4g} ({found.level:.0%} interval {found.low:+.4g} to {found.high:+.4g})"
-        )
-        return f"{text}, {self.outcome}, with {self.trained} seeds{'' if self.enough else ': more seeds follow'}"
+        found, outcome = self.interval, self.outcome.replace("_", " ")
+        start, end = f"primary comparison with {self.trained} seeds", "" if self.enough else ": more seeds follow"
+        if self.outcome is Outcome.NO_INTERVAL:
+            return f"{start}: {outcome}{end}"
+        interval = f"{found.level:.0%} interval {found.low:+.4g} to {found.high:+.4g}"
+        return f"{start}: {found.value:+.4g} ({interval}), {outcome}{end}"
 
 
 def more_seeds(
