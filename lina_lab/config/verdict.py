@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from lina_lab.config.checks import CHECKS, Checked, NonNegativeInt, PositiveFloat, PositiveInt
@@ -12,6 +12,8 @@ from lina_lab.config.checks import CHECKS, Checked, NonNegativeInt, PositiveFloa
 RACING_SEEDS = 5
 """Seeds of tuning from which racing can save any: Optuna's pruner tests at 10%, which Wilcoxon's test can reach with
 four pairs (1/16) and not with three (1/8)."""
+# A size is a number in YAML and on the command line.
+Name = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -20,16 +22,16 @@ class PrimaryConfig(Checked):
 
     axis: str
     """The axis whose values are compared."""
-    treatment: str
+    treatment: Name
     """Its value that is judged: its label, or as `lina plan` shows it."""
-    baseline: str
+    baseline: Name
     """The value that it is judged against."""
-    at: dict[str, str] = field(default_factory=dict)
+    at: dict[str, Name] = field(default_factory=dict)
     """Axis -> value, for each other axis that makes variants."""
     quantity: Literal["difference", "growth"] = "difference"
     """difference: treatment minus baseline at one size; growth: that difference at the largest size minus the same at
     the smallest."""
-    size: str | None = None
+    size: Name | None = None
     """The size of a difference, as `lina plan` shows it; null: the largest."""
     metric: str | None = None
     """One of the objectives; null: the main one."""
@@ -67,7 +69,7 @@ class TuningConfig(Checked):
     at least 5 seeds."""
     extend: NonNegativeInt = 0
     """How often the grid grows by one value where the best one lies at its edge. 0: such an optimum is refused."""
-    sizes: list[str] = field(default_factory=list)
+    sizes: list[Name] = field(default_factory=list)
     """Sizes that are tuned, as `lina plan` shows them; the others take the value of the nearest one in the list of
     sizes (of two the smaller), as model.parametrization=mup allows. Empty: all."""
 

@@ -369,3 +369,14 @@ def test_a_part_of_a_study_without_its_primary_comparison_is_trained_as_it_is(ti
     base["model"]["dim"] = 8
     plan, _ = run(make_plan(study, base, ["model.dim"]), differing(0.0, 0.1))
     assert len(plan.cells) == 2
+
+
+def test_a_growth_whose_sizes_share_no_seed_is_refused(tiny_study: Study) -> None:
+    study = tiny_study(
+        primary=PRIMARY | {"quantity": "growth"},
+        until={"primary": "resolved", "max_seeds": 4},
+        seeds=[0, 1],
+        seeds_at_size={"16": [2, 3]},
+    )
+    with pytest.raises(ValueError, match=r"study\.until needs seeds that all cells of the primary comparison share"):
+        grown(make_plan(*study), {})
