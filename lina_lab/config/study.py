@@ -116,14 +116,16 @@ class StudyConfig(Checked):
     )
     """Metrics by which cells are compared; the first is the main one."""
     primary: PrimaryConfig | None = None
-    """The comparison that the study is made for; null: every comparison is exploratory."""
+    """The comparison that the study is made for, such as {axis: gate, treatment: kv, baseline: none}; null: every
+    comparison is exploratory."""
     tune: dict[str, list[PositiveFloat]] = field(default_factory=dict)
     """Field -> values that are tried for each variant and size, such as {optimizer.lr: [0.001, 0.002, 0.004]}; the
     variants are then compared at their own best. Empty: nothing is tuned."""
     tuning: TuningConfig = TuningConfig()
     """How `tune` chooses."""
     until: UntilConfig | None = None
-    """When enough seeds are trained; null: `seeds` are all."""
+    """When enough seeds are trained, such as {primary: resolved, max_seeds: 16} or {width: 0.01, max_seeds: 16}; null:
+    `seeds` are all."""
     resources: ResourcesConfig = ResourcesConfig()
     """Hardware of each cell; not part of its config hash."""
 

@@ -1,5 +1,6 @@
 """Whether a study in the store is the one of the command: its configuration, its folder, its tuned values."""
 
+import json
 import uuid
 from pathlib import Path
 from typing import Any
@@ -83,19 +84,16 @@ def check_choices(study: Study, plan: Plan, *, keep: bool = False) -> None:
         ChangedError: what differs.
     """
     known = study.user_attrs.get(CHOSEN)
-    cells = [cell for cell in plan.cells if cell.phase is Phase.COMPARISON]
-    now = {plan.point_name(cell.axes): value for cell in cells for value in cell.tuned.values()}
-    settings = {name: to_dict(plan.study)[name] for name in ("tune", "tuning")}
+    cells = {json.dumps(cell.axes): cell for cell in plan.cells if cell.phase is Phase.COMPARISON}
+    now = {point: value for point, cell in cells.items() for value in cell.tuned.values()}
+    settings = _settings(plan)
     if known is not None:
-        before = flatten({name: known[name] for name in settings})
-        changes = [
-            f"{name} was {before.get(name)}" for name, value in flatten(settings).items() if before.get(name) != value
-        ]
-        values = known["values"]
+        before, values = known["settings"], known["values"]
+        changes = [f"{name} was {before[name]}" for name in before if settings.get(name) != before[name]]
         changes += [
-            f"{name} had {values[name]:g}, now {now[name]:g}"
-            for name in now
-            if values.get(name, now[name]) != now[name]
+            f"{plan.point_name(cells[point].axes)} had {values[point]:g}, now {now[point]:g}"
+            for point in now
+            if values.get(point, now[point]) != now[point]
         ]
         if changes:
             raise ChangedError(
@@ -104,4 +102,11 @@ def check_choices(study: Study, plan: Plan, *, keep: bool = False) -> None:
                 "(study.name=...)"
             )
     if keep and now and (known is None or now.keys() - known["values"].keys()):
-        study.set_user_attr(CHOSEN, {**settings, "values": now if known is None else known["values"] | now})
+        study.set_user_attr(CHOSEN, {"settings": settings, "values": (known or {"values": {}})["values"] | now})
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    """What tuning chooses by. A grid may grow further for a variant or size that is new: no choice changes by that."""
+    study = to_dict(plan.study)
+    found = flatten({name: study[name] for name in ("tune", "tuning")})
+    return {name: value for name, value in found.items() if name != "tuning.extend"}

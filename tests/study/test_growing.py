@@ -233,6 +233,12 @@ def test_another_tuning_after_the_comparison_began_is_refused(
         growing(**changes).run()
 
 
+def test_a_grid_may_be_let_grow_further_after_the_comparison_began(growing: Callable[..., Lab]) -> None:
+    lab = growing()
+    lab.run()
+    assert growing(tuning={"seeds": [100], "extend": 2}).run().counts == {CellStatus.DONE: TUNING + COMPARED}
+
+
 def test_a_study_that_was_not_tuned_is_another_one(growing: Callable[..., Lab]) -> None:
     growing(tune={}, until=None).run()
     with pytest.raises(ChangedError, match=r"optimizer.lr was 0.001 and is None"):
