@@ -33,6 +33,7 @@ from lina_lab.config.fields import SECTIONS
 from lina_lab.config.grammar import fields_help, refuse
 from lina_lab.config.options import GROUPS, Options
 from lina_lab.study.grid import make_plan
+from lina_lab.study.rounds import grown
 from lina_lab.study.workspace import Workspace
 from lina_lab.util.imports import gc_paused
 
@@ -59,7 +60,8 @@ class StudyCommand:
                 print(OmegaConf.to_yaml(composed(line), resolve=line.flags.resolve), end="")
                 return 0
             found = compose(line)
-            workspace = Workspace.of(make_plan(found.study, found.base, found.overridden), found.paths)
+            plan = grown(make_plan(found.study, found.base, found.overridden), {})
+            workspace = Workspace.of(plan, found.paths)
         except BrokenPipeError:
             raise
         except (ValueError, OSError, OmegaConfBaseException) as error:

@@ -3,6 +3,7 @@
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.live import Live
@@ -15,6 +16,7 @@ from lina_lab.records.status import CellStatus
 from lina_lab.study.cells import CellState, open_cells
 from lina_lab.study.display import display
 from lina_lab.study.grid import Cell, Plan
+from lina_lab.study.rounds import grows, notes, phase
 from lina_lab.study.store import RETRIED, Store
 from lina_lab.study.summary import Summary, summarise
 from lina_lab.study.versions import newest_version
@@ -36,8 +38,8 @@ def run_and_report(workspace: Workspace, paths: PathsConfig, command: CommandCon
         arguments: the command line, for the workers that are started with the same one.
 
     Returns:
-        0 if no cell has failed, 1 if cells failed or the environment stopped the study, 2 if this machine cannot do
-        what the command asks for, 130 on Ctrl-C, 143 on SIGTERM.
+        0 if no cell has failed, 1 if cells failed, tuning found no optimum or the environment stopped the study, 2 if
+        this machine cannot do what the command asks for, 130 on Ctrl-C, 143 on SIGTERM.
     """
     try:
         with explained(workspace.runs), sigterm_as_exit():
@@ -59,7 +61,7 @@ def run_and_report(workspace: Workspace, paths: PathsConfig, command: CommandCon
     except SystemExit:
         return refuse("terminated; the same command resumes", 143)
     _print_outcome(summary, store.plan, paths)
-    return 1 if summary.failures else 0
+    return 1 if summary.failures or summary.stopped else 0
 
 
 def _leads(plan: Plan, command: CommandConfig) -> bool:
@@ -116,14 +118,20 @@ def _describe_status(store: Store) -> tuple[str, bool]:
 
     states = store.states()
     running = running_now(store, states)
+    store.adopt(states)
     lines = [_counts(store.plan, summarise(store.plan, states, []))]
+    if grows(store.plan):
+        lines += [f"  phase: {phase(store.plan)}", *(f"  {note}" for note in notes(store.plan))]
     lines += [f"  running  {cell.label}  {where}" for cell, where in running]
     for status in (CellStatus.FAILED, CellStatus.DIVERGED, CellStatus.CANCELLED, CellStatus.INTERRUPTED):
         ended = [cell for cell in store.plan.cells if _has(states, cell, (status,))]
         lines += [f"  {status}  {cell.label}: {states[cell.config_hash].error}" for cell in ended]
     left = open_cells(store.plan, states)
     if left:
-        lines.append(f"  left: {len(left)} cells" + time_left(store.workspace, left, len(running)))
+        workspace = replace(store.workspace, plan=store.plan)
+        lines.append(f"  left: {len(left)} cells" + time_left(workspace, left, len(running)))
+    if store.plan.stopped:
+        lines.append(f"  stopped: {store.plan.stopped}")
     return "\n".join(lines) + "\n", bool(running)
 
 
@@ -192,7 +200,9 @@ def _print_outcome(summary: Summary, plan: Plan, paths: PathsConfig) -> None:
     print(f"figures: lina plots study={plan.study.name}{_where(paths)}", flush=True)
     for label, error in summary.failures.items():
         refuse(f"{label}: {error}")
-    if summary.failures:
+    if summary.stopped:
+        refuse(summary.stopped)
+    elif summary.failures:
         refuse("the same command retries the failed cells")
 
 

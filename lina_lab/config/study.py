@@ -116,14 +116,16 @@ class StudyConfig(Checked):
     )
     """Metrics by which cells are compared; the first is the main one."""
     primary: PrimaryConfig | None = None
-    """The comparison that the study is made for; null: every comparison is exploratory."""
+    """The comparison that the study is made for, such as {axis: gate, treatment: kv, baseline: none}; null: every
+    comparison is exploratory."""
     tune: dict[str, list[PositiveFloat]] = field(default_factory=dict)
     """Field -> values that are tried for each variant and size, such as {optimizer.lr: [0.001, 0.002, 0.004]}; the
     variants are then compared at their own best. Empty: nothing is tuned."""
     tuning: TuningConfig = TuningConfig()
     """How `tune` chooses."""
     until: UntilConfig | None = None
-    """When enough seeds are trained; null: `seeds` are all."""
+    """When enough seeds are trained, such as {primary: resolved, max_seeds: 16} or {width: 0.01, max_seeds: 16}; null:
+    `seeds` are all."""
     resources: ResourcesConfig = ResourcesConfig()
     """Hardware of each cell; not part of its config hash."""
 
@@ -199,7 +201,7 @@ class StudyConfig(Checked):
             wanted[self.size_axis] = (self.primary.size,)
         for axis, names in wanted.items():
             for name in names:
-                if self._named(axis, name) is None:
+                if self.named(axis, name) is None:
                     yield f"primary: {axis} has no value {name}; it has {', '.join(self.point_names(axis))}"
 
     def _problems_of_tuning(self) -> Iterator[str]:
@@ -210,15 +212,17 @@ class StudyConfig(Checked):
                 yield f"tune.{name}={values} needs at least three different values: fewer do not enclose an optimum"
             if any(name in axis for axis in self.axes.values()):
                 yield f"tune: {name} is also varied by an axis"
+            if self.tuning.sampler == "tpe" and self.tuning.trials <= len(set(values)):
+                yield f"tuning.trials={self.tuning.trials} must exceed the values of tune.{name} for sampler=tpe"
         own = {*self.seeds, *(seed for seeds in self.seeds_at_size.values() for seed in seeds)}
         both = sorted(own & set(self.tuning.seeds))
         if self.tune and both:
             yield f"tuning.seeds: {both} are seeds of the study too; a choice made on them would favor its own results"
         for size in self.tuning.sizes:
-            if self._named(self.size_axis, size) is None:
+            if self.named(self.size_axis, size) is None:
                 yield f"tuning.sizes: {size} is not one of the sizes {self.point_names(self.size_axis)}"
 
-    def _named(self, axis: str, name: str) -> dict[str, Any] | None:
+    def named(self, axis: str, name: str) -> dict[str, Any] | None:
         """The values of an axis' fields at the point of that name, or whose first value reads so."""
         fields = list(self.axes[axis])
         for point in self.points(axis):
@@ -247,14 +251,14 @@ class StudyConfig(Checked):
         common: dict[str, Any] = {}
         for axis in self.axes:
             if axis not in (self.size_axis, self.primary.axis):
-                common |= self._named(axis, self.primary.at.get(axis, self.point_names(axis)[0])) or {}
+                common |= self.named(axis, self.primary.at.get(axis, self.point_names(axis)[0])) or {}
         sides = {self.primary.treatment: 1.0, self.primary.baseline: -1.0}
         return tuple(
             ContrastTerm(
                 values={
                     **common,
-                    **(self._named(self.primary.axis, side) or {}),
-                    **(self._named(self.size_axis, size) or {}),
+                    **(self.named(self.primary.axis, side) or {}),
+                    **(self.named(self.size_axis, size) or {}),
                 },
                 weight=weight * sign,
             )

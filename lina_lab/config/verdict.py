@@ -4,10 +4,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from lina_lab.config.checks import CHECKS, Checked, NonNegativeInt, PositiveFloat, PositiveInt
+
+RACING_SEEDS = 5
+"""Seeds of tuning from which racing can save any: Optuna's pruner tests at 10%, which Wilcoxon's test can reach with
+four pairs (1/16) and not with three (1/8)."""
+# A size is a number in YAML and on the command line.
+Name = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -16,16 +22,16 @@ class PrimaryConfig(Checked):
 
     axis: str
     """The axis whose values are compared."""
-    treatment: str
+    treatment: Name
     """Its value that is judged: its label, or as `lina plan` shows it."""
-    baseline: str
+    baseline: Name
     """The value that it is judged against."""
-    at: dict[str, str] = field(default_factory=dict)
+    at: dict[str, Name] = field(default_factory=dict)
     """Axis -> value, for each other axis that makes variants."""
     quantity: Literal["difference", "growth"] = "difference"
     """difference: treatment minus baseline at one size; growth: that difference at the largest size minus the same at
     the smallest."""
-    size: str | None = None
+    size: Name | None = None
     """The size of a difference, as `lina plan` shows it; null: the largest."""
     metric: str | None = None
     """One of the objectives; null: the main one."""
@@ -34,9 +40,9 @@ class PrimaryConfig(Checked):
 
     def _problems(self) -> Iterator[str]:
         if self.treatment == self.baseline:
-            yield f"primary: treatment and baseline are both {self.treatment}"
+            yield f"treatment and baseline are both {self.treatment}"
         if self.quantity == "growth" and self.size is not None:
-            yield "primary: quantity=growth compares the largest size with the smallest; leave size out"
+            yield "quantity=growth compares the largest size with the smallest; leave size out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,22 +55,32 @@ class ContrastTerm:
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
-class TuningConfig:
+class TuningConfig(Checked):
     """How `study.tune` finds the best value for each variant and size."""
 
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = field(default_factory=lambda: [1000, 1001])
     """Seeds of the trials. They are not seeds of the study, so the choice does not favor the results it is made for."""
     sampler: Literal["grid", "tpe"] = "grid"
-    """grid: every value of the list; tpe: Optuna's sampler between its smallest and largest value."""
+    """grid: every value of the list; tpe: these first, then Optuna's sampler between the smallest and the largest."""
     trials: PositiveInt = 8
-    """For sampler=tpe: values that are tried for each variant and size."""
+    """For sampler=tpe: values that are tried for each variant and size, those of the list included."""
     racing: bool = False
-    """Give up a value before all seeds are trained, where Optuna's Wilcoxon pruner finds it worse than the best."""
+    """Give up a value before all seeds are trained, where Optuna's Wilcoxon pruner finds it worse than the best. Needs
+    at least 5 seeds."""
     extend: NonNegativeInt = 0
     """How often the grid grows by one value where the best one lies at its edge. 0: such an optimum is refused."""
-    sizes: list[str] = field(default_factory=list)
-    """Sizes that are tuned, as `lina plan` shows them; the others take the value of the nearest one, as
-    model.parametrization=mup allows. Empty: all."""
+    sizes: list[Name] = field(default_factory=list)
+    """Sizes that are tuned, as `lina plan` shows them; the others take the value of the nearest one in the list of
+    sizes (of two the smaller), as model.parametrization=mup allows. Empty: all."""
+
+    def _problems(self) -> Iterator[str]:
+        if len(set(self.seeds)) < len(self.seeds):
+            yield f"seeds={self.seeds} names a seed twice"
+        if self.racing and len(self.seeds) < RACING_SEEDS:
+            yield (
+                f"racing needs at least {RACING_SEEDS} seeds of tuning: on fewer than {RACING_SEEDS - 1} pairs of "
+                "losses Wilcoxon's test calls nothing worse"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -82,4 +98,4 @@ class UntilConfig(Checked):
 
     def _problems(self) -> Iterator[str]:
         if (self.primary is None) == (self.width is None):
-            yield "until: give either primary=resolved or width=NUMBER"
+            yield "give either primary=resolved or width=NUMBER"

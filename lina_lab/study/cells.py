@@ -35,7 +35,7 @@ def open_cells(plan: Plan, states: Mapping[str, CellState]) -> list[Cell]:
 
 def waiting_trial(cell: Cell, attempts_lost: int = 0) -> FrozenTrial:
     """A trial that queues a cell."""
-    attributes = {CELL: cell.config_hash, "seed": cell.config.seed, **cell.axes}
+    attributes = {CELL: cell.config_hash, "seed": cell.config.seed, **cell.axes, **cell.tuned}
     lost = {ATTEMPTS_LOST: attempts_lost} if attempts_lost else {}
     return create_trial(state=TrialState.WAITING, user_attrs=attributes | lost)
 

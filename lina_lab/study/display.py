@@ -1,5 +1,7 @@
 """What is shown while a study runs: a live display in a terminal, plain lines elsewhere."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
@@ -14,11 +16,20 @@ class PlainDisplay:
 
     def __init__(self, console: Console) -> None:
         self.console, self.number, self.total = console, 0, 0
+        self._noted: set[str] = set()
 
     def started(self, waiting: int, total: int) -> None:
         """The study starts: `waiting` of its `total` cells are still to run."""
         self.number, self.total = total - waiting, total
         self.line(f"{total} cells, {total - waiting} of them done before")
+
+    def grew(self, total: int, notes: Sequence[str]) -> None:
+        """Results have added cells: there are `total` now; shows the notes that it has not shown yet."""
+        self.total = total
+        for note in notes:
+            if note not in self._noted:
+                self._noted.add(note)
+                self.line(note)
 
     def cell_started(self, cell: Cell) -> None:
         """A cell starts."""
@@ -61,6 +72,10 @@ class LiveDisplay(PlainDisplay):
         if waiting:
             self.progress.update(self.study, total=total, completed=total - waiting)
             self.progress.start()
+
+    def grew(self, total: int, notes: Sequence[str]) -> None:
+        super().grew(total, notes)
+        self.progress.update(self.study, total=total)
 
     def cell_started(self, cell: Cell) -> None:
         super().cell_started(cell)

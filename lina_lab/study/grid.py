@@ -1,18 +1,24 @@
 """From a study's axes to its cells."""
 
+import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import getitem
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lina_lab.config import BudgetConfig, StudyConfig, TrialConfig, from_dict
 from lina_lab.config.metrics import METRICS
 from lina_lab.config.model import mixed_widths
+from lina_lab.records.status import Phase
+
+if TYPE_CHECKING:
+    from lina_lab.study.stopping import Look
+    from lina_lab.study.tuning import Tuned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,20 +32,82 @@ class Cell:
     config: TrialConfig
     label: str
     """A short name for people, such as `division none 32 seed 0`; no program reads it."""
+    phase: Phase = Phase.COMPARISON
+    tuned: dict[str, float] = dataclasses.field(default_factory=dict)
+    """The field that the study tunes -> its value; empty where nothing is tuned."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A study with all its cells."""
+    """A study with the cells that are known so far, and all that is needed to make more."""
 
     study: StudyConfig
     base: dict[str, Any]
-    """What all cells share: the trial's fields without axes and seed."""
-    cells: tuple[Cell, ...]
+    """What all cells share: the trial's fields without axes, tuned field and seed."""
+    trial: dict[str, Any]
+    """The trial's fields before axes, tuned field and seed set theirs, as plain nested data."""
+    points: tuple[dict[str, Any], ...]
+    """Field -> value for each variant and size."""
+    seed: int | None = None
+    """The only seed, if the command line fixes it."""
+    whole: bool = True
+    """The command line fixes no field of an axis."""
+    cells: tuple[Cell, ...] = ()
+    tuned: tuple["Tuned", ...] = ()
+    """How the tuning of each variant and size stands."""
+    look: "Look | None" = None
+    """The latest look at the primary comparison of a study that has `until`."""
+    stopped: str = ""
+    """Why no cell can follow although the study has not ended, as a sentence; empty: nothing is wrong."""
+    _made: dict[str, Cell] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    """Cells that were made before: a plan that grows makes none again."""
 
     def digest(self) -> str:
         """A short hash of all cells."""
         return hashlib.sha256(" ".join(cell.config_hash for cell in self.cells).encode()).hexdigest()[:12]
+
+    def seeds_at(self, values: Mapping[str, Any]) -> list[int]:
+        """The seeds of a point of the grid, as the configuration has them."""
+        if self.seed is not None:
+            return [self.seed]
+        size_field = next(iter(self.study.axes[self.study.size_axis]))
+        return self.study.seeds_at_size.get(str(values[size_field]), self.study.seeds)
+
+    def cell(
+        self, values: Mapping[str, Any], seed: int, tuned: Mapping[str, float], phase: Phase = Phase.COMPARISON
+    ) -> Cell:
+        """Make a cell.
+
+        Args:
+            values: one of the points.
+            seed: its seed.
+            tuned: the tuned field -> its value; empty where nothing is tuned.
+            phase: what the cell is trained for.
+
+        Raises:
+            ValueError: the trial refuses a value, or does not measure an objective.
+        """
+        key = json.dumps([values, seed, tuned, phase])
+        if key not in self._made:
+            config = from_dict(TrialConfig, _with_values(self.trial, {**values, **tuned, "seed": seed}, list(tuned)))
+            if self.study.budget is not None:
+                config = _with_budget(config, self.study.budget)
+            _check_measured(self.study, config)
+            shown = [f"{name.rpartition('.')[2]} {value:g}" for name, value in tuned.items()]
+            parts = [self.point_name(values), *(shown if phase is Phase.TUNING else []), f"seed {seed}"]
+            self._made[key] = Cell(
+                config_hash=config.config_hash(),
+                axes=dict(values),
+                config=config,
+                label=" ".join(parts),
+                phase=phase,
+                tuned=dict(tuned),
+            )
+        return self._made[key]
+
+    def point_name(self, values: Mapping[str, Any]) -> str:
+        """A point's name for people, such as `division none 32`."""
+        return " ".join(self.study.point_name(axis, values) for axis in self.study.axes)
 
 
 def make_plan(study: StudyConfig, base: Mapping[str, Any], overridden: Sequence[str] = ()) -> Plan:
@@ -48,13 +116,18 @@ def make_plan(study: StudyConfig, base: Mapping[str, Any], overridden: Sequence[
     Args:
         study: the study.
         base: the trial's fields as plain nested data.
-        overridden: fields that the command line fixes: an axis that varies one keeps only the value in `base`.
+        overridden: fields that the command line fixes: an axis that varies one keeps only the value in `base`, and one
+            that the study tunes is not tuned.
+
+    Returns:
+        The plan with the cells that depend on no result: none yet where a field is tuned, see `rounds.grown`.
 
     Raises:
-        ValueError: an axis varies an unknown field, a trial refuses a value, or two cells are equal.
+        ValueError: the study varies an unknown field, a trial refuses a value, or two cells are equal.
     """
+    if set(study.tune) & set(overridden):
+        study = replace(study, tune={})
     axes = [_points(name, axis, base, overridden) for name, axis in study.axes.items()]
-    size_field = next(iter(study.axes[study.size_axis]))
     points = [
         {field: value for point in combination for field, value in point.items()}
         for combination in itertools.product(*axes)
@@ -62,25 +135,49 @@ def make_plan(study: StudyConfig, base: Mapping[str, Any], overridden: Sequence[
     kept = [values for values in points if not any(_matches(values, rule) for rule in study.exclude)]
     if not kept:
         raise ValueError("exclude leaves no cell of the study")
+    plan = Plan(
+        study=study,
+        base=_shared(study, base),
+        trial=dict(base),
+        points=tuple(kept),
+        seed=base["seed"] if "seed" in overridden else None,
+        whole=not any(name in axis for axis in study.axes.values() for name in overridden),
+    )
+    _check_seed(plan)
+    # A tuned study's cells are checked here, with any of the values.
+    cells = grid_cells(plan, lambda values: {name: tried[0] for name, tried in study.tune.items()})
+    return plan if study.tune else replace(plan, cells=cells)
+
+
+def grid_cells(plan: Plan, tuned_at: Callable[[Mapping[str, Any]], Mapping[str, float]]) -> tuple[Cell, ...]:
+    """The cells of the comparison: each point with each of its seeds.
+
+    Args:
+        plan: the points and seeds.
+        tuned_at: the tuned field and its value at a point.
+
+    Raises:
+        ValueError: a trial refuses a value, or two cells are equal.
+    """
     cells: dict[str, Cell] = {}
     # Seeds are outermost: a study that is stopped early has complete grids.
-    seeds = [study.seeds_at_size.get(str(values[size_field]), study.seeds) for values in kept]
-    every = [base["seed"]] if "seed" in overridden else list(dict.fromkeys(seed for own in seeds for seed in own))
-    for seed, (values, own) in itertools.product(every, list(zip(kept, seeds, strict=True))):
-        if seed not in own and "seed" not in overridden:
+    own = [(values, plan.seeds_at(values)) for values in plan.points]
+    every = dict.fromkeys(seed for _, seeds in own for seed in seeds)
+    for seed, (values, seeds) in itertools.product(every, own):
+        if seed not in seeds:
             continue
-        config = from_dict(TrialConfig, _with_values(base, {**values, "seed": seed}))
-        if study.budget is not None:
-            config = _with_budget(config, study.budget)
-        label = " ".join([*(study.point_name(axis, values) for axis in study.axes), f"seed {seed}"])
-        cell = Cell(config_hash=config.config_hash(), axes=values, config=config, label=label)
-        _check_measured(study, config)
+        cell = plan.cell(values, seed, tuned_at(values))
         if cell.config_hash in cells:
             raise ValueError(f"two cells of the study are equal: {cell.label}")
         cells[cell.config_hash] = cell
     if (problem := mixed_widths(cell.config.model for cell in cells.values())) is not None:
         raise ValueError(problem)
-    return Plan(study=study, base=_shared(study, base), cells=tuple(cells.values()))
+    return tuple(cells.values())
+
+
+def _check_seed(plan: Plan) -> None:
+    if plan.study.tune and plan.seed in plan.study.tuning.seeds:
+        raise ValueError(f"seed={plan.seed} is one of study.tuning.seeds {plan.study.tuning.seeds}; take another")
 
 
 def _matches(values: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
@@ -119,16 +216,16 @@ def _points(
     return points
 
 
-def _with_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `base` in which each dotted field has its value."""
+def _with_values(base: Mapping[str, Any], values: Mapping[str, Any], tuned: Sequence[str] = ()) -> dict[str, Any]:
+    """A copy of `base` in which each dotted field has its value; fields of `tuned` are named so where one is wrong."""
     changed = deepcopy(dict(base))
     for field, value in values.items():
         *parents, last = field.split(".")
         node = changed
         for part in parents:
             node = node.get(part) if isinstance(node, dict) else None  # type: ignore[assignment]
-        if not isinstance(node, dict) or last not in node:
-            raise ValueError(f"axes: {field} is not a field of a trial")
+        if not isinstance(node, dict) or last not in node or (field in tuned and isinstance(node[last], dict)):
+            raise ValueError(f"{'tune' if field in tuned else 'axes'}: {field} is not a field of a trial")
         node[last] = value
     return changed
 
@@ -141,6 +238,6 @@ def _check_measured(study: StudyConfig, config: TrialConfig) -> None:
 
 def _shared(study: StudyConfig, base: Mapping[str, Any]) -> dict[str, Any]:
     varied = [field for axis in study.axes.values() for field in axis]
-    shared = _with_values(base, dict.fromkeys([*varied, "seed"]))
+    shared = _with_values(base, dict.fromkeys([*varied, *study.tune, "seed"]), list(study.tune))
     plain: dict[str, Any] = json.loads(json.dumps(shared))
     return plain

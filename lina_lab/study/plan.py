@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isnan
 from typing import Any
 
@@ -9,9 +10,11 @@ import pandas as pd
 
 from lina_lab.config.factors import FACTORS
 from lina_lab.records.record import read_record
-from lina_lab.records.status import CellStatus
+from lina_lab.records.status import CellStatus, Phase
 from lina_lab.study.cost import memory_bytes, parameters, training_flops
+from lina_lab.study.forecast import known_so_far, resolution, to_follow
 from lina_lab.study.grid import Cell, Plan
+from lina_lab.study.rounds import notes
 from lina_lab.study.workspace import Workspace
 
 ENOUGH = 100
@@ -55,6 +58,8 @@ def _row(cell: Cell, devices: int, rate: float | None) -> dict[str, Any]:
     return {
         "cell": cell.config_hash,
         **{field.rpartition(".")[2]: str(value) for field, value in cell.axes.items()},
+        **({"phase": cell.phase.value} if cell.tuned else {}),
+        **{field.rpartition(".")[2]: f"{value:g}" for field, value in cell.tuned.items()},
         "seed": cell.config.seed,
         "parameters": parameters(cell.config.model),
         "FLOPs": flops,
@@ -65,11 +70,18 @@ def _row(cell: Cell, devices: int, rate: float | None) -> dict[str, Any]:
 
 
 def describe(workspace: Workspace) -> str:
-    """The plan as text: the cells (one row for seeds that agree), the total, the audit."""
+    """The plan as text: the cells (one row for seeds and tried values that agree), the total, what may follow and what
+    can be resolved, the audit."""
+    workspace, states = known_so_far(workspace)
     plan, cells = workspace.plan, cell_table(workspace)
+    tuned = [name.rpartition(".")[2] for name in plan.study.tune]
     points = [name for name in cells.columns if name not in ("cell", "seed")]
     merged = cells.groupby(points, sort=False, dropna=False)["seed"].agg(_listed).reset_index()
-    merged.insert(len(plan.cells[0].axes), "seeds", merged.pop("seed"))
+    if tuned:
+        points = [name for name in merged.columns if name not in tuned]
+        merged = merged.groupby(points, sort=False, dropna=False)[tuned].agg(" ".join).reset_index()
+    for name in ("seed", *tuned):
+        merged.insert(len(plan.cells[0].axes) + len(tuned), name.replace("seed", "seeds"), merged.pop(name))
     for name, shown in SHOWN.items():
         merged[name] = merged[name].map(shown.format).replace("nan", "unknown")
     devices, hours = plan.study.resources.world_size, cells["hours"].sum(skipna=False)
@@ -79,13 +91,17 @@ def describe(workspace: Workspace) -> str:
         else f"{hours * devices:,.3g} device-hours"
     )
     flops = cells["FLOPs"].sum()
+    compared = replace(plan, cells=tuple(c for c in plan.cells if c.phase is Phase.COMPARISON) or plan.cells)
+    found = [f"{line}\n" for line in (*notes(plan), plan.stopped) if line]
     return (
         f"{plan.study.question.strip()}\n\n"
         f"{merged.to_markdown(index=False, floatfmt='.3g', disable_numparse=True)}\n\n"
         f"{len(cells)} cells of {devices} device{'s' if devices > 1 else ''}, {flops:.3g} FLOPs in all, {time}\n\n"
+        f"{to_follow(plan, seconds_per_flop(workspace))}{resolution(plan, states)}"
+        f"{''.join(found)}"
         f"Controlled, as the study says: {'; '.join(plan.study.controlled)}.\n"
         "Audit, what changes together with size: "
-        f"{'; '.join(audit(plan)) or 'none of the factors that are compared'}.\n"
+        f"{'; '.join(audit(compared)) or 'none of the factors that are compared'}.\n"
     )
 
 

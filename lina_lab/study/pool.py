@@ -16,6 +16,7 @@ from lina_lab.study.cells import CellState, open_cells
 from lina_lab.study.display import PlainDisplay
 from lina_lab.study.grid import Cell
 from lina_lab.study.lease import StaleLeases, read_heartbeat
+from lina_lab.study.rounds import grows, notes
 from lina_lab.study.store import Store
 from lina_lab.study.summary import Summary, summarise
 from lina_lab.util.errors import StudyError
@@ -45,15 +46,15 @@ def run_pool(store: Store, command: CommandConfig, arguments: Sequence[str], dis
             `util.errors.explained`.
         KeyboardInterrupt, SystemExit: passed on when all workers have ended.
     """
-    plan = store.plan
     store.enqueue()
-    states = store.states()
+    states, plan = store.states(), store.plan
     left = len(open_cells(plan, states))
     display.started(left, len(plan.cells))
     if not left:
         return summarise(plan, states, [])
     devices = () if command.launcher == "slurm" else gpus()
-    pool = _Pool(store.folder, min(command.workers, left), arguments, devices, plan.study.resources.devices)
+    workers = command.workers if grows(plan) else min(command.workers, left)
+    pool = _Pool(store.folder, workers, arguments, devices, plan.study.resources.devices)
     try:
         pool.start()
         _watch(store, pool, display, states)
@@ -62,16 +63,18 @@ def run_pool(store: Store, command: CommandConfig, arguments: Sequence[str], dis
         raise
     finally:
         display.ended()
-    return summarise(plan, store.states(), [])
+    return summarise(store.plan, store.states(), [])
 
 
 def _watch(store: Store, pool: "_Pool", display: PlainDisplay, states: Mapping[str, CellState]) -> None:
     """Show how cells end, until all workers have ended."""
-    cells = {cell.config_hash: cell for cell in store.plan.cells}
-    shown = cells.keys() - {cell.config_hash for cell in open_cells(store.plan, states)}
+    shown = {cell.config_hash for cell in store.plan.cells}
+    shown -= {cell.config_hash for cell in open_cells(store.plan, states)}
     while True:
         alive = pool.look()
         states = store.states()
+        store.adopt(states)
+        cells = {cell.config_hash: cell for cell in store.plan.cells}
         still_open = {cell.config_hash for cell in open_cells(store.plan, states)}
         for config_hash in cells.keys() - shown - still_open:
             shown.add(config_hash)
@@ -80,6 +83,7 @@ def _watch(store: Store, pool: "_Pool", display: PlainDisplay, states: Mapping[s
             detail = f"{store.plan.study.objective} {state.values[0]:.4f}" if state.values else str(state.error)
             display.cell_started(cell)
             display.cell_ended(cell, state.status, detail)
+        display.grew(len(cells), notes(store.plan))
         if not alive:
             left = len(cells.keys() - shown)
             if left:

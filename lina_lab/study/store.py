@@ -5,29 +5,26 @@ Any number of workers share it. An attempt at a cell is one of Optuna's trials. 
 process, and no cell is worked on twice at once.
 """
 
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from lina_lab.config import current_names, to_dict
 from lina_lab.records.files import CANCEL_FILE
 from lina_lab.records.status import CellStatus
 from lina_lab.study.backend import open_storage
 from lina_lab.study.cells import ATTEMPTS_LOST, CELL, ERROR, STATUS, CellState, state_of, waiting_trial
 from lina_lab.study.grid import Cell
+from lina_lab.study.identity import check_choices, check_configuration, check_folder
 from lina_lab.study.lease import Lease, StaleLeases
+from lina_lab.study.rounds import grown, grows
 from lina_lab.study.workspace import Workspace
 from lina_lab.util.compat.optuna import id_of, storage_of, trial_rows
-from lina_lab.util.errors import ChangedError, StudyError
-from lina_lab.util.files import write_atomically
-from lina_lab.util.nested import flatten
+from lina_lab.util.errors import StudyError
 from lina_lab.util.signals import defer_signals
 
 RETRIED = (CellStatus.FAILED, CellStatus.CANCELLED)
@@ -36,8 +33,6 @@ CLAIMABLE = (CellStatus.WAITING, CellStatus.INTERRUPTED)
 MAX_ATTEMPTS_LOST = 3
 """Attempts at a cell whose process may die; then the cell has failed."""
 SETUP_WAIT_SECONDS = 300
-FOLDER_FILE = "folder.id"
-"""Holds the name by which a storage elsewhere knows the study's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,18 +51,21 @@ class Store:
         workspace: the cells, and where the storage is.
 
     Raises:
-        ChangedError: the study exists with another configuration.
+        ChangedError: the study exists with another configuration, or has compared at other tuned values.
         StudyError: the storage cannot be opened.
     """
 
     def __init__(self, workspace: Workspace) -> None:
-        self.workspace, self.plan = workspace, workspace.plan
+        self.workspace, self.plan = workspace, grown(workspace.plan, {})
         self.runs, self.folder = workspace.runs, workspace.folder
         self._stale = StaleLeases()
         self._known: dict[str, CellState] = {}
         self._passed: set[str] = set()
-        self._cells = {cell.config_hash: cell for cell in self.plan.cells}
-        self._order = list(self._cells)
+        self._first = {cell.config_hash for cell in self.plan.cells}
+        self._cells: dict[str, Cell] = {}
+        self._order: list[str] = []
+        self._ended: dict[str, CellStatus] | None = None
+        self._longest_first = False
         with self.setup():
             storage = open_storage(workspace.storage, self.runs)
             # Every trial is enqueued, so the sampler decides nothing; the default one would import more.
@@ -79,10 +77,12 @@ class Store:
                 directions=[objective.direction for objective in self.plan.study.objectives],
                 load_if_exists=True,
             )
-            self._check_same_study()
+            check_configuration(self.study, self.plan)
             if workspace.storage is not None:
-                self._check_same_folder()
+                check_folder(self.study, self.folder)
         self._storage = storage_of(self.study)
+        self.adopt(self.states() if grows(self.plan) else {})
+        check_choices(self.study, self.plan)
 
     @contextmanager
     def setup(self) -> Iterator[None]:
@@ -99,76 +99,78 @@ class Store:
         with held:
             yield
 
-    def _check_same_study(self) -> None:
-        stored = self.study.user_attrs.get("base")
-        if stored is None:
-            self.study.set_user_attr("question", self.plan.study.question)
-            self.study.set_user_attr("base", self._shared())
-            return
-        before, now = flatten(current_names(stored)), flatten(self._shared())
-        changes = [
-            f"{field} was {before.get(field, 'absent')} and is {now.get(field, 'absent')}"
-            for field in sorted(before.keys() | now.keys())
-            if before.get(field) != now.get(field)
-        ]
-        if changes:
-            raise ChangedError(
-                f"the study {self.plan.study.name} was run with another configuration: {'; '.join(changes)}. Its cells "
-                "would not be comparable: make this one a new version (new_version=true), or give it a name of its own "
-                "(study.name=...) or another folder (paths.runs=...)"
-            )
-
-    def _check_same_folder(self) -> None:
-        """Refuse another folder than other machines have: leases, checkpoints and results are in the folder of runs."""
-        path, known = self.folder / FOLDER_FILE, self.study.user_attrs.get("folder")
-        here = path.read_text().strip() if path.exists() else None
-        if known is None:
-            here = here or uuid.uuid4().hex
-            write_atomically(path, here + "\n")
-            self.study.set_user_attr("folder", here)
-        elif here != known:
-            raise StudyError(
-                f"{self.folder} is not the folder that the study {self.plan.study.name} runs in: all machines that "
-                "work on it must see one folder (paths.runs), on a file system that they share; to begin anew, give "
-                "the study a name of its own (study.name=...) or another storage"
-            )
-
-    def _shared(self) -> dict[str, Any]:
-        """What all cells of the study have in common, as it is stored and compared."""
-        study = to_dict(self.plan.study)
-        study["objectives"] = [objective["metric"] for objective in study["objectives"]]
-        return {**self.plan.base, "study": {name: study[name] for name in ("objectives", "size_axis", "budget")}}
-
     @defer_signals()
     def states(self) -> dict[str, CellState]:
         """The latest state of every cell that the study ever had, by config hash."""
         rows = trial_rows(self.study, (CELL, STATUS, ERROR, ATTEMPTS_LOST))
         return {state.config_hash: state for state in map(state_of, rows) if state is not None}
 
+    def adopt(self, states: Mapping[str, CellState]) -> bool:
+        """Let the plan grow by what follows from the cells' states; returns whether it has new cells."""
+        ended = {config_hash: state.status for config_hash, state in states.items() if not state.status.open}
+        if ended == self._ended:
+            return False
+        self._ended, self.plan = ended, grown(self.plan, states)
+        fresh = {cell.config_hash: cell for cell in self.plan.cells if cell.config_hash not in self._cells}
+        self._cells |= fresh
+        self._order += fresh
+        if self._longest_first and fresh:
+            self.longest_first()
+        return bool(fresh)
+
     def enqueue(self, only: list[str] | None = None) -> None:
         """Queue each cell of the plan, or of `only`, that is new, or failed or cancelled before."""
         with self.setup():
             states = self.states()
-            fresh = [
+            self.adopt(states)
+            self._add(
                 cell
                 for cell in self.plan.cells
                 if (only is None or cell.config_hash in only)
                 and (cell.config_hash not in states or states[cell.config_hash].status in RETRIED)
-            ]
-            for cell in fresh:
-                (self.folder / cell.config_hash / CANCEL_FILE).unlink(missing_ok=True)
-            self.study.add_trials([waiting_trial(cell) for cell in fresh])
+            )
         self.join()
+
+    def _add(self, cells: Iterable[Cell]) -> None:
+        """Queue cells, while no other process does."""
+        fresh = list(cells)
+        for cell in fresh:
+            (self.folder / cell.config_hash / CANCEL_FILE).unlink(missing_ok=True)
+        check_choices(self.study, self.plan, keep=True)
+        self.study.add_trials([waiting_trial(cell) for cell in fresh])
+
+    @defer_signals()
+    def grow(self) -> bool:
+        """Queue the cells that follow from results, unless another process has; returns whether any were missing.
+
+        It does not matter which process does this, or how often, or whether one dies in between.
+        """
+        if not grows(self.plan) or not self._missing():
+            return False
+        with self.setup():
+            self.join()
+            self._add(self._missing())
+        self.join()
+        return True
+
+    def _missing(self) -> list[Cell]:
+        """Cells that follow from results and that the store does not know.
+
+        Those that need no result are left out: a command that joins a study queues none of its own.
+        """
+        return [c for h, c in self._cells.items() if h not in self._known and h not in self._first]
 
     def join(self) -> None:
         """Read the states of the cells, without queueing any."""
         self._known, self._passed = self.states(), set()
+        self.adopt(self._known)
 
     def longest_first(self) -> None:
         """Claim the costliest cells first from now on: several workers are then done sooner."""
         # Imports torch, which commands that only read the store do without.
         from lina_lab.study.cost import training_flops
 
+        self._longest_first = True
         self._order.sort(key=lambda config_hash: -training_flops(self._cells[config_hash].config))
 
     @defer_signals()
@@ -243,8 +245,9 @@ class Store:
         return failed
 
     def any_open(self) -> bool:
-        """Whether a queued cell has not ended, this worker's or another's."""
-        return any(state.status.open for config_hash, state in self._known.items() if config_hash in self._cells)
+        """Whether a queued cell has not ended, this worker's or another's, or one is to be queued."""
+        queued = any(state.status.open for config_hash, state in self._known.items() if config_hash in self._cells)
+        return queued or bool(self._missing())
 
     @defer_signals()
     def end(

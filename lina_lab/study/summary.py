@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from lina_lab.records.status import CellStatus
+from lina_lab.records.status import CellStatus, Phase
 from lina_lab.study.cells import CellState
-from lina_lab.study.grid import Plan
+from lina_lab.study.grid import Cell, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +20,8 @@ class Summary:
     """Cells of the plan by status."""
     failures: dict[str, str]
     """Label of each failed cell -> its error."""
+    stopped: str = ""
+    """Why no cell can follow although the study has not ended, as a sentence; empty: nothing is wrong."""
     overhead_seconds: list[float] = field(default_factory=list)
     """Wall time of each cell that this process trained, from claim to end, outside `Trainer.fit`."""
 
@@ -34,21 +36,30 @@ def summarise(plan: Plan, states: Mapping[str, CellState], overhead: list[float]
             for cell, state in mine
             if state is not None and state.status is CellStatus.FAILED
         },
+        stopped=plan.stopped,
         overhead_seconds=overhead,
     )
 
 
 def table(plan: Plan, states: Mapping[str, CellState]) -> str:
-    """Markdown: a row for each point of the grid: its cells by status; mean and standard deviation over seeds."""
+    """Markdown: a row for each point of the grid: its cells by status; mean and standard deviation over seeds.
+
+    The comparison comes first, then the values that were tried in tuning, in a table of their own.
+    """
+    parts = {phase: [cell for cell in plan.cells if cell.phase is phase] for phase in Phase}
+    return "\n".join(_rows(plan, states, cells) for cells in parts.values() if cells)
+
+
+def _rows(plan: Plan, states: Mapping[str, CellState], cells: list[Cell]) -> str:
     objectives = [objective.metric for objective in plan.study.objectives]
     rows: list[dict[str, Any]] = []
-    for cell in plan.cells:
+    for cell in cells:
         state = states.get(cell.config_hash)
         values = (state.values if state is not None else None) or [float("nan")] * len(objectives)
         status = CellStatus.WAITING if state is None else state.status
-        point = {name: str(value) for name, value in cell.axes.items()}
+        point = {name: str(value) for name, value in (cell.axes | cell.tuned).items()}
         rows.append({**point, "status": status.value, **dict(zip(objectives, values, strict=True))})
-    frame, keys = pd.DataFrame(rows), list(plan.cells[0].axes)
+    frame, keys = pd.DataFrame(rows), [*cells[0].axes, *cells[0].tuned]
     grouped = frame.groupby(keys, sort=False)
     columns: dict[str, Any] = {"cells": grouped["status"].agg(_counted)}
     for name in objectives:

@@ -1,7 +1,7 @@
 """MLflow: one run for the study, one child run for each cell, however often it is taken up."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from time import monotonic, sleep, time
@@ -19,6 +19,7 @@ from lina_lab.records.runstore import quiet_logs
 from lina_lab.records.status import RUN_STATUS, CellStatus, RunStatus
 from lina_lab.study.backend import make_whole
 from lina_lab.study.grid import Cell, Plan
+from lina_lab.study.tuning import Tuned
 from lina_lab.study.workspace import Workspace
 from lina_lab.util.compat.mlflow import make_tables
 from lina_lab.util.errors import StudyError, fault_of
@@ -100,7 +101,7 @@ class Tracker:
             run_id = self.client.create_run(self.experiment_id, tags=tags).info.run_id
         tags = {
             runstore.KIND: "study",
-            runstore.FORMAT: str(runstore.FORMAT_VERSION),
+            runstore.FORMAT: str(runstore.FORMAT_VERSION if study.tune else runstore.PLAIN_FORMAT),
             runstore.NOTE: f"**{study.question.strip()}**\n\nControlled: {'; '.join(study.controlled)}.",
             runstore.STUDY: json.dumps(to_dict(study)),
         }
@@ -121,6 +122,7 @@ class Tracker:
             runstore.SEED: str(cell.config.seed),
             runstore.STATUS: CellStatus.RUNNING.value,
             runstore.AXES: json.dumps(cell.axes),
+            runstore.PHASE: cell.phase.value,
             **{f"{runstore.AXIS}{field}": str(value) for field, value in cell.axes.items()},
             **self.source,
         }
@@ -173,14 +175,24 @@ class Tracker:
 
     @_whole
     def summarise(
-        self, counts: dict[CellStatus, int], metrics: dict[str, float], table: str, *, ended: bool = False
+        self,
+        counts: dict[CellStatus, int],
+        metrics: dict[str, float],
+        table: str,
+        tuned: Sequence[Tuned] = (),
+        *,
+        ended: bool = False,
     ) -> None:
-        """Write the study so far on its own run: cells of each status (0 where there is none), numbers, the table."""
+        """Write the study so far on its own run: cells of each status (0 where there is none), numbers, the table, and
+        how its tuning stands."""
         status = ", ".join(f"{count} {name}" for name, count in counts.items())
         self._set_tags(self.study_run, {runstore.STATUS: status})
         cells = {f"cells/{status}": float(counts.get(status, 0)) for status in CellStatus}
         self.client.log_batch(self.study_run, metrics=_metrics(cells | metrics, step=0))
         self.client.log_text(self.study_run, table, TABLE_FILE)
+        if tuned:
+            text = json.dumps([one.to_dict() for one in tuned], indent=1)
+            self.client.log_text(self.study_run, text + "\n", runstore.TUNED_FILE)
         if ended:
             finished = all(status.final for status in counts)
             self.client.set_terminated(self.study_run, RunStatus.FINISHED if finished else RunStatus.FAILED)

@@ -16,6 +16,7 @@ from lina_lab.records.runstore import TrackingRun
 from lina_lab.records.status import CELL_STATUS, CellStatus
 from lina_lab.study.cells import open_cells
 from lina_lab.study.display import PlainDisplay
+from lina_lab.study.rounds import notes
 from lina_lab.study.store import Claim, Store
 from lina_lab.study.summary import Summary, summarise, table
 from lina_lab.study.tracking import SUMMARY_SECONDS, Tracker, patiently
@@ -51,13 +52,12 @@ def run_study(store: Store, launcher: Launcher, display: PlainDisplay, *, joins:
             as they are, for `util.errors.explained`.
         KeyboardInterrupt, SystemExit: passed on when the running cell is recorded as interrupted.
     """
-    plan = store.plan
     store.join() if joins else store.enqueue()
     states = store.states()
-    left = len(open_cells(plan, states))
-    display.started(left, len(plan.cells))
+    left = len(open_cells(store.plan, states))
+    display.started(left, len(store.plan.cells))
     if not left:
-        return summarise(plan, states, [])
+        return summarise(store.plan, states, [])
     if joins:
         store.longest_first()
     with store.setup():
@@ -83,6 +83,7 @@ class _Worker:
         self.runs = store.runs
         self.overhead: list[float] = []
         self._summarised = self._checked = 0.0
+        self._shown = store.plan
 
     def work_on_next(self) -> bool:
         """Work on a cell, or wait for one; returns whether there may be more."""
@@ -97,6 +98,10 @@ class _Worker:
                 self._requeue_stale()
                 with defer_signals():
                     claim = self.store.claim()
+            if claim is None and self.store.grow():
+                with defer_signals():
+                    claim = self.store.claim()
+            self._show_growth()
             if claim is not None:
                 self._work(claim, clock)
                 return True
@@ -109,6 +114,12 @@ class _Worker:
             time.sleep(IDLE_SECONDS)
             return True
         return False
+
+    def _show_growth(self) -> None:
+        plan = self.store.plan
+        if plan is not self._shown:
+            self._shown = plan
+            self.display.grew(len(plan.cells), notes(plan))
 
     def _requeue_stale(self) -> None:
         """Requeue the cells of dead workers; record in MLflow those that failed because that happened too often."""
@@ -226,7 +237,8 @@ class _Worker:
         states = self.store.states()
         summary = summarise(self.store.plan, states, self.overhead)
         mean = {"overhead_seconds": sum(self.overhead) / len(self.overhead)} if self.overhead else {}
-        self.tracker.summarise(summary.counts, mean, table(self.store.plan, states), ended=ended)
+        plan = self.store.plan
+        self.tracker.summarise(summary.counts, mean, table(plan, states), plan.tuned, ended=ended)
         return summary
 
     def close_after(self, error: BaseException) -> None:

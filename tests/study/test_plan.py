@@ -97,3 +97,33 @@ def test_the_memory_estimate_is_of_the_right_order(tiny: Any, tmp_path: Path) ->
 
     measured = peak_bytes(step, "cpu") + 16 * parameters(config.model)
     assert 0.5 < memory_bytes(config) / measured < 2
+
+
+def test_a_plan_says_how_many_seeds_its_primary_comparison_needs(tiny_study: Any, tmp_path: Path) -> None:
+    primary = {"axis": "normalization", "treatment": "subtraction", "baseline": "division", "margin": 0.03}
+    plan = planned(tiny_study, primary=primary, seeds=[0, 1, 2])
+    shifts = {0: 0.10, 1: 0.12, 2: 0.14}
+    for cell in plan.cells:
+        lower = cell.axes["model.attention.normalization"] == "division" or cell.axes["model.dim"] == 8
+        loss = 0.5 + (0 if lower else shifts[cell.config.seed]) + cell.config.seed
+        folder = tmp_path / "tiny" / cell.config_hash
+        folder.mkdir(parents=True)
+        result = replace(RESULT, metrics=RESULT.metrics | {"val/loss_ema": loss})
+        done = Record(
+            config_hash=cell.config_hash,
+            axes={},
+            seed=cell.config.seed,
+            status=CellStatus.DONE,
+            mlflow_run="x",
+            result=result,
+        )
+        write_record(folder, done)
+    text = describe(workspace_at(tmp_path, plan))
+    assert "subtraction minus division at size 16; deviation of paired differences 0.02, measured on 3 seeds." in text
+    assert (
+        "To resolve 0.01 you need about 34 seeds.\nTo resolve 0.02 you need about 10 seeds.\n"
+        "To resolve 0.03, the margin, you need about 6 seeds.\n"
+    ) in text
+    assert "3 seeds resolve 0.065 or more (with a power of 80%)." in text
+    one = replace(plan, cells=tuple(cell for cell in plan.cells if cell.config.seed == 0))
+    assert "is unknown: fewer than two of its seeds are done" in describe(workspace_at(tmp_path, one))
