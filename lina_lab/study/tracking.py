@@ -102,7 +102,7 @@ class Tracker:
         tags = {
             runstore.KIND: "study",
             runstore.FORMAT: str(runstore.FORMAT_VERSION if study.tune else runstore.PLAIN_FORMAT),
-            runstore.NOTE: f"**{study.question.strip()}**\n\nControlled: {'; '.join(study.controlled)}.",
+            runstore.NOTE: f"**{study.question.strip()}**",
             runstore.STUDY: json.dumps(to_dict(study)),
         }
         self._set_tags(run_id, tags | self.source)

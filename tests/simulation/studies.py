@@ -69,7 +69,6 @@ def study_runs(losses: Floats) -> StudyRuns:
             },
             "size_axis": "size",
             "seeds": list(range(seeds)),
-            "controlled": ["all"],
             "objectives": [{"metric": name} for name in METRICS[:metrics]],
             "primary": {**primary, "at": {"convolution": "depthwise"}},
         },

@@ -24,7 +24,6 @@ TUNED: dict[str, Any] = {
         },
         "size_axis": "size",
         "seeds": [0, 1],
-        "controlled": ["images seen"],
         "tune": {"optimizer.lr": [1e-6, 0.01, 10.0]},
         "tuning": {"seeds": [100]},
         "primary": {"axis": "normalization", "treatment": "subtraction", "baseline": "division"},
