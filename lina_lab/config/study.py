@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from lina_lab.config.checks import CHECKS, Checked, NonNegativeInt, OneOf, PositiveFloat, PositiveInt
@@ -86,6 +86,11 @@ class ResourcesConfig:
             )
 
 
+def _with_values(tune: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Hydra merges mappings, so a field can be taken back by an empty list only."""
+    return {name: values for name, values in tune.items() if values}
+
+
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class StudyConfig(Checked):
     """One question: what is varied, and with which seeds."""
@@ -116,9 +121,10 @@ class StudyConfig(Checked):
     primary: PrimaryConfig | None = None
     """The comparison that the study is made for, such as {axis: gate, treatment: kv, baseline: none}; null: every
     comparison is exploratory."""
-    tune: dict[str, list[PositiveFloat]] = field(default_factory=dict)
+    tune: Annotated[dict[str, list[PositiveFloat]], AfterValidator(_with_values)] = field(default_factory=dict)
     """Field -> values that are tried for each variant and size, such as {optimizer.lr: [0.001, 0.002, 0.004]}; the
-    variants are then compared at their own best. Empty: nothing is tuned."""
+    variants are then compared at their own best. Empty: nothing is tuned; an empty list takes back what the study
+    says, as in {optimizer.lr: []}."""
     tuning: TuningConfig = TuningConfig()
     """How `tune` chooses."""
     until: UntilConfig | None = None
