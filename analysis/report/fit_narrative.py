@@ -120,7 +120,8 @@ def fit_sentences(fits: StudyFits) -> list[str]:
 def _law_text(law: SeedwiseLaw | None) -> str:
     assert law is not None
     if not law.holds:
-        return f"{law.law.name}: {law.whole.status}, {law.whole.reason}"
+        assert law.refusal is not None
+        return f"{law.law.name}: {law.refusal.status}, {law.reason}"
     return f"{law.law.name}: E {_e_text(law)}"
 
 
