@@ -73,8 +73,8 @@ class LawNumber:
     pinned: Estimate
     """With E = 0."""
     free: Estimate
-    """With E by its profile. Identified: E is fitted. Undetermined: the interval holds every interval with E pinned at
-    a value inside the profile, and the value is that at the best E. Only zero: as `pinned`."""
+    """With E by its profile. Identified: E is fitted. Else, the interval holds every interval with E pinned at a value
+    inside the profile, and the value is that at the best E."""
     at_low: float
     """The value at the smallest E inside the profile."""
     at_high: float
@@ -129,9 +129,7 @@ class SeedwiseLaw:
         with np.errstate(invalid="ignore"):
             means = np.exp(values.mean(axis=1)) if log else values.mean(axis=1)
         pinned = over_seeds(values[0], level=profile.level, log=log, seeds=seeds)
-        if profile.status is EStatus.ONLY_ZERO:
-            free = pinned
-        elif profile.status is EStatus.IDENTIFIED:
+        if profile.status is EStatus.IDENTIFIED:
             free = self._at_best(statistic, log=log)
         else:
             best = float(means[np.abs(profile.values - profile.best).argmin()])

@@ -119,7 +119,7 @@ class Ladders:
 
 
 def ladders(points: pd.DataFrame, inputs: Sequence[str], max_seeds: int = MAX_SEEDS) -> Ladders:
-    """Return the seeds that are whole.
+    """Return the seeds that are whole: they have every size at which some seed of a variant has a loss.
 
     A variant of which no seed is whole is left out, so that one variant that diverges leaves the others.
 
@@ -143,6 +143,11 @@ def ladders(points: pd.DataFrame, inputs: Sequence[str], max_seeds: int = MAX_SE
     whole = whole.drop(index=lost)
     chosen = whole.columns[whole.all(axis=0)] if len(whole) else whole.columns[:0]
     left_out = [f"{name} is left out: none of its seeds has every size" for name in lost]
+    sizes = here.index.to_frame().groupby("variant", sort=False)[inputs[0]].nunique()
+    most = known[inputs[0]].nunique()
+    left_out += [
+        f"{name} has no loss at {most - number} of the {most} sizes" for name, number in sizes.items() if number < most
+    ]
     if 0 < len(chosen) < here.shape[1]:
         left_out.append(f"{len(chosen)} of {here.shape[1]} seeds have every variant and size; the others are left out")
     table = wide.loc[~wide.index.get_level_values("variant").isin(lost), chosen]
