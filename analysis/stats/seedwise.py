@@ -143,7 +143,7 @@ def ladders(points: pd.DataFrame, inputs: Sequence[str], max_seeds: int = MAX_SE
     whole = whole.drop(index=lost)
     chosen = whole.columns[whole.all(axis=0)] if len(whole) else whole.columns[:0]
     left_out = [f"{name} is left out: none of its seeds has every size" for name in lost]
-    sizes = here.index.to_frame().groupby("variant", sort=False)[inputs[0]].nunique()
+    sizes = here.index.to_frame(index=False).groupby("variant", sort=False)[inputs[0]].nunique()
     most = known[inputs[0]].nunique()
     left_out += [
         f"{name} has no loss at {most - number} of the {most} sizes" for name, number in sizes.items() if number < most
