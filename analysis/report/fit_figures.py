@@ -19,7 +19,7 @@ from ..stats.status import FitStatus
 from .figures import line_style, log_x
 from .metric_names import metric_name
 
-CURVE_POINTS = 40
+CURVE_POINTS = 24
 
 
 def fits_figure(runs: StudyRuns, shared: SeedwiseLaw) -> tuple[Figure, pd.DataFrame]:
