@@ -103,7 +103,9 @@ def fit_sentences(fits: StudyFits) -> list[str]:
         lines.append("There is one variant, so there is nothing to pool.")
     if fits.exponent is not None:
         body = fits.body_exponent
-        more = "" if body is None or math.isnan(body.value) else f"; {body.value:.3f} if embeddings are not counted"
+        assert fits.shared is not None
+        at = f"{fits.shared.best:.3g}"
+        more = f"; {body.value:.3f} at E = {at} if embeddings are not counted" if body and body.value > 0 else ""
         lines.append(f"{_law_text(fits.shared)}: alpha {number_text(fits.shared, fits.exponent)}{more}.")
     lines += [f"{_law_text(law)}." for law in pooled if not (law is fits.shared and fits.exponent is not None)]
     if fits.surface is None and "size_and_data" not in fits.confounded:

@@ -46,7 +46,7 @@ class StudyFits:
     exponent: LawNumber | None
     """The exponent of `shared`."""
     body_exponent: Estimate | None
-    """The same exponent, with E = 0, when embeddings are not counted as parameters."""
+    """The same exponent at the best E when embeddings are not counted as parameters."""
     own: SeedwiseLaw | None
     """Law in N with one E, and an exponent for each variant; None as `shared`."""
     exponent_differences: dict[Pair, LawNumber]
@@ -177,7 +177,7 @@ def _body_exponent(points: pd.DataFrame, shared: SeedwiseLaw | None) -> Estimate
     if shared is None or not shared.holds:
         return None
     body = ladders(points.assign(parameters=points["body_parameters"]), SHARED.inputs)
-    fits = fit_ladders(body, SHARED.pinned(), [0.0])
+    fits = fit_ladders(body, SHARED.pinned(), [shared.best])
     return over_seeds(fits.exponent(shared.variants[0])[0], seeds=body.seeds)
 
 
