@@ -27,11 +27,9 @@ CAPTIONS = {
     "scaling": "Objective against parameters. Points: seeds; line: mean over seeds.",
     "views": "Training loss against parameters at equal steps, equal images and equal FLOPs.",
     "curves": "Training curves.",
-    "fits": "Scaling law with shared exponents. Points: seeds; dark: 90% confidence band of the curve; light: 90% "
-    "prediction band of a new run.",
-    "surface": "Scaling law of parameters and images, fitted to checkpoints. Dark: 90% confidence band; light: 90% "
-    "prediction band of a new run.",
-    "profile": "Profile of the irreducible loss E. Where it is flat, the losses do not determine E.",
+    "fits": "Scaling law with shared exponents. Points: seeds; band: 90% confidence band of the curve.",
+    "surface": "Scaling law of parameters and images, fitted to checkpoints. Band: 90% confidence band.",
+    "profile": "Profile of the irreducible loss E. Grey: values that are inside.",
     "compute": "Left: loss against training FLOPs, with the frontier marked. Right: loss against size at equal FLOPs.",
     "differences": "Paired differences. Open: each seed, with its block standard error where there is one; filled: "
     "mean over seeds, with its 95% confidence interval.",
