@@ -8,6 +8,8 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
+from lina_lab.config.factors import LawKind
+
 from ..load.runs import StudyRuns
 from .compute import ComputeAnalysis, analyze_compute
 from .extrapolation import held_out_error, slopes
@@ -20,11 +22,9 @@ from .seedwise import Estimate, Ladders, ladders, over_seeds
 SHARED, OWN = power(pooling=Pooling.SHARED_EXPONENTS), power(pooling=Pooling.OWN_EXPONENTS)
 SURFACE = surface(pooling=Pooling.OWN_EXPONENTS)
 FORMS = (power(), power(irreducible_loss=False), log_line())
-SIZE, SIZE_AND_DATA, COMPUTE = "size", "size_and_data", "compute"
-"""Kinds of law by what confounds them."""
 MAX_CHECKPOINTS = 12
 """Checkpoints of a run that are fitted; of more, as many are chosen, evenly spaced in the logarithm of images."""
-NOTHING: Mapping[str, str] = MappingProxyType({})
+NOTHING: Mapping[LawKind, str] = MappingProxyType({})
 
 Pair = tuple[str, str]
 """Treatment and baseline; the baseline is the earlier of the variants."""
@@ -64,7 +64,7 @@ class StudyFits:
     """What each variant is worth in parameters, images and FLOPs of each earlier one."""
     compute: ComputeAnalysis | None
     """None where there are no checkpoints, or where compute is confounded."""
-    confounded: Mapping[str, str]
+    confounded: Mapping[LawKind, str]
     """Kinds of law that were not fitted -> what confounds them."""
     slopes: pd.DataFrame
     """See `extrapolation.slopes`."""
@@ -108,25 +108,25 @@ def _points(runs: StudyRuns, table: pd.DataFrame, more: list[str]) -> pd.DataFra
     return points.assign(**{n: points.groupby("size")[n].transform("mean").astype(float) for n in counts})
 
 
-def fit_study(runs: StudyRuns, confounded: Mapping[str, str] = NOTHING) -> StudyFits:
+def fit_study(runs: StudyRuns, confounded: Mapping[LawKind, str] = NOTHING) -> StudyFits:
     """Fit every law that the study's points allow.
 
     Args:
         runs: the study.
-        confounded: kinds of law that are not fitted (`SIZE`, `SIZE_AND_DATA`, `COMPUTE`) -> what confounds them.
+        confounded: kinds of law that are not fitted -> what confounds them.
     """
     points, checkpoints = study_points(runs), checkpoint_points(runs, MAX_CHECKPOINTS)
-    by_size = points if SIZE not in confounded else points[:0]
+    by_size = points if LawKind.SIZE not in confounded else points[:0]
     several = len(runs.variants) > 1 and len(by_size) > 0
     alone = {v: fit_seedwise(mine, power()) for v, mine in _each(by_size, runs.variants).items()}
     shared = fit_seedwise(ladders(by_size, SHARED.inputs), SHARED) if several else None
     own = fit_seedwise(ladders(by_size, OWN.inputs), OWN) if several else None
-    along = len(checkpoints) > 0 and SIZE_AND_DATA not in confounded
+    along = len(checkpoints) > 0 and LawKind.SIZE_AND_DATA not in confounded
     area = fit_seedwise(ladders(checkpoints, SURFACE.inputs), SURFACE) if along else None
     cases = [(law, found.ladders.table()) for found in alone.values() for law in FORMS]
     multipliers = [size_multipliers(shared)] if shared is not None and shared.holds else []
     multipliers += [training_multipliers(area)] if area is not None and area.holds else []
-    compute = len(checkpoints) > 0 and COMPUTE not in confounded
+    compute = len(checkpoints) > 0 and LawKind.COMPUTE not in confounded
     return StudyFits(
         forms=tuple(fit(mine, law) for law, mine in cases),
         held_out_errors=tuple(held_out_error(mine, law) for law, mine in cases),

@@ -112,10 +112,15 @@ def tuned_at(plan: Plan, tuned: Sequence[Tuned]) -> TunedAt:
     """
     if not tuned:
         return lambda point: None
-    found = {json.dumps(one.point): one for one in tuned}
-    sources = [found[json.dumps(plan.points[index])] for index in _sources(plan)]
-    by_point = {json.dumps(point): source for point, source in zip(plan.points, sources, strict=True)}
-    return lambda point: by_point[json.dumps(point)]
+    found = {_key(one.point): one for one in tuned}
+    sources = [found[_key(plan.points[index])] for index in _sources(plan)]
+    by_point = {_key(point): source for point, source in zip(plan.points, sources, strict=True)}
+    return lambda point: by_point[_key(point)]
+
+
+def _key(point: Mapping[str, Any]) -> str:
+    """A point as text, whatever the order of its fields."""
+    return json.dumps(point, sort_keys=True)
 
 
 def fields_at(at: TunedAt, point: Mapping[str, Any]) -> dict[str, float]:

@@ -16,7 +16,18 @@ from sqlalchemy import create_engine, text
 
 from benchmarks.report import EFFECTS, NAME, WIDTHS, ReportBenchConfig, make_store
 from lina_lab.config import TrialConfig, from_dict
-from lina_lab.records.runstore import CELL, ERROR, KIND, PHASE, SEED, STATUS, STUDY, config_from_tags, config_tags
+from lina_lab.records.runstore import (
+    CELL,
+    ERROR,
+    FORMAT_VERSION,
+    KIND,
+    PHASE,
+    SEED,
+    STATUS,
+    STUDY,
+    config_from_tags,
+    config_tags,
+)
 from lina_lab.study.cost import training_flops
 
 CELLS, CHECKPOINTS = len(EFFECTS) * len(WIDTHS), 3
@@ -158,7 +169,7 @@ def two_of_one_kind(store: Store) -> None:
 
 
 def a_newer_store(store: Store) -> None:
-    store.client.set_tag(store.runs("study")[0].info.run_id, "lina.format", "2")
+    store.client.set_tag(store.runs("study")[0].info.run_id, "lina.format", str(FORMAT_VERSION + 1))
 
 
 def another_definition(store: Store) -> None:
@@ -182,7 +193,11 @@ def another_configuration(store: Store) -> None:
             two_of_one_kind,
             "are both subtraction, depthwise, size 96, seed 0, and differ in optimizer.lr: make that an axis",
         ),
-        (a_newer_store, "was written by a newer lina_lab (format 2, and this one knows 1): read it with that version"),
+        (
+            a_newer_store,
+            f"was written by a newer lina_lab (format {FORMAT_VERSION + 1}, and this one knows {FORMAT_VERSION}): read it "
+            "with that version",
+        ),
         (another_definition, "is not one of this version of lina_lab (study.hypothesis is not a field)"),
         (another_configuration, "is not one of this version of lina_lab (model.attention"),
     ],
