@@ -62,7 +62,7 @@ def bootstrap_estimate(
         return no_interval(value, level, units, f"{failed:.0%} of the refits to resampled runs failed")
     if log:
         kept = np.log(kept)
-    return _student(value, float(kept.std(ddof=1)), freedom, level, units, log)
+    return student(value, float(kept.std(ddof=1)), freedom, level, units, log)
 
 
 def jackknife(
@@ -88,7 +88,7 @@ def jackknife(
         variance += (n - 1) / n * ((values - values.mean(axis=0)) ** 2).sum(axis=0)
     reason = "without one of its runs, a budget has no best size between the smallest and the largest"
     return [
-        _student(float(value), float(np.sqrt(square)), freedom, level, count, log=False)
+        student(float(value), float(np.sqrt(square)), freedom, level, count)
         if np.isfinite(square)
         else no_interval(float(value), level, count, reason)
         for value, square in zip(whole, variance, strict=True)
@@ -100,7 +100,10 @@ def no_interval(value: float, level: float, units: int, reason: str) -> Estimate
     return Estimate(value=value, low=np.nan, high=np.nan, level=level, seeds=units, reason=reason)
 
 
-def _student(value: float, error: float, freedom: int, level: float, units: int, log: bool) -> Estimate:
+def student(value: float, error: float, freedom: int, level: float, units: int, log: bool = False) -> Estimate:
+    """Return a number with the interval of a standard error, by Student's t; see `bootstrap_estimate`."""
+    if not np.isfinite(error):
+        return no_interval(value, level, units, "its standard error could not be estimated")
     if freedom < 1:
         return no_interval(value, level, units, "as many numbers are fitted as there are runs")
     reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error
