@@ -9,7 +9,7 @@ Intervals are Student's t over seeds: each seed is a whole ladder of sizes, whic
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,11 @@ from .fit import fit, fit_prepared, prepared
 from .identifiability import refused
 from .isoflop import MIN_SIZES, Array, growth, optima, slope, vertices
 from .laws import Fit, power
-from .seedwise import Estimate, over_seeds
+from .seedwise import MAX_SEEDS, ONE_SEED, Estimate, over_seeds, without_interval
 from .status import FitStatus, Refusal
 
 BUDGETS = 7
 """Number of compute budgets at which sizes are compared, where none are given."""
-MAX_SEEDS = 20
-"""With more seeds than this, means over groups of seeds are analyzed in place of single seeds."""
 FRONTIER = (power("flops"), power("flops", irreducible_loss=False))
 """The law without E is for losses that do not flatten: it is fitted where E ends at zero."""
 
@@ -190,7 +188,7 @@ def _exponent(found: pd.DataFrame, budgets: Array, seeds: Sequence[pd.DataFrame]
     values = (
         [] if reason else [exponent_at(found, at_budgets(seed, budgets, "parameters"), "parameters") for seed in seeds]
     )
-    estimate = over_seeds(values, value)
+    estimate = _over_seeds(values, value)
     return {
         "exponent": estimate.value,
         "low": estimate.low,
@@ -233,4 +231,12 @@ def _frontier_exponent(law: Fit, seeds: Sequence[pd.DataFrame]) -> Estimate:
         again = fit_prepared(prepared(front, law.law), law.law, law) if len(front) else None
         holds = again is not None and again.refusal in (None, Refusal.NO_IRREDUCIBLE_LOSS)
         values.append(again.exponents[law.variants[0]][0] if again is not None and holds else np.nan)
-    return over_seeds(values, law.exponents[law.variants[0]][0])
+    return _over_seeds(values, law.exponents[law.variants[0]][0])
+
+
+def _over_seeds(values: Sequence[float], whole: float) -> Estimate:
+    """Return the mean over seeds with its interval, or the number from the mean curves without one."""
+    if len(values) < 2:
+        return without_interval(whole, 1, ONE_SEED)
+    found = over_seeds(np.array(values), len(values))
+    return found if found.known else replace(found, value=whole)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from .seedwise import Estimate
+from .seedwise import Estimate, without_interval
 
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -59,10 +59,10 @@ def bootstrap_estimate(
     kept = resampled[np.isfinite(resampled)]
     failed = 1 - len(kept) / len(resampled)
     if failed > MAX_FAILED_SHARE:
-        return no_interval(value, level, units, f"{failed:.0%} of the refits to resampled runs failed")
+        return without_interval(value, units, f"{failed:.0%} of the refits to resampled runs failed", level)
     if log:
         kept = np.log(kept)
-    return student(value, float(kept.std(ddof=1)), freedom, level, units, log)
+    return interval_of(value, float(kept.std(ddof=1)), freedom, level, units, log)
 
 
 def jackknife(
@@ -88,24 +88,19 @@ def jackknife(
         variance += (n - 1) / n * ((values - values.mean(axis=0)) ** 2).sum(axis=0)
     reason = "without one of its runs, a budget has no best size between the smallest and the largest"
     return [
-        student(float(value), float(np.sqrt(square)), freedom, level, count)
+        interval_of(float(value), float(np.sqrt(square)), freedom, level, count)
         if np.isfinite(square)
-        else no_interval(float(value), level, count, reason)
+        else without_interval(float(value), count, reason, level)
         for value, square in zip(whole, variance, strict=True)
     ]
 
 
-def no_interval(value: float, level: float, units: int, reason: str) -> Estimate:
-    """Return a number without an interval, and why."""
-    return Estimate(value=value, low=np.nan, high=np.nan, level=level, seeds=units, reason=reason)
-
-
-def student(value: float, error: float, freedom: int, level: float, units: int, log: bool = False) -> Estimate:
+def interval_of(value: float, error: float, freedom: int, level: float, units: int, log: bool = False) -> Estimate:
     """Return a number with the interval of a standard error, by Student's t; see `bootstrap_estimate`."""
     if not np.isfinite(error):
-        return no_interval(value, level, units, "its standard error could not be estimated")
+        return without_interval(value, units, "its standard error could not be estimated", level)
     if freedom < 1:
-        return no_interval(value, level, units, "as many numbers are fitted as there are runs")
+        return without_interval(value, units, "as many numbers are fitted as there are runs", level)
     reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error
     low, high = (value * np.exp(-reach), value * np.exp(reach)) if log else (value - reach, value + reach)
     return Estimate(value=value, low=float(low), high=float(high), level=level, seeds=units, reason="")

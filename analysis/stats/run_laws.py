@@ -13,8 +13,8 @@ import pandas as pd
 
 from .fit import Array, fit, fit_prepared, prepared
 from .laws import Fit, ScalingLaw, free_parameters
-from .resampling import Indices, bootstrap, bootstrap_estimate, no_interval, student
-from .seedwise import Estimate, over_seeds
+from .resampling import Indices, bootstrap, bootstrap_estimate, interval_of
+from .seedwise import Estimate, over_seeds, without_interval
 from .status import FitStatus, Refusal
 
 HELD_OUT_SHARE = 0.1
@@ -56,7 +56,7 @@ def number(estimate: Estimate) -> Number:
 
 def no_number(status: FitStatus, reason: str, level: float) -> Number:
     """Return what stands in the place of a number that there is not."""
-    return Number(estimate=no_interval(float("nan"), level, 0, reason), status=status)
+    return Number(estimate=without_interval(float("nan"), 0, reason, level), status=status)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,8 @@ def fit_law(points: pd.DataFrame, law: ScalingLaw, *, huber: float | None, level
     logs = [name in ("A", "B") for name in names]
     if ladders:
         each = np.array([_refitted(ladder, found) for ladder in ladders])
-        estimates = [_over_seeds(each[:, i], values[i], level, log=log) for i, log in enumerate(logs)]
+        each = np.where(logs, np.log(each), each)
+        estimates = [over_seeds(each[:, i], len(ladders), log=log, level=level) for i, log in enumerate(logs)]
         unit = f"{len(ladders)} seeds, each fitted by itself"
     else:
         count = points["run"].nunique()
@@ -117,13 +118,6 @@ def fit_law(points: pd.DataFrame, law: ScalingLaw, *, huber: float | None, level
     if "E" in at:
         at["E"] = replace(at["E"], low=float(np.maximum(at["E"].low, 0.0)))
     return RunLaw(fit=found, numbers={name: number(estimate) for name, estimate in at.items()}, unit=unit)
-
-
-def _over_seeds(values: Array, whole: float, level: float, *, log: bool) -> Estimate:
-    if not log:
-        return over_seeds(list(values), whole, level)
-    found = over_seeds(list(np.log(values)), float(np.log(whole)), level)
-    return replace(found, value=np.exp(found.value), low=np.exp(found.low), high=np.exp(found.high))
 
 
 def with_range(free: RunLaw, without: RunLaw) -> RunLaw:
@@ -173,7 +167,7 @@ def held_out(points: pd.DataFrame, law: ScalingLaw, *, huber: float | None, leve
     freedom = units - free_parameters(law, 1)
     noise = np.sqrt(np.sum(np.square(found.residuals)) / max(freedom, 1) / unseen["run"].nunique())
     spread = np.std([error(refit) for refit in refits], ddof=1) if len(refits) > 1 else np.nan
-    logged = student(error(found), float(np.hypot(noise, spread)), freedom, level, units)
+    logged = interval_of(error(found), float(np.hypot(noise, spread)), freedom, level, units)
     estimate = replace(logged, value=np.expm1(logged.value), low=np.expm1(logged.low), high=np.expm1(logged.high))
     if not (estimate.low > 0 or estimate.high < 0):
         return number(estimate)
