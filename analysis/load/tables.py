@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .errors import StoreError
-
 FORMATS = (".csv", ".tsv", ".parquet")
 NUMBERS = ("size", "data", "flops", "budget")
 """Roles whose columns hold positive numbers in every row. The loss may be missing: a run can diverge."""

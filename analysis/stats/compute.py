@@ -10,14 +10,13 @@ Intervals are Student's t over seeds: each seed is a whole ladder of sizes, whic
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from .fit import fit, fit_prepared, prepared
 from .identifiability import refused
-from .isoflop import MIN_SIZES, Array, growth, optima, slope, vertices
+from .isoflop import MIN_BUDGETS, MIN_SIZES, Array, growth, optima, optima_at, slope
 from .laws import Fit, power
 from .seedwise import MAX_SEEDS, ONE_SEED, Estimate, over_seeds, without_interval
 from .status import FitStatus, Refusal
@@ -137,37 +136,34 @@ def at_budgets(curves: pd.DataFrame, budgets: Array, *amounts: str) -> pd.DataFr
     Returns:
         `flops` (the budget), `size`, the amounts, `loss`; no row where a curve does not reach a budget.
     """
-    columns = ["flops", "size", *amounts, "loss"]
-    wanted, parts = np.log(budgets), [pd.DataFrame(columns=columns, dtype=float)]
-    for size, curve in curves.groupby("size", sort=False):
-        ordered = curve.sort_values("flops")
-        x = np.log(ordered["flops"].to_numpy(float))
+    wanted, parts = np.log(budgets), []
+    ordered = curves.sort_values(["size", "flops"], kind="stable")
+    sizes, flops = ordered["size"].to_numpy(), np.log(ordered["flops"].to_numpy(float))
+    columns = [*(np.log(ordered[name].to_numpy(float)) for name in amounts), ordered["loss"].to_numpy(float)]
+    starts = np.flatnonzero(np.concatenate([[True], sizes[1:] != sizes[:-1]])) if len(sizes) else []
+    for start, stop in zip(starts, [*starts[1:], len(sizes)], strict=True):
+        x = flops[start:stop]
         reached = (wanted >= x[0] - 1e-9) & (wanted <= x[-1] + 1e-9)
-        if not reached.any():
-            continue
-        logs = np.log(ordered[list(amounts)].to_numpy(float)).T
-        values: dict[str, Any] = {"flops": budgets[reached], "size": size}
-        values |= {name: np.exp(np.interp(wanted[reached], x, y)) for name, y in zip(amounts, logs, strict=True)}
-        parts.append(pd.DataFrame(values | {"loss": np.interp(wanted[reached], x, ordered["loss"].to_numpy(float))}))
-    return pd.concat(parts[1:] or parts, ignore_index=True)[columns]
+        values = [np.interp(wanted[reached], x, column[start:stop]) for column in columns]
+        logs = {name: np.exp(value) for name, value in zip(amounts, values, strict=False)}
+        parts.append(
+            {"flops": budgets[reached], "size": [sizes[start]] * int(reached.sum()), **logs, "loss": values[-1]}
+        )
+    names = ["flops", "size", *amounts, "loss"]
+    return pd.DataFrame({name: [value for part in parts for value in part[name]] for name in names})
 
 
 def exponent_at(found: pd.DataFrame, slices: pd.DataFrame, size: str) -> float:
-    """Return the exponent of the best size of other points at the same budgets; NaN if a budget has none.
+    """Return the exponent of the best size of other points at the same budgets; NaN if too few of them have one.
 
     Args:
         found: `optima` of the whole; fixes budgets and ranges of sizes.
         slices: `flops`, `loss` and the sizes of the other points.
         size: column of the sizes.
     """
-    held = found[found["status"] == FitStatus.OK]
-    by_budget = {
-        key: (group[size].to_numpy(float), group["loss"].to_numpy(float)) for key, group in slices.groupby("flops")
-    }
-    if not set(held["flops"]) <= set(by_budget):
-        return float("nan")
-    best, _ = vertices(by_budget, found)
-    return slope(held["flops"].to_numpy(float), best) if np.isfinite(best).all() else float("nan")
+    again = optima_at(found, slices, size).dropna()
+    few = len(again) < MIN_BUDGETS
+    return float("nan") if few else slope(again["flops"].to_numpy(float), again["size"].to_numpy(float))
 
 
 def _seed_curves(points: pd.DataFrame, keys: list[str]) -> pd.DataFrame:

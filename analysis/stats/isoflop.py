@@ -4,7 +4,6 @@ At each budget a parabola of loss in the logarithm of size is fitted by least sq
 line through the logarithms of the best sizes gives the exponent a of `N_best ~ C^a`.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +63,7 @@ def optimum(sizes: Array, losses: Array) -> Optimum:
         distinct[min(len(distinct) - 1, lowest + NEIGHBORS)], distinct[distinct <= distinct[lowest] * WITHIN][-1]
     )
     best, value = vertex(sizes, losses, low, high)
-    if not np.isfinite(best):
+    if not low <= best <= high:
         return _none(Refusal.NO_MINIMUM, "the losses near the best size have no minimum")
     return Optimum(size=best, loss=value, low=float(low), high=float(high), status=FitStatus.OK, reason="")
 
@@ -75,7 +74,10 @@ def _none(refusal: Refusal, reason: str) -> Optimum:
 
 
 def vertex(sizes: Array, losses: Array, low: float, high: float) -> tuple[float, float]:
-    """Return the minimum of the parabola through the points between two sizes, and its loss; NaN for none."""
+    """Return the minimum of the parabola of the points between two sizes, and its loss; NaN for none.
+
+    The minimum may lie outside these sizes: that is what leaving out a run can do to a parabola, and it counts as such.
+    """
     inside = (sizes >= low) & (sizes <= high)
     if len(np.unique(sizes[inside])) < MIN_SIZES:
         return float("nan"), float("nan")
@@ -83,7 +85,7 @@ def vertex(sizes: Array, losses: Array, low: float, high: float) -> tuple[float,
     middle = x.mean()
     curvature, slope, level = np.polyfit(x - middle, losses[inside], 2)
     best = middle - slope / (2 * curvature)
-    if curvature <= 0 or not x.min() <= best <= x.max():
+    if curvature <= 0:
         return float("nan"), float("nan")
     return float(np.exp(best)), float(level - slope**2 / (4 * curvature))
 
@@ -125,14 +127,21 @@ def slope(flops: Array, sizes: Array) -> float:
     return float(np.polyfit(np.log(flops / flops.mean()), np.log(sizes), 1)[0])
 
 
-def vertices(slices: Mapping[float, tuple[Array, Array]], found: pd.DataFrame) -> tuple[Array, Array]:
-    """Return best sizes and their losses of other points at the same budgets, each in the same range of sizes.
+def optima_at(found: pd.DataFrame, slices: pd.DataFrame, size: str) -> pd.DataFrame:
+    """Return best sizes of other points at the same budgets, each in the same range of sizes.
 
     Args:
-        slices: budget -> sizes and losses.
-        found: `optima` of all points; its budgets that have a best size are evaluated, in their order.
+        found: `optima` of all points; its budgets that have a best size are evaluated.
+        slices: `flops`, `loss` and the sizes of the other points.
+        size: column of the sizes.
+
+    Returns:
+        `flops`, `size`, `loss`; NaN where a budget has no best size now.
     """
     held = found[found["status"] == FitStatus.OK]
-    each = [vertex(*slices[row.flops], row.low, row.high) for row in held.itertuples()]  # type: ignore[index, arg-type]
-    table = np.array(each, dtype=float).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
+    budgets, sizes, losses = (slices[name].to_numpy(float) for name in ("flops", size, "loss"))
+    rows = []
+    for budget, low, high in held[["flops", "low", "high"]].to_numpy(float):
+        at = budgets == budget
+        rows.append((budget, *vertex(sizes[at], losses[at], low, high)))
+    return pd.DataFrame(rows, columns=["flops", "size", "loss"])

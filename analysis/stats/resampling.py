@@ -20,7 +20,7 @@ Statistic = Callable[[Indices], Array]
 """Indices of the rows that count, some perhaps several times -> numbers; NaN for those that these rows do not give."""
 
 RESAMPLES = 400
-MAX_GROUPS = 100
+MAX_GROUPS = 300
 """With more runs than this in a stratum, the jackknife leaves out groups of runs in place of single ones."""
 MAX_FAILED_SHARE = 0.2
 """There is no interval if more than this share of the resamples gives no number."""
@@ -66,33 +66,34 @@ def bootstrap_estimate(
 
 
 def jackknife(
-    units: Sequence[object], strata: Sequence[object], statistic: Statistic, whole: Array, freedom: int, level: float
-) -> list[Estimate]:
-    """Return numbers with intervals from leaving out one unit, or group of units, after the other.
+    units: Sequence[object],
+    strata: Sequence[object],
+    statistic: Callable[[Indices], float],
+    value: float,
+    freedom: int,
+    level: float,
+) -> Estimate:
+    """Return a number with the interval from leaving out one unit, or group of units, after the other.
 
     Args:
         units: the unit of each row.
         strata: the stratum of each row, a compute budget: its number of units is fixed by design.
         statistic: evaluated on the rows that are left.
-        whole: the numbers from all rows.
+        value: the number from all rows.
         freedom: degrees of freedom.
         level: confidence level.
     """
     rows, labels = np.arange(len(units)), np.asarray(strata)
-    variance, count = np.zeros(len(whole)), 0
+    variance, count = 0.0, len(set(units))
     for label in dict.fromkeys(strata):
         inside = rows[labels == label]
         groups = _grouped([inside[index] for index in _members([units[row] for row in inside])])
         values = np.array([statistic(np.setdiff1d(rows, group)) for group in groups])
-        n, count = len(groups), count + len(groups)
-        variance += (n - 1) / n * ((values - values.mean(axis=0)) ** 2).sum(axis=0)
-    reason = "without one of its runs, a budget has no best size between the smallest and the largest"
-    return [
-        interval_of(float(value), float(np.sqrt(square)), freedom, level, count)
-        if np.isfinite(square)
-        else without_interval(float(value), count, reason, level)
-        for value, square in zip(whole, variance, strict=True)
-    ]
+        variance += (len(groups) - 1) / len(groups) * float(((values - values.mean()) ** 2).sum())
+    if not np.isfinite(variance):
+        reason = "without one of the runs there is no such number"
+        return without_interval(value, count, reason, level)
+    return interval_of(value, float(np.sqrt(variance)), freedom, level, count)
 
 
 def interval_of(value: float, error: float, freedom: int, level: float, units: int, log: bool = False) -> Estimate:

@@ -146,7 +146,7 @@ def held_out(points: pd.DataFrame, law: ScalingLaw, *, huber: float | None, leve
     too much. Its interval holds the uncertainty of the fit and the noise of the runs left out.
     """
     runs, largest = points.groupby("size")["run"].nunique().sort_index(ascending=False), []
-    for size, count in runs.items():
+    for size in runs.index:
         if largest and sum(runs[largest]) >= HELD_OUT_SHARE * runs.sum():
             break
         largest.append(size)
@@ -189,14 +189,14 @@ def _values(found: Fit) -> list[float]:
     return [found.irreducible_loss, *values] if found.law.irreducible_loss else values
 
 
-def _holds(found: Fit) -> bool:
+def refit_holds(found: Fit) -> bool:
     """Whether the numbers of a refit count. E at zero is a result here, not a reason to refit another law."""
     return found.refusal in (None, Refusal.NO_IRREDUCIBLE_LOSS)
 
 
 def _refitted(points: pd.DataFrame, near: Fit) -> Iterable[float]:
     again = fit_prepared(prepared(points, near.law), near.law, near)
-    return _values(again) if _holds(again) else [np.nan] * len(_values(near))
+    return _values(again) if refit_holds(again) else [np.nan] * len(_values(near))
 
 
 def _refits(points: pd.DataFrame, near: Fit) -> list[Fit | None]:
@@ -207,7 +207,7 @@ def _refits(points: pd.DataFrame, near: Fit) -> list[Fit | None]:
         fitted = fit_prepared(
             replace(data, x=data.x[rows], loss=data.loss[rows], variant=data.variant[rows]), near.law, near
         )
-        found.append(fitted if _holds(fitted) else None)
+        found.append(fitted if refit_holds(fitted) else None)
         return np.empty(0)
 
     bootstrap(list(points["run"]), again)
