@@ -7,6 +7,7 @@ a file and a store are refused for the same reasons, in the same words.
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -90,7 +91,9 @@ def read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def points_of(table: pd.DataFrame, roles: Roles, source: str, drop: int = 0) -> ForeignPoints:
+def points_of(
+    table: pd.DataFrame, roles: Roles, source: str, drop: int = 0, notes: Sequence[str] = ()
+) -> ForeignPoints:
     """Give the columns of a table their roles, and check them.
 
     Args:
@@ -99,32 +102,35 @@ def points_of(table: pd.DataFrame, roles: Roles, source: str, drop: int = 0) -> 
         roles: the columns.
         source: name of the source, for messages.
         drop: how many of the highest losses of each variant are left out.
+        notes: what was left out before.
 
     Raises:
         TableError: see the module's documentation: one sentence for each reason.
     """
     _check_columns(table, roles, source)
-    names = _row_names(table)
-    found = pd.DataFrame({"variant": _texts(table, roles.variant, ALL), "run": _texts(table, roles.run, None)})
-    found["run"] = found["run"].fillna(pd.Series(names))
-    if roles.seed is not None:
-        found["seed"] = _texts(table, roles.seed, None)
-    for role, column in {"size": "N", "data": "D", "flops": "flops", "budget": "budget", "loss": "loss"}.items():
-        if role in roles.named:
-            found[column] = _numbers(table[roles.named[role]], names, source, optional=role == "loss")
-    finite = np.isfinite(found["loss"])
-    notes = []
+    names, table = _row_names(table), table.reset_index(drop=True)
+    losses = _numbers(table[roles.loss], names, source, optional=True)
+    finite, notes = np.isfinite(losses), list(notes)
     if not finite.all():
         number = int((~finite).sum())
-        notes.append(f"{number} of {len(found)} rows have no finite loss (runs that diverged or did not end): left out")
-    kept, names = found[finite], [name for name, holds in zip(names, finite, strict=True) if holds]
-    kept = kept.reset_index(drop=True).assign(size=lambda t: _merged_sizes(t["N"]))
-    _check_points(kept, names, roles, source)
-    notes += _check_budgets(kept, names, roles, source)
+        notes.append(f"{number} of {len(table)} rows have no finite loss (runs that diverged or did not end): left out")
+    # Of a row that is left out, nothing else needs to hold.
+    names = [name for name, holds in zip(names, finite, strict=True) if holds]
+    table = table[finite].reset_index(drop=True)
+    points = pd.DataFrame({"variant": _texts(table, roles.variant, names, source), "loss": losses[finite].to_numpy()})
+    points["run"] = names if roles.run is None else _texts(table, roles.run, names, source)
+    if roles.seed is not None:
+        points["seed"] = _texts(table, roles.seed, names, source)
+    for role, column in {"size": "N", "data": "D", "flops": "flops", "budget": "budget"}.items():
+        if role in roles.named:
+            points[column] = _numbers(table[roles.named[role]], names, source, optional=False)
+    points["size"] = _merged_sizes(points["N"])
+    _check_points(points, names, roles, source)
+    notes += _check_budgets(points, names, roles, source)
     if drop:
-        kept, note = _dropped(kept, drop, source)
+        points, note = _dropped(points, drop, source)
         notes.append(note)
-    return ForeignPoints(source=source, roles=roles, points=kept, notes=tuple(notes))
+    return ForeignPoints(source=source, roles=roles, points=points, notes=tuple(notes))
 
 
 def _check_columns(table: pd.DataFrame, roles: Roles, source: str) -> None:
@@ -148,14 +154,17 @@ def _row_names(table: pd.DataFrame) -> list[str]:
     return [f"{table.index.name} {name}" for name in table.index]
 
 
-def _texts(table: pd.DataFrame, column: str | None, usual: str | None) -> "pd.Series[str]":
-    """Return a column as text; integers that a missing value made floats are integers again."""
+def _texts(table: pd.DataFrame, column: str | None, names: Sequence[str], source: str) -> list[str]:
+    """Return a column as text, `ALL` where there is none; numbers that are whole have no point."""
     if column is None:
-        return pd.Series([usual] * len(table), dtype=object)
-    return table[column].reset_index(drop=True).convert_dtypes().astype(str).astype(object)
+        return [ALL] * len(table)
+    for name, missing in zip(names, table[column].isna(), strict=True):
+        if missing:
+            raise TableError(f"{source}, {name}: {column} is missing")
+    return list(table[column].convert_dtypes().astype(str))
 
 
-def _numbers(column: "pd.Series[float]", names: Sequence[str], source: str, *, optional: bool) -> "pd.Series[float]":
+def _numbers(column: "pd.Series[Any]", names: Sequence[str], source: str, *, optional: bool) -> "pd.Series[float]":
     """Return a column as positive floats.
 
     Args:
@@ -164,12 +173,11 @@ def _numbers(column: "pd.Series[float]", names: Sequence[str], source: str, *, o
         source: name of the table, for messages.
         optional: whether a value may be missing or infinite.
     """
-    values = pd.to_numeric(column, errors="coerce").astype(float).reset_index(drop=True)
-    given = column.reset_index(drop=True)
-    for name, value, text in zip(names, values, given, strict=True):
-        missing = bool(pd.isna(text)) or str(text).strip() == ""
-        if np.isnan(value) and not missing and str(text).strip().lower() != "nan":
-            raise TableError(f"{source}, {name}: {column.name} is {str(text)!r}, which is no number")
+    values = pd.to_numeric(column, errors="coerce").astype(float)
+    for name, value, found in zip(names, values, column, strict=True):
+        text = "" if pd.isna(found) else str(found).strip()
+        if np.isnan(value) and text.lower() not in ("", "nan"):
+            raise TableError(f"{source}, {name}: {column.name} is {text!r}, which is no number")
         if not np.isfinite(value) and not optional:
             raise TableError(f"{source}, {name}: {column.name} is {'missing' if np.isnan(value) else 'infinite'}")
         if value <= 0:

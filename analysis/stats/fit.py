@@ -163,7 +163,9 @@ def _powers(data: Points, law: ScalingLaw, near: Fit | None, huber: float, toler
     if near is not None and near.status is FitStatus.OK:
         grid = [np.array([near.exponents[name] for name in data.names][:own])]
     starts = sorted(((*_linear(data, law, exponents), exponents) for exponents in grid), key=lambda start: start[0])
-    polished = [_polish(data, law, exponents, linear, huber, tolerance) for _, linear, exponents in starts[:KEPT_STARTS]]
+    polished = [
+        _polish(data, law, exponents, linear, huber, tolerance) for _, linear, exponents in starts[:KEPT_STARTS]
+    ]
     best = min(polished, key=lambda result: result.cost)
     agreeing = float(np.mean([result.cost <= best.cost * (1 + 1e-3) + 1e-15 for result in polished]))
     constant, logs, exponents_own = _unpacked(best.x, law, variants, own)

@@ -181,9 +181,7 @@ class _Solver:
             if not len(at):
                 break
             mine = state.map(lambda values, at=at: values[at])  # type: ignore[misc]
-            trial = self._state(
-                np.clip(mine.theta + self._step(mine, damping[at]), low, high), constant[at], logs[at]
-            )
+            trial = self._state(np.clip(mine.theta + self._step(mine, damping[at]), low, high), constant[at], logs[at])
             better = trial.cost <= mine.cost
             fall = (mine.cost - trial.cost) / np.maximum(mine.cost, 1e-300)
             for name in ("theta", "residuals", "jacobian", "inverse", "cost"):

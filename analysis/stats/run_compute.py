@@ -221,7 +221,9 @@ def _frontier_exponent(points: pd.DataFrame, law: Fit, level: float) -> Number:
     if ladders:
         return number(over_seeds(np.array([statistic(ladder) for ladder in ladders]), len(ladders), level=level))
     values = bootstrap(
-        list(table["run"]), lambda rows: np.array([statistic(table.iloc[rows].reset_index(drop=True))]), resamples=FRONTIER_RESAMPLES
+        list(table["run"]),
+        lambda rows: np.array([statistic(table.iloc[rows].reset_index(drop=True))]),
+        resamples=FRONTIER_RESAMPLES,
     )
     freedom = inner["run"].nunique() - free_parameters(law.law, 1)
     return number(bootstrap_estimate(_exponent(law), values[:, 0], freedom, level, units=table["run"].nunique()))

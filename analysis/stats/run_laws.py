@@ -172,7 +172,7 @@ def held_out(points: pd.DataFrame, law: ScalingLaw, *, huber: float | None, leve
     if not (estimate.low > 0 or estimate.high < 0):
         return number(estimate)
     where = f"{min(largest):.3g}" if len(largest) == 1 else f"{min(largest):.3g} to {max(largest):.3g}"
-    reason = f"fitted without N = {where}, the law misses the losses there by more than noise explains"
+    reason = f"more than noise explains at N = {where}: do not extrapolate the law"
     return Number(estimate=replace(estimate, reason=reason), status=NumberStatus.WARNING)
 
 

@@ -34,6 +34,8 @@ class Command(Generic[T]):
     """Exceptions of `run` whose message is a sentence for the user. Any other exception is a bug and shows itself."""
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Field names of earlier versions -> today's; the old ones are refused with the new one named."""
+    positional: str | None = None
+    """Field whose name may be left out where it comes first, as in `lina fit points.csv`."""
 
     def main(self, arguments: Sequence[str]) -> int:
         """Run the command.
@@ -47,6 +49,9 @@ class Command(Generic[T]):
         if {"-h", "--help"} & set(arguments):
             print(f"{(self.doc or '').strip()}\n\nFields\n{fields_help(self.config)}")
             return 0
+        if self.positional and arguments and "=" not in arguments[0] and arguments[0][:1] not in ("-", "~"):
+            quoted = arguments[0].replace("'", "\\'")
+            arguments = [f"{self.positional}='{quoted}'", *arguments[1:]]
         try:
             config = parse(self.config, arguments, renamed=self.renamed)
         except ValueError as error:
