@@ -12,40 +12,41 @@ from matplotlib.lines import Line2D
 
 from ..load.runs import StudyRuns
 from ..stats.compute import ComputeAnalysis
-from ..stats.fit import Array, profile
+from ..stats.fit import Array
+from ..stats.irreducible import SeedwiseLaw
+from ..stats.pinned import PinnedFits
 from ..stats.status import FitStatus
-from ..stats.study_fits import LEVEL, PooledFit
 from .figures import line_style, log_x
 from .metric_names import metric_name
 
 CURVE_POINTS = 40
-PROFILE_POINTS = 41
 
 
-def fits_figure(runs: StudyRuns, shared: PooledFit) -> tuple[Figure, pd.DataFrame]:
+def fits_figure(runs: StudyRuns, shared: SeedwiseLaw) -> tuple[Figure, pd.DataFrame]:
     """Draw the law in N with shared exponents: every seed, curves with bands, and residuals.
 
-    Dark: confidence band of the curve. Light: prediction band of a new run. Both have the level of the intervals.
+    The band is the interval of the curve over seeds.
     """
-    assert shared.fit is not None
+    table = shared.ladders.table()
     figure, (top, below) = plt.subplots(2, 1, figsize=(4.6, 4.8), sharex=True, height_ratios=(2.4, 1))
-    x = np.geomspace(shared.points["parameters"].min() / 1.15, shared.points["parameters"].max() * 1.3, CURVE_POINTS)
-    numbers = _law_panels((top, below), runs, shared, shared.points, "parameters", x)
+    x = np.geomspace(table["parameters"].min() / 1.15, table["parameters"].max() * 1.3, CURVE_POINTS)
+    numbers = _law_panels((top, below), runs, shared, table, "parameters", x)
     top.set(ylabel=metric_name(runs.study.objective))
-    top.set_title(shared.fit.law.name, fontsize="small")
+    top.set_title(shared.law.name, fontsize="small")
     below.set(xlabel="parameters", ylabel="log residual")
     top.legend(handles=_handles(runs), fontsize="x-small")
     return figure, numbers
 
 
-def surface_figure(runs: StudyRuns, shared: PooledFit) -> tuple[Figure, pd.DataFrame]:
+def surface_figure(runs: StudyRuns, shared: SeedwiseLaw) -> tuple[Figure, pd.DataFrame]:
     """Draw the law in N and D: checkpoints of each size, curves with bands, and residuals below."""
-    sizes = [size for size in runs.sizes if (shared.points["size"] == size).any()]
+    table = shared.ladders.table()
+    sizes = [size for size in runs.sizes if (table["size"] == size).any()]
     shape: dict[str, Any] = {"figsize": (2.6 * len(sizes) + 0.6, 4.6), "height_ratios": (2.2, 1)}
     figure, panels = plt.subplots(2, len(sizes), sharex="col", sharey="row", squeeze=False, **shape)
     parts = []
     for column, size in zip(panels.T, sizes, strict=True):
-        points = shared.points[shared.points["size"] == size]
+        points = table[table["size"] == size]
         x = np.geomspace(points["images"].min(), points["images"].max(), CURVE_POINTS)
         parts.append(_law_panels(column, runs, shared, points, "images", x).assign(size=size))
         column[0].set(title=f"{runs.study.size_axis} {size}")
@@ -57,7 +58,7 @@ def surface_figure(runs: StudyRuns, shared: PooledFit) -> tuple[Figure, pd.DataF
 
 
 def _law_panels(
-    panels: Sequence[Axes], runs: StudyRuns, shared: PooledFit, points: pd.DataFrame, column: str, x: Array
+    panels: Sequence[Axes], runs: StudyRuns, shared: SeedwiseLaw, points: pd.DataFrame, column: str, x: Array
 ) -> pd.DataFrame:
     """Draw points and a law at some values of an input, and the residuals below; returns the curves and bands.
 
@@ -69,18 +70,19 @@ def _law_panels(
         column: the input.
         x: its values.
     """
-    assert shared.fit is not None
     top, below = panels
-    residuals = pd.Series(shared.fit.residuals, index=shared.points.index)
-    inputs = {name: float(points[name].iloc[0]) for name in shared.fit.law.inputs}
+    inputs = {name: float(points[name].iloc[0]) for name in shared.law.inputs}
     parts = []
     for index, variant in enumerate(runs.variants):
+        if variant not in shared.variants:
+            continue
         style, mine = line_style(index), points[points["variant"] == variant]
         dots = style | {"linestyle": "", "markerfacecolor": "none", "markersize": 4}
-        band = _band(shared, variant, x, [inputs | {column: float(value)} for value in x])
+        band = _band(shared, variant, [inputs | {column: float(value)} for value in x]).assign(x=x)
         _draw_band(top, band, style)
         top.plot(mine[column], mine["loss"], **dots)
-        below.plot(mine[column], residuals[mine.index], **dots)
+        residuals = np.log(mine["loss"]) - np.log(np.interp(np.log(mine[column]), np.log(x), band["curve"]))
+        below.plot(mine[column], residuals, **dots)
         parts.append(band.assign(variant=variant))
     log_x(top)
     below.axhline(0, color="0.5", linewidth=0.6)
@@ -91,21 +93,21 @@ def _handles(runs: StudyRuns) -> list[Line2D]:
     return [Line2D([], [], label=variant, **line_style(index)) for index, variant in enumerate(runs.variants)]
 
 
-def profile_figure(laws: Sequence[PooledFit]) -> tuple[Figure, pd.DataFrame]:
-    """Draw the profile of E of each law: cost above its minimum with E fixed. If it is flat, E is not determined."""
+def profile_figure(laws: Sequence[SeedwiseLaw]) -> tuple[Figure, pd.DataFrame]:
+    """Draw the profile of E of each law: cost above its minimum with E pinned, and the values that are inside."""
     figure, panels = plt.subplots(1, len(laws), figsize=(3.2 * len(laws), 2.6), squeeze=False)
     parts = []
-    for axes, shared in zip(panels[0], laws, strict=True):
-        found = shared.fit
+    for axes, law in zip(panels[0], laws, strict=True):
+        found = law.profile
         assert found is not None
-        values = np.linspace(0, shared.points["loss"].min() * 0.999, PROFILE_POINTS)
-        rises = profile(shared.points, found.law, values) - found.cost
-        axes.plot(values, rises, **line_style(0) | {"marker": ""})
-        axes.axvline(found.irreducible_loss, color="0.4", linestyle=":", label=f"E = {found.irreducible_loss:.4g}")
+        axes.plot(found.values, found.costs, **line_style(0) | {"marker": ""})
+        axes.axvspan(found.low, found.high, color="0.85", label=f"inside: {found.low:.3g} to {found.high:.3g}")
+        axes.axvline(found.best, color="0.4", linestyle=":", label=f"best: {found.best:.3g}")
         axes.set(xlabel="E", ylabel="cost above minimum")
-        axes.set_title(found.law.name, fontsize="x-small")
+        axes.set_title(f"{law.law.name}\nE {found.status}", fontsize="x-small")
         axes.legend(fontsize="x-small")
-        parts.append(pd.DataFrame({"law": found.law.name, "E": values, "rise": rises}))
+        columns = {"law": law.law.name, "E": found.values, "rise": found.costs, "inside": found.inside}
+        parts.append(pd.DataFrame(columns))
     return figure, pd.concat(parts, ignore_index=True)
 
 
@@ -139,21 +141,16 @@ def compute_figure(runs: StudyRuns, found: ComputeAnalysis) -> tuple[Figure, pd.
     return figure, found.curves
 
 
-def _band(shared: PooledFit, variant: str, x: Array, inputs: Sequence[dict[str, float]]) -> pd.DataFrame:
-    """Return the curve, its confidence band (`low`, `high`) and its prediction band (`run_low`, `run_high`)."""
-    assert shared.fit is not None
-    assert shared.bootstrap is not None
-    refits = [found for found in shared.bootstrap.resampled if found is not None]
-    curve, *lines = ([found.predict(variant, **at) for at in inputs] for found in (shared.fit, *refits))
-    residuals = np.random.default_rng(0).choice(shared.fit.residuals, size=(len(refits), 1))
-    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    low, high = np.quantile(lines, tails, axis=0)
-    run_low, run_high = np.quantile(np.array(lines) * np.exp(residuals), tails, axis=0)
-    columns = {"x": x, "curve": curve, "low": low, "high": high, "run_low": run_low, "run_high": run_high}
-    return pd.DataFrame(columns)
+def _band(shared: SeedwiseLaw, variant: str, inputs: Sequence[dict[str, float]]) -> pd.DataFrame:
+    """Return the curve and its band over seeds (`low`, `high`; NaN without an interval)."""
+
+    def logarithm(fits: PinnedFits, at: dict[str, float]) -> Array:
+        return np.asarray(np.log(fits.curve(variant, *at.values())))
+
+    found = [shared.number(lambda fits, at=at: logarithm(fits, at), log=True).free for at in inputs]  # type: ignore[misc]
+    return pd.DataFrame([{"curve": e.value, "low": e.low, "high": e.high} for e in found])
 
 
 def _draw_band(axes: Axes, band: pd.DataFrame, style: dict[str, Any]) -> None:
-    axes.fill_between(band["x"], band["run_low"], band["run_high"], color=style["color"], alpha=0.1, linewidth=0)
     axes.fill_between(band["x"], band["low"], band["high"], color=style["color"], alpha=0.25, linewidth=0)
     axes.plot(band["x"], band["curve"], color=style["color"], linestyle=style["linestyle"])

@@ -121,28 +121,6 @@ def huber_delta(residuals: Array, free: int) -> float:
     return max(DEVIATIONS * 1.4826 * float(np.median(sizes)), SMALLEST_DELTA)
 
 
-def profile(points: pd.DataFrame, law: ScalingLaw, irreducible_losses: Array) -> Array:
-    """Return the cost of a law with E fixed at each of some values and everything else fitted.
-
-    A flat profile means that the losses do not determine E, whatever its fitted value is.
-
-    Args:
-        points: as for `fit`; all of them can be fitted.
-        law: a law with E.
-        irreducible_losses: values of E [n], rising.
-
-    Returns:
-        [n]; NaN where E is not below the smallest loss.
-    """
-    data, rest = prepared(points, law), replace(law, irreducible_loss=False)
-    costs, near = np.full(len(irreducible_losses), np.nan), None
-    for index in np.flatnonzero(irreducible_losses < data.loss.min()):
-        # Start from the neighboring solution.
-        near = fit_prepared(replace(data, floor=float(irreducible_losses[index])), rest, near)
-        costs[index] = near.cost
-    return costs
-
-
 def _line(data: Points, law: ScalingLaw, near: Fit | None, huber: float, tolerance: float) -> Fit:
     x = data.x[:, 0]
 
@@ -276,8 +254,8 @@ def _made(
 def _aicc(cost: float, n: int, free: int, huber: float) -> float:
     """Return the corrected criterion of Akaike; NaN for too few points.
 
-    The likelihood that a Huber cost maximizes is `exp(-rho(r) / s) / Z`: normal in the middle, Laplace in the tails. The
-    scale s is maximized as well, and counts as a parameter.
+    The likelihood that a Huber cost maximizes is `exp(-rho(r) / s) / Z`: normal in the middle, Laplace in the tails.
+    The scale s is maximized as well, and counts as a parameter.
     """
     free += 1
     if n <= free + 1:

@@ -29,6 +29,11 @@ class ScalingLaw:
     line: bool = False
     """`L = a + b log(input)` in place of powers."""
 
+    def pinned(self) -> "ScalingLaw":
+        """Return the powers alone, of which E is 0 or pinned at a value (see `fit.fit`)."""
+        form = power if len(self.inputs) == 1 else surface
+        return form(*self.inputs, irreducible_loss=False, pooling=self.pooling)
+
 
 def power(size: str = "parameters", *, irreducible_loss: bool = True, pooling: Pooling | None = None) -> ScalingLaw:
     """The power law `L = E + A N^-alpha`, or without E. `size` is the column of N."""

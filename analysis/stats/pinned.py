@@ -8,6 +8,7 @@ with own exponents is fitted to each variant by itself, which is the same once E
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,9 @@ from .laws import Pooling, ScalingLaw
 
 STEPS = 100
 """Most steps of a fit."""
-STOP = 1e-11
-"""Relative fall of the cost at which a fit has converged."""
+STOP, CONVERGED = 1e-9, 1e-4
+"""Relative fall of the cost at which a fit stops, and above which one that ran out of steps has not converged. Where E
+is far off, all residuals count linearly, and the last digits come slowly."""
 WILD = 6.0
 """Bound of an exponent's size where there is one input. The noise of a seed may turn its sign."""
 
@@ -60,6 +62,13 @@ class PinnedFits:
         """Return the loss of a variant at some inputs: [E, seeds]."""
         return np.asarray(self.values[:, None] + np.exp(self.log_terms(variant, *inputs)).sum(axis=2))
 
+    def joined(self, other: "PinnedFits") -> "PinnedFits":
+        """Return these fits and others of the same losses at other values of E."""
+        order = np.argsort(np.concatenate([self.values, other.values]))
+        names = ("values", "logs", "exponents", "costs", "scores", "residuals", "holds")
+        both: dict[str, Any] = {n: np.concatenate([getattr(self, n), getattr(other, n)])[order] for n in names}
+        return replace(self, **both)
+
     def _where_held(self, values: Array) -> Array:
         return np.asarray(np.where(self.holds, values, np.nan))
 
@@ -86,7 +95,7 @@ def _delta(squares: PinnedFits, data: Points, law: ScalingLaw) -> float:
     variants, inputs = len(data.names), len(law.inputs)
     own = 1 if law.pooling is Pooling.SHARED_EXPONENTS else variants
     free = inputs * (variants + own)
-    correction = np.sqrt(len(data.variant) / max(1, len(data.variant) - free))
+    correction = float(np.sqrt(len(data.variant) / max(1, len(data.variant) - free)))
     return max(DEVIATIONS * 1.4826 * float(np.median(np.abs(residuals))) * correction, SMALLEST_DELTA)
 
 
@@ -176,6 +185,7 @@ class _Solver:
         low[-inputs:], high[-inputs:] = bounds
         state = self._state(np.repeat(self._starts(losses, values), seeds, axis=0), constant, logs)
         damping, running = np.full(len(logs), 1e-3), np.ones(len(logs), dtype=bool)
+        last = np.full(len(logs), np.inf)
         for _ in range(STEPS):
             at = np.flatnonzero(running)
             if not len(at):
@@ -186,6 +196,7 @@ class _Solver:
             fall = (mine.cost - trial.cost) / np.maximum(mine.cost, 1e-300)
             for name in ("theta", "residuals", "jacobian", "inverse", "cost"):
                 getattr(state, name)[at[better]] = getattr(trial, name)[better]
+            last[at[better]] = fall[better]
             damping[at] = np.where(better, np.maximum(damping[at] / 8, 1e-12), damping[at] * 6)
             running[at] = ~((better & (fall < STOP)) | (damping[at] > 1e9) | (mine.cost < 1e-24))
         exponents = state.theta[:, -inputs:]
@@ -196,12 +207,12 @@ class _Solver:
             cost=state.cost,
             score=(self._weights(state.residuals) * state.residuals * state.inverse).sum(axis=1),
             residuals=state.residuals,
-            holds=~running & within.all(axis=1),
+            holds=(~running | (last < CONVERGED)) & within.all(axis=1),
         )
 
     @property
     def _parameters(self) -> int:
-        return (self.variants + 1) * self.x.shape[1]
+        return (self.variants + 1) * int(self.x.shape[1])
 
     def _weights(self, residuals: Array) -> Array:
         return np.asarray(np.minimum(1.0, self.huber / np.maximum(np.abs(residuals), 1e-300)))

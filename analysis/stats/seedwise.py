@@ -67,27 +67,36 @@ def student(values: Array, level: float = LEVEL) -> tuple[Array, Array]:
     return values.mean(axis=-1), np.asarray(stats.t.ppf((1 + level) / 2, seeds - 1) * error)
 
 
-def over_seeds(values: Array, seeds: int, *, log: bool = False, level: float = LEVEL) -> Estimate:
+def over_seeds(
+    values: Sequence[float] | Array,
+    whole: float | None = None,
+    level: float = LEVEL,
+    *,
+    log: bool = False,
+    seeds: int | None = None,
+) -> Estimate:
     """Return the mean of the seeds' values with its interval.
 
     Args:
-        values: one of each seed, or of each group of seeds: [n]. NaN where a seed has none.
-        seeds: number of seeds.
-        log: the values are logarithms; the number and its interval are their exponentials.
+        values: one of each seed, or of each group of seeds: [n]. NaN where a seed has none; then there is no interval,
+            because the other seeds are not a fair choice.
+        whole: the number from all seeds together, for where there is no mean.
         level: confidence level.
+        log: values and `whole` are logarithms; the number and its interval are their exponentials.
+        seeds: number of seeds where the values are of groups.
     """
-    missing = int(np.isnan(values).sum())
-    if missing:
-        reason = f"{missing} of {len(values)} {'seeds' if len(values) == seeds else 'groups of seeds'} have no value"
-        return without_interval(float("nan"), seeds, reason, level)
-    mean, reach = (float(number) for number in student(values, level))
-    ends = np.array([mean, mean - reach, mean + reach])
-    value, low, high = np.exp(ends) if log else ends
-    if len(values) < 2:
-        return without_interval(float(value), seeds, ONE_SEED, level)
+    each, seeds = np.asarray(values, dtype=float), len(values) if seeds is None else seeds
+    known, back = int(np.isfinite(each).sum()), np.exp if log else float
+    mean, reach = (float(number) for number in student(each, level))
+    if known < len(each) or len(each) < 2:
+        middle = mean if whole is None else whole
+        unit = "seeds" if len(each) == seeds else "groups of seeds"
+        reason = ONE_SEED if len(each) < 2 else f"{known} of {len(each)} {unit} give it, so no interval"
+        return without_interval(float(back(middle)), seeds, reason, level)
     if reach <= 1e-12 * abs(mean):
-        return without_interval(float(value), seeds, "all seeds have the same value, so no interval", level)
-    return Estimate(value=float(value), low=float(low), high=float(high), level=level, seeds=seeds)
+        return without_interval(float(back(mean)), seeds, "all seeds give the same, so no interval", level)
+    value, low, high = (float(back(number)) for number in (mean, mean - reach, mean + reach))
+    return Estimate(value=value, low=low, high=high, level=level, seeds=seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +111,11 @@ class Ladders:
     """Number of whole seeds."""
     left_out: tuple[str, ...]
     """A sentence for each kind of seed or variant that is left out."""
+
+    def table(self) -> pd.DataFrame:
+        """Return a row for each point and seed (or group of seeds), as `fit.fit` takes them."""
+        parts = [self.points.assign(loss=row, seed=seed) for seed, row in enumerate(self.losses)]
+        return pd.concat(parts, ignore_index=True) if parts else self.points.assign(seed=[])
 
 
 def ladders(points: pd.DataFrame, inputs: Sequence[str], max_seeds: int = MAX_SEEDS) -> Ladders:
