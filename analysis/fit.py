@@ -97,6 +97,19 @@ def read_points(config: FitConfig) -> ForeignPoints:
     return points_of(table, roles, f"{config.tracking_uri}, {config.experiment}", config.drop, notes)
 
 
+def fit_points(config: FitConfig) -> ForeignReport:
+    """Read the points and fit everything to them.
+
+    Raises:
+        TableError: the source cannot be analyzed.
+    """
+    points = read_points(config)
+    huber = None if config.huber == "auto" else config.huber
+    return ForeignReport(
+        table=points, level=config.level, variants=fit_variants(points, huber=huber, level=config.level)
+    )
+
+
 def run(config: FitConfig) -> int:
     """Fit, write the report and print its files; returns 0.
 
@@ -104,11 +117,7 @@ def run(config: FitConfig) -> int:
         TableError: the source cannot be analyzed.
         ValueError: the folder cannot be written.
     """
-    points = read_points(config)
-    huber = None if config.huber == "auto" else config.huber
-    report = ForeignReport(
-        table=points, level=config.level, variants=fit_variants(points, huber=huber, level=config.level)
-    )
+    report = fit_points(config)
     try:
         files = write_foreign_report(report, Path(config.out))
     except OSError as error:

@@ -146,7 +146,8 @@ def _lead(report: ForeignReport) -> list[str]:
     named = {"N": roles.size, "D": roles.data, "loss": roles.loss}
     meanings = ", ".join(f"{symbol} is {column}" for symbol, column in named.items() if column not in (None, symbol))
     number = count(points["run"].nunique(), "run")
-    first = f"{number} of {count(points['size'].nunique(), 'size')}: {meanings or 'N and loss'}. Intervals are at {report.level:.0%}."
+    sizes = count(points["size"].nunique(), "size")
+    first = f"{number} of {sizes}{': ' if meanings else ''}{meanings}. Intervals are at {report.level:.0%}."
     return [first, *(f"{_prefix(v, report)}{_law_sentence(v)}" for v in report.variants)]
 
 

@@ -1,6 +1,6 @@
 """Refits of one law to many weightings of the same points at once, near a known solution.
 
-A resample of runs is a weight of each point, and a frontier is a choice of points, which is a weight of 0 or 1. All fits
+A resample of runs is a weight of each point, and a frontier is a choice of points, a weight of 0 or 1. All fits
 advance together by damped Gauss-Newton steps on the Huber cost of the log residuals, so that hundreds cost as much as a
 few of `fit.fit`.
 """
@@ -30,6 +30,8 @@ class Refits:
 
     irreducible_loss: Array
     """E, 0 for a law without it: [n]."""
+    has_constant: bool
+    """Whether the law has E."""
     logs: Array
     """Logarithms of the coefficients: [n, inputs]."""
     exponents: Array
@@ -40,7 +42,9 @@ class Refits:
     def log_loss(self, inputs: Array) -> Array:
         """Return the logarithm of the loss at inputs [points, inputs], NaN where a fit does not hold: [n, points]."""
         terms = np.exp(self.logs[:, None] - self.exponents[:, None] * np.log(inputs))
-        return np.asarray(np.where(self.holds[:, None], np.log(self.irreducible_loss[:, None] + terms.sum(axis=2)), np.nan))
+        return np.asarray(
+            np.where(self.holds[:, None], np.log(self.irreducible_loss[:, None] + terms.sum(axis=2)), np.nan)
+        )
 
 
 def refit(data: Points, near: Fit, weights: Array, losses: Array | None = None) -> Refits:
@@ -78,6 +82,7 @@ def refit(data: Points, near: Fit, weights: Array, losses: Array | None = None) 
     constant = theta[:, 0] if offset else np.zeros(len(theta))
     return Refits(
         irreducible_loss=constant,
+        has_constant=problem.constant,
         logs=theta[:, offset : offset + inputs] + exponents * data.scale,
         exponents=exponents,
         holds=~running & within.all(axis=1) & (constant < (1 - 1e-6) * lowest),

@@ -6,7 +6,7 @@ bootstrap is for fits under a Huber loss, where a jackknife of medians fails; th
 few runs at each budget, where a resample often has too few distinct sizes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,31 +16,29 @@ from .seedwise import Estimate, without_interval
 
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
-Statistic = Callable[[Indices], Array]
-"""Indices of the rows that count, some perhaps several times -> numbers; NaN for those that these rows do not give."""
 
-RESAMPLES = 400
+RESAMPLES = 2000
 MAX_GROUPS = 300
 """With more runs than this in a stratum, the jackknife leaves out groups of runs in place of single ones."""
 MAX_FAILED_SHARE = 0.2
 """There is no interval if more than this share of the resamples gives no number."""
 
 
-def bootstrap(units: Sequence[object], statistic: Statistic, *, resamples: int = RESAMPLES, seed: int = 0) -> Array:
-    """Evaluate numbers on resampled rows.
+def resampled_weights(units: Sequence[object], *, resamples: int = RESAMPLES, seed: int = 0) -> Array:
+    """Return how often each row is in each resample of the units.
 
     Args:
         units: the unit, a run, of each row; the rows of a unit are drawn together.
-        statistic: evaluated on each resample.
         resamples: how many.
         seed: seed of the resampling.
 
     Returns:
-        [resamples, numbers]
+        [resamples, rows]
     """
-    members, generator = _members(units), np.random.default_rng(seed)
-    drawn = (generator.integers(len(members), size=len(members)) for _ in range(resamples))
-    return np.array([statistic(np.concatenate([members[index] for index in indices])) for indices in drawn])
+    _, codes = np.unique(np.asarray(units, dtype=str), return_inverse=True)
+    count = int(codes.max()) + 1
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    return np.asarray(drawn[:, codes], dtype=float)
 
 
 def bootstrap_estimate(
@@ -50,7 +48,7 @@ def bootstrap_estimate(
 
     Args:
         value: the number from all rows.
-        resampled: the same number from resampled rows: [resamples].
+        resampled: the same number from resampled rows, NaN where there is none: [resamples].
         freedom: degrees of freedom, the units less the parameters that were fitted.
         level: confidence level.
         units: how many were resampled.
@@ -60,40 +58,47 @@ def bootstrap_estimate(
     failed = 1 - len(kept) / len(resampled)
     if failed > MAX_FAILED_SHARE:
         return without_interval(value, units, f"{failed:.0%} of the refits to resampled runs failed", level)
-    if log:
-        kept = np.log(kept)
-    return interval_of(value, float(kept.std(ddof=1)), freedom, level, units, log)
+    error = float((np.log(kept) if log else kept).std(ddof=1))
+    return interval_of(value, error, freedom, level, units, log)
 
 
-def jackknife(
-    units: Sequence[object],
-    strata: Sequence[object],
-    statistic: Callable[[Indices], float],
-    value: float,
-    freedom: int,
-    level: float,
-) -> Estimate:
-    """Return a number with the interval from leaving out one unit, or group of units, after the other.
+def left_out(units: Sequence[object], strata: Sequence[object]) -> list[list[Indices]]:
+    """Return the rows that are left without one unit, or group of units, for each of them in each stratum.
 
     Args:
         units: the unit of each row.
         strata: the stratum of each row, a compute budget: its number of units is fixed by design.
-        statistic: evaluated on the rows that are left.
+    """
+    rows, labels = np.arange(len(units)), np.asarray(strata)
+    found = []
+    for label in dict.fromkeys(strata):
+        inside = rows[labels == label]
+        members = [inside[index] for index in _members([units[row] for row in inside])]
+        found.append([np.setdiff1d(rows, group) for group in _grouped(members)])
+    return found
+
+
+def jackknife(
+    rows: Sequence[Sequence[Indices]], values: Sequence[float], value: float, freedom: int, level: float, units: int
+) -> Estimate:
+    """Return a number with the interval of its jackknife.
+
+    Args:
+        rows: see `left_out`.
+        values: the number from each of these, in their order; NaN where there is none.
         value: the number from all rows.
         freedom: degrees of freedom.
         level: confidence level.
+        units: how many there are.
     """
-    rows, labels = np.arange(len(units)), np.asarray(strata)
-    variance, count = 0.0, len(set(units))
-    for label in dict.fromkeys(strata):
-        inside = rows[labels == label]
-        groups = _grouped([inside[index] for index in _members([units[row] for row in inside])])
-        values = np.array([statistic(np.setdiff1d(rows, group)) for group in groups])
-        variance += (len(groups) - 1) / len(groups) * float(((values - values.mean()) ** 2).sum())
+    variance, start = 0.0, 0
+    for stratum in rows:
+        each = np.array(values[start : start + len(stratum)])
+        variance += (len(each) - 1) / len(each) * float(((each - each.mean()) ** 2).sum())
+        start += len(stratum)
     if not np.isfinite(variance):
-        reason = "without one of the runs there is no such number"
-        return without_interval(value, count, reason, level)
-    return interval_of(value, float(np.sqrt(variance)), freedom, level, count)
+        return without_interval(value, units, "without one of the runs there is no such number", level)
+    return interval_of(value, float(np.sqrt(variance)), freedom, level, units)
 
 
 def interval_of(value: float, error: float, freedom: int, level: float, units: int, log: bool = False) -> Estimate:

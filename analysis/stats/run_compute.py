@@ -5,20 +5,21 @@ losses of each size are interpolated along its FLOPs, as for a study's checkpoin
 where the table has whole seeds, else by leaving out runs in turn, within their budget where there are budgets.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from .compute import BUDGETS, FRONTIER, at_budgets, common_budgets, exponent_at, frontier_law, frontier_points, unbeaten
-from .fit import fit, fit_prepared, prepared
+from .batch import refit
+from .compute import BUDGETS, FRONTIER, at_budgets, common_budgets, exponent_at, frontier_law, unbeaten
+from .fit import Array, fit, prepared
 from .identifiability import refused
 from .isoflop import MIN_BUDGETS, MIN_SIZES, growth, optima, optima_at
 from .laws import Fit, free_parameters
-from .resampling import bootstrap, bootstrap_estimate, jackknife
-from .run_laws import Number, no_number, number, refit_holds, seed_ladders
+from .resampling import bootstrap_estimate, jackknife, left_out, resampled_weights
+from .run_laws import Number, no_number, number, seed_ladders
 from .seedwise import Estimate, over_seeds
 from .status import FitStatus, Refusal
 
@@ -28,10 +29,10 @@ SHARE_IN_BUDGETS = 0.8
 """FLOPs are budgets if at least this share of the points lies at those that `MIN_SIZES` sizes have."""
 PARABOLA = 3
 """Numbers that a parabola has."""
-FRONTIER_RESAMPLES = 200
 NO_DATA = "the table has no amounts of data"
 
-Statistic = Callable[[pd.DataFrame], float]
+Statistic = Callable[[Sequence[pd.DataFrame]], Array]
+"""Tables of other runs -> a number from each, NaN where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,7 @@ def _at_given(points: pd.DataFrame, level: float) -> RunCompute:
     law = _law_of_optima(found["N"], str(points["variant"].iloc[0]))
     frontier = no_number(law.status, law.reason, level)
     if law.status is FitStatus.OK:
-        frontier = number(estimate("N", _exponent(law), partial(_optima_exponent, found["N"], law)))
+        frontier = number(estimate("N", _exponent(law), partial(_optima_exponents, found["N"], law)))
     exponents = {name: _growth(table, partial(estimate, name), name, level) for name, table in found.items()}
     return RunCompute(
         points=points,
@@ -141,7 +142,12 @@ def _interpolated(points: pd.DataFrame, level: float) -> RunCompute:
 
     def estimate(value: float, statistic: Statistic) -> Estimate:
         return _over_runs(
-            points, value, lambda rows: statistic(at_budgets(rows, budgets, *amounts)), None, freedom, level
+            points,
+            value,
+            lambda parts: statistic([at_budgets(p, budgets, *amounts) for p in parts]),
+            None,
+            freedom,
+            level,
         )
 
     exponents = {name: _growth(table, estimate, name, level) for name, table in found.items()}
@@ -174,7 +180,7 @@ def _growth(table: pd.DataFrame, estimate: Callable[[float, Statistic], Estimate
     if reason:
         failed = table.loc[table["status"] != FitStatus.OK, "status"]
         return no_number(failed.mode().iloc[0] if len(failed) else FitStatus.NOT_IDENTIFIABLE, reason, level)
-    return number(estimate(value, lambda rows: exponent_at(table, rows, name)))
+    return number(estimate(value, lambda parts: np.array([exponent_at(table, part, name) for part in parts])))
 
 
 def _over_runs(
@@ -183,9 +189,10 @@ def _over_runs(
     """Return a number with its interval: over seeds where there are whole ones, else by a jackknife over runs."""
     ladders = seed_ladders(points)
     if ladders:
-        return over_seeds(np.array([statistic(ladder) for ladder in ladders]), len(ladders), level=level)
-    labels = list(points[strata]) if strata else [0] * len(points)
-    return jackknife(list(points["run"]), labels, lambda rows: statistic(points.iloc[rows]), value, freedom, level)
+        return over_seeds(statistic(ladders), len(ladders), level=level)
+    rows = left_out(list(points["run"]), list(points[strata]) if strata else [0] * len(points))
+    values = statistic([points.iloc[part] for stratum in rows for part in stratum])
+    return jackknife(rows, list(values), value, freedom, level, points["run"].nunique())
 
 
 def _law_of_optima(table: pd.DataFrame, variant: str) -> Fit:
@@ -200,39 +207,42 @@ def _law_of_optima(table: pd.DataFrame, variant: str) -> Fit:
     )
 
 
-def _optima_exponent(table: pd.DataFrame, law: Fit, slices: pd.DataFrame) -> float:
-    """Return the exponent of the law of the optima of other runs at the same budgets."""
-    again = optima_at(table, slices, "N").dropna()
-    return _refitted(again.assign(variant=law.variants[0]), law) if len(again) >= MIN_BUDGETS else float("nan")
+def _optima_exponents(table: pd.DataFrame, law: Fit, parts: Sequence[pd.DataFrame]) -> Array:
+    """Return the exponents of the law of the optima of other runs at the same budgets."""
+    held = table[table["status"] == FitStatus.OK].assign(variant=law.variants[0])
+    losses = np.array([optima_at(table, part, "N")["loss"].to_numpy(float) for part in parts])
+    known = losses > 0
+    refits = refit(
+        prepared(held, law.law), law, known.astype(float), np.where(known, losses, held["loss"].to_numpy(float))
+    )
+    holds = refits.holds & (known.sum(axis=1) >= MIN_BUDGETS)
+    return np.asarray(np.where(holds, refits.exponents[:, 0], np.nan))
 
 
 def _frontier_exponent(points: pd.DataFrame, law: Fit, level: float) -> Number:
     """Return the exponent of the frontier's law; runs are resampled, because a frontier is a selection of runs."""
     if law.status is not FitStatus.OK:
         return no_number(law.status, law.reason, level)
-    table = points.assign(parameters=points["size"])
-    inner = table[table["parameters"].isin(sorted(table["parameters"].unique())[1:-1])]
-
-    def statistic(rows: pd.DataFrame) -> float:
-        front = frontier_points(rows.assign(frontier=unbeaten(rows)))
-        return _refitted(front, law) if len(front) > free_parameters(law.law, 1) else float("nan")
-
+    # As in `frontier_points`, the smallest and the largest size are left out.
+    table = points.sort_values(["flops", "loss"], ignore_index=True)
+    inner = table["size"].isin(sorted(table["size"].unique())[1:-1]).to_numpy()
+    losses, units = table["loss"].to_numpy(float), table["run"].nunique()
     ladders = seed_ladders(table)
     if ladders:
-        return number(over_seeds(np.array([statistic(ladder) for ladder in ladders]), len(ladders), level=level))
-    values = bootstrap(
-        list(table["run"]),
-        lambda rows: np.array([statistic(table.iloc[rows].reset_index(drop=True))]),
-        resamples=FRONTIER_RESAMPLES,
-    )
-    freedom = inner["run"].nunique() - free_parameters(law.law, 1)
-    return number(bootstrap_estimate(_exponent(law), values[:, 0], freedom, level, units=table["run"].nunique()))
+        present = np.array([(table["seed"] == ladder["seed"].iloc[0]).to_numpy(float) for ladder in ladders])
+    else:
+        present = resampled_weights(list(table["run"]))
+    best = np.minimum.accumulate(np.where(present > 0, losses, np.inf), axis=1)
+    before = np.concatenate([np.full((len(best), 1), np.inf), best[:, :-1]], axis=1)
+    front = (present > 0) & (losses < before) & inner
+    free = free_parameters(law.law, 1)
+    refits = refit(prepared(table, law.law), law, front.astype(float))
+    values = np.where(refits.holds & (front.sum(axis=1) > free), refits.exponents[:, 0], np.nan)
+    if ladders:
+        return number(over_seeds(values, len(ladders), level=level))
+    freedom = table.loc[inner, "run"].nunique() - free
+    return number(bootstrap_estimate(_exponent(law), values, freedom, level, units=units))
 
 
 def _exponent(law: Fit) -> float:
     return law.exponents[law.variants[0]][0]
-
-
-def _refitted(points: pd.DataFrame, law: Fit) -> float:
-    again = fit_prepared(prepared(points, law.law), law.law, law)
-    return _exponent(again) if refit_holds(again) else float("nan")

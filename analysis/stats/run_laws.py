@@ -4,18 +4,18 @@ Where the table has seeds, and at least two of them are whole ladders, each seed
 Student's t over seeds. Otherwise runs are resampled, all checkpoints of a run together.
 """
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 import pandas as pd
 
-from .fit import Array, fit, fit_prepared, prepared
+from .batch import Refits, refit
+from .fit import Array, fit, prepared
 from .laws import Fit, ScalingLaw, free_parameters
-from .resampling import Indices, bootstrap, bootstrap_estimate, interval_of
+from .resampling import MAX_FAILED_SHARE, RESAMPLES, bootstrap_estimate, interval_of, resampled_weights
 from .seedwise import Estimate, over_seeds, without_interval
-from .status import FitStatus, Refusal
+from .status import FitStatus
 
 HELD_OUT_SHARE = 0.1
 """The largest sizes that together hold this share of the runs are left out, to test the law on them."""
@@ -107,12 +107,12 @@ def fit_law(points: pd.DataFrame, law: ScalingLaw, *, huber: float | None, level
     else:
         count = points["run"].nunique()
         freedom = count - free_parameters(law, 1)
-        resampled = _resampled(points, found)
+        resampled = _resampled(_refits(points, found))
         estimates = [
             bootstrap_estimate(values[i], resampled[:, i], freedom, level, units=count, log=log)
             for i, log in enumerate(logs)
         ]
-        unit = f"{count} runs, {len(resampled)} resamples"
+        unit = f"{count} runs, {len(resampled):,} resamples"
     # E cannot be negative, whatever its error.
     at = dict(zip(names, estimates, strict=True))
     if "E" in at:
@@ -159,15 +159,15 @@ def held_out(points: pd.DataFrame, law: ScalingLaw, *, huber: float | None, leve
         return no_number(found.status, f"without the largest sizes: {found.reason}", level)
     logs = np.log(unseen["loss"].to_numpy(float))
 
-    def error(fitted: Fit) -> float:
-        return float((logs - np.log(_predicted(fitted, unseen))).mean())
-
-    refits = [refit for refit in _refits(seen, found) if refit is not None]
+    inputs = unseen[list(law.inputs)].to_numpy(float)
+    predicted = np.log([found.predict(found.variants[0], **row) for row in _rows(unseen, law)])
+    means = (logs - _refits(seen, found).log_loss(inputs)).mean(axis=1)
+    means = means[np.isfinite(means)]
+    spread = means.std(ddof=1) if len(means) > (1 - MAX_FAILED_SHARE) * RESAMPLES else np.nan
     units = seen["run"].nunique()
     freedom = units - free_parameters(law, 1)
     noise = np.sqrt(np.sum(np.square(found.residuals)) / max(freedom, 1) / unseen["run"].nunique())
-    spread = np.std([error(refit) for refit in refits], ddof=1) if len(refits) > 1 else np.nan
-    logged = interval_of(error(found), float(np.hypot(noise, spread)), freedom, level, units)
+    logged = interval_of(float((logs - predicted).mean()), float(np.hypot(noise, spread)), freedom, level, units)
     estimate = replace(logged, value=np.expm1(logged.value), low=np.expm1(logged.low), high=np.expm1(logged.high))
     if not (estimate.low > 0 or estimate.high < 0):
         return number(estimate)
@@ -189,36 +189,28 @@ def _values(found: Fit) -> list[float]:
     return [found.irreducible_loss, *values] if found.law.irreducible_loss else values
 
 
-def refit_holds(found: Fit) -> bool:
-    """Whether the numbers of a refit count. E at zero is a result here, not a reason to refit another law."""
-    return found.refusal in (None, Refusal.NO_IRREDUCIBLE_LOSS)
+def _refitted(points: pd.DataFrame, near: Fit) -> Array:
+    """Return the numbers of the law refitted to other points; NaN where it does not hold."""
+    data = prepared(points, near.law)
+    return _resampled(refit(data, near, np.ones((1, len(data.loss)))))[0]
 
 
-def _refitted(points: pd.DataFrame, near: Fit) -> Iterable[float]:
-    again = fit_prepared(prepared(points, near.law), near.law, near)
-    return _values(again) if refit_holds(again) else [np.nan] * len(_values(near))
+def _refits(points: pd.DataFrame, near: Fit) -> Refits:
+    """Refit a law to resampled runs."""
+    return refit(prepared(points, near.law), near, resampled_weights(list(points["run"])))
 
 
-def _refits(points: pd.DataFrame, near: Fit) -> list[Fit | None]:
-    """Refit a law to resampled runs, near its solution; None for a refit that does not hold."""
-    data, found = prepared(points, near.law), []
+def _resampled(refits: Refits) -> Array:
+    """Return the numbers of refits in the order of `_names`, NaN where they do not hold: [n, numbers].
 
-    def again(rows: Indices) -> Array:
-        fitted = fit_prepared(
-            replace(data, x=data.x[rows], loss=data.loss[rows], variant=data.variant[rows]), near.law, near
-        )
-        found.append(fitted if refit_holds(fitted) else None)
-        return np.empty(0)
-
-    bootstrap(list(points["run"]), again)
-    return found
+    E at zero is a result here, not a reason to refit another law.
+    """
+    pairs = [part[:, i] for i in range(refits.logs.shape[1]) for part in (np.exp(refits.logs), refits.exponents)]
+    columns = [refits.irreducible_loss, *pairs] if refits.has_constant else pairs
+    return np.asarray(np.where(refits.holds[:, None], np.column_stack(columns), np.nan))
 
 
-def _resampled(points: pd.DataFrame, near: Fit) -> Array:
-    missing = [np.nan] * len(_values(near))
-    return np.array([missing if refit is None else _values(refit) for refit in _refits(points, near)])
-
-
-def _predicted(found: Fit, points: pd.DataFrame) -> Array:
-    rows: list[Mapping[str, float]] = points[list(found.law.inputs)].to_dict("records")  # type: ignore[assignment]
-    return np.array([found.predict(found.variants[0], **row) for row in rows])
+def _rows(points: pd.DataFrame, law: ScalingLaw) -> list[dict[str, float]]:
+    return [
+        {str(name): float(value) for name, value in row.items()} for row in points[list(law.inputs)].to_dict("records")
+    ]
