@@ -49,11 +49,8 @@ class Command(Generic[T]):
         if {"-h", "--help"} & set(arguments):
             print(f"{(self.doc or '').strip()}\n\nFields\n{fields_help(self.config)}")
             return 0
-        if self.positional and arguments and "=" not in arguments[0] and arguments[0][:1] not in ("-", "~"):
-            quoted = arguments[0].replace("'", "\\'")
-            arguments = [f"{self.positional}='{quoted}'", *arguments[1:]]
         try:
-            config = parse(self.config, arguments, renamed=self.renamed)
+            config = parse(self.config, self.named(arguments), renamed=self.renamed)
         except ValueError as error:
             return refuse(error)
         try:
@@ -62,6 +59,13 @@ class Command(Generic[T]):
             raise  # whoever reads the output has gone, and needs no sentence
         except self.errors as error:
             return refuse(error)
+
+    def named(self, arguments: Sequence[str]) -> Sequence[str]:
+        """Return the arguments with the field of the first one named, where its name was left out."""
+        if not self.positional or not arguments or "=" in arguments[0] or arguments[0].startswith(("-", "~")):
+            return arguments
+        quoted = arguments[0].replace("'", "\\'")
+        return [f"{self.positional}='{quoted}'", *arguments[1:]]
 
 
 def parse(cls: type[T], arguments: Sequence[str], *, renamed: Mapping[str, str] | None = None) -> T:
