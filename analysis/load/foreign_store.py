@@ -80,7 +80,7 @@ def _runs(client: MlflowClient, name: str, uri: str) -> Iterator[Run]:
 
 def _values(run: Run) -> dict[str, Any]:
     data = run.data
-    parts = {"params.": data.params, "metrics.": data.metrics, "tags.": data.tags}
+    parts: dict[str, dict[str, Any]] = {"params.": data.params, "metrics.": data.metrics, "tags.": data.tags}
     return {f"{kind}{name}": value for kind, part in parts.items() for name, value in part.items()}
 
 

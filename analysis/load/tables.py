@@ -232,14 +232,15 @@ def _check_budgets(points: pd.DataFrame, names: Sequence[str], roles: Roles, sou
         spent, what = FLOPS_A_PARAMETER * points["N"] * points["D"], "6 N D"
     else:
         return []
-    factors = spent / points["budget"]
-    far = np.abs(np.log(factors)) > np.log1p(MAX_MISMATCH)
+    factors = (spent / points["budget"]).to_numpy(float)
+    distances = np.abs(np.log(factors))
+    far = distances > np.log1p(MAX_MISMATCH)
     if not far.any():
         return []
-    worst = int(np.abs(np.log(factors)).to_numpy().argmax())
+    worst = int(distances.argmax())
     text = (
         f"{int(far.sum())} of {len(points)} rows have a budget that does not match {what} within {MAX_MISMATCH:.0%}: "
-        f"{what} is {factors.median():.3g} times the budget in the middle, and {factors.iloc[worst]:.3g} times in "
+        f"{what} is {np.median(factors):.3g} times the budget in the middle, and {factors[worst]:.3g} times in "
         f"{names[worst]}"
     )
     if "flops" in points:

@@ -158,10 +158,10 @@ def _prefix(variant: VariantFit, report: ForeignReport) -> str:
 def _law_sentence(variant: VariantFit) -> str:
     """Write the law that holds with its numbers, or why there is none."""
     law = variant.preferred
-    if law.fit.status is not FitStatus.OK:
+    if not law.holds:
         return f"No law holds: {law.fit.reason}."
     values = {name: number.estimate.value for name, number in law.numbers.items()}
-    terms = [f"{values['E']:.4g}"] if "E" in values else []
+    terms = [f"{values['E']:.4g}"] if values.get("E", 0) > 0 else []
     for symbol, amount, exponent in (("N", "A", "alpha"), ("D", "B", "beta")):
         if amount in values:
             terms.append(f"{values[amount]:.4g} {symbol}^-{values[exponent]:.3f}")
@@ -186,13 +186,13 @@ def _sections(report: ForeignReport, tables: dict[str, pd.DataFrame], pictures: 
 def _law_lines(variant: VariantFit, report: ForeignReport) -> list[str]:
     lines, law = [], variant.law
     prefix = _prefix(variant, report)
-    if law.fit.status is not FitStatus.OK:
+    if not law.holds:
         lines.append(f"{prefix}{law.fit.law.name}: {law.fit.status}, {law.fit.reason}.")
     names = ("alpha", "beta", "E")
     parts = [
         f"{name} {_interval(variant.preferred.numbers[name])}" for name in names if name in variant.preferred.numbers
     ]
-    if variant.preferred.fit.status is FitStatus.OK:
+    if variant.preferred.holds:
         lines.append(f"{prefix}{', '.join(parts)}; {variant.preferred.unit}.")
     at = law.numbers.get("E")
     if at is not None and at.status is NumberStatus.UNDETERMINED:

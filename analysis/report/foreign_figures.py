@@ -1,6 +1,7 @@
 """Figures of a table of runs: the law against its points, and losses at equal FLOPs."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -24,11 +25,11 @@ WIDTH, HEIGHT = 3.6, 3.0
 
 def law_figure(variants: Sequence[VariantFit]) -> tuple[Figure, pd.DataFrame] | None:
     """Draw the points and the law of each variant, and the residuals below; None where no law holds."""
-    shown = [variant for variant in variants if variant.preferred.fit.status is FitStatus.OK]
+    shown = [variant for variant in variants if variant.preferred.holds]
     if not shown:
         return None
-    shape = {"figsize": (WIDTH * len(shown) + 0.9, 1.6 * HEIGHT), "height_ratios": (2.2, 1)}
-    figure, panels = plt.subplots(2, len(shown), squeeze=False, **shape)  # type: ignore[arg-type]
+    shape: dict[str, Any] = {"figsize": (WIDTH * len(shown) + 0.9, 1.6 * HEIGHT), "height_ratios": (2.2, 1)}
+    figure, panels = plt.subplots(2, len(shown), squeeze=False, **shape)
     parts = [_law_panels(figure, panels[:, index], variant) for index, variant in enumerate(shown)]
     panels[0][0].set_ylabel("loss")
     panels[1][0].set_ylabel("log residual")

@@ -137,11 +137,13 @@ def at_budgets(curves: pd.DataFrame, budgets: Array, *amounts: str) -> pd.DataFr
         `flops` (the budget), `size`, the amounts, `loss`; no row where a curve does not reach a budget.
     """
     wanted, parts = np.log(budgets), []
-    ordered = curves.sort_values(["size", "flops"], kind="stable")
-    sizes, flops = ordered["size"].to_numpy(), np.log(ordered["flops"].to_numpy(float))
+    # Sizes may be text, or values of several fields: they are told apart, not compared.
+    ordered = curves.assign(group=pd.factorize(curves["size"])[0]).sort_values(["group", "flops"], kind="stable")
+    groups, sizes = ordered["group"].to_numpy(), ordered["size"].to_numpy()
+    flops = np.log(ordered["flops"].to_numpy(float))
     columns = [*(np.log(ordered[name].to_numpy(float)) for name in amounts), ordered["loss"].to_numpy(float)]
-    starts = np.flatnonzero(np.concatenate([[True], sizes[1:] != sizes[:-1]])) if len(sizes) else []
-    for start, stop in zip(starts, [*starts[1:], len(sizes)], strict=True):
+    starts = [int(row) for row in np.flatnonzero(groups != np.concatenate([[-1], groups[:-1]]))] if len(groups) else []
+    for start, stop in zip(starts, [*starts[1:], len(groups)], strict=True):
         x = flops[start:stop]
         reached = (wanted >= x[0] - 1e-9) & (wanted <= x[-1] + 1e-9)
         values = [np.interp(wanted[reached], x, column[start:stop]) for column in columns]

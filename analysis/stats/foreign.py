@@ -38,8 +38,8 @@ class VariantFit:
 
     @property
     def preferred(self) -> RunLaw:
-        """The law that holds: with E, or without it where the losses do not flatten."""
-        return self.law if self.law.fit.status is FitStatus.OK else self.without
+        """The law that holds: with E, or without it where E cannot be fitted."""
+        return self.law if self.law.holds else self.without
 
     @property
     def numbers(self) -> dict[str, Number]:

@@ -15,7 +15,7 @@ from .fit import Array, fit, prepared
 from .laws import Fit, ScalingLaw, free_parameters
 from .resampling import MAX_FAILED_SHARE, RESAMPLES, bootstrap_estimate, interval_of, resampled_weights
 from .seedwise import Estimate, over_seeds, without_interval
-from .status import FitStatus
+from .status import FitStatus, Refusal
 
 HELD_OUT_SHARE = 0.1
 """The largest sizes that together hold this share of the runs are left out, to test the law on them."""
@@ -69,6 +69,11 @@ class RunLaw:
     unit: str
     """What was resampled, in words; empty where the law does not hold."""
 
+    @property
+    def holds(self) -> bool:
+        """Whether the law has numbers."""
+        return bool(self.unit)
+
 
 def seed_ladders(points: pd.DataFrame) -> list[pd.DataFrame]:
     """Return the points of each seed that is a whole ladder; none unless there are two.
@@ -95,7 +100,8 @@ def fit_law(points: pd.DataFrame, law: ScalingLaw, *, huber: float | None, level
     """
     found = fit(points, law, huber=huber)
     names = _names(law)
-    if found.status is not FitStatus.OK:
+    # E at zero is no reason to believe that it is zero: its interval tells (see `with_range`).
+    if found.refusal not in (None, Refusal.NO_IRREDUCIBLE_LOSS):
         return RunLaw(fit=found, numbers={n: no_number(found.status, found.reason, level) for n in names}, unit="")
     ladders, values = seed_ladders(points), _values(found)
     logs = [name in ("A", "B") for name in names]
@@ -145,11 +151,9 @@ def held_out(points: pd.DataFrame, law: ScalingLaw, *, huber: float | None, leve
     The value is measured over predicted loss, less 1, as a mean over the runs left out: positive where the law promises
     too much. Its interval holds the uncertainty of the fit and the noise of the runs left out.
     """
-    runs, largest = points.groupby("size")["run"].nunique().sort_index(ascending=False), []
-    for size in runs.index:
-        if largest and sum(runs[largest]) >= HELD_OUT_SHARE * runs.sum():
-            break
-        largest.append(size)
+    runs = points.groupby("size")["run"].nunique().sort_index(ascending=False)
+    least = int((runs.cumsum() < HELD_OUT_SHARE * runs.sum()).sum()) + 1
+    largest = list(runs.index[:least])
     out = points["size"].isin(largest)
     seen, unseen = points[~out].reset_index(drop=True), points[out]
     if seen.empty:
@@ -192,7 +196,7 @@ def _values(found: Fit) -> list[float]:
 def _refitted(points: pd.DataFrame, near: Fit) -> Array:
     """Return the numbers of the law refitted to other points; NaN where it does not hold."""
     data = prepared(points, near.law)
-    return _resampled(refit(data, near, np.ones((1, len(data.loss)))))[0]
+    return np.asarray(_resampled(refit(data, near, np.ones((1, len(data.loss)))))[0])
 
 
 def _refits(points: pd.DataFrame, near: Fit) -> Refits:

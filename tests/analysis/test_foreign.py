@@ -122,13 +122,10 @@ def test_losses_that_do_not_flatten_give_ranges_over_e(fitted: Fitted) -> None:
     found = fitted(points)["numbers"]
     alpha, pinned = found["law.alpha"], found["law_without_E.alpha"]
     assert holds(pinned, 0.1)
-    if found["law.E"]["status"] == "undetermined":
-        assert found["law.E"]["low"] == 0.0
-        assert alpha["status"] == "undetermined"
-        assert alpha["low"] <= pinned["low"] < pinned["high"] <= alpha["high"]
-    else:
-        assert found["law.E"]["status"] == "at an edge"
-        assert alpha["value"] is None
+    assert found["law.E"]["status"] == "undetermined"
+    assert found["law.E"]["low"] == 0.0
+    assert alpha["status"] == "undetermined"
+    assert alpha["low"] <= pinned["low"] < pinned["high"] <= alpha["high"]
 
 
 def test_a_law_that_does_not_extrapolate_is_a_warning(fitted: Fitted) -> None:
