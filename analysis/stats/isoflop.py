@@ -145,3 +145,21 @@ def optima_at(found: pd.DataFrame, slices: pd.DataFrame, size: str) -> pd.DataFr
         at = budgets == budget
         rows.append((budget, *vertex(sizes[at], losses[at], low, high)))
     return pd.DataFrame(rows, columns=["flops", "size", "loss"])
+
+
+def leverages(found: pd.DataFrame, slices: pd.DataFrame, size: str) -> Array:
+    """Return the leverage of each point in the parabola of its budget: [points]; 0 for one that is not fitted.
+
+    Args:
+        found: `optima` of the points.
+        slices: `flops`, `loss` and the sizes.
+        size: column of the sizes.
+    """
+    budgets, sizes = slices["flops"].to_numpy(float), slices[size].to_numpy(float)
+    values = np.zeros(len(slices))
+    for budget, low, high in found.loc[found["status"] == FitStatus.OK, ["flops", "low", "high"]].to_numpy(float):
+        at = (budgets == budget) & (sizes >= low) & (sizes <= high)
+        x = np.log(sizes[at])
+        orthogonal, _ = np.linalg.qr(np.vander(x - x.mean(), 3))
+        values[at] = (orthogonal**2).sum(axis=1)
+    return values

@@ -63,7 +63,7 @@ def bootstrap_estimate(
 
 
 def left_out(units: Sequence[object], strata: Sequence[object]) -> list[list[Indices]]:
-    """Return the rows that are left without one unit, or group of units, for each of them in each stratum.
+    """Return the rows of each unit, or group of units, that is left out, by stratum.
 
     Args:
         units: the unit of each row.
@@ -74,27 +74,39 @@ def left_out(units: Sequence[object], strata: Sequence[object]) -> list[list[Ind
     for label in dict.fromkeys(strata):
         inside = rows[labels == label]
         members = [inside[index] for index in _members([units[row] for row in inside])]
-        found.append([np.setdiff1d(rows, group) for group in _grouped(members)])
+        found.append(_grouped(members))
     return found
 
 
 def jackknife(
-    rows: Sequence[Sequence[Indices]], values: Sequence[float], value: float, freedom: int, level: float, units: int
+    rows: Sequence[Sequence[Indices]],
+    values: Sequence[float],
+    value: float,
+    freedom: int,
+    level: float,
+    units: int,
+    leverages: Array | None = None,
 ) -> Estimate:
     """Return a number with the interval of its jackknife.
 
     Args:
         rows: see `left_out`.
-        values: the number from each of these, in their order; NaN where there is none.
+        values: the number without each of these, in their order; NaN where there is none.
         value: the number from all rows.
         freedom: degrees of freedom.
         level: confidence level.
         units: how many there are.
+        leverages: leverage of each row, where the number is of least squares. Deviations are then weighted by 1 - h
+            (Wu 1986), which is unbiased; without weights a row of high leverage counts too much.
     """
     variance, start = 0.0, 0
     for stratum in rows:
         each = np.array(values[start : start + len(stratum)])
-        variance += (len(each) - 1) / len(each) * float(((each - each.mean()) ** 2).sum())
+        if leverages is None:
+            variance += (len(each) - 1) / len(each) * float(((each - each.mean()) ** 2).sum())
+        else:
+            weights = np.array([1 - leverages[group].mean() for group in stratum])
+            variance += float((weights * (each - value) ** 2).sum())
         start += len(stratum)
     if not np.isfinite(variance):
         return without_interval(value, units, "without one of the runs there is no such number", level)

@@ -16,7 +16,7 @@ from .batch import refit
 from .compute import BUDGETS, FRONTIER, at_budgets, common_budgets, exponent_at, frontier_law, unbeaten
 from .fit import Array, fit, prepared
 from .identifiability import refused
-from .isoflop import MIN_BUDGETS, MIN_SIZES, growth, optima, optima_at
+from .isoflop import MIN_BUDGETS, MIN_SIZES, growth, leverages, optima, optima_at
 from .laws import Fit, free_parameters
 from .resampling import bootstrap_estimate, jackknife, left_out, resampled_weights
 from .run_laws import Number, no_number, number, seed_ladders
@@ -111,8 +111,9 @@ def _at_given(points: pd.DataFrame, level: float) -> RunCompute:
     def estimate(name: str, value: float, statistic: Statistic) -> Estimate:
         held = found[name].loc[found[name]["status"] == FitStatus.OK, "flops"]
         inside = slices[slices["flops"].isin(held)].reset_index(drop=True)
-        freedom = inside["run"].nunique() - PARABOLA * len(held)
-        return _over_runs(inside, value, statistic, strata, freedom, level)
+        # The outermost sizes of the outermost budgets carry most of the variance: half of the runs to spare count.
+        freedom = (inside["run"].nunique() - PARABOLA * len(held) + 1) // 2
+        return _over_runs(inside, value, statistic, strata, freedom, level, leverages(found[name], inside, name))
 
     law = _law_of_optima(found["N"], str(points["variant"].iloc[0]))
     frontier = no_number(law.status, law.reason, level)
@@ -184,15 +185,21 @@ def _growth(table: pd.DataFrame, estimate: Callable[[float, Statistic], Estimate
 
 
 def _over_runs(
-    points: pd.DataFrame, value: float, statistic: Statistic, strata: str | None, freedom: int, level: float
+    points: pd.DataFrame,
+    value: float,
+    statistic: Statistic,
+    strata: str | None,
+    freedom: int,
+    level: float,
+    leverage: Array | None = None,
 ) -> Estimate:
     """Return a number with its interval: over seeds where there are whole ones, else by a jackknife over runs."""
     ladders = seed_ladders(points)
     if ladders:
         return over_seeds(statistic(ladders), len(ladders), level=level)
     rows = left_out(list(points["run"]), list(points[strata]) if strata else [0] * len(points))
-    values = statistic([points.iloc[part] for stratum in rows for part in stratum])
-    return jackknife(rows, list(values), value, freedom, level, points["run"].nunique())
+    values = statistic([points.drop(index=part) for stratum in rows for part in stratum])
+    return jackknife(rows, list(values), value, freedom, level, points["run"].nunique(), leverage)
 
 
 def _law_of_optima(table: pd.DataFrame, variant: str) -> Fit:
