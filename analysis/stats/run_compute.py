@@ -198,7 +198,8 @@ def _over_runs(
     if ladders:
         return over_seeds(statistic(ladders), len(ladders), level=level)
     rows = left_out(list(points["run"]), list(points[strata]) if strata else [0] * len(points))
-    values = statistic([points.drop(index=part) for stratum in rows for part in stratum])
+    every = np.arange(len(points))
+    values = statistic([points.iloc[np.setdiff1d(every, part)] for stratum in rows for part in stratum])
     return jackknife(rows, list(values), value, freedom, level, points["run"].nunique(), leverage)
 
 

@@ -13,7 +13,7 @@ from lina_lab.analysis.stats.run_compute import analyze_runs
 E, A, B, ALPHA, BETA = 1.8, 480.0, 2100.0, 0.35, 0.37
 BEST_SIZE = BETA / (ALPHA + BETA)
 LOW, HIGH = 0.85, 0.95
-STUDIES = 200
+STUDIES = 150
 pytestmark = pytest.mark.simulation
 
 
