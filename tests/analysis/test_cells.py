@@ -195,8 +195,8 @@ def another_configuration(store: Store) -> None:
         ),
         (
             a_newer_store,
-            f"was written by a newer lina_lab (format {FORMAT_VERSION + 1}, and this one knows {FORMAT_VERSION}): read it "
-            "with that version",
+            f"was written by a newer lina_lab (format {FORMAT_VERSION + 1}, and this one knows {FORMAT_VERSION}): "
+            "read it with that version",
         ),
         (another_definition, "is not one of this version of lina_lab (study.hypothesis is not a field)"),
         (another_configuration, "is not one of this version of lina_lab (model.attention"),
