@@ -15,7 +15,7 @@ from ..stats.compute import ComputeAnalysis
 from ..stats.fit import Array, profile
 from ..stats.status import FitStatus
 from ..stats.study_fits import LEVEL, PooledFit
-from .figures import line_style, log_x
+from .styles import line_style, log_x
 from .metric_names import metric_name
 
 CURVE_POINTS = 40

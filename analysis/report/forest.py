@@ -13,7 +13,8 @@ from lina_lab.records.runstore import TRAIN_LOSS
 
 from ..load.runs import StudyRuns
 from ..stats.paired import Comparison, comparisons, mean_differences
-from .figures import MAX_LINES, line_style
+from .figures import MAX_LINES
+from .styles import line_style
 from .metric_names import metric_name
 
 ROW_INCHES = 0.17
@@ -30,7 +31,8 @@ def differences_figure(runs: StudyRuns, differences: pd.DataFrame) -> tuple[Figu
     Returns:
         The figure, and the differences in it.
     """
-    metrics = list(dict.fromkeys([*runs.objectives, TRAIN_LOSS]))
+    known = set(differences["metric"])
+    metrics = [name for name in dict.fromkeys([*runs.objectives, TRAIN_LOSS]) if name in known]
     shown = differences[differences["metric"].isin(metrics)]
     means, pairs = mean_differences(shown), comparisons(runs)
     rows = _rows(pairs, shown)
