@@ -166,7 +166,8 @@ def _differences(axes: Axes, runs: StudyRuns, points: pd.DataFrame, by: list[str
         axes.errorbar(shown["x"], shown["value"], yerr=reach.fillna(0) if drawn else None, **style)
     axes.axhline(0, color="0.5", linewidth=0.6, zorder=0)
     axes.set_ylabel("minus the first variant")
-    axes.label_outer()
+    if len(axes.get_shared_y_axes().get_siblings(axes)) > 1:
+        axes.label_outer()
 
 
 def paired_with_first(runs: StudyRuns, points: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
