@@ -38,8 +38,8 @@ test: setup  ## run the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 	PYTHONPATH=$(CURDIR)/$(TEXT) $(BIN)/python -m pytest -n 2 tests/data/test_text.py tests/util/test_compat.py
 
-test-fast: setup  ## run the tests that start no processes of their own
-	$(BIN)/python -m pytest -n 2 -m "not system"
+test-fast: setup  ## run the tests that start no processes of their own and simulate no studies
+	$(BIN)/python -m pytest -n 2 -m "not system and not simulation"
 	PYTHONPATH=$(CURDIR)/$(TEXT) $(BIN)/python -m pytest -n 2 tests/data/test_text.py tests/util/test_compat.py
 
 lint: setup  ## ruff, mypy, import contracts

@@ -23,6 +23,8 @@ from .labels import as_text, variant_label
 LOSSES = (TRAIN_LOSS, "val/loss_raw", "val/loss_ema")
 KEYS = ["cell", "variant", "size", "seed"]
 """Columns that identify a cell; `variant` names its value of each axis but the size's."""
+TUNING = [*KEYS, "field", "value", "objective", "state"]
+"""Columns of a tuning cell: KEYS, the tuned field and its value, the main objective, and how the cell ended."""
 MEASURED = (IMAGES_PER_SECOND, "fit_seconds", "peak_memory_mib")
 
 
@@ -44,6 +46,40 @@ def cell_rows(runs: Sequence[Run], study: StudyConfig) -> pd.DataFrame:
     objectives = [objective.metric for objective in study.objectives]
     frame = frame.assign(**{name: math.nan for name in objectives if name not in frame})
     return frame.assign(reason=_reasons(frame, objectives))
+
+
+def tuning_rows(runs: Sequence[Run], study: StudyConfig) -> pd.DataFrame:
+    """Return a row for each cell that tried a value of the tuned field.
+
+    Args:
+        runs: attempts at these cells; the last one counts.
+        study: defines what is tuned.
+
+    Returns:
+        The columns TUNING; the objective is NaN unless the cell is done.
+    """
+    if not runs or not study.tune:
+        return pd.DataFrame(columns=TUNING)
+    field = next(iter(study.tune))
+    every = cell_rows(runs, study)
+    every = every.assign(
+        field=field,
+        value=[float(flatten(stored_config(run))[field]) for run in runs],
+        objective=every[study.objective].where(every["state"] == CellStatus.DONE),
+        final=every["state"].isin([CellStatus.DONE, CellStatus.DIVERGED]),
+    )
+    last = every.sort_values(["final", "started"]).drop_duplicates("cell", keep="last")
+    return last.sort_values([*KEYS[1:], "value"])[TUNING].reset_index(drop=True)
+
+
+def diverged_rows(every: pd.DataFrame) -> pd.DataFrame:
+    """Return KEYS of the cells that diverged.
+
+    Args:
+        every: see `cell_rows`.
+    """
+    diverged = every[every["state"] == CellStatus.DIVERGED]
+    return diverged.drop_duplicates("cell")[KEYS].sort_values(KEYS[1:]).reset_index(drop=True)
 
 
 def check_cells(cells: pd.DataFrame, runs: Sequence[Run], study: StudyConfig) -> None:

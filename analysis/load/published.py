@@ -63,6 +63,7 @@ def read_published() -> StudyRuns:
         excluded=_excluded(diverged),
         source=pd.DataFrame([{"commit": SOURCE, "dirty": "unknown", "cells": history["cell"].nunique()}]),
         window=WINDOW,
+        diverged=diverged[KEYS].drop_duplicates().reset_index(drop=True),
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import DatabaseError
 
 from lina_lab.config import StudyConfig, study_from_stored
-from lina_lab.records.runstore import FORMAT, FORMAT_VERSION, KIND, STUDY, TRAIN_LOSS, quiet_logs
+from lina_lab.records.runstore import FORMAT, FORMAT_VERSION, KIND, PHASE, STUDY, TRAIN_LOSS, quiet_logs
+from lina_lab.records.status import Phase
 from lina_lab.util.imports import gc_paused
 
-from .cells import KEYS, LOSSES, cell_rows, check_cells
+from .cells import KEYS, LOSSES, TUNING, cell_rows, check_cells, diverged_rows, tuning_rows
 from .errors import StoreError
 from .history import read_histories
 from .labels import as_text
@@ -44,6 +45,11 @@ class StudyRuns:
     """A row for each git commit that trained cells: `commit`, `dirty` (uncommitted changes), `cells` (how many)."""
     window: int = 1
     """Steps over which each point of the training loss is a mean."""
+    tuning: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TUNING))
+    """A row for each cell that tried a value of the tuned field: see `cells.tuning_rows`. These cells are in no other
+    table."""
+    diverged: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=KEYS))
+    """KEYS of each cell of the comparison that diverged; it is in `excluded` too."""
 
     @property
     def variant_axes(self) -> list[str]:
@@ -115,6 +121,10 @@ def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
     attempts = list(_runs(client, experiment, "cell"))
     if not attempts:
         raise StoreError(f"the study {name} has no cell yet: run it first (lina run study={name})")
+    tuning = [run for run in attempts if run.data.tags.get(PHASE) == Phase.TUNING]
+    attempts = [run for run in attempts if run.data.tags.get(PHASE) != Phase.TUNING]
+    if not attempts:
+        raise StoreError(f"the study {name} has tuning cells only, and none to compare yet: see lina status")
     every = cell_rows(attempts, study)
     cells = every[every["reason"] == ""].sort_values(KEYS[1:]).reset_index(drop=True)
     excluded = every[every["reason"] != ""].rename(columns={"state": "status"})
@@ -132,6 +142,8 @@ def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
         checkpoints=checkpoint_rows(every, points, variant_fields(study)),
         excluded=excluded[["cell", "label", "status", "reason"]].reset_index(drop=True),
         source=_source([run for run in attempts if run.info.run_id in counted]),
+        tuning=tuning_rows(tuning, study),
+        diverged=diverged_rows(every),
     )
 
 

@@ -7,23 +7,25 @@ same weights. The difference of their losses is therefore far less noisy than ei
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from lina_lab.decisions.sequential import mean_interval
 from lina_lab.records.runstore import TRAIN_LOSS
 
 from ..load.labels import as_text, labels_by_axis
 from ..load.runs import StudyRuns, variant_fields
+from .noise import MIN_STEPS, MIN_WINDOWS, TOO_CORRELATED, TOO_SHORT, standard_errors
 
-BLOCKS = 20
-"""Number of blocks of steps from which a block standard error is computed; neighboring steps are correlated."""
 CONFIDENCE = 0.95
 COMPARED = ["comparison", "axis", "treatment", "baseline", "size", "metric"]
 """Columns that identify a difference."""
+SAMPLE = ["metric", "size", "seed"]
+"""Columns that identify a difference of one comparison and seed."""
+SAME_IMAGES = "both variants are validated on the same images, masks and noise"
 MEAN = ["difference", "seed_se", "low", "high", "p", "seeds", "excludes_zero"]
 """Columns of a mean over seeds."""
 
@@ -55,26 +57,21 @@ def comparisons(runs: StudyRuns) -> list[Comparison]:
         for baseline, treatment in itertools.permutations(runs.variants, 2):
             a, b = variants.loc[baseline], variants.loc[treatment]
             if tuple(a[varied]) == first and tuple(b[varied]) != first and (a[others] == b[others]).all():
-                label = _label(axis, labels[treatment], labels[baseline])
+                label = comparison_label(axis, labels[treatment], labels[baseline])
                 found.append(Comparison(axis=axis, treatment=treatment, baseline=baseline, label=label))
     return found
 
 
-def _label(axis: str, treatment: Mapping[str, str], baseline: Mapping[str, str]) -> str:
+def comparison_label(axis: str, treatment: Mapping[str, str], baseline: Mapping[str, str]) -> str:
+    """Return the label of a comparison.
+
+    Args:
+        axis: the axis that is changed.
+        treatment: axis -> label of the variant's value; see `labels_by_axis`.
+        baseline: the same of the other variant.
+    """
     common = ", ".join(label for name, label in baseline.items() if name != axis)
     return f"{treatment[axis]} vs. {baseline[axis]}" + (f" ({common})" if common else "")
-
-
-def block_standard_error(differences: npt.NDArray[np.float64], blocks: int = BLOCKS) -> float:
-    """Return the standard error of the mean of a correlated series, from the means of contiguous blocks.
-
-    Raises:
-        ValueError: fewer than two values a block.
-    """
-    if len(differences) < 2 * blocks:
-        raise ValueError(f"{len(differences)} values are too few for {blocks} blocks")
-    means = np.array([block.mean() for block in np.array_split(differences, blocks)])
-    return float(means.std(ddof=1) / np.sqrt(blocks))
 
 
 def paired_differences(runs: StudyRuns, tail: float = 0.5) -> pd.DataFrame:
@@ -85,46 +82,54 @@ def paired_differences(runs: StudyRuns, tail: float = 0.5) -> pd.DataFrame:
         tail: last share of the budget over which the training loss is averaged.
 
     Returns:
-        Columns COMPARED, `seed`, `difference` (treatment minus baseline), `block_se`, `points`. The training loss is
-        averaged and has a block standard error. Of a validation loss the last value is taken; it has no such error,
-        because both variants are validated on the same images, masks and noise.
+        Columns COMPARED, `seed`, `difference` (treatment minus baseline), `log_ratio` (logarithm of treatment over
+        baseline; NaN unless both are positive), `block_se`, `block_reason`, `points`. The training loss is averaged,
+        and `block_se` is the standard error of that mean; where it is NaN, `block_reason` says why. Of a validation
+        loss the last value is taken; it has no such error, because both variants are validated on the same images,
+        masks and noise.
     """
-    index = ["metric", "size", "seed", "images"]
-    wide = runs.history.set_index([*index, "variant"])["value"].unstack("variant")
-    rows = []
-    for comparison in comparisons(runs):
-        if not {comparison.treatment, comparison.baseline} <= set(wide.columns):
-            continue
-        paired = (wide[comparison.treatment] - wide[comparison.baseline]).dropna()
-        for keys, series in paired.groupby(level=["metric", "size", "seed"], sort=True):
-            metric, size, seed = cast(tuple[Any, Any, Any], keys)
-            images, values = series.index.get_level_values("images").to_numpy(), series.to_numpy(float)
-            if metric == TRAIN_LOSS:
-                values = values[images > (1 - tail) * images.max()]
-                error = _block_error(values, windows=runs.window > 1)
-            else:
-                values, error = values[-1:], np.nan
-            rows.append(
-                {
-                    "comparison": comparison.label,
-                    **asdict(comparison),
-                    "size": size,
-                    "seed": seed,
-                    "metric": str(metric),
-                    "difference": values.mean(),
-                    "block_se": error,
-                    "points": len(values),
-                }
-            )
-    return pd.DataFrame(rows, columns=[*COMPARED, "seed", "difference", "block_se", "points"])
+    wide = runs.history.set_index([*SAMPLE, "images", "variant"])["value"].unstack("variant")
+    found = [
+        _differences(comparison, wide[[comparison.treatment, comparison.baseline]].dropna(), tail, runs.window > 1)
+        for comparison in comparisons(runs)
+        if {comparison.treatment, comparison.baseline} <= set(wide.columns)
+    ]
+    columns = [*COMPARED, "seed", "difference", "log_ratio", "block_se", "block_reason", "points"]
+    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
 
 
-def _block_error(differences: npt.NDArray[np.float64], *, windows: bool) -> float:
-    """Return the block standard error; NaN for too few values. Means over windows are blocks themselves."""
-    if windows:
-        few = len(differences) < 4
-        return float("nan") if few else float(differences.std(ddof=1) / np.sqrt(len(differences)))
-    return block_standard_error(differences) if len(differences) >= 2 * BLOCKS else float("nan")
+def _differences(comparison: Comparison, both: pd.DataFrame, tail: float, windows: bool) -> pd.DataFrame:
+    """Return the differences of one comparison; `both` holds the losses of the two variants, sorted by images."""
+    pairs = both.set_axis(["treatment", "baseline"], axis=1).reset_index().astype({"metric": str})
+    train = pairs["metric"] == TRAIN_LOSS
+    in_tail = pairs["images"] > (1 - tail) * pairs.groupby(SAMPLE)["images"].transform("max")
+    kept = pairs[(train & in_tail) | (~train & ~pairs.duplicated(SAMPLE, keep="last"))]
+    kept = kept.assign(step=kept["treatment"] - kept["baseline"]).sort_values([*SAMPLE, "images"])
+    samples = kept.groupby(SAMPLE)
+    means, points = samples[["treatment", "baseline", "step"]].mean(), samples.size()
+    logs = np.log(means.where(means > 0))
+    table = pd.DataFrame({"difference": means["step"], "log_ratio": logs["treatment"] - logs["baseline"]})
+    table = table.assign(points=points).join(_block_errors(kept, points, windows)).reset_index()
+    return table.assign(comparison=comparison.label, **asdict(comparison))
+
+
+def _block_errors(kept: pd.DataFrame, lengths: "pd.Series[int]", windows: bool) -> pd.DataFrame:
+    """Return `block_se` and `block_reason` of each mean difference.
+
+    Args:
+        kept: the differences step by step, sorted by SAMPLE and images.
+        lengths: how many of them each sample has, sorted by SAMPLE.
+        windows: see `noise.standard_errors`.
+    """
+    values, counts = kept["step"].to_numpy(float), lengths.to_numpy()
+    trained = lengths.index.get_level_values("metric") == TRAIN_LOSS
+    errors, reasons = np.full(len(counts), np.nan), np.full(len(counts), SAME_IMAGES, dtype=object)
+    for steps in np.unique(counts[trained]):
+        same = trained & (counts == steps)
+        errors[same] = standard_errors(values[np.repeat(same, counts)].reshape(-1, steps), windows=windows)
+        reasons[same] = TOO_SHORT if steps < (MIN_WINDOWS if windows else MIN_STEPS) else TOO_CORRELATED
+    reasons[~np.isnan(errors)] = ""
+    return pd.DataFrame({"block_se": errors, "block_reason": reasons}, index=lengths.index)
 
 
 def mean_differences(differences: pd.DataFrame) -> pd.DataFrame:
@@ -139,7 +144,8 @@ def mean_differences(differences: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for values, group in differences.groupby(COMPARED, sort=False):
-        block_error = np.sqrt((group["block_se"] ** 2).sum(min_count=1)) / len(group)
+        # A seed whose error cannot be told counts like the others.
+        block_error = np.sqrt((group["block_se"] ** 2).mean() / len(group))
         rows.append(dict(zip(COMPARED, values, strict=True)) | _mean(group["difference"]) | {"block_se": block_error})
     table = pd.DataFrame(rows, columns=[*COMPARED, *MEAN, "block_se"])
     return table.assign(holm=table.groupby("metric")["p"].transform(holm))
@@ -153,7 +159,7 @@ def holm(p_values: "pd.Series[float]") -> "pd.Series[float]":
     return pd.Series(adjusted, index=tested.index).reindex(p_values.index)
 
 
-def size_trends(differences: pd.DataFrame, sizes: Sequence[Any]) -> pd.DataFrame:
+def size_trends(differences: pd.DataFrame, sizes: Sequence[Any], column: str = "difference") -> pd.DataFrame:
     """Return how each paired difference changes from the smallest size to the largest, paired by seed.
 
     This says whether a variant scales better without a fit, also where there are too few sizes for one.
@@ -161,6 +167,7 @@ def size_trends(differences: pd.DataFrame, sizes: Sequence[Any]) -> pd.DataFrame
     Args:
         differences: see `paired_differences`.
         sizes: all sizes, the smallest first.
+        column: what changes: `difference`, or `log_ratio`, which does not shrink as both losses fall.
 
     Returns:
         Columns COMPARED but `size`, `smallest`, `largest`, and those of `mean_differences` but
@@ -169,7 +176,7 @@ def size_trends(differences: pd.DataFrame, sizes: Sequence[Any]) -> pd.DataFrame
     keys = [key for key in COMPARED if key != "size"]
     rows = []
     for values, group in differences.groupby(keys, sort=False):
-        by_size = group.pivot(index="seed", columns="size", values="difference")
+        by_size = group.pivot(index="seed", columns="size", values=column)
         there = [size for size in sizes if size in by_size.columns]
         smallest, largest = there[0], there[-1]
         change = (by_size[largest] - by_size[smallest]).dropna()
@@ -180,16 +187,16 @@ def size_trends(differences: pd.DataFrame, sizes: Sequence[Any]) -> pd.DataFrame
 
 
 def _mean(values: "pd.Series[float]") -> dict[str, Any]:
-    """Return the mean over seeds with its confidence interval, whose ends are NaN for one seed."""
-    seeds, mean = len(values), values.mean()
-    error = values.std(ddof=1) / np.sqrt(seeds) if seeds > 1 else np.nan
-    reach = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) * error if seeds > 1 else np.nan
+    """Return the mean over seeds with Student's t interval; NaN for one seed, and for seeds that agree exactly."""
+    interval, seeds = mean_interval(list(values), CONFIDENCE), len(values)
+    there = not np.isnan(interval.low)
+    error = values.std(ddof=1) / np.sqrt(seeds) if there else np.nan
     return {
-        "difference": mean,
+        "difference": interval.value,
         "seed_se": error,
-        "low": mean - reach,
-        "high": mean + reach,
-        "p": 2 * stats.t.sf(abs(mean) / error, seeds - 1) if seeds > 1 and error > 0 else np.nan,
+        "low": interval.low,
+        "high": interval.high,
+        "p": 2 * stats.t.sf(abs(interval.value) / error, seeds - 1),
         "seeds": seeds,
-        "excludes_zero": bool(abs(mean) > reach),
+        "excludes_zero": interval.low > 0 or interval.high < 0,
     }

@@ -39,6 +39,15 @@ class CellStatus(StrEnum):
         return self in (CellStatus.DONE, CellStatus.DIVERGED)
 
 
+class Phase(StrEnum):
+    """What a cell is trained for."""
+
+    COMPARISON = "comparison"
+    """To compare the variants; each cell of a study that tunes nothing."""
+    TUNING = "tuning"
+    """To choose the value of the tuned field for its variant and size. It enters no comparison."""
+
+
 class RunStatus(StrEnum):
     """MLflow's status of a run (`mlflow.entities.RunStatus`, which is not imported for its names)."""
 

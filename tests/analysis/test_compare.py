@@ -6,14 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from lina_lab.analysis.load.runs import StudyRuns
+from lina_lab.analysis.stats.noise import TOO_SHORT
 from lina_lab.analysis.stats.paired import (
-    block_standard_error,
+    SAME_IMAGES,
     comparisons,
     mean_differences,
     paired_differences,
     size_trends,
 )
-from scipy import stats
 
 Planted = Callable[..., StudyRuns]
 
@@ -84,22 +84,33 @@ def test_a_missing_side_leaves_its_comparison_out(planted: Planted) -> None:
     assert set(table[~without]["seeds"]) == {3}
 
 
-def test_block_error_covers_a_correlated_series_where_the_plain_one_does_not() -> None:
-    """95% intervals from blocks hold the mean of an AR(1) series nearly as often as they say."""
-    rng, hits, plain_hits, tries = np.random.default_rng(0), 0, 0, 400
-    quantile = stats.t.ppf(0.975, 19)
-    for _ in range(tries):
-        noise = rng.normal(size=2000)
-        series = np.empty(2000)
-        series[0] = noise[0]
-        for i in range(1, 2000):
-            series[i] = 0.8 * series[i - 1] + noise[i]
-        hits += abs(series.mean()) < quantile * block_standard_error(series)
-        plain_hits += abs(series.mean()) < 1.96 * series.std(ddof=1) / np.sqrt(len(series))
-    assert hits / tries > 0.9
-    assert plain_hits / tries < 0.6
+def test_a_training_loss_with_too_few_steps_has_no_block_error_but_a_reason(planted: Planted) -> None:
+    table = paired_differences(planted(subtraction_is_worse), tail=0.1)
+    train = table["metric"] == "train/loss"
+    assert set(table[train]["points"]) == {20}
+    assert table["block_se"].isna().all()
+    assert set(table[train]["block_reason"]) == {TOO_SHORT}
+    assert set(table[~train]["block_reason"]) == {SAME_IMAGES}
 
 
-def test_too_short_a_series_is_refused() -> None:
-    with pytest.raises(ValueError, match="39 values are too few for 20 blocks"):
-        block_standard_error(np.zeros(39))
+def test_seeds_that_agree_exactly_are_no_certain_result(planted: Planted) -> None:
+    """An interval of no width would claim to know what another seed gives."""
+    table = mean_differences(paired_differences(planted(lambda name, *_: 0.01 * (name == "division"))))
+    equal = table[(table["axis"] == "normalization") & (table["metric"] == "val/loss_ema")]
+    assert np.allclose(equal["difference"], -0.01)
+    assert equal[["low", "high", "seed_se", "p"]].isna().all().all()
+    assert not equal["excludes_zero"].any()
+
+
+def test_a_difference_that_shrinks_with_the_loss_keeps_its_ratio(planted: Planted) -> None:
+    """Both losses halve from size 16 to 32, and subtraction stays 10% above division."""
+
+    def effect(normalization: str, conv: str, size: int, seed: int) -> float:
+        loss = (2 if size == 16 else 1) * (1.1 if normalization == "subtraction" else 1.0)
+        return loss * (1 + 0.001 * np.sin(seed * 7 + size + len(normalization))) - 2
+
+    differences = paired_differences(planted(effect))
+    chosen = differences[(differences["axis"] == "normalization") & (differences["metric"] == "val/loss_ema")]
+    absolute, logarithmic = (size_trends(chosen, [16, 32], column) for column in ("difference", "log_ratio"))
+    assert (absolute["high"] < 0).all()
+    assert not logarithmic["excludes_zero"].any()

@@ -1,0 +1,68 @@
+"""The losses that the primary comparison adds up, found in the tables of a study."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import pandas as pd
+
+from lina_lab.config import ContrastTerm, StudyConfig
+from lina_lab.decisions.contrast import contrast_values
+
+from ..load.labels import as_text, labels_by_axis, variant_label
+from ..load.runs import StudyRuns
+from .paired import comparison_label
+
+
+def other_sizes(study: StudyConfig, terms: Sequence[ContrastTerm]) -> list[list[ContrastTerm]]:
+    """Return the terms of the same difference at every other size; none for a growth, which has all sizes' noise."""
+    fields = list(study.axes[study.size_axis])
+    points = [dict(zip(fields, point, strict=True)) for point in study.points(study.size_axis)]
+    own = [{name: term.values[name] for name in fields} for term in terms]
+    if any(one != other for one, other in pairwise(own)):
+        return []
+    return [
+        [ContrastTerm(values={**term.values, **point}, weight=term.weight) for term in terms]
+        for point in points
+        if point != own[0]
+    ]
+
+
+def values(runs: StudyRuns, terms: Sequence[ContrastTerm], metric: str) -> dict[int, float]:
+    """Return the weighted sum of the terms' losses for each seed of which all cells count."""
+    as_stored = [ContrastTerm(values=texts(term.values), weight=term.weight) for term in terms]
+    fields = runs.cells[[*terms[0].values]].to_dict("records")
+    rows = zip(fields, runs.cells["seed"].astype(int), runs.cells[metric].astype(float), strict=True)
+    return contrast_values(as_stored, ((texts(row), seed, value) for row, seed, value in rows))
+
+
+def texts(fields: Mapping[Any, Any]) -> dict[str, str]:
+    """Return the values of fields as text, as the table of cells holds them."""
+    return {str(name): as_text(value) for name, value in fields.items()}
+
+
+def variant(runs: StudyRuns, term: ContrastTerm) -> str:
+    """Return the variant that a term belongs to."""
+    return variant_label(runs.study, term.values)
+
+
+def size(runs: StudyRuns, term: ContrastTerm) -> Any:
+    """Return the size that a term belongs to, as the table of cells holds it."""
+    return sized(runs, term.values[next(iter(runs.study.axes[runs.study.size_axis]))])
+
+
+def sized(runs: StudyRuns, value: Any) -> Any:
+    """Return a value of the size axis as the table of cells holds it."""
+    return value if pd.api.types.is_numeric_dtype(runs.cells["size"]) else as_text(value)
+
+
+def ordered_sizes(runs: StudyRuns) -> list[Any]:
+    """Return the values of the size axis, in its order."""
+    return [sized(runs, point[0]) for point in runs.study.points(runs.study.size_axis)]
+
+
+def label(study: StudyConfig, terms: Sequence[ContrastTerm]) -> str:
+    """Return the label of the primary comparison, such as "subtraction vs. division (no convolution)"."""
+    assert study.primary is not None
+    treatment, baseline = (labels_by_axis(study, texts(term.values)) for term in terms[:2])
+    return comparison_label(study.primary.axis, treatment, baseline)

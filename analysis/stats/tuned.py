@@ -1,0 +1,82 @@
+"""The values that a study tuned for each variant and size."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from lina_lab.decisions.tuning import Choice, ChoiceStatus, choose
+from lina_lab.records.status import CellStatus
+
+from ..load.runs import StudyRuns
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedRate:
+    """The tuned value of a variant at a size."""
+
+    variant: str
+    size: Any
+    field: str
+    """The field that was tuned, such as `optimizer.lr`."""
+    choice: Choice
+    tried: Mapping[float, tuple[float, ...]]
+    """Value -> the objective of each tuning seed; infinite where it diverged, NaN where it is missing."""
+
+
+def choices(runs: StudyRuns) -> tuple[TunedRate, ...]:
+    """Return the choice for each variant and size that was tuned, by the rule that the study itself follows."""
+    seeds, direction = runs.study.tuning.seeds, runs.study.objectives[0].direction
+    rank = {name: index for names in (runs.variants, runs.sizes) for index, name in enumerate(names)}
+    found = []
+    for (variant, size, field), group in runs.tuning.groupby(["variant", "size", "field"]):
+        losses = group["objective"].where(group["state"] != CellStatus.DIVERGED, math.inf)
+        by_value: dict[float, dict[int, float]] = {}
+        for value, seed, loss in zip(group["value"], group["seed"], losses, strict=True):
+            by_value.setdefault(float(value), {})[int(seed)] = float(loss)
+        tried = {value: tuple(by_value[value].get(seed, math.nan) for seed in seeds) for value in sorted(by_value)}
+        choice = choose(tried, direction) if len(tried) > 1 else Choice(None, ChoiceStatus.INCOMPLETE)
+        found.append(TunedRate(variant=str(variant), size=size, field=str(field), choice=choice, tried=tried))
+    last = len(rank)
+    return tuple(sorted(found, key=lambda one: (rank.get(one.variant, last), rank.get(one.size, last))))
+
+
+def choice_at(found: Sequence[TunedRate], variant: str, size: Any, sizes: Sequence[Any]) -> TunedRate | None:
+    """Return the choice that a variant was trained with at a size; None where it was not tuned.
+
+    A size that was not tuned itself (`tuning.sizes`) has the value of the nearest one, of two equally near ones that of
+    the smaller.
+
+    Args:
+        found: see `choices`.
+        variant: the variant.
+        size: one of `sizes`.
+        sizes: values of the size axis, in its order.
+    """
+    mine = [one for one in found if one.variant == variant and one.size in sizes]
+    place = {one: index for index, one in enumerate(sizes)}
+    return min(mine, key=lambda one: (abs(place[one.size] - place[size]), place[one.size]), default=None)
+
+
+def tuned_rates(runs: StudyRuns) -> pd.DataFrame | None:
+    """Return the tuned values as a table; None where nothing was tuned.
+
+    Returns:
+        `variant`, `size`, `field`, `value`, `status`, `curvature`, `log_deviation`, `regret` (see `Choice`), `seeds`,
+        `tried` (the values, as text).
+    """
+    rows = [
+        {
+            **{name: getattr(one, name) for name in ("variant", "size", "field")},
+            **{name: getattr(one.choice, name) for name in CHOICE},
+            "tried": ", ".join(f"{value:g}" for value in one.tried),
+        }
+        for one in choices(runs)
+    ]
+    return pd.DataFrame(rows).astype({"value": float}) if rows else None
+
+
+CHOICE = ("value", "status", "curvature", "log_deviation", "regret", "seeds")
+"""Columns that a choice fills."""

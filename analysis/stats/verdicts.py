@@ -1,0 +1,286 @@
+"""What a study may say: the verdict of its primary comparison, and everything else as exploratory."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from math import isnan, nan
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from lina_lab.config import ContrastTerm, StudyConfig
+from lina_lab.decisions.power import resolvable, seeds_needed
+from lina_lab.decisions.sequential import MeanInterval, look_levels, looks, mean_interval, sequential_interval
+from lina_lab.decisions.tuning import widened
+from lina_lab.decisions.verdicts import Outcome, judge, within
+
+from ..load.runs import StudyRuns
+from . import contrasts
+from .moderated import FEW_SEEDS, moderated_interval
+from .paired import COMPARED, holm, mean_differences, paired_differences, size_trends
+from .tuned import TunedRate, choice_at, choices
+
+ONE_SEED = "one seed"
+EQUAL_SEEDS = "all seeds differ by the same amount, so their spread says nothing"
+NO_SEED = "no seed has all the cells of the comparison"
+
+
+HOLM_LEVEL = 0.05
+EXPLORATORY = [
+    *COMPARED,
+    *("kind", "smallest", "largest", "difference", "block_se", "seed_se", "low", "high", "p", "seeds", "excludes_zero"),
+    *("needed_deviation", "holm", "outcome", "reason"),
+]
+"""Columns of `exploratory`."""
+
+
+class Method(StrEnum):
+    """How an interval was made."""
+
+    STUDENT = "student"
+    """Student's t over seeds."""
+    MODERATED = "moderated"
+    """The same with a variance that other sizes share in."""
+    SEQUENTIAL = "sequential"
+    """Repeated confidence interval: valid at every look of `study.until`."""
+
+
+class Kind(StrEnum):
+    """What an exploratory row compares."""
+
+    DIFFERENCE = "difference"
+    """Treatment minus baseline at one size."""
+    GROWTH = "growth"
+    """That difference at the largest size minus the same at the smallest."""
+    LOG_GROWTH = "log growth"
+    """The same of logarithms: the change of the losses' ratio."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrimaryVerdict:
+    """The answer to the study's primary comparison."""
+
+    label: str
+    """Both values of the axis and what the variants have in common: "subtraction vs. division (depthwise)"."""
+    treatment: str
+    """Variant that is judged."""
+    baseline: str
+    """Variant that it is judged against."""
+    quantity: Literal["difference", "growth"]
+    metric: str
+    direction: Literal["minimize", "maximize"]
+    """Which way the metric is better."""
+    sizes: tuple[Any, ...]
+    """The size of a difference; the smallest and the largest size of a growth."""
+    values: Mapping[int, float]
+    """Seed -> treatment minus baseline, or its growth."""
+    deviation: float
+    """Standard deviation of the values; NaN for fewer than two."""
+    interval: MeanInterval
+    """Mean of the values with its 95% interval, widened by `regret_low` and `regret_high`."""
+    method: Method
+    reason: str
+    """Why there is no interval; empty where there is one."""
+    outcome: Outcome
+    margin: float | None
+    """The variants count as equivalent within plus and minus this; None: equivalence is not judged."""
+    within_margin: bool
+    looks: int
+    """How often the results were looked at so far; 1 without `study.until`."""
+    max_seeds: int | None
+    """Seeds at which `study.until` ends; None without it."""
+    diverged: Mapping[str, tuple[int, int]]
+    """Variant -> seeds that diverged, and seeds that ended, at `sizes`."""
+    tuned: tuple[TunedRate, ...]
+    """The tuned values of the cells that are compared; empty where nothing was tuned."""
+    regret_low: float
+    """What the choice of the tuned values takes off the interval's low end."""
+    regret_high: float
+    """What it adds to the high end."""
+    needed_deviation: float
+    """A deviation over seeds above this would be needed to explain the value by the seed: |value| / 1.96."""
+    resolvable: float
+    """Difference that this number of seeds resolves with a power of 0.8; NaN without a deviation."""
+    seeds_needed: int | None
+    """Seeds that would resolve the observed difference with a power of 0.8; None without a deviation."""
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds the verdict rests on."""
+        return len(self.values)
+
+
+def primary_verdict(runs: StudyRuns) -> PrimaryVerdict | None:
+    """Judge the study's primary comparison.
+
+    The values are the last ones of the metric, which the study itself looks at when it adds seeds.
+
+    Returns:
+        None where the study declares no primary comparison.
+    """
+    study = runs.study
+    if study.primary is None:
+        return None
+    terms = study.primary_terms()
+    metric = study.primary.metric or study.objective
+    direction = next(one.direction for one in study.objectives if one.metric == metric)
+    # The first two terms are the treatment and the baseline, at the largest size of a growth.
+    variants = [contrasts.variant(runs, term) for term in terms]
+    sizes = tuple(dict.fromkeys(contrasts.size(runs, term) for term in reversed(terms)))
+    values = contrasts.values(runs, terms, metric)
+    diverged = _diverged(runs, variants[:2], sizes)
+    interval, method, confidence = _interval(runs, terms, metric, list(values.values()))
+    found, order = choices(runs), contrasts.ordered_sizes(runs)
+    tuned = [
+        choice_at(found, variant, contrasts.size(runs, term), order)
+        for variant, term in zip(variants, terms, strict=True)
+    ]
+    wide = _widened(interval, terms, tuned, direction) if metric == study.objective else interval
+    deviation = float(np.std(list(values.values()), ddof=1)) if len(values) > 1 else nan
+    has_interval = not isnan(wide.low)
+    return PrimaryVerdict(
+        label=contrasts.label(study, terms),
+        treatment=variants[0],
+        baseline=variants[1],
+        quantity=study.primary.quantity,
+        metric=metric,
+        direction=direction,
+        sizes=sizes,
+        values=values,
+        deviation=deviation,
+        interval=wide,
+        method=method,
+        reason="" if has_interval else _reason(len(values)),
+        outcome=judge(wide, study.primary.margin),
+        margin=study.primary.margin,
+        within_margin=study.primary.margin is not None and within(wide, study.primary.margin),
+        looks=_looks_taken(study, max(ended for _, ended in diverged.values())),
+        max_seeds=study.until.max_seeds if study.until else None,
+        diverged=diverged,
+        tuned=tuple(one for one in tuned if one),
+        regret_low=interval.low - wide.low if has_interval else 0.0,
+        regret_high=wide.high - interval.high if has_interval else 0.0,
+        needed_deviation=_needed_deviation(interval.value, len(values)),
+        resolvable=resolvable(len(values), deviation, confidence=confidence) if has_interval else nan,
+        seeds_needed=seeds_needed(interval.value, deviation, confidence=confidence)
+        if has_interval and interval.value
+        else None,
+    )
+
+
+def exploratory(runs: StudyRuns, tail: float = 0.5) -> pd.DataFrame:
+    """Return every comparison that is not the primary one, Holm-corrected as one family.
+
+    The family is the table: every axis, size and metric, differences and growth. Variances are not pooled over sizes
+    here: at the small levels of a family, unequal noise would make many false statements.
+
+    Args:
+        runs: the study.
+        tail: see `paired.paired_differences`.
+
+    Returns:
+        `paired.COMPARED` and `kind` (`Kind`), `smallest`, `largest` (sizes of a growth, whose `size` is the largest;
+        NaN for a difference), `difference`, `block_se`, `seed_se`, `low`, `high` (95% interval of this row alone), `p`,
+        `seeds`, `excludes_zero` (that interval), `needed_deviation` (a deviation over seeds above this would be needed
+        to explain the difference by the seed), `holm`, `outcome` (`Outcome`, after the correction), `reason` (why there
+        is no interval, or empty).
+    """
+    differences = paired_differences(runs, tail)
+    parts = [mean_differences(differences).assign(kind=Kind.DIFFERENCE)]
+    for kind, column in ((Kind.GROWTH, "difference"), (Kind.LOG_GROWTH, "log_ratio")):
+        trends = size_trends(differences, runs.sizes, column)
+        parts.append(trends.assign(kind=kind, size=trends["largest"]))
+    parts = [part for part in parts if len(part)]
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*COMPARED, "kind"])
+    table = table.reindex(columns=EXPLORATORY[: EXPLORATORY.index("needed_deviation")])
+    table = table[~_is_primary(runs, table)].reset_index(drop=True)
+    seeds = table["seeds"].astype(float)
+    adjusted = holm(table["p"].astype(float))
+    sign = np.where(table["difference"].astype(float) < 0, Outcome.LOWER, Outcome.HIGHER)
+    outcome = np.where(adjusted <= HOLM_LEVEL, sign, Outcome.UNDECIDED)
+    return table.assign(
+        needed_deviation=_needed_deviation(table["difference"].astype(float), seeds),
+        holm=adjusted,
+        outcome=np.where(adjusted.isna(), Outcome.NO_INTERVAL, outcome),
+        reason=[_reason(int(count)) if missing else "" for count, missing in zip(seeds, adjusted.isna(), strict=True)],
+    )
+
+
+def divergences(runs: StudyRuns) -> pd.DataFrame:
+    """Return how many seeds diverged: `variant`, `size`, `diverged`, `seeds` (those that ended)."""
+    diverged = runs.diverged.groupby(["variant", "size"])["seed"].nunique()
+    counted = runs.cells.groupby(["variant", "size"])["seed"].nunique()
+    table = pd.DataFrame({"diverged": diverged, "counted": counted}).fillna(0).astype(int).reset_index()
+    rank = {name: i for names in (runs.variants, runs.sizes) for i, name in enumerate(names)}
+    table = table.sort_values(["variant", "size"], key=lambda column: column.map(rank), na_position="last")
+    table = table.assign(seeds=table["diverged"] + table["counted"])
+    return table[["variant", "size", "diverged", "seeds"]].reset_index(drop=True)
+
+
+def _interval(
+    runs: StudyRuns, terms: Sequence[ContrastTerm], metric: str, values: Sequence[float]
+) -> tuple[MeanInterval, Method, float]:
+    """Return the interval before it is widened, how it was made, and the confidence of the test at the last look."""
+    study = runs.study
+    if study.until is not None:
+        planned = _planned_looks(study)
+        return sequential_interval(values, planned), Method.SEQUENTIAL, 1 - look_levels(planned)[-1]
+    others = [list(contrasts.values(runs, at_size, metric).values()) for at_size in contrasts.other_sizes(study, terms)]
+    if len(values) < FEW_SEEDS and any(len(other) > 1 for other in others):
+        return moderated_interval(values, others), Method.MODERATED, 0.95
+    return mean_interval(values), Method.STUDENT, 0.95
+
+
+def _widened(
+    interval: MeanInterval,
+    terms: Sequence[ContrastTerm],
+    tuned: Sequence[TunedRate | None],
+    direction: Literal["minimize", "maximize"],
+) -> MeanInterval:
+    """Return the interval of the comparison at the best values, rather than at the chosen ones."""
+    regrets = {1: 0.0, -1: 0.0}
+    for term, one in zip(terms, tuned, strict=True):
+        if one is not None and not isnan(one.choice.regret):
+            regrets[1 if term.weight > 0 else -1] += one.choice.regret
+    return widened(interval, regrets[1], regrets[-1], direction)
+
+
+def _planned_looks(study: StudyConfig) -> tuple[int, ...]:
+    assert study.until is not None
+    return looks(len(study.seeds), study.until.max_seeds, study.until.step)
+
+
+def _looks_taken(study: StudyConfig, seeds: int) -> int:
+    return max(1, sum(count <= seeds for count in _planned_looks(study))) if study.until else 1
+
+
+def _diverged(runs: StudyRuns, variants: Sequence[str], sizes: Sequence[Any]) -> dict[str, tuple[int, int]]:
+    """Return variant -> seeds that diverged at any of the sizes, and seeds that ended."""
+
+    def seeds(table: pd.DataFrame, variant: str) -> set[int]:
+        return set(table[(table["variant"] == variant) & table["size"].isin(sizes)]["seed"])
+
+    lost = {variant: seeds(runs.diverged, variant) for variant in variants}
+    return {variant: (len(lost[variant]), len(lost[variant] | seeds(runs.cells, variant))) for variant in variants}
+
+
+def _is_primary(runs: StudyRuns, table: pd.DataFrame) -> "pd.Series[bool]":
+    """Return which rows hold the primary comparison, in either direction."""
+    if runs.study.primary is None:
+        return pd.Series(False, index=table.index)
+    terms, metric = runs.study.primary_terms(), runs.study.primary.metric or runs.study.objective
+    pair = {contrasts.variant(runs, term) for term in terms}
+    kind = Kind.DIFFERENCE if runs.study.primary.quantity == "difference" else Kind.GROWTH
+    same = table["treatment"].isin(pair) & table["baseline"].isin(pair) & (table["metric"] == metric)
+    found: pd.Series[bool] = same & (table["kind"] == kind) & (table["size"] == contrasts.size(runs, terms[0]))
+    return found
+
+
+def _needed_deviation(difference: Any, seeds: Any) -> Any:
+    """Return the deviation over seeds above which the mean of these seeds would not be told from 0."""
+    return abs(difference) * seeds**0.5 / 1.96
+
+
+def _reason(seeds: int) -> str:
+    return {0: NO_SEED, 1: ONE_SEED}.get(seeds, EQUAL_SEEDS)
