@@ -92,7 +92,6 @@ def _study(seeds: int) -> StudyConfig:
             },
             "size_axis": "size",
             "seeds": list(range(seeds)),
-            "controlled": ["everything"],
         },
     )
 

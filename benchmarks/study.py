@@ -46,7 +46,6 @@ def plan_of(cells: int, name: str) -> Plan:
         "axes": {"rate": {"optimizer.lr": [1e-4 * (1 + i) for i in range(max(1, cells // 10))]}},
         "size_axis": "rate",
         "seeds": list(range(10)),
-        "controlled": ["everything"],
     }
     model = {"latent_channels": 1, "latent_size": [8, 8], "num_classes": 10, "dim": 16, "num_heads": 2, "depth": 2}
     return make_plan(from_dict(StudyConfig, study), to_dict(from_dict(TrialConfig, {"model": model})))

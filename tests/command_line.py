@@ -19,7 +19,6 @@ study:
   axes: {size: {model.dim: [16, 32]}}
   size_axis: size
   seeds: [0]
-  controlled: []
 model: {latent_channels: 1, latent_size: [8, 8], num_classes: 10, num_heads: 4, condition_depth: 1, depth: 2}
 """
 

@@ -51,7 +51,6 @@ STUDY: dict[str, Any] = {
     },
     "size_axis": "size",
     "seeds": [0],
-    "controlled": ["images seen"],
 }
 
 

@@ -9,9 +9,9 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from lina_lab.config import AttentionConfig, LinaConfig, StudyConfig, TrialConfig, from_dict, to_dict
-from lina_lab.config.history import ADDED, RENAMED, current_names, recorded
-from tests.conftest import TINY
+from lina_lab.config import AttentionConfig, LinaConfig, StudyConfig, TrialConfig, from_dict, study_from_stored, to_dict
+from lina_lab.config.history import ADDED, REMOVED, RENAMED, current_names, recorded
+from tests.conftest import STUDY, TINY
 
 Tiny = Callable[..., TrialConfig]
 
@@ -197,6 +197,14 @@ def test_every_renamed_field_exists_under_its_new_name_alone() -> None:
         assert old not in fields
         assert old.rpartition(".")[0] == new.rpartition(".")[0]
     assert len(set(RENAMED.values())) == len(RENAMED)
+
+
+@pytest.mark.parametrize("field", ["held_equal", "controlled"])
+def test_a_study_that_an_earlier_version_stored_is_read_without_the_fields_that_are_gone(field: str) -> None:
+    assert f"study.{field}" in REMOVED
+    assert not set(REMOVED) & fields_of(StudyConfig, "study.")
+    study = {**STUDY, "name": "old"}
+    assert study_from_stored(StudyConfig, {**study, field: ["images seen"]}) == from_dict(StudyConfig, study)
 
 
 def test_equal_configurations_are_one_trial(tiny: Tiny) -> None:

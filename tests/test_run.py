@@ -113,7 +113,6 @@ def test_every_study_composes(name: str) -> None:
     assert command == CommandConfig()
     assert plan.study.name == name
     assert plan.study.question
-    assert plan.study.controlled
     assert paths.runs == "runs"
     assert len(plan.cells) > 1
 
@@ -129,8 +128,7 @@ def test_every_study_has_the_paper_s_scale(name: str) -> None:
     }
     assert plan.study.resources.world_size == 32
     assert {cell.config.max_steps for cell in plan.cells} == {200_000}
-    audit = [line.split(" (")[0] for line in study_plan.audit(plan)]
-    assert audit == ["heads", "channels of a head"]
+    assert list(study_plan.audit(plan).changing) == ["heads", "channels of a head"]
     text = study_plan.describe(Workspace.of(plan, PathsConfig(runs="nowhere")))
     assert "device-hours" in text
     assert "unknown" not in text

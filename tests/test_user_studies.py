@@ -33,6 +33,16 @@ def test_a_broken_task_disturbs_only_those_who_choose_it(capsys: pytest.CaptureF
     assert "studies/task/odd.yaml holds no sections of fields" in refused(capsys, "study=kv_gate", "task=odd")
 
 
+@pytest.mark.parametrize("field", ["controlled", "held_equal"])
+def test_a_study_that_says_what_is_equal_is_asked_to_delete_that(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, field: str
+) -> None:
+    expected = f"study.{field} is not a field of this version: delete it: `lina plan` and reports list what is equal"
+    write(tmp_path, "study/old", f"{HEADER}{QUESTION}".replace("  seeds:", f"  {field}: [images seen]\n  seeds:"))
+    for arguments in (("study=old",), ("study=kv_gate", f"study.{field}=[images]")):
+        assert expected in refused(capsys, *arguments)
+
+
 @pytest.mark.parametrize("own", ["task", "scale"])
 def test_what_a_study_changes_in_a_scale_is_a_file_of_its_own(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, own: str

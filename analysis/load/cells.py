@@ -157,7 +157,7 @@ def _derived(config_json: str) -> dict[str, Any]:
         "body_parameters": total - count.embedding_parameters(config.model),
         "flops_per_image": float(flops),
         "flops": float(flops) * config.images_seen,
-        **{name: factor(config) for name, factor in FACTORS.items()},
+        **{name: factor.value(config) for name, factor in FACTORS.items()},
     }
 
 

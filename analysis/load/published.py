@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lina_lab.config import LinaConfig, ObjectiveConfig, StudyConfig, from_dict
-from lina_lab.config.factors import BATCH, IMAGES, STEPS
+from lina_lab.config import LinaConfig, ObjectiveConfig, StudyConfig, TrialConfig, from_dict
+from lina_lab.config.factors import FACTORS, IMAGES
 from lina_lab.config.presets import SIZES
 from lina_lab.model import count
 from lina_lab.records.runstore import TRAIN_LOSS
@@ -25,6 +25,12 @@ CURVES, METRICS = "published_training_curves.csv", "published_metrics.csv"
 NAME = "published"
 ITERATIONS = 200_000
 """The paper compares runs at this iteration."""
+RECIPE = {
+    "optimizer": {"lr": 8e-4, "weight_decay": 0.02},
+    "ema": {"decay": 0.99, "every_n_steps": 100},
+}
+"""What all runs had in common, see docs/lina.md."""
+WARMUP_ITERATIONS = 10_000
 WINDOW = 5_000
 """Iterations that each point of a published curve averages."""
 FIELDS = {name: f"model.attention.{name}" for name in ("normalization", "conv", "gate")}
@@ -78,11 +84,6 @@ def _study(curves: pd.DataFrame) -> StudyConfig:
         },
         size_axis="size",
         seeds=[0],
-        controlled=[
-            "learning rate, warm-up and weight decay",
-            "iterations (but not images: wider models had smaller batches)",
-            "seed, data order, masks, noise levels and noise, for runs of the same width",
-        ],
         objectives=[ObjectiveConfig(metric=TRAIN_LOSS)],
     )
 
@@ -92,14 +93,24 @@ def _cells(history: pd.DataFrame) -> pd.DataFrame:
     last = history[history["iteration"] > 0.75 * ITERATIONS]
     cells = last.groupby(KEYS, sort=False).agg(
         **{name: (name, "first") for name in (*FIELDS, "parameters", "flops_per_image")},
-        **{BATCH: ("images_per_step", "first"), STEPS: ("iteration", lambda _: ITERATIONS)},
+        batch=("images_per_step", "first"),
         loss=("value", "mean"),
     )
     cells = cells.rename(columns={**FIELDS, "loss": TRAIN_LOSS}).reset_index()
     cells["model.dim"] = cells["size"].astype(str)
-    cells[IMAGES] = cells[BATCH] * cells[STEPS]
+    trials = [_trial(int(width), int(batch)) for width, batch in zip(cells["size"], cells.pop("batch"), strict=True)]
+    cells = cells.assign(**{name: [factor.value(trial) for trial in trials] for name, factor in FACTORS.items()})
     cells["flops"] = cells["flops_per_image"] * cells[IMAGES]
     return cells.sort_values(KEYS[1:]).reset_index(drop=True)
+
+
+def _trial(width: int, batch: int) -> TrialConfig:
+    """Return the configuration of a run up to the attention, which no factor depends on."""
+    optimizer = RECIPE["optimizer"] | {"warmup_images": WARMUP_ITERATIONS * batch}
+    data = {"name": "latents", "path": NAME, "batch_size": batch}
+    trainer = {"max_images": ITERATIONS * batch}
+    sections = {**RECIPE, "model": SIZES[f"width{width}"], "data": data, "optimizer": optimizer, "trainer": trainer}
+    return from_dict(TrialConfig, sections)
 
 
 def parameters() -> dict[tuple[int, bool], float]:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from lina_lab.config.factors import LawKind
+
 from ..stats.bootstrap import ConfidenceInterval
 from ..stats.compute import ComputeAnalysis
 from ..stats.laws import Fit
@@ -110,6 +112,8 @@ def _refusals(pooled: PooledFit) -> list[str]:
 
 
 def _shared(fits: StudyFits) -> list[str]:
+    if LawKind.SIZE in fits.confounded:
+        return []
     if not fits.shared.attempts:
         return ["There is one variant, so there is nothing to pool."]
     lines, found = _refusals(fits.shared), fits.shared.fit
@@ -122,7 +126,7 @@ def _shared(fits: StudyFits) -> list[str]:
 
 def _surface(fits: StudyFits) -> list[str]:
     lines, found = _refusals(fits.surface), fits.surface.fit
-    if not fits.surface.attempts:
+    if not fits.surface.attempts and LawKind.SIZE_AND_DATA not in fits.confounded:
         lines.append("The variants have no checkpoints in common: no law of parameters and images is fitted.")
     if found is None:
         return lines

@@ -5,15 +5,13 @@ from typing import Any
 
 import pandas as pd
 
-from lina_lab.config.factors import SHAPE, TRAINING
+from lina_lab.config.factors import PAIRING
 
 from ..load.runs import StudyRuns
-from ..stats.budgets import BudgetView, confounders
+from ..stats.budgets import BudgetView, audit_runs
 from .metric_names import metric_name
 
-PAIRING = (
-    "Differences are treatment minus baseline, paired by seed: both variants see the same images, masks and noise. "
-)
+PAIRED = f"Differences are treatment minus baseline, paired by seed. {PAIRING} "
 INTERVALS = (
     "Intervals are 95% confidence intervals, Student's t over seeds. The block standard error covers noise within runs "
     "only; where it is far smaller than the interval, more seeds would help."
@@ -27,13 +25,9 @@ HOLM_LEVEL = 0.05
 
 
 def design_sentences(runs: StudyRuns, views: Sequence[BudgetView]) -> list[str]:
-    """Say which factors change with size, and what each equal budget may therefore claim."""
-    found = confounders(runs)
-    lines = [f"Confounded with size: {name} ({values})." for name, values in found.items()]
-    lines += [f"{view.title}." for view in views if found]
-    lines += [] if found else [f"No factor of training changes with size. Checked: {', '.join(TRAINING)}."]
-    shape = confounders(runs, SHAPE).items()
-    return [*lines, *(f"The model's shape changes with size: {name} ({values})." for name, values in shape)]
+    """Return the audit that `lina plan` prints too, and what each equal budget may claim where it is confounded."""
+    lines = audit_runs(runs).sentences()
+    return [*lines, *(f"{view.title}." for view in views if not all(each.isolates_size for each in views))]
 
 
 def method_sentences(means: pd.DataFrame) -> list[str]:
@@ -44,8 +38,8 @@ def method_sentences(means: pd.DataFrame) -> list[str]:
     """
     single = means["seeds"] < 2
     if single.all():
-        return [PAIRING + ONE_SEED]
-    return [PAIRING + INTERVALS, *([SOME_ONE_SEED] if single.any() else [])]
+        return [PAIRED + ONE_SEED]
+    return [PAIRED + INTERVALS, *([SOME_ONE_SEED] if single.any() else [])]
 
 
 def comparison_sentences(means: pd.DataFrame, metric: str) -> list[str]:

@@ -9,8 +9,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lina_lab.config.factors import LAWS, LawKind
+
 from ..load.runs import StudyRuns
-from ..stats.budgets import BudgetView, iso_flop, iso_image, iso_step
+from ..stats.budgets import BudgetView, confounded, iso_flop, iso_image, iso_step
 from ..stats.paired import comparisons, mean_differences, paired_differences, size_trends
 from ..stats.study_fits import StudyFits, fit_study
 from . import page
@@ -24,7 +26,6 @@ from .tables import difference_table, records, summary_table, trend_table, write
 
 T = TypeVar("T")
 
-CONFOUNDED = "Other factors change with size, so no scaling law is fitted."
 NO_PAIRS = "There is nothing to compare: no two variants that finished differ in one axis only."
 OTHER_METRICS = "difference_table.csv also has the losses that are not objectives."
 
@@ -45,7 +46,9 @@ class StudyReport:
     trends: pd.DataFrame
     """Their changes with size: see `stats.paired.size_trends`."""
     fits: StudyFits | None
-    """None where other factors are confounded with size."""
+    """None where every law is confounded."""
+    confounded: Mapping[LawKind, str]
+    """Kind of law -> the factors that are confounded with size in it; the other kinds are fitted."""
 
 
 def analyze_study(runs: StudyRuns, tail: float = 0.5) -> StudyReport:
@@ -55,6 +58,7 @@ def analyze_study(runs: StudyRuns, tail: float = 0.5) -> StudyReport:
         runs: the study.
         tail: last share of a run over which its training loss is averaged for paired differences.
     """
+    confounders = confounded(runs)
     differences, views = paired_differences(runs, tail), (iso_step(runs), iso_image(runs), iso_flop(runs))
     return StudyReport(
         runs=runs,
@@ -63,7 +67,8 @@ def analyze_study(runs: StudyRuns, tail: float = 0.5) -> StudyReport:
         differences=differences,
         means=mean_differences(differences),
         trends=size_trends(differences, runs.sizes),
-        fits=fit_study(runs) if views[0].isolates_size else None,
+        fits=fit_study(runs, confounded=confounders) if len(confounders) < len(LawKind) else None,
+        confounded=confounders,
     )
 
 
@@ -71,7 +76,7 @@ def study_figures(report: StudyReport) -> dict[str, tuple[Figure, pd.DataFrame]]
     """Draw every figure that the study allows: name -> the figure and the numbers in it."""
     runs, fits = report.runs, report.fits
     # Where other factors change with size, sizes are shown at each equal budget, and not as scaling.
-    scaling = report.views[0].isolates_size
+    scaling = LawKind.SIZE not in report.confounded
     drawn = {"scaling": scaling_figure(runs)} if scaling else {"views": views_figure(runs, report.views)}
     drawn["curves"] = curves_figure(runs)
     if comparisons(runs):
@@ -121,9 +126,8 @@ def write_study_report(report: StudyReport, folder: Path) -> list[Path]:
     checkpoints = folder / "checkpoints.parquet"
     report.runs.checkpoints.to_parquet(checkpoints, index=False)
     study = report.runs.study
-    lead = (study.question.strip(), f"Controlled: {'; '.join(study.controlled)}.")
     sections = [*_sections(report, tables, pictures), page.provenance(report.runs, list(pictures.values()))]
-    return [*files, checkpoints, *page.write_report(folder, study.name, lead, sections)]
+    return [*files, checkpoints, *page.write_report(folder, study.name, [study.question.strip()], sections)]
 
 
 def _sections(report: StudyReport, tables: Mapping[str, pd.DataFrame], pictures: Mapping[str, Path]) -> list[Section]:
@@ -136,12 +140,16 @@ def _sections(report: StudyReport, tables: Mapping[str, pd.DataFrame], pictures:
         _differences(report, _named(pictures, "differences")),
         Section(
             title="Scaling laws",
-            lines=[CONFOUNDED] if fits is None else fit_sentences(fits),
+            lines=[*_not_fitted(report), *([] if fits is None else fit_sentences(fits))],
             tables=[] if fits is None else [*_named(tables, "estimate_table", "fit_table"), fits.slopes],
             pictures=_named(pictures, "fits", "surface", "profile", "compute"),
         ),
         Section(title="Excluded runs", lines=excluded or ["None."]),
     ]
+
+
+def _not_fitted(report: StudyReport) -> list[str]:
+    return [f"Not fitted: {LAWS[law]}, which is confounded with {names}." for law, names in report.confounded.items()]
 
 
 def _named(found: Mapping[str, T], *names: str) -> list[T]:

@@ -1,14 +1,26 @@
 """Points at which sizes are compared (equal steps, images or FLOPs), and which factors are confounded with size."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
-from lina_lab.config.factors import BATCH, IMAGES, STEPS, TRAINING, WARMUP_SHARE
+from lina_lab.config.factors import (
+    BATCH,
+    FACTORS,
+    IMAGES,
+    STEPS,
+    WARMUP_SHARE,
+    Audit,
+    AuditedCell,
+    FactorKind,
+    LawKind,
+    audit,
+)
 from lina_lab.records.runstore import TRAIN_LOSS
 
 from ..load.cells import KEYS
+from ..load.labels import as_text
 from ..load.runs import StudyRuns
 
 TAIL = 0.25
@@ -39,31 +51,46 @@ class BudgetView:
         return f"{self.name}: not a scaling comparison (confounded with size: {', '.join(self.confounders)})"
 
 
-def confounders(runs: StudyRuns, factors: Iterable[str] = TRAINING) -> dict[str, str]:
-    """Return those of the factors that change together with size: name -> its values by size."""
-    found: dict[str, str] = {}
-    for name in factors:
-        if name not in runs.cells:
-            continue
-        groups = [group.groupby("size")[name].first() for _, group in runs.cells.groupby("variant", sort=False)]
-        changing = [by_size for by_size in groups if by_size.nunique() > 1]
-        if changing:
-            # Show the variant that has the most sizes.
-            by_size = max(changing, key=len)
-            found[name] = ", ".join(f"{value:,.10g} at {size}" for size, value in by_size.items())
-    return found
+def audit_runs(runs: StudyRuns) -> Audit:
+    """Compare the factors of the cells that count, as `lina plan` does for the cells that are planned."""
+    known = [name for name in FACTORS if name in runs.cells]
+    sizes = next(iter(runs.study.axes[runs.study.size_axis].values()))
+    keys = ["variant", "size", *known]
+    rows = runs.cells.groupby(keys, sort=False, observed=True, dropna=False)["seed"].agg(tuple).reset_index()
+    return audit(
+        (
+            AuditedCell(
+                variant=row["variant"],
+                size=str(row["size"]),
+                seeds=row["seed"],
+                factors={name: row[name] for name in known},
+            )
+            for row in rows.to_dict("records")
+        ),
+        [as_text(size) for size in sizes],
+    )
+
+
+def confounded(runs: StudyRuns) -> Mapping[LawKind, str]:
+    """Return the kinds of law in which a factor is confounded with size: kind -> the factors, for a sentence."""
+    return audit_runs(runs).confounded
+
+
+def _training(runs: StudyRuns) -> list[str]:
+    """Return the factors of training that change with size."""
+    return list(audit_runs(runs).changing_of(FactorKind.TRAINING))
 
 
 def iso_step(runs: StudyRuns) -> BudgetView:
     """Compare each run at the end of its own budget."""
-    return BudgetView(name="iso-step", points=_points(runs, _ends(runs)), confounders=tuple(confounders(runs)))
+    return BudgetView(name="iso-step", points=_points(runs, _ends(runs)), confounders=tuple(_training(runs)))
 
 
 def iso_image(runs: StudyRuns) -> BudgetView:
     """Compare each run at the number of images that the shortest run has seen."""
     ends = _ends(runs)
-    found = [name for name in confounders(runs) if name not in (IMAGES, WARMUP_SHARE)]
-    if BATCH in found and STEPS not in found:
+    found = [name for name in _training(runs) if name not in (IMAGES, WARMUP_SHARE, STEPS)]
+    if BATCH in found:
         # Equal images in unequal batches are unequal steps.
         found.append(STEPS)
     return BudgetView(name="iso-image", points=_points(runs, ends.clip(upper=ends.min())), confounders=tuple(found))
@@ -73,7 +100,7 @@ def iso_flop(runs: StudyRuns) -> BudgetView:
     """Compare each run at the FLOPs of the cheapest run; larger sizes have then seen fewer images."""
     ends, each = _ends(runs), runs.cells.set_index("cell")["flops_per_image"]
     spent = (ends * each).min() / each
-    found = [name for name in confounders(runs) if name not in (IMAGES, WARMUP_SHARE, STEPS)]
+    found = [name for name in _training(runs) if name not in (IMAGES, WARMUP_SHARE, STEPS)]
     return BudgetView(name="iso-FLOP", points=_points(runs, spent), confounders=tuple(found))
 
 

@@ -1,9 +1,12 @@
 """All scaling laws that a study's cells allow: each variant alone, variants pooled, checkpoints, compute."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import pandas as pd
+
+from lina_lab.config.factors import LawKind
 
 from ..load.runs import StudyRuns
 from .bootstrap import BootstrapFits, ConfidenceInterval, grouped, held_out_error, interval, refit, size_factor, slopes
@@ -21,6 +24,8 @@ SEPARATE = (power(), power(irreducible_loss=False), log_line())
 LEVEL, RESAMPLES, SURFACE_RESAMPLES = 0.9, 200, 100
 MAX_CHECKPOINTS = 12
 """Checkpoints of a run that are fitted; of more, as many are chosen, evenly spaced in the logarithm of images."""
+
+NOTHING: Mapping[LawKind, str] = MappingProxyType({})
 
 Statistic = Callable[[Fit], float]
 
@@ -86,6 +91,8 @@ class StudyFits:
     """Relative error of the surface at the largest size when it is left out of the fit."""
     compute: ComputeAnalysis | None
     """None where there are no checkpoints."""
+    confounded: Mapping[LawKind, str]
+    """Kinds of law that were not fitted, see `budgets.confounded`."""
     slopes: pd.DataFrame
     """See `bootstrap.slopes`."""
 
@@ -122,20 +129,22 @@ def _points(runs: StudyRuns, table: pd.DataFrame, more: list[str]) -> pd.DataFra
     return points.assign(**{n: points.groupby("size")[n].transform("mean").astype(float) for n in counts})
 
 
-def fit_study(runs: StudyRuns, resamples: int = RESAMPLES) -> StudyFits:
+def fit_study(runs: StudyRuns, resamples: int = RESAMPLES, confounded: Mapping[LawKind, str] = NOTHING) -> StudyFits:
     """Fit every law that the study's points allow.
 
     Args:
         runs: the study.
         resamples: number of bootstrap refits for an interval.
+        confounded: kinds of law that are not fitted (`budgets.confounded`).
     """
     points, first, variants = study_points(runs), runs.variants[0], runs.variants
-    cases = [(law, points[points["variant"] == variant]) for variant in variants for law in SEPARATE]
-    several = len(variants) > 1
+    by_size, along, by_compute = (law not in confounded for law in LawKind)
+    cases = [(law, points[points["variant"] == variant]) for variant in variants for law in SEPARATE if by_size]
+    several = by_size and len(variants) > 1
     shared = _pooled(points, SHARED if several else (), resamples)
     own = _pooled(points, OWN if several else (), resamples)
     checkpoints = checkpoint_points(runs, MAX_CHECKPOINTS)
-    area = _pooled(checkpoints, SURFACES, min(resamples, SURFACE_RESAMPLES))
+    area = _pooled(checkpoints, SURFACES if along else (), min(resamples, SURFACE_RESAMPLES))
     largest, others = float(points["parameters"].max()), variants[1:]
     return StudyFits(
         separate=tuple(fit(mine, law) for law, mine in cases),
@@ -152,8 +161,9 @@ def fit_study(runs: StudyRuns, resamples: int = RESAMPLES) -> StudyFits:
             {v: _pair(area, _difference(first, v, 0), _difference(first, v, 1)) for v in others} if area.fit else {}
         ),
         surface_held_out_error=held_out_error(area.points, area.fit.law) if area.fit else float("nan"),
-        compute=analyze_compute(checkpoint_points(runs)) if len(checkpoints) else None,
-        slopes=slopes(points),
+        compute=analyze_compute(checkpoint_points(runs)) if by_compute and len(checkpoints) else None,
+        confounded=confounded,
+        slopes=slopes(points if by_size else points[:0]),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lina_lab.config.fields import TRIAL, field_type, takes_list
-from lina_lab.config.history import RENAMED
+from lina_lab.config.history import REMOVED, RENAMED
 from lina_lab.util.errors import ConfigError
 
 AXES = "study.axes"
@@ -53,6 +53,8 @@ def check_word(name: str) -> None:
     """
     if name in RENAMED:
         raise ConfigError(f"{name} is called {RENAMED[name]} in this version: write {RENAMED[name]}")
+    if name in REMOVED:
+        raise ConfigError(f"{name} is not a field of this version: {REMOVED[name]}")
     if name.rpartition(".")[2] in ("_target_", "_partial_"):
         raise ConfigError(f"{name} is not a field: {NO_CODE}")
     dotted = f"{name.replace('/', '.')}."

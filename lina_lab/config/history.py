@@ -21,10 +21,13 @@ RENAMED = {
     "sampling.flow_steps": "sampling.ode_steps",
     "sampling.guidance": "sampling.guidance_scale",
     "sampling.min_guidance": "sampling.guidance_scale_start",
-    "study.held_equal": "study.controlled",
     "study.resources.accumulate": "study.resources.accumulate_grad_batches",
 }
 """Dotted name up to version 0.1 -> today's. Only the last part of a name changes."""
+REMOVED = dict.fromkeys(
+    ("study.held_equal", "study.controlled"), "delete it: `lina plan` and reports list what is equal for all cells"
+)
+"""Dotted name of a study's field that this version does not have -> what to do. Stores that hold it are read without it."""
 RECORDED = {new: old for old, new in RENAMED.items()}
 ADDED: dict[str, Any] = {
     "optimizer.name": "adamw",
@@ -47,8 +50,9 @@ def current_names(data: Mapping[str, Any], *, within: str = "") -> dict[str, Any
         data: a trial, or a section of one or of a study.
         within: the section's dotted name.
     """
-    found: dict[str, Any] = _renamed(data, RENAMED, within)
     prefix = f"{within}." if within else ""
+    kept = {name: value for name, value in data.items() if f"{prefix}{name}" not in REMOVED}
+    found: dict[str, Any] = _renamed(kept, RENAMED, within)
     for field, default in ADDED.items():
         if field.startswith(prefix):
             _add_where_missing(found, field.removeprefix(prefix).split("."), default)

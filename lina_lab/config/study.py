@@ -88,7 +88,7 @@ class ResourcesConfig:
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class StudyConfig(Checked):
-    """One question: what is varied, with which seeds, and what is controlled."""
+    """One question: what is varied, and with which seeds."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]
     """Name of the study in every store and of its folder; another name makes another study."""
@@ -102,8 +102,6 @@ class StudyConfig(Checked):
     """The axis along which models grow; the others make the variants that are compared."""
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
     """Seeds of each cell; variants with the same seed see the same data, masks and noise."""
-    controlled: list[str]
-    """What is the same for all cells, as sentences for a reviewer."""
     seeds_at_size: dict[str, Annotated[list[NonNegativeInt], Field(min_length=1)]] = field(default_factory=dict)
     """Seeds of single sizes, instead of `seeds`: value of the size axis' first field, as text -> seeds."""
     exclude: list[dict[str, Any]] = field(default_factory=list)

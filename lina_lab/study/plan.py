@@ -1,13 +1,15 @@
-"""The cost of a study: a table of its cells, and an audit of what changes together with size."""
+"""The cost of a study: a table of its cells, and the audit of what is equal in them."""
 
+import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import isnan
 from typing import Any
 
 import pandas as pd
 
-from lina_lab.config.factors import FACTORS
+from lina_lab.config.factors import FACTORS, PAIRING, Audit, AuditedCell
+from lina_lab.config.factors import audit as compared
 from lina_lab.records.record import read_record
 from lina_lab.records.status import CellStatus
 from lina_lab.study.cost import memory_bytes, parameters, training_flops
@@ -83,9 +85,7 @@ def describe(workspace: Workspace) -> str:
         f"{plan.study.question.strip()}\n\n"
         f"{merged.to_markdown(index=False, floatfmt='.3g', disable_numparse=True)}\n\n"
         f"{len(cells)} cells of {devices} device{'s' if devices > 1 else ''}, {flops:.3g} FLOPs in all, {time}\n\n"
-        f"Controlled, as the study says: {'; '.join(plan.study.controlled)}.\n"
-        "Audit, what changes together with size: "
-        f"{'; '.join(audit(plan)) or 'none of the factors that are compared'}.\n"
+        "Audit:\n" + "".join(f"- {line}\n" for line in (*audit(plan).sentences(), PAIRING))
     )
 
 
@@ -101,27 +101,21 @@ def _listed(seeds: "pd.Series[int]") -> str:
     return " ".join(part for parts in shown for part in parts)
 
 
-def audit(plan: Plan) -> list[str]:
-    """Each factor that differs between sizes for one variant and seed, with its values."""
-    size_fields = plan.study.axes[plan.study.size_axis]
-    others = [field for axis in plan.study.axes.values() for field in axis if field not in size_fields]
-    groups: dict[str, list[Cell]] = {}
-    for cell in plan.cells:
-        groups.setdefault(str([cell.axes[field] for field in others]), []).append(cell)
-    found = {}
-    for name, factor in FACTORS.items():
-        for cells in groups.values():
-            values = {_size(cell, size_fields): factor(cell.config) for cell in cells}
-            if len({f"{value:.6g}" for value in values.values()}) > 1:
-                found[name] = ", ".join(f"{value:,.4g} at {size}" for size, value in values.items())
-                break
-    seeds = {_size(cell, size_fields): 0 for cell in plan.cells}
-    for cell in next(iter(groups.values())):
-        seeds[_size(cell, size_fields)] += 1
-    if len(set(seeds.values())) > 1:
-        found["seeds"] = ", ".join(f"{count} at {size}" for size, count in seeds.items())
-    return [f"{name} ({values})" for name, values in found.items()]
+def audit(plan: Plan) -> Audit:
+    """Compare the factors of the plan's cells."""
+    fields = plan.study.axes[plan.study.size_axis]
+    first, sizes = next(iter(fields.items()))
+    cells = [
+        AuditedCell(
+            variant=str([value for field, value in cell.axes.items() if field not in fields]),
+            size=_text(cell.axes[first]),
+            seeds=(cell.config.seed,),
+            factors={name: factor.value(cell.config) for name, factor in FACTORS.items()},
+        )
+        for cell in plan.cells
+    ]
+    return compared(cells, [_text(size) for size in sizes])
 
 
-def _size(cell: Cell, size_fields: Mapping[str, Sequence[Any]]) -> str:
-    return " ".join(str(cell.axes[field]) for field in size_fields)
+def _text(size: Any) -> str:
+    return size if isinstance(size, str) else json.dumps(size)

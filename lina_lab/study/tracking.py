@@ -101,7 +101,7 @@ class Tracker:
         tags = {
             runstore.KIND: "study",
             runstore.FORMAT: str(runstore.FORMAT_VERSION),
-            runstore.NOTE: f"**{study.question.strip()}**\n\nControlled: {'; '.join(study.controlled)}.",
+            runstore.NOTE: f"**{study.question.strip()}**",
             runstore.STUDY: json.dumps(to_dict(study)),
         }
         self._set_tags(run_id, tags | self.source)

@@ -20,7 +20,6 @@ STUDY: dict[str, Any] = {
     },
     "size_axis": "size",
     "seeds": [0, 1, 2],
-    "controlled": ["images seen"],
 }
 STEPS, BATCH = 200, 32
 LABELS = {"none": "no convolution", "depthwise": "depthwise"}

@@ -20,7 +20,7 @@ AXES: dict[str, Any] = {
 
 
 def study(axes: dict[str, Any], **fields: Any) -> StudyConfig:
-    base = {"name": "named", "question": "?", "axes": axes, "size_axis": "size", "seeds": [0], "controlled": []}
+    base = {"name": "named", "question": "?", "axes": axes, "size_axis": "size", "seeds": [0]}
     return from_dict(StudyConfig, base | fields)
 
 

@@ -6,8 +6,10 @@ import pandas as pd
 import pytest
 from lina_lab.analysis.load.published import parameters, published_metrics, read_published
 from lina_lab.analysis.plots import COMMAND
-from lina_lab.analysis.stats.budgets import TAIL, confounders, iso_flop, iso_image, iso_step
+from lina_lab.analysis.stats.budgets import TAIL, audit_runs, iso_flop, iso_image, iso_step
 from lina_lab.analysis.stats.paired import paired_differences
+
+from lina_lab.config.factors import FactorKind, LawKind
 
 CONVOLUTION = {"division": (-0.01227, -0.01264, -0.01593), "subtraction": (-0.01263, -0.01112, -0.00847)}
 NORMALIZATION = {"no convolution": (0.00014, -0.00164, -0.00364), "depthwise5": (-0.00023, -0.00011, 0.00381)}
@@ -35,10 +37,19 @@ def test_paired_differences_are_those_of_the_step_by_step_logs(index: int) -> No
 
 def test_batch_and_images_are_confounded_with_width() -> None:
     runs = read_published()
-    assert confounders(runs) == {
-        "batch size": "2,048 at 768, 1,536 at 1024, 768 at 1536",
-        "images seen": "409,600,000 at 768, 307,200,000 at 1024, 153,600,000 at 1536",
-    }
+    found = audit_runs(runs)
+    training = found.changing_of(FactorKind.TRAINING)
+    assert list(training) == [
+        "batch in images",
+        "batch in tokens",
+        "images seen",
+        "images that the average reaches back",
+    ]
+    assert training["batch in images"] == "2,048 at 768, 1,536 at 1024, 768 at 1536"
+    assert training["images seen"] == "409,600,000 at 768, 307,200,000 at 1024, 153,600,000 at 1536"
+    assert found.changing["channels of a head"] == "64 at 768, 64 at 1024, 96 at 1536"
+    assert {"optimizer steps": "200,000", "learning rate": "0.0008"}.items() <= found.equal.items()
+    assert set(found.confounded) == set(LawKind)
     for view in (iso_step(runs), iso_image(runs), iso_flop(runs)):
         assert not view.isolates_size
         assert "not a scaling comparison" in view.title
@@ -75,7 +86,10 @@ def test_figures_and_report_need_no_training(tmp_path: Path, capsys: pytest.Capt
     assert not (folder / "scaling.png").exists()
     assert not (folder / "fits.csv").exists()
     text = (folder / "report.md").read_text()
-    assert "iso-step: not a scaling comparison (confounded with size: batch size, images seen)" in text
+    assert (
+        "iso-step: not a scaling comparison (confounded with size: batch in images, batch in tokens, images seen, images that the average reaches back)"
+        in text
+    )
     assert text.count("One seed per cell: no confidence intervals.") == 1
     assert COMMAND.main([f"out={tmp_path}"]) == 2
     assert COMMAND.main(["source=published", "study=x", f"out={tmp_path}"]) == 2

@@ -73,7 +73,6 @@ def test_report_has_results_and_excluded_runs(
     runs.excluded.loc[0] = ["abc", "division none 16 seed 3", "failed", "RuntimeError: planted"]
     _, text = written(runs, tmp_path, monkeypatch)
     assert "Is the truth found?" in text
-    assert "Controlled: images seen." in text
     loses, wins = "subtraction vs. division (no convolution)", "depthwise vs. no convolution (division)"
     lines = text.splitlines()
     assert f"- {loses}: validation loss (EMA) higher at 2 of 2 sizes (3 seeds)." in lines
@@ -91,9 +90,10 @@ def test_a_shape_that_changes_with_size_is_reported_and_does_not_forbid_a_law(pl
     runs = planted(subtraction_is_worse)
     heads = runs.cells.assign(**{"channels of a head": runs.cells["size"] // 2, "heads": 2})
     report = analyze_study(replace(runs, cells=heads))
-    first, second = design_sentences(report.runs, report.views)
-    assert first.startswith("No factor of training changes with size.")
-    assert second == "The model's shape changes with size: channels of a head (8 at 16, 16 at 32)."
+    equal, shape, laws = design_sentences(report.runs, report.views)
+    assert equal == "Equal for all cells: heads (2)."
+    assert shape == "Change with size in the model's shape: channels of a head (8 at 16, 16 at 32)."
+    assert laws.startswith("No factor of training confounds a law in size at the end of training, a law in size")
     assert report.fits is not None
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from lina_lab.config.factors import FACTORS, PAIRING
 from lina_lab.records.record import Record, write_record
 from lina_lab.records.status import CellStatus
 from lina_lab.study.cost import memory_bytes, parameters, training_flops
@@ -54,28 +55,43 @@ def test_time_is_stated_or_measured(tiny_study: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "study", "flagged"),
+    ("changes", "study", "changing"),
     [
         ({}, {}, ["channels of a head"]),
         ({}, {"axes": {"size": {"model.dim": [8, 16], "model.num_heads": [2, 4]}}}, ["heads"]),
         (
             {},
             {"axes": {"size": {"model.dim": [8, 16], "data.batch_size": [16, 32]}}},
-            ["batch size", "optimizer steps", "images that the average reaches back", "channels of a head"],
+            ["batch in images", "batch in tokens", "optimizer steps"]
+            + ["images that the average reaches back", "channels of a head"],
         ),
         (
             {"optimizer.warmup_images": 16},
             {"budget": {"unit": "flops", "amount": 1e9}},
             ["images seen", "optimizer steps", "share of the budget in warm-up", "channels of a head"],
         ),
-        ({}, {"seeds_at_size": {"8": [0, 1]}}, ["channels of a head", "seeds"]),
     ],
 )
 def test_the_audit_names_what_changes_with_size(
-    tiny_study: Any, changes: dict[str, Any], study: dict[str, Any], flagged: list[str]
+    tiny_study: Any, changes: dict[str, Any], study: dict[str, Any], changing: list[str]
 ) -> None:
     found = audit(planned(tiny_study, changes, **study))
-    assert [line.split(" (")[0] for line in found] == flagged
+    assert list(found.changing) == changing
+    assert not {*found.equal} & {*changing}
+    assert {*found.equal, *found.differing, *changing} == set(FACTORS)
+
+
+def test_the_audit_counts_the_seeds_of_each_size(tiny_study: Any) -> None:
+    assert audit(planned(tiny_study)).seeds == ""
+    assert audit(planned(tiny_study, seeds_at_size={"8": [0, 1]})).seeds == "2 at 8, 1 at 16"
+
+
+def test_the_plan_prints_what_is_equal_for_all_cells_and_what_pairing_guarantees(
+    tiny_study: Any, tmp_path: Path
+) -> None:
+    text = describe(workspace_at(tmp_path / "runs", planned(tiny_study)))
+    assert "- Equal for all cells: batch in images (16), batch in tokens (1,024), images seen (64), " in text
+    assert text.endswith(f"- {PAIRING}\n")
 
 
 def test_the_memory_estimate_is_of_the_right_order(tiny: Any, tmp_path: Path) -> None:
