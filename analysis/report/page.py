@@ -14,8 +14,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from ..load.runs import StudyRuns
-from .narrative import count
-from .tables import markdown, records, rounded
+from .tables import count, markdown, records, rounded
 
 TEMPLATE = "page.html.j2"
 SCALE_PERCENT = 65

@@ -3,6 +3,7 @@
 import colorsys
 import math
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -61,40 +62,41 @@ def variant_legend(figure: Figure, variants: Sequence[str]) -> None:
     figure.legend(handles=legend_handles(variants), loc="outside right center")
 
 
-def variant_panels(count: int, rows: int, *, width: float, heights: Sequence[float]) -> tuple[Figure, list[list[Axes]]]:
-    """Make a column of `rows` panels for each variant, at most `MAX_COLUMNS` side by side.
+def variant_panels(
+    variants: Sequence[str], heights: Sequence[float], *, width: float, same_x: bool
+) -> tuple[Figure, list[list[Axes]]]:
+    """Make a column of panels for each variant, at most `MAX_COLUMNS` side by side, with its name on top.
 
     Args:
-        count: number of variants.
-        rows: panels of each variant, one above the other.
+        variants: their names.
+        heights: inches of each panel of a variant, top to bottom.
         width: inches of a column.
-        heights: inches of each of the rows.
+        same_x: whether the panels of a variant have one x axis.
 
     Returns:
-        The figure, and the panels of each variant, top to bottom.
+        The figure, and the panels of each variant, top to bottom. Panels of the same kind share their axes.
     """
-    columns = min(count, MAX_COLUMNS)
-    bands = math.ceil(count / columns)
-    figure, panels = plt.subplots(
-        rows * bands,
-        columns,
-        figsize=(width * columns + 0.4, sum(heights) * bands),
-        squeeze=False,
-        height_ratios=[*heights] * bands,
-    )
-    found = []
+    rows, columns = len(heights), min(len(variants), MAX_COLUMNS)
+    bands = math.ceil(len(variants) / columns)
+    shape: dict[str, Any] = {"figsize": (width * columns + 0.4, sum(heights) * bands), "squeeze": False}
+    figure, panels = plt.subplots(rows * bands, columns, height_ratios=[*heights] * bands, **shape)
+    found: list[list[Axes]] = []
     for index in range(bands * columns):
         band, column = divmod(index, columns)
         own = [panels[band * rows + row][column] for row in range(rows)]
-        if index < count:
-            found.append(own)
-        else:
+        if index >= len(variants):
             for axes in own:
                 axes.remove()
-    for row in range(rows):
-        for own in found[1:]:
-            own[row].sharey(found[0][row])
-            own[row].sharex(found[0][0])
+            continue
+        for row, axes in enumerate(own):
+            if found:
+                axes.sharey(found[0][row])
+                axes.sharex(found[0][0 if same_x else row])
+            elif same_x and row:
+                axes.sharex(own[0])
+            axes.tick_params(labelleft=column == 0, labelbottom=row == rows - 1 or not same_x)
+        own[0].set_title(fill(variants[index], 26), fontsize="small")
+        found.append(own)
     return figure, found
 
 

@@ -1,5 +1,7 @@
 """Tables of a study, as CSV, Markdown and LaTeX."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +10,50 @@ import pandas as pd
 from lina_lab.records.runstore import TRAIN_LOSS
 
 from ..load.runs import StudyRuns
+from ..stats.verdicts import Kind, PrimaryVerdict
 from .metric_names import metric_name
 
-FORMATS = {
+def signed(value: float) -> str:
+    """Write a difference with its sign, and with as many decimals as its size deserves."""
+    return f"{value:+.{_decimals(value)}f}" if math.isfinite(value) else str(value)
+
+
+def plain(value: float | None) -> str:
+    """Write a deviation or an error with two significant digits."""
+    if value is None or not math.isfinite(value) or value == 0:
+        return "0" if value == 0 else EMPTY if value is None or math.isnan(value) else str(value)
+    return f"{value:.{min(max(1 - math.floor(math.log10(abs(value))), 0), 7)}f}"
+
+
+def count(number: Any, noun: str) -> str:
+    """Write a number with its noun, in the plural where that is due."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _decimals(value: float) -> int:
+    return next((decimals for limit, decimals in ((100, 0), (10, 1), (1, 2), (0.1, 4)) if abs(value) >= limit), 5)
+
+
+def _p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+DIGITS, EMPTY = 4, "–"
+Form = str | Callable[[Any], str]
+SIGNED = ("difference", "95% CI low", "95% CI high")
+FORMATS: dict[str, Form] = {
     **dict.fromkeys(("parameters", "images/s", "from", "to", "iteration", "images"), "{:,.0f}"),
-    **dict.fromkeys(("size", "from size", "to size", "seeds", "width"), "{}"),
-    **dict.fromkeys(("difference", "change", "95% CI low", "95% CI high"), "{:+.5f}"),
-    **dict.fromkeys(("block SE", "p (Holm)"), "{:.2g}"),
+    **dict.fromkeys(("size", "seeds", "width", "points"), "{}"),
+    **dict.fromkeys(SIGNED, signed),
+    **dict.fromkeys(("block SE", "deviation needed", "SD", "regret", "curvature", "SE of log value"), plain),
     **dict.fromkeys(("parameters, M", "parameters, M, ours", "parameters, M, published"), "{:,.1f}"),
+    "p (Holm)": _p_value,
+    "FID": "{:.2f}",
+    "error at the largest size": "{:.1%}",
 }
+"""Column -> how its numbers are written."""
 UNITS = {", GMAC": "{:,.2f}", ", s": "{:,.2f}"}
 """Format of the columns whose name holds this unit, unless they are in `FORMATS`."""
-DIGITS, EMPTY = 4, "–"
 SHORT = {
     "val/loss_ema": ("val loss, EMA", "EMA"),
     "val/loss_raw": ("val loss, raw", "raw"),
@@ -27,10 +61,15 @@ SHORT = {
 }
 """Metric -> its column, and how the column of its standard deviation calls it."""
 READABLE = {
-    **{"smallest": "from size", "largest": "to size", "block_se": "block SE", "holm": "p (Holm)"},
-    **{"low": "95% CI low", "high": "95% CI high"},
+    **{"block_se": "block SE", "holm": "p (Holm)", "low": "95% CI low", "high": "95% CI high"},
+    "needed_deviation": "deviation needed",
 }
 """Column of paired differences -> its name for readers."""
+SHOWN = [
+    *("comparison", "kind", "size", "metric", "difference", "block_se", "low", "high", "holm", "outcome"),
+    *("needed_deviation", "seeds"),
+]
+KINDS = {Kind.DIFFERENCE: "difference", Kind.GROWTH: "growth", Kind.LOG_GROWTH: "growth of the log ratio"}
 
 
 def summary_table(runs: StudyRuns) -> pd.DataFrame:
@@ -48,25 +87,50 @@ def summary_table(runs: StudyRuns) -> pd.DataFrame:
     return table.sort_values(["size", "variant"], key=lambda column: column.map(rank)).reset_index(drop=True)
 
 
-def difference_table(means: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean differences with a reader's column names.
+def difference_table(table: pd.DataFrame, verdict: PrimaryVerdict | None = None) -> pd.DataFrame:
+    """Return differences and growths with a reader's column names, the primary comparison first.
 
     Args:
-        means: see `stats.paired.mean_differences`.
+        table: see `stats.verdicts.exploratory`.
+        verdict: the primary comparison, if it is part of the table.
+
+    Returns:
+        `comparison`, `kind`, `size`, `metric`, `difference`, `block SE`, `95% CI low`, `95% CI high`, `p (Holm)`,
+        `outcome`, `deviation needed`, `seeds`. Columns without a value are left out, and the last but one where there
+        are intervals.
     """
-    columns = ["comparison", "size", "metric", "difference", "block_se", "low", "high", "holm", "seeds"]
-    return means[columns].assign(metric=means["metric"].map(metric_name)).rename(columns=READABLE)
+    growth = table["kind"] != Kind.DIFFERENCE
+    span = table["smallest"].astype(str) + " to " + table["largest"].astype(str)
+    found = table.assign(
+        kind=table["kind"].map(KINDS),
+        size=table["size"].astype(str).where(~growth, span),
+        metric=table["metric"].map(metric_name),
+        outcome=table["outcome"].where(table["holm"].notna()).astype(object),
+    )
+    # Where there is an interval, it says more.
+    needed = found["needed_deviation"].where(found["low"].isna())
+    found = found.assign(needed_deviation=needed)[SHOWN].rename(columns=READABLE)
+    if verdict is not None:
+        found = pd.concat([_primary_row(verdict), found], ignore_index=True)
+    return found.dropna(axis="columns", how="all")
 
 
-def trend_table(trends: pd.DataFrame) -> pd.DataFrame:
-    """Return the changes of the differences with size, with a reader's column names.
-
-    Args:
-        trends: see `stats.paired.size_trends`.
-    """
-    columns = ["comparison", "smallest", "largest", "metric", "difference", "low", "high", "seeds"]
-    table = trends[columns].assign(metric=trends["metric"].map(metric_name))
-    return table.rename(columns={**READABLE, "difference": "change"})
+def _primary_row(verdict: PrimaryVerdict) -> pd.DataFrame:
+    interval = verdict.interval
+    missing = math.isnan(interval.low)
+    row = {
+        "comparison": verdict.label,
+        "kind": f"PRIMARY {verdict.quantity}",
+        "size": " to ".join(str(size) for size in verdict.sizes),
+        "metric": metric_name(verdict.metric),
+        "difference": interval.value,
+        "95% CI low": interval.low,
+        "95% CI high": interval.high,
+        "outcome": None if missing else str(verdict.outcome),
+        "deviation needed": verdict.needed_deviation if missing else math.nan,
+        "seeds": verdict.seeds,
+    }
+    return pd.DataFrame([row])
 
 
 def write_table(table: pd.DataFrame, path: Path) -> list[Path]:
@@ -93,9 +157,14 @@ def rounded(table: pd.DataFrame) -> pd.DataFrame:
     for column in table:
         usual = f"{{:.{DIGITS}f}}" if pd.api.types.is_float_dtype(table[column]) else "{}"
         by_unit = next((form for unit, form in UNITS.items() if f"{unit}," in f"{column},"), usual)
-        form = FORMATS.get(str(column), by_unit) if pd.api.types.is_numeric_dtype(table[column]) else "{}"
-        text[column] = [form.format(value) if pd.notna(value) else EMPTY for value in table[column]]
+        numeric = pd.api.types.is_numeric_dtype(table[column])
+        form: Form = FORMATS.get(str(column), by_unit) if numeric else "{}"
+        text[column] = [_written(form, value) if pd.notna(value) else EMPTY for value in table[column]]
     return text
+
+
+def _written(form: Form, value: Any) -> str:
+    return form.format(value) if isinstance(form, str) else form(value)
 
 
 def markdown(table: pd.DataFrame) -> str:

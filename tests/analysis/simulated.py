@@ -26,7 +26,7 @@ PRIMARY = {
 }
 STEPS, BATCH, CHECKPOINTS = 120, 32, 6
 E, ALPHA, BETA = 0.3, 0.3, 0.4
-CONFIGURED = {"batch size": BATCH, "images seen": STEPS * BATCH, "optimizer steps": STEPS, "learning rate": 0.002}
+CONFIGURED = {"batch in images": BATCH, "images seen": STEPS * BATCH, "optimizer steps": STEPS, "learning rate": 0.002}
 
 
 def simulated(
@@ -50,7 +50,7 @@ def simulated(
     fields = {"name": "planted", "question": "Is the truth found?", "size_axis": "size", "seeds": list(range(seeds))}
     config = from_dict(
         StudyConfig,
-        {**fields, "controlled": ["images seen"], "axes": {**axes, "size": {"model.dim": list(sizes)}}, **study},
+        {**fields, "axes": {**axes, "size": {"model.dim": list(sizes)}}, **study},
     )
     rng, cells, points = np.random.default_rng(0), [], []
     common = rng.normal(size=(seeds, len(sizes), STEPS))
