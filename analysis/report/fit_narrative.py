@@ -1,139 +1,154 @@
-"""Fits of a study as a table and in sentences: numbers of the fits that hold, and reasons for the others."""
+"""Fits of a study as a table and in sentences: numbers of the laws that hold, and reasons for the others."""
 
 import math
 from collections.abc import Mapping
 
 import pandas as pd
 
-from lina_lab.config.factors import LawKind
-
-from ..stats.bootstrap import ConfidenceInterval
 from ..stats.compute import ComputeAnalysis
-from ..stats.laws import Fit
+from ..stats.irreducible import EStatus, LawNumber, SeedwiseLaw
+from ..stats.seedwise import Estimate
 from ..stats.status import FitStatus
-from ..stats.study_fits import Estimate, PooledFit, StudyFits
+from ..stats.study_fits import StudyFits
 from .narrative import count
 from .tables import records
 
 NAN = math.nan
 HELD_OUT = "error at the largest size"
-SIZE_FACTOR, FROM_FIRST = "size factor", "minus the first variant's"
-ESTIMATE_COLUMNS = ["quantity", "variant", "estimate", "90% CI low", "90% CI high", "note"]
+ENDS = ("90% CI low", "90% CI high")
+ESTIMATE_COLUMNS = [
+    "quantity",
+    "variant",
+    "baseline",
+    "E = 0",
+    *(f"{end} (E = 0)" for end in ENDS),
+    "E free",
+    *(f"{end} (E free)" for end in ENDS),
+    "E",
+    "seeds",
+    "note",
+]
 
 
 def fit_table(fits: StudyFits) -> pd.DataFrame:
-    """Return a row for each law and variant, with 90% confidence intervals of exponents where there are any.
+    """Return a row for each form of a law in N, fitted to one variant alone.
 
     Returns:
-        `variant`, `law`, `status`, `alpha`, `alpha low`, `alpha high`, the same of `beta`, `E`, `AICc`, the relative
-        error at the largest size when it is left out of the fit, `points`.
+        `variant`, `law`, `status`, `alpha`, `E`, `AICc above the best` (of the forms of the variant, which are fitted
+        to the same points), the relative error at the largest size when it is left out of the fit, `points`. A law with
+        E has numbers only where the profile identifies E.
     """
-    rows = [_row(f, f.variants[0], error) for f, error in zip(fits.separate, fits.held_out_errors, strict=True)]
-    for found in fits.shared.attempts:
-        rows.append(_row(found, "all", NAN, fits.exponent if found is fits.shared.fit else None))
-    for found in fits.own.attempts:
-        names = found.variants if found is fits.own.fit else ("all",)
-        rows += [_row(found, name, NAN) for name in names]
-    for found in fits.surface.attempts:
-        if found is fits.surface.fit:
-            error, exponents = fits.surface_held_out_error, fits.surface_exponents
-            rows += [_row(found, name, error, *exponents[name]) for name in found.variants]
-        else:
-            rows.append(_row(found, "all", NAN))
-    if fits.compute is not None:
-        rows += [_row(found, f"{variant}, frontier", NAN) for variant, found in fits.compute.frontier_laws.items()]
-    return pd.DataFrame(rows)
-
-
-def _row(found: Fit, name: str, held_out: float, *estimates: Estimate | None) -> dict[str, object]:
-    holds = found.status is FitStatus.OK
-    exponents = [*found.exponents.get(name, found.exponents[found.variants[0]]), NAN, NAN] if holds else [NAN, NAN]
-    row: dict[str, object] = {"variant": name, "law": found.law.name, "status": str(found.status)}
-    for index, letter in enumerate(("alpha", "beta")):
-        estimate = estimates[index] if index < len(estimates) else None
-        ends = (NAN, NAN) if estimate is None else (estimate.interval.low, estimate.interval.high)
-        row |= {letter: exponents[index], f"{letter} low": ends[0], f"{letter} high": ends[1]}
-    return row | {
-        "E": found.irreducible_loss if holds and found.law.irreducible_loss and not found.law.line else NAN,
-        "AICc": found.aicc if holds else NAN,
-        HELD_OUT: held_out,
-        "points": found.num_points,
-    }
+    rows = []
+    for found, error in zip(fits.forms, fits.held_out_errors, strict=True):
+        (variant,) = found.variants
+        profile, with_constant = fits.alone[variant].profile, found.law.irreducible_loss and not found.law.line
+        decided = not with_constant or (profile is not None and profile.status is EStatus.IDENTIFIED)
+        holds = found.status is FitStatus.OK
+        rows.append(
+            {
+                "variant": variant,
+                "law": found.law.name,
+                "status": str(found.status) if decided or not holds else f"E {_e_text(fits.alone[variant])}",
+                "alpha": found.exponents[variant][0] if holds and decided and not found.law.line else NAN,
+                "E": found.irreducible_loss if holds and decided and with_constant else NAN,
+                "AICc above the best": found.aicc if holds else NAN,
+                HELD_OUT: error,
+                "points": found.num_points,
+            }
+        )
+    table = pd.DataFrame(rows)
+    if len(table):
+        table["AICc above the best"] -= table.groupby("variant")["AICc above the best"].transform("min")
+    return table
 
 
 def estimate_table(fits: StudyFits) -> pd.DataFrame:
-    """Return a row for each number that the pooled fits estimate, with its 90% confidence interval.
+    """Return a row for each number of a law, with E = 0 and with E by its profile; see ESTIMATE_COLUMNS.
 
-    Returns:
-        `quantity`, `variant`, `estimate`, `90% CI low`, `90% CI high`, `note` (why there is no interval, and how many
-        refits failed). No rows where no pooled law holds.
+    `E` says which values of E are inside the profile, and `note` why there is no interval. No rows where no law holds.
     """
-    rows: list[tuple[str, str, Estimate]] = []
+    rows: list[tuple[object, ...]] = []
+
+    def add(quantity: str, variant: str, baseline: str, law: SeedwiseLaw | None, number: LawNumber) -> None:
+        assert law is not None
+        ends = [(e.value, e.low, e.high) for e in (number.pinned, number.free)]
+        note = number.pinned.reason or number.free.reason
+        rows.append((quantity, variant, baseline, *ends[0], *ends[1], _e_text(law), number.pinned.seeds, note))
+
     if fits.exponent is not None:
-        rows.append(("alpha, shared exponents", "all", fits.exponent))
-    rows += [(SIZE_FACTOR, variant, factor) for variant, factor in fits.size_factors.items()]
-    rows += [(f"alpha, {FROM_FIRST}", variant, found) for variant, found in fits.exponent_differences.items()]
+        add("alpha, shared", "all", "", fits.shared, fits.exponent)
+    for (treatment, baseline), number in fits.exponent_differences.items():
+        add("alpha, difference", treatment, baseline, fits.own, number)
     for index, letter in enumerate(("alpha", "beta")):
-        rows += [(f"{letter} of L(N, D)", variant, pair[index]) for variant, pair in fits.surface_exponents.items()]
-        pairs = fits.surface_differences.items()
-        rows += [(f"{letter} of L(N, D), {FROM_FIRST}", variant, pair[index]) for variant, pair in pairs]
-    return pd.DataFrame([_estimate_row(*row) for row in rows], columns=ESTIMATE_COLUMNS)
-
-
-def _estimate_row(quantity: str, variant: str, estimate: Estimate) -> tuple[object, ...]:
-    ends = estimate.interval
-    failed = f"{ends.failed:.0%} of refits failed" if ends.failed else ""
-    return (quantity, variant, estimate.value, ends.low, ends.high, ends.reason or failed)
+        for variant, pair in fits.surface_exponents.items():
+            add(f"{letter} of L(N, D)", variant, "", fits.surface, pair[index])
+        for (treatment, baseline), pair in fits.surface_differences.items():
+            add(f"{letter} of L(N, D), difference", treatment, baseline, fits.surface, pair[index])
+    for found in fits.multipliers:
+        law = fits.shared if found.resource == "parameters" else fits.surface
+        add(f"worth in {found.resource}", found.treatment, found.baseline, law, found)
+    return pd.DataFrame(rows, columns=ESTIMATE_COLUMNS)
 
 
 def fit_sentences(fits: StudyFits) -> list[str]:
-    """Say what the pooled fits show, and what the points do not allow."""
-    lines = [*_shared(fits), *_refusals(fits.own), *_surface(fits), *_compute(fits.compute)]
-    pooled = (fits.shared, fits.own, fits.surface)
-    bootstraps = [part.bootstrap for part in pooled if part.bootstrap is not None]
-    if bootstraps:
-        numbers = sorted({len(bootstrap.resampled) for bootstrap in bootstraps})
-        resamples = " or ".join(map(str, numbers))
-        lines.insert(0, f"CI: 90% percentile interval of {resamples} bootstrap refits over seeds and blocks.")
-    if fits.size_factors and fits.shared.fit is not None:
-        first = fits.shared.fit.variants[0]
-        lines.append(f"Size factor: how many times as many parameters {_quoted(first)} needs for a variant's loss.")
-    if any(part.fit is None for part in pooled):
+    """Say what the laws show, and what the points do not allow."""
+    pooled = [law for law in (fits.shared, fits.own, fits.surface) if law is not None]
+    lines = list(dict.fromkeys(f"{line}." for law in pooled for line in law.ladders.left_out))
+    seeds = max((law.ladders.seeds for law in pooled), default=0)
+    if seeds > 1:
+        lines.insert(0, f"CI: 90%, Student's t over {seeds} seeds, each of which is fitted by itself.")
+    elif seeds == 1:
+        lines.insert(0, "There is one seed, so no number of a law has an interval.")
+    if fits.shared is None and "size" not in fits.confounded:
+        lines.append("There is one variant, so there is nothing to pool.")
+    if fits.exponent is not None:
+        body = fits.body_exponent
+        more = "" if body is None or math.isnan(body.value) else f"; {body.value:.3f} if embeddings are not counted"
+        lines.append(f"{_law_text(fits.shared)}: alpha {number_text(fits.shared, fits.exponent)}{more}.")
+    lines += [f"{_law_text(law)}." for law in pooled if not (law is fits.shared and fits.exponent is not None)]
+    if fits.surface is None and "size_and_data" not in fits.confounded:
+        lines.append("There are no checkpoints, so no law of parameters and images is fitted.")
+    if not math.isnan(fits.surface_held_out_error):
+        lines.append(
+            f"The law in N and D misses the largest size by {fits.surface_held_out_error:.1%} if it is left out."
+        )
+    if any(not law.holds for law in pooled):
         lines.append("Where no law can be fitted, look at the slopes between neighboring sizes.")
-    return lines
+    return [*lines, *_compute(fits.compute)]
 
 
-def _refusals(pooled: PooledFit) -> list[str]:
-    return [
-        f"{found.law.name}: {found.status}, {found.reason}."
-        for found in pooled.attempts
-        if found.status is not FitStatus.OK
-    ]
+def _law_text(law: SeedwiseLaw | None) -> str:
+    assert law is not None
+    if not law.holds:
+        return f"{law.law.name}: {law.whole.status}, {law.whole.reason}"
+    return f"{law.law.name}: E {_e_text(law)}"
 
 
-def _shared(fits: StudyFits) -> list[str]:
-    if LawKind.SIZE in fits.confounded:
-        return []
-    if not fits.shared.attempts:
-        return ["There is one variant, so there is nothing to pool."]
-    lines, found = _refusals(fits.shared), fits.shared.fit
-    if found is None or fits.exponent is None:
-        return lines
-    body = "" if math.isnan(fits.body_exponent) else f"; {fits.body_exponent:.3f} if embeddings are not counted"
-    alpha = f"alpha {fits.exponent.value:.3f} ({interval_text(fits.exponent.interval)}{body})"
-    return [*lines, f"{found.law.name}, all variants: {alpha}{_irreducible_loss(found)}."]
-
-
-def _surface(fits: StudyFits) -> list[str]:
-    lines, found = _refusals(fits.surface), fits.surface.fit
-    if not fits.surface.attempts and LawKind.SIZE_AND_DATA not in fits.confounded:
-        lines.append("The variants have no checkpoints in common: no law of parameters and images is fitted.")
+def _e_text(law: SeedwiseLaw) -> str:
+    """Say which values of E are inside the profile."""
+    found = law.profile
     if found is None:
-        return lines
-    error = fits.surface_held_out_error
-    held_out = "" if math.isnan(error) else f", error {error:.1%} at the largest size when it is left out"
-    points = count(found.num_points, "checkpoint")
-    return [*lines, f"{found.law.name}: {points}{_irreducible_loss(found)}{held_out}."]
+        return "unknown"
+    if found.status is EStatus.IDENTIFIED:
+        return f"{found.best:.4g} (CI {found.low:.4g} to {found.high:.4g})"
+    if found.status is EStatus.ONLY_ZERO:
+        return f"below {found.high:.2g}"
+    return f"undetermined, 0 to {found.high:.2g}" + (f" ({found.reason})" if found.reason else "")
+
+
+def number_text(law: SeedwiseLaw | None, number: LawNumber) -> str:
+    """Write a number of a law: as a range over E where E is undetermined."""
+    assert law is not None
+    assert law.profile is not None
+    if law.profile.status is not EStatus.UNDETERMINED:
+        return f"{number.free.value:.3f} ({interval_text(number.free)})"
+    ends = f"{number.at_low:.3f} at E = 0 to {number.at_high:.3f} at E = {law.profile.high:.2g}"
+    return f"{ends} ({interval_text(number.free)})"
+
+
+def interval_text(estimate: Estimate) -> str:
+    """Write a confidence interval, or why there is none."""
+    return f"CI {estimate.low:.3f} to {estimate.high:.3f}" if estimate.known else f"no CI: {estimate.reason}"
 
 
 def _compute(found: ComputeAnalysis | None) -> list[str]:
@@ -164,12 +179,3 @@ def _by_text(subject: str, texts: Mapping[str, str], number: int) -> list[str]:
 
 def _quoted(variant: str) -> str:
     return f"“{variant}”"
-
-
-def _irreducible_loss(found: Fit) -> str:
-    return f", E {found.irreducible_loss:.4f}" if found.law.irreducible_loss else ""
-
-
-def interval_text(ends: ConfidenceInterval) -> str:
-    """Write a confidence interval, or why there is none."""
-    return f"CI {ends.low:.3f} to {ends.high:.3f}" if ends.known else f"no CI: {ends.reason}"

@@ -83,13 +83,13 @@ def study_figures(report: StudyReport) -> dict[str, tuple[Figure, pd.DataFrame]]
         drawn["differences"] = differences_figure(runs, report.differences)
     if fits is None:
         return drawn
-    if fits.shared.fit:
+    if fits.shared is not None and fits.shared.holds:
         drawn["fits"] = fits_figure(runs, fits.shared)
-    if fits.surface.fit:
+    if fits.surface is not None and fits.surface.holds:
         drawn["surface"] = surface_figure(runs, fits.surface)
-    with_constant = [part for part in (fits.shared, fits.surface) if part.fit and part.fit.law.irreducible_loss]
-    if with_constant:
-        drawn["profile"] = profile_figure(with_constant)
+    laws = [law for law in (fits.shared, fits.surface) if law is not None and law.holds]
+    if laws:
+        drawn["profile"] = profile_figure(laws)
     if fits.compute:
         drawn["compute"] = compute_figure(runs, fits.compute)
     return drawn

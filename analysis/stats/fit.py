@@ -6,8 +6,9 @@ variants may share E, or E and the exponents; each has its own coefficients.
 
 Variable projection: for given exponents the other parameters follow from non-negative least squares, so only exponents
 are searched, from many starts (arXiv 2603.22339). All parameters are then polished together under a Huber loss of log
-residuals (Hoffmann et al. 2022, arXiv 2203.15556; its replication, arXiv 2404.10102). A fit that does not hold is
-refused with a code and a sentence, see `Fit.refusal`.
+residuals (Hoffmann et al. 2022, arXiv 2203.15556; its replication, arXiv 2404.10102). Its delta follows the noise, so
+that all points count; theirs, 1e-3, is least absolute deviations wherever the noise is larger. A fit that does not hold
+is refused with a code and a sentence, see `Fit.refusal`.
 """
 
 import itertools
@@ -16,7 +17,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.optimize import OptimizeResult, least_squares, nnls
+from scipy.optimize import OptimizeResult, least_squares, minimize_scalar, nnls
+from scipy.special import erf
 
 from .identifiability import not_identifiable, refused, usable
 from .laws import Fit, Pooling, ScalingLaw, free_parameters
@@ -24,8 +26,11 @@ from .status import FitStatus, Refusal
 
 Array = NDArray[np.float64]
 
-HUBER = 1e-3
-"""Log residuals above this count linearly, not squared."""
+HOFFMANN_DELTA = 1e-3
+"""Delta of Hoffmann et al., and of the first pass, whose residuals show the noise."""
+DEVIATIONS = 1.345
+"""Delta in standard deviations of the noise: 95% efficiency if the noise is normal (Huber 1981)."""
+SMALLEST_DELTA = 1e-7
 EXPONENTS = (0.01, 3.0)
 """Bounds of an exponent. A fit that ends at a bound is refused."""
 STARTS = np.geomspace(0.03, 2.0, 12)
@@ -49,15 +54,17 @@ class Points:
     """Index in `names` of each point's variant: [n]."""
     names: tuple[str, ...]
     floor: float = 0.0
-    """A known irreducible loss, for a law that does not fit one."""
+    """The value at which E is pinned, for a law that does not fit it."""
 
 
-def fit(points: pd.DataFrame, law: ScalingLaw) -> Fit:
+def fit(points: pd.DataFrame, law: ScalingLaw, *, huber: float | None = None, floor: float = 0.0) -> Fit:
     """Fit a law.
 
     Args:
-        points: columns `variant`, `loss`, and the law's inputs; a row for each measurement.
+        points: columns `loss`, the law's inputs, and `variant` if there are several; a row for each measurement.
         law: the form.
+        huber: log residuals above this count linearly; None: 1.345 standard deviations of the noise.
+        floor: the value at which E is pinned, for a law that does not fit it.
 
     Raises:
         ValueError: columns are missing, no point is left, or there are several variants and the law does not pool.
@@ -67,12 +74,15 @@ def fit(points: pd.DataFrame, law: ScalingLaw) -> Fit:
     if law.pooling is None and len(names) > 1:
         raise ValueError(f"{law.name} is for one variant, and there are {len(names)}: {', '.join(map(str, names))}")
     refusal = not_identifiable(kept, law, names)
-    found = fit_prepared(prepared(kept, law), law) if refusal is None else refused(law, names, *refusal)
+    if refusal is not None:
+        found = refused(law, names, *refusal)
+    else:
+        found = fit_prepared(replace(prepared(kept, law), floor=floor), law, huber=huber)
     return replace(found, num_points=len(kept), dropped=dropped)
 
 
 def prepared(points: pd.DataFrame, law: ScalingLaw) -> Points:
-    """Return points, all of which can be fitted, as arrays."""
+    """Return points, all of which can be fitted (see `identifiability.usable`), as arrays."""
     names = tuple(dict.fromkeys(points["variant"]))
     logs = np.log(points[list(law.inputs)].to_numpy(float))
     scale = logs.mean(axis=0)
@@ -80,52 +90,50 @@ def prepared(points: pd.DataFrame, law: ScalingLaw) -> Points:
     return Points(x=logs - scale, scale=scale, loss=points["loss"].to_numpy(float), variant=variant, names=names)
 
 
-def fit_prepared(data: Points, law: ScalingLaw, near: Fit | None = None) -> Fit:
+def fit_prepared(data: Points, law: ScalingLaw, near: Fit | None = None, huber: float | None = None) -> Fit:
     """Fit a law to prepared points.
 
     Args:
         data: the points.
         law: the form.
-        near: a fit of the same law to similar points. Its exponents are then the only start, which is faster.
+        near: a fit of the same law to similar points. Its exponents are then the only start, which is faster, and its
+            delta is kept.
+        huber: log residuals above this count linearly; None: the delta of `near`, or one that follows the noise.
     """
-    return _line(data, law) if law.line else _powers(data, law, near)
+    if huber is None and near is not None and near.huber > 0:
+        huber = near.huber
+    search = _line if law.line else _powers
+    if huber is not None:
+        return search(data, law, near, huber, TOLERANCE if near is None else REFIT_TOLERANCE)
+    first = search(data, law, near, HOFFMANN_DELTA, REFIT_TOLERANCE)
+    delta = huber_delta(np.array(first.residuals), free_parameters(law, len(data.names)))
+    return replace(search(data, law, first, delta, TOLERANCE), agreeing_starts=first.agreeing_starts)
 
 
-def profile(points: pd.DataFrame, law: ScalingLaw, irreducible_losses: Array) -> Array:
-    """Return the cost of a law with E fixed at each of some values and everything else fitted.
-
-    A flat profile means that the losses do not determine E, whatever its fitted value is.
+def huber_delta(residuals: Array, free: int) -> float:
+    """Return the delta that follows the noise: 1.345 standard deviations, robustly.
 
     Args:
-        points: as for `fit`; all of them can be fitted.
-        law: a law with E.
-        irreducible_losses: values of E [n], rising.
-
-    Returns:
-        [n]; NaN where E is not below the smallest loss.
+        residuals: log residuals of a fit [n].
+        free: parameters of the fit. As many residuals may be zero whatever the noise, so the smallest are left out.
     """
-    data, rest = prepared(points, law), replace(law, irreducible_loss=False)
-    costs, near = np.full(len(irreducible_losses), np.nan), None
-    for index in np.flatnonzero(irreducible_losses < data.loss.min()):
-        # Start from the neighboring solution.
-        near = fit_prepared(replace(data, floor=float(irreducible_losses[index])), rest, near)
-        costs[index] = near.cost
-    return costs
+    sizes = np.sort(np.abs(residuals))[min(free, len(residuals) - 1) :]
+    return max(DEVIATIONS * 1.4826 * float(np.median(sizes)), SMALLEST_DELTA)
 
 
-def _line(data: Points, law: ScalingLaw) -> Fit:
+def _line(data: Points, law: ScalingLaw, near: Fit | None, huber: float, tolerance: float) -> Fit:
     x = data.x[:, 0]
 
     def residuals(parameters: Array) -> Array:
         return np.asarray(np.log(np.maximum(parameters[0] + parameters[1] * x, 1e-12)) - np.log(data.loss))
 
     slope, middle = np.polyfit(x, data.loss, 1)
-    found = least_squares(residuals, [middle, slope], loss="huber", f_scale=HUBER, xtol=1e-14, ftol=1e-14, gtol=1e-12)
+    found = least_squares(residuals, [middle, slope], loss="huber", f_scale=huber, xtol=1e-14, ftol=1e-14, gtol=1e-12)
     constant = float(found.x[0] - found.x[1] * data.scale[0])
-    return _made(data, law, found, constant, found.x[1:, None], np.empty((1, 0)), agreeing=1.0)
+    return _made(data, law, found, constant, found.x[1:, None], np.empty((1, 0)), huber, agreeing=1.0)
 
 
-def _powers(data: Points, law: ScalingLaw, near: Fit | None) -> Fit:
+def _powers(data: Points, law: ScalingLaw, near: Fit | None, huber: float, tolerance: float) -> Fit:
     inputs, variants = len(law.inputs), len(data.names)
     own = 1 if law.pooling is Pooling.SHARED_EXPONENTS else variants
     # Variants start with the same exponent for an input, even where each has its own: polishing separates them.
@@ -133,13 +141,16 @@ def _powers(data: Points, law: ScalingLaw, near: Fit | None) -> Fit:
     if near is not None and near.status is FitStatus.OK:
         grid = [np.array([near.exponents[name] for name in data.names][:own])]
     starts = sorted(((*_linear(data, law, exponents), exponents) for exponents in grid), key=lambda start: start[0])
-    polished = [_polish(data, law, exponents, linear, near) for _, linear, exponents in starts[:KEPT_STARTS]]
+    polished = [
+        _polish(data, law, exponents, linear, huber, tolerance) for _, linear, exponents in starts[:KEPT_STARTS]
+    ]
     best = min(polished, key=lambda result: result.cost)
     agreeing = float(np.mean([result.cost <= best.cost * (1 + 1e-3) + 1e-15 for result in polished]))
     constant, logs, exponents_own = _unpacked(best.x, law, variants, own)
     exponents = exponents_own[np.arange(variants) % own]
     # Undo the division of the inputs by their geometric means.
-    return _made(data, law, best, constant, np.exp(logs + exponents @ np.diag(data.scale)), exponents, agreeing)
+    coefficients = np.exp(logs + exponents @ np.diag(data.scale))
+    return _made(data, law, best, constant, coefficients, exponents, huber, agreeing)
 
 
 def _linear(data: Points, law: ScalingLaw, exponents: Array) -> tuple[float, Array]:
@@ -155,7 +166,9 @@ def _linear(data: Points, law: ScalingLaw, exponents: Array) -> tuple[float, Arr
     return float(norm), solution
 
 
-def _polish(data: Points, law: ScalingLaw, exponents: Array, linear: Array, near: Fit | None) -> OptimizeResult:
+def _polish(
+    data: Points, law: ScalingLaw, exponents: Array, linear: Array, huber: float, tolerance: float
+) -> OptimizeResult:
     """Fit all parameters together: E, then log coefficients [variants, inputs], then exponents [own, inputs]."""
     variants, inputs, own = len(data.names), len(law.inputs), len(exponents)
     amounts = np.log(np.maximum(linear[1:], 1e-8 * data.loss.min()))
@@ -183,14 +196,13 @@ def _polish(data: Points, law: ScalingLaw, exponents: Array, linear: Array, near
         return np.hstack([first] * law.irreducible_loss + [found.reshape(len(shares), -1)])
 
     margin = 1e-9 * np.maximum(1.0, np.abs(high))
-    tolerance = TOLERANCE if near is None else REFIT_TOLERANCE
     return least_squares(
         residuals,
         np.clip(start, low + margin, high - margin),
         jac=jacobian,
         bounds=(low, high),
         loss="huber",
-        f_scale=HUBER,
+        f_scale=huber,
         x_scale="jac",
         xtol=tolerance,
         ftol=tolerance,
@@ -213,13 +225,12 @@ def _made(
     constant: float,
     coefficients: Array,
     exponents: Array,
+    huber: float,
     agreeing: float,
 ) -> Fit:
     """Make the result of a search; coefficients and exponents are [variants, inputs]."""
     n, free = len(data.loss), free_parameters(law, len(data.names))
     cost = float(found.cost)
-    # An exact fit has no residuals to take the logarithm of.
-    spread = float(n * np.log(max(2 * cost / n, 1e-30)))
     by_variant = dict(zip(data.names, map(tuple, exponents.tolist()), strict=True))
     refusal, reason = _verdict(law, data, found, constant, by_variant) or (None, "")
     return Fit(
@@ -227,16 +238,39 @@ def _made(
         refusal=refusal,
         reason=reason,
         variants=data.names,
-        irreducible_loss=constant,
+        irreducible_loss=constant if law.irreducible_loss or law.line else data.floor,
         coefficients=dict(zip(data.names, map(tuple, coefficients.tolist()), strict=True)),
         exponents=by_variant,
         num_points=n,
         residuals=tuple((-found.fun).tolist()),
+        huber=huber,
         cost=cost,
         gradient=float(np.abs(found.grad).max()),
         agreeing_starts=agreeing,
-        aicc=spread + 2 * free + 2 * free * (free + 1) / (n - free - 1) if n > free + 1 else float("nan"),
+        aicc=_aicc(cost, n, free, huber),
     )
+
+
+def _aicc(cost: float, n: int, free: int, huber: float) -> float:
+    """Return the corrected criterion of Akaike; NaN for too few points.
+
+    The likelihood that a Huber cost maximizes is `exp(-rho(r) / s) / Z`: normal in the middle, Laplace in the tails.
+    The scale s is maximized as well, and counts as a parameter.
+    """
+    free += 1
+    if n <= free + 1:
+        return float("nan")
+    # An exact fit has no residuals to take the logarithm of.
+    middle = np.log(max(cost / n, 1e-30))
+
+    def deviance(log_scale: float) -> float:
+        scale = np.exp(log_scale)
+        edge = huber / np.sqrt(2 * scale)
+        whole = np.sqrt(2 * np.pi * scale) * erf(edge) + 2 * scale / huber * np.exp(-(edge**2))
+        return float(2 * cost / scale + 2 * n * np.log(whole))
+
+    smallest = minimize_scalar(deviance, bounds=(middle - 1, middle + 2), method="bounded").fun
+    return float(smallest + 2 * free + 2 * free * (free + 1) / (n - free - 1))
 
 
 def _verdict(

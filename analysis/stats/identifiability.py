@@ -5,20 +5,28 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from .laws import Fit, Pooling, ScalingLaw, free_parameters
+from .laws import Fit, ScalingLaw, free_parameters
 from .status import Refusal
 
-SIZES_FOR_IRREDUCIBLE_LOSS = 4
-"""With fewer sizes, the irreducible loss and the power of one variant cannot be told apart."""
+VALUES_FOR_IRREDUCIBLE_LOSS = 4
+"""With fewer sizes, or amounts of data, the irreducible loss and the power cannot be told apart, however many variants
+share them."""
+VALUES_FOR_POWER = 3
+ONE_VARIANT = "all"
+"""Name of the variant of points that have no column `variant`."""
 
 
 def usable(points: pd.DataFrame, law: ScalingLaw) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Return the points that can be fitted, and a sentence for each kind that cannot.
 
+    Points without a column `variant` are of one variant.
+
     Raises:
         ValueError: columns are missing, or no point is left.
     """
-    needed = ["variant", "loss", *law.inputs]
+    if "variant" not in points:
+        points = points.assign(variant=ONE_VARIANT)
+    needed = ["loss", *law.inputs]
     missing = [name for name in needed if name not in points]
     if missing:
         raise ValueError(f"the points have no column {', '.join(missing)}")
@@ -36,14 +44,10 @@ def usable(points: pd.DataFrame, law: ScalingLaw) -> tuple[pd.DataFrame, tuple[s
 def not_identifiable(points: pd.DataFrame, law: ScalingLaw, names: Sequence[str]) -> tuple[Refusal, str] | None:
     """Return why the points cannot tell the parameters apart, as code and sentence; None if they can."""
     fewest = points.groupby("variant")[list(law.inputs)].nunique().min()
-    size, *data = law.inputs
-    alone = law.pooling is not Pooling.SHARED_EXPONENTS or len(names) == 1
-    needs_four = law.irreducible_loss and not law.line and not data and alone
-    needed = {size: SIZES_FOR_IRREDUCIBLE_LOSS if needs_four else 3, **dict.fromkeys(data, SIZES_FOR_IRREDUCIBLE_LOSS)}
-    for name, least in needed.items():
-        if fewest[name] < least:
-            refusal = Refusal.TOO_FEW_SIZES if name == size else Refusal.TOO_FEW_DATA_AMOUNTS
-            return refusal, f"it needs {least} values of {name}, and there are {fewest[name]}"
+    needed = VALUES_FOR_IRREDUCIBLE_LOSS if law.irreducible_loss and not law.line else VALUES_FOR_POWER
+    for name, refusal in zip(law.inputs, (Refusal.TOO_FEW_SIZES, Refusal.TOO_FEW_DATA_AMOUNTS), strict=False):
+        if fewest[name] < needed:
+            return refusal, f"it needs {needed} values of {name}, and there are {fewest[name]}"
     free = free_parameters(law, len(names))
     if len(points) <= free:
         return Refusal.TOO_FEW_POINTS, f"it has {free} free parameters, and there are {len(points)} points"

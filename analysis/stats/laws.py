@@ -29,16 +29,26 @@ class ScalingLaw:
     line: bool = False
     """`L = a + b log(input)` in place of powers."""
 
+    def pinned(self) -> "ScalingLaw":
+        """Return the powers alone, of which E is 0 or pinned at a value (see `fit.fit`)."""
+        form = power if len(self.inputs) == 1 else surface
+        return form(*self.inputs, irreducible_loss=False, pooling=self.pooling)
+
 
 def power(size: str = "parameters", *, irreducible_loss: bool = True, pooling: Pooling | None = None) -> ScalingLaw:
-    """The power law `L = E + A N^-alpha`, or without E."""
+    """The power law `L = E + A N^-alpha`, or without E. `size` is the column of N."""
     return _powers(f"A {size}^-alpha", (size,), irreducible_loss, pooling)
 
 
-def surface(*, irreducible_loss: bool = True, pooling: Pooling | None = None) -> ScalingLaw:
-    """The law of size and data, `L = E + A N^-alpha + B D^-beta`, or without E."""
-    terms = "A parameters^-alpha + B images^-beta"
-    return _powers(terms, ("parameters", "images"), irreducible_loss, pooling)
+def surface(
+    size: str = "parameters",
+    data: str = "images",
+    *,
+    irreducible_loss: bool = True,
+    pooling: Pooling | None = None,
+) -> ScalingLaw:
+    """The law of size and data, `L = E + A N^-alpha + B D^-beta`, or without E. `size`, `data`: columns of N and D."""
+    return _powers(f"A {size}^-alpha + B {data}^-beta", (size, data), irreducible_loss, pooling)
 
 
 def _powers(terms: str, inputs: tuple[str, ...], irreducible_loss: bool, pooling: Pooling | None) -> ScalingLaw:
@@ -48,9 +58,9 @@ def _powers(terms: str, inputs: tuple[str, ...], irreducible_loss: bool, pooling
     return ScalingLaw(name=name, inputs=inputs, irreducible_loss=irreducible_loss, pooling=pooling)
 
 
-def log_line() -> ScalingLaw:
-    """The line `L = a + b log N`."""
-    return ScalingLaw(name="a + b log parameters", inputs=("parameters",), line=True)
+def log_line(size: str = "parameters") -> ScalingLaw:
+    """The line `L = a + b log N`. `size` is the column of N."""
+    return ScalingLaw(name=f"a + b log {size}", inputs=(size,), line=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +74,7 @@ class Fit:
     """The refusal in a sentence, with what to do instead; empty for a fit that holds."""
     variants: tuple[str, ...]
     irreducible_loss: float
-    """E, or a of a line; 0 for a law without E."""
+    """E, or a of a line; where a law does not fit E, the value at which it is pinned."""
     coefficients: dict[str, tuple[float, ...]]
     """Variant -> coefficient of each input, or b of a line."""
     exponents: dict[str, tuple[float, ...]]
@@ -75,6 +85,8 @@ class Fit:
     """A sentence for each kind of point that was left out."""
     residuals: tuple[float, ...] = field(default=(), repr=False)
     """log(L) - log(fit), in the order of the points."""
+    huber: float = float("nan")
+    """Log residuals above this count linearly, not squared."""
     cost: float = float("nan")
     """Sum of the Huber losses of the log residuals."""
     gradient: float = float("nan")
@@ -82,7 +94,8 @@ class Fit:
     agreeing_starts: float = float("nan")
     """Share of the polished starts that reached the same cost."""
     aicc: float = float("nan")
-    """Akaike's information criterion, corrected for few points."""
+    """Akaike's information criterion by the maximized likelihood, corrected for few points. It compares laws that are
+    fitted to the same points, and no others."""
 
     @property
     def status(self) -> FitStatus:

@@ -29,6 +29,7 @@ class Refusal(StrEnum):
     TOO_FEW_SIZES = "too few sizes", FitStatus.NOT_IDENTIFIABLE
     TOO_FEW_DATA_AMOUNTS = "too few amounts of data", FitStatus.NOT_IDENTIFIABLE
     TOO_FEW_POINTS = "too few points", FitStatus.NOT_IDENTIFIABLE
+    NO_WHOLE_SEED = "no whole seed", FitStatus.NOT_IDENTIFIABLE
     NO_MINIMUM = "no minimum", FitStatus.WRONG_CURVATURE
     """A parabola opens downwards."""
     MINIMUM_AT_EDGE = "minimum at an edge", FitStatus.AT_EDGE

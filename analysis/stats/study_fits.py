@@ -1,100 +1,73 @@
 """All scaling laws that a study's cells allow: each variant alone, variants pooled, checkpoints, compute."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import numpy as np
 import pandas as pd
 
-from lina_lab.config.factors import LawKind
-
 from ..load.runs import StudyRuns
-from .bootstrap import BootstrapFits, ConfidenceInterval, grouped, held_out_error, interval, refit, size_factor, slopes
 from .compute import ComputeAnalysis, analyze_compute
+from .extrapolation import held_out_error, slopes
 from .fit import fit
-from .laws import Fit, Pooling, ScalingLaw, log_line, power, surface
-from .status import FitStatus, Refusal
+from .irreducible import LawNumber, SeedwiseLaw, Statistic, fit_ladders, fit_seedwise
+from .laws import Fit, Pooling, log_line, power, surface
+from .multipliers import Multiplier, size_multipliers, training_multipliers
+from .seedwise import Estimate, Ladders, ladders, over_seeds
 
-SHARED_EXPONENTS, OWN_EXPONENTS = Pooling.SHARED_EXPONENTS, Pooling.OWN_EXPONENTS
-SHARED = (power(pooling=SHARED_EXPONENTS), power(irreducible_loss=False, pooling=SHARED_EXPONENTS))
-"""The law without E is for losses that do not flatten: it is fitted where E ends at zero. So it is below."""
-OWN = (power(pooling=OWN_EXPONENTS), power(irreducible_loss=False, pooling=OWN_EXPONENTS))
-SURFACES = (surface(pooling=OWN_EXPONENTS), surface(irreducible_loss=False, pooling=OWN_EXPONENTS))
-SEPARATE = (power(), power(irreducible_loss=False), log_line())
-LEVEL, RESAMPLES, SURFACE_RESAMPLES = 0.9, 200, 100
+SHARED, OWN = power(pooling=Pooling.SHARED_EXPONENTS), power(pooling=Pooling.OWN_EXPONENTS)
+SURFACE = surface(pooling=Pooling.OWN_EXPONENTS)
+FORMS = (power(), power(irreducible_loss=False), log_line())
+SIZE, SIZE_AND_DATA, COMPUTE = "size", "size_and_data", "compute"
+"""Kinds of law by what confounds them."""
 MAX_CHECKPOINTS = 12
 """Checkpoints of a run that are fitted; of more, as many are chosen, evenly spaced in the logarithm of images."""
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
-NOTHING: Mapping[LawKind, str] = MappingProxyType({})
-
-Statistic = Callable[[Fit], float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A number from a fit, with its confidence interval."""
-
-    value: float
-    interval: ConfidenceInterval
-
-
-@dataclass(frozen=True, kw_only=True)
-class PooledFit:
-    """A law fitted to all variants together."""
-
-    attempts: tuple[Fit, ...]
-    """The laws that were fitted; if one holds, it is the last. Empty where there is nothing to fit."""
-    bootstrap: BootstrapFits | None
-    """None where no law holds."""
-    points: pd.DataFrame
-    """What was fitted."""
-
-    @property
-    def fit(self) -> Fit | None:
-        """The fit that holds; None if none does."""
-        return self.attempts[-1] if self.attempts and self.attempts[-1].status is FitStatus.OK else None
-
-    def estimate(self, statistic: Statistic) -> Estimate:
-        """Return a statistic of the fit that holds, with its confidence interval."""
-        assert self.fit is not None
-        assert self.bootstrap is not None
-        return Estimate(value=statistic(self.fit), interval=interval(self.bootstrap, statistic, LEVEL))
+Pair = tuple[str, str]
+"""Treatment and baseline; the baseline is the earlier of the variants."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFits:
     """All fits of a study's objective. N: parameters; D: images seen; C: training FLOPs."""
 
-    separate: tuple[Fit, ...]
-    """Laws in N of each variant alone."""
+    forms: tuple[Fit, ...]
+    """Laws in N of each variant alone, fitted to all its seeds, in several forms. Their `aicc` compares the forms of
+    one variant."""
     held_out_errors: tuple[float, ...]
     """Relative error of each of them at the largest size when it is left out of the fit; NaN where unknown."""
-    shared: PooledFit
-    """Law in N with one E and one exponent for all variants."""
-    exponent: Estimate | None
+    alone: dict[str, SeedwiseLaw]
+    """Variant -> law in N of its own."""
+    shared: SeedwiseLaw | None
+    """Law in N with one E and one exponent for all variants; None for one variant, or where size is confounded."""
+    exponent: LawNumber | None
     """The exponent of `shared`."""
-    body_exponent: float
-    """The same exponent when embeddings are not counted as parameters; NaN where there is none."""
-    size_factors: dict[str, Estimate]
-    """Variant -> by which factor the first variant must grow to reach its loss at the largest size."""
-    own: PooledFit
-    """Law in N with one E, and an exponent for each variant."""
-    exponent_differences: dict[str, Estimate]
-    """Variant -> its exponent in `own` minus the first variant's."""
-    surface: PooledFit
-    """Law in N and D, fitted to checkpoints: one E, exponents for each variant."""
-    surface_exponents: dict[str, tuple[Estimate, Estimate]]
+    body_exponent: Estimate | None
+    """The same exponent, with E = 0, when embeddings are not counted as parameters."""
+    own: SeedwiseLaw | None
+    """Law in N with one E, and an exponent for each variant; None as `shared`."""
+    exponent_differences: dict[Pair, LawNumber]
+    """Treatment's exponent in `own` minus the baseline's, paired by seed."""
+    surface: SeedwiseLaw | None
+    """Law in N and D, fitted to checkpoints: one E, exponents for each variant. None where there are no checkpoints, or
+    where it is confounded."""
+    surface_exponents: dict[str, tuple[LawNumber, LawNumber]]
     """Variant -> its exponents in N and in D."""
-    surface_differences: dict[str, tuple[Estimate, Estimate]]
-    """Variant -> these minus the first variant's."""
+    surface_differences: dict[Pair, tuple[LawNumber, LawNumber]]
+    """Treatment's minus the baseline's, paired by seed."""
     surface_held_out_error: float
     """Relative error of the surface at the largest size when it is left out of the fit."""
+    multipliers: tuple[Multiplier, ...]
+    """What each variant is worth in parameters, images and FLOPs of each earlier one."""
     compute: ComputeAnalysis | None
-    """None where there are no checkpoints."""
-    confounded: Mapping[LawKind, str]
-    """Kinds of law that were not fitted, see `budgets.confounded`."""
+    """None where there are no checkpoints, or where compute is confounded."""
+    confounded: Mapping[str, str]
+    """Kinds of law that were not fitted -> what confounds them."""
     slopes: pd.DataFrame
-    """See `bootstrap.slopes`."""
+    """See `extrapolation.slopes`."""
 
 
 def study_points(runs: StudyRuns) -> pd.DataFrame:
@@ -111,13 +84,19 @@ def checkpoint_points(runs: StudyRuns, max_checkpoints: int | None = None) -> pd
     """
     table = runs.checkpoints[runs.checkpoints["reason"] == ""]
     points = _points(runs, table, ["images", "flops"])
-    images = sorted(points["images"].unique())
-    if max_checkpoints is None or len(images) <= max_checkpoints:
+    if max_checkpoints is None:
         return points
-    ratio = (images[-1] / images[0]) ** (1 / (max_checkpoints - 1))
-    targets = [images[0] * ratio**k for k in range(max_checkpoints)]
-    chosen = {min(images, key=lambda seen, target=target: abs(seen - target)) for target in targets}  # type: ignore[misc]
-    return points[points["images"].isin(chosen)].reset_index(drop=True)
+    seen = points[["variant", "size", "images"]].drop_duplicates()
+    # Runs of one size or variant may be validated at other images than those of another.
+    chosen = [group.iloc[_spaced(group["images"], max_checkpoints)] for _, group in seen.groupby(["variant", "size"])]
+    return points.merge(pd.concat(chosen), on=["variant", "size", "images"]) if chosen else points
+
+
+def _spaced(images: "pd.Series[float]", count: int) -> list[int]:
+    """Return the positions of at most so many values, evenly spaced in the logarithm."""
+    values = images.to_numpy(float)
+    targets = np.geomspace(values.min(), values.max(), count)
+    return sorted({int(np.abs(values - target).argmin()) for target in targets})
 
 
 def _points(runs: StudyRuns, table: pd.DataFrame, more: list[str]) -> pd.DataFrame:
@@ -129,91 +108,81 @@ def _points(runs: StudyRuns, table: pd.DataFrame, more: list[str]) -> pd.DataFra
     return points.assign(**{n: points.groupby("size")[n].transform("mean").astype(float) for n in counts})
 
 
-def fit_study(runs: StudyRuns, resamples: int = RESAMPLES, confounded: Mapping[LawKind, str] = NOTHING) -> StudyFits:
+def fit_study(runs: StudyRuns, confounded: Mapping[str, str] = NOTHING) -> StudyFits:
     """Fit every law that the study's points allow.
 
     Args:
         runs: the study.
-        resamples: number of bootstrap refits for an interval.
-        confounded: kinds of law that are not fitted (`budgets.confounded`).
+        confounded: kinds of law that are not fitted (`SIZE`, `SIZE_AND_DATA`, `COMPUTE`) -> what confounds them.
     """
-    points, first, variants = study_points(runs), runs.variants[0], runs.variants
-    by_size, along, by_compute = (law not in confounded for law in LawKind)
-    cases = [(law, points[points["variant"] == variant]) for variant in variants for law in SEPARATE if by_size]
-    several = by_size and len(variants) > 1
-    shared = _pooled(points, SHARED if several else (), resamples)
-    own = _pooled(points, OWN if several else (), resamples)
-    checkpoints = checkpoint_points(runs, MAX_CHECKPOINTS)
-    area = _pooled(checkpoints, SURFACES if along else (), min(resamples, SURFACE_RESAMPLES))
-    largest, others = float(points["parameters"].max()), variants[1:]
+    points, checkpoints = study_points(runs), checkpoint_points(runs, MAX_CHECKPOINTS)
+    by_size = points if SIZE not in confounded else points[:0]
+    several = len(runs.variants) > 1 and len(by_size) > 0
+    alone = {v: fit_seedwise(mine, power()) for v, mine in _each(by_size, runs.variants).items()}
+    shared = fit_seedwise(ladders(by_size, SHARED.inputs), SHARED) if several else None
+    own = fit_seedwise(ladders(by_size, OWN.inputs), OWN) if several else None
+    along = len(checkpoints) > 0 and SIZE_AND_DATA not in confounded
+    area = fit_seedwise(ladders(checkpoints, SURFACE.inputs), SURFACE) if along else None
+    cases = [(law, found.ladders.table()) for found in alone.values() for law in FORMS]
+    multipliers = [size_multipliers(shared)] if shared is not None and shared.holds else []
+    multipliers += [training_multipliers(area)] if area is not None and area.holds else []
+    compute = len(checkpoints) > 0 and COMPUTE not in confounded
     return StudyFits(
-        separate=tuple(fit(mine, law) for law, mine in cases),
+        forms=tuple(fit(mine, law) for law, mine in cases),
         held_out_errors=tuple(held_out_error(mine, law) for law, mine in cases),
+        alone=alone,
         shared=shared,
-        exponent=shared.estimate(_exponent(first)) if shared.fit else None,
-        body_exponent=_body_exponent(points, shared.fit, first),
-        size_factors={v: shared.estimate(_size_factor(first, v, largest)) for v in others} if shared.fit else {},
+        exponent=shared.number(_exponent(shared.variants[0])) if shared is not None and shared.holds else None,
+        body_exponent=_body_exponent(by_size, shared),
         own=own,
-        exponent_differences={v: own.estimate(_difference(first, v)) for v in others} if own.fit else {},
+        exponent_differences={pair: own.number(_difference(*pair)) for pair in _pairs(own)} if own else {},
         surface=area,
-        surface_exponents={v: _pair(area, _exponent(v, 0), _exponent(v, 1)) for v in variants} if area.fit else {},
-        surface_differences=(
-            {v: _pair(area, _difference(first, v, 0), _difference(first, v, 1)) for v in others} if area.fit else {}
-        ),
-        surface_held_out_error=held_out_error(area.points, area.fit.law) if area.fit else float("nan"),
-        compute=analyze_compute(checkpoint_points(runs)) if by_compute and len(checkpoints) else None,
+        surface_exponents={v: _both(area, _exponent, v) for v in area.variants} if area else {},
+        surface_differences={pair: _both(area, _difference, *pair) for pair in _pairs(area)} if area else {},
+        surface_held_out_error=_held_out(area),
+        multipliers=tuple(itertools.chain(*multipliers)),
+        compute=analyze_compute(checkpoint_points(runs)) if compute else None,
         confounded=confounded,
-        slopes=slopes(points if by_size else points[:0]),
+        slopes=slopes(by_size),
     )
 
 
-def _pooled(points: pd.DataFrame, laws: Sequence[ScalingLaw], resamples: int) -> PooledFit:
-    """Fit the first law, and the next one where E ends at zero."""
-    paired, attempts = grouped(_paired(points)), []
-    for law in laws if len(paired) else ():
-        attempts.append(fit(paired, law))
-        if attempts[-1].refusal is not Refusal.NO_IRREDUCIBLE_LOSS:
-            break
-    holds = attempts and attempts[-1].status is FitStatus.OK
-    bootstrap = refit(paired, attempts[-1].law, resamples=resamples) if holds else None
-    return PooledFit(attempts=tuple(attempts), bootstrap=bootstrap, points=paired)
+def _each(points: pd.DataFrame, variants: Sequence[str]) -> dict[str, Ladders]:
+    """Return the ladders of each variant that has whole seeds."""
+    found = {v: ladders(points[points["variant"] == v], ("parameters",)) for v in variants} if len(points) else {}
+    return {v: mine for v, mine in found.items() if mine.seeds}
 
 
-def _paired(points: pd.DataFrame) -> pd.DataFrame:
-    """Return the points whose size, checkpoint and seed all variants have, and whose seed all checkpoints have."""
-    keys = [name for name in ("parameters", "images") if name in points]
-    counts = points.groupby([*keys, "seed"])["variant"].transform("nunique")
-    whole = points[counts == points["variant"].nunique()].reset_index(drop=True)
-    if "images" in whole and len(whole):
-        seeds = whole.groupby(["parameters", "images"])["seed"].transform("nunique")
-        whole = whole[seeds == whole.groupby("parameters")["seed"].transform("nunique")].reset_index(drop=True)
-    return whole
+def _pairs(law: SeedwiseLaw | None) -> list[Pair]:
+    """Return treatment and baseline of every pair of variants."""
+    variants = () if law is None else law.variants
+    return [(treatment, baseline) for baseline, treatment in itertools.combinations(variants, 2)]
 
 
 def _exponent(variant: str, index: int = 0) -> Statistic:
-    return lambda found: found.exponents[variant][index]
+    return lambda fits: fits.exponent(variant, index)
 
 
-def _difference(first: str, variant: str, index: int = 0) -> Statistic:
-    return lambda found: found.exponents[variant][index] - found.exponents[first][index]
+def _difference(treatment: str, baseline: str, index: int = 0) -> Statistic:
+    return lambda fits: fits.exponent(treatment, index) - fits.exponent(baseline, index)
 
 
-def _pair(area: PooledFit, size: Statistic, data: Statistic) -> tuple[Estimate, Estimate]:
-    return area.estimate(size), area.estimate(data)
+def _both(area: SeedwiseLaw, make: Callable[..., Statistic], *variants: str) -> tuple[LawNumber, LawNumber]:
+    """Return a number for the exponent in N and the one in D."""
+    return area.number(make(*variants, 0)), area.number(make(*variants, 1))
 
 
-def _body_exponent(points: pd.DataFrame, shared: Fit | None, first: str) -> float:
+def _body_exponent(points: pd.DataFrame, shared: SeedwiseLaw | None) -> Estimate | None:
     """Return the shared exponent when embeddings are not counted."""
-    if shared is None:
+    if shared is None or not shared.holds:
+        return None
+    body = ladders(points.assign(parameters=points["body_parameters"]), SHARED.inputs)
+    fits = fit_ladders(body, SHARED.pinned(), [0.0])
+    return over_seeds(fits.exponent(shared.variants[0])[0], seeds=body.seeds)
+
+
+def _held_out(area: SeedwiseLaw | None) -> float:
+    """Return the error at the largest size of the law with the same E, fitted to the mean losses of the others."""
+    if area is None or not area.holds:
         return float("nan")
-    body = points.assign(parameters=points["body_parameters"])
-    found = fit(grouped(_paired(body)), shared.law)
-    return found.exponents[first][0] if found.status is FitStatus.OK else float("nan")
-
-
-def _size_factor(first: str, variant: str, size: float) -> Statistic:
-    def statistic(found: Fit) -> float:
-        losses = (found.predict(name, parameters=size) for name in (variant, first))
-        return size_factor(found, *losses)
-
-    return statistic
+    return held_out_error(area.ladders.points, area.law.pinned(), floor=area.best)

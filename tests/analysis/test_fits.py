@@ -13,10 +13,11 @@ from lina_lab.analysis.load.runs import StudyRuns
 from lina_lab.analysis.plots import COMMAND
 from lina_lab.analysis.report.fit_narrative import estimate_table, fit_sentences, fit_table
 from lina_lab.analysis.report.page import Section, provenance, write_report
-from lina_lab.analysis.stats import bootstrap, compute, fit
+from lina_lab.analysis.stats import compute, fit, irreducible
+from lina_lab.analysis.stats.irreducible import EStatus
 from lina_lab.analysis.stats.paired import holm
 from lina_lab.analysis.stats.status import Refusal
-from lina_lab.analysis.stats.study_fits import StudyFits, fit_study
+from lina_lab.analysis.stats.study_fits import COMPUTE, SIZE, SIZE_AND_DATA, StudyFits, fit_study
 
 from tests.analysis.test_compare import subtraction_is_worse
 
@@ -47,38 +48,49 @@ def of_a_law(planted: Planted, noise: float = 1e-4) -> StudyRuns:
     return replace(made, cells=cells, checkpoints=made.checkpoints.iloc[:0])
 
 
-def steep(planted: Planted) -> StudyRuns:
-    """Losses that do not flatten."""
-    made = of_a_law(planted)
-    objective = made.study.objective
-    cells = made.cells.assign(**{objective: made.cells[objective] - 0.55})
-    return replace(made, cells=cells, checkpoints=planted(subtraction_is_worse).checkpoints)
-
-
 def test_a_planted_law_is_found_by_the_pooled_fit_and_refused_to_each_variant_alone(planted: Planted) -> None:
-    fits = fit_study(of_a_law(planted), resamples=60)
-    (pooled,) = fits.shared.attempts
-    assert pooled is fits.shared.fit
-    assert pooled.exponents["division, no convolution"][0] == pytest.approx(0.3, abs=0.02)
+    """Three sizes never identify E: the exponent is a range over E that holds the truth."""
+    fits = fit_study(of_a_law(planted))
+    assert fits.shared is not None
+    assert fits.shared.profile is not None
     assert fits.exponent is not None
-    assert fits.exponent.interval.contains(0.3)
-    factor = fits.size_factors["division, depthwise"]
-    assert factor.value == pytest.approx((30 / 24) ** (1 / 0.3), rel=0.01)
-    assert factor.interval.contains(factor.value)
+    assert fits.shared.profile.status is EStatus.UNDETERMINED
+    assert fits.shared.profile.low == 0
+    assert fits.shared.profile.high > 0.49
+    assert fits.exponent.free.low < fits.exponent.at_low < 0.3 < fits.exponent.at_high < fits.exponent.free.high
+    worth = {(m.treatment, m.baseline): m for m in fits.multipliers}
+    assert len(worth) == 6
+    found = worth[("subtraction, depthwise", "subtraction, no convolution")].free
+    assert found.contains((33 / 26) ** (1 / 0.3))
     table = fit_table(fits).set_index(["variant", "law"])
     assert table.loc[("division, no convolution", "E + A parameters^-alpha"), "status"] == "not identifiable"
     lines = fit_sentences(fits)
-    assert lines[0] == "CI: 90% percentile interval of 60 bootstrap refits over seeds and blocks."
-    assert lines[1].startswith("E + A parameters^-alpha, shared E and exponents, all variants: alpha 0.3")
-    estimates = estimate_table(fits).set_index(["quantity", "variant"])
-    row = estimates.loc[("size factor", "division, depthwise")]
-    assert row["90% CI low"] < row["estimate"] == factor.value < row["90% CI high"]
+    assert lines[0] == "CI: 90%, Student's t over 3 seeds, each of which is fitted by itself."
+    assert any(re.search(r"alpha 0\.\d+ at E = 0 to 0\.\d+ at E = 0\.\d+ \(CI", line) for line in lines)
+    assert not any("flatten" in line for line in lines)
+    estimates = estimate_table(fits).set_index(["quantity", "variant", "baseline"])
+    row = estimates.loc[("worth in parameters", "subtraction, depthwise", "subtraction, no convolution")]
+    assert row["90% CI low (E free)"] == found.low
+
+
+def test_one_seed_gives_numbers_and_no_interval(planted: Planted) -> None:
+    runs = of_a_law(planted)
+    fits = fit_study(replace(runs, cells=runs.cells[runs.cells["seed"] == 0]))
+    assert fits.exponent is not None
+    for number in (fits.exponent, *fits.exponent_differences.values(), *fits.multipliers):
+        for estimate in (number.pinned, number.free):
+            assert (estimate.seeds, estimate.known) == (1, False)
+            assert estimate.reason == "one seed, so no interval"
+            assert np.isfinite(estimate.value)
+    assert estimate_table(fits).filter(like="CI").isna().all(axis=None)
+    assert fit_sentences(fits)[0] == "There is one seed, so no number of a law has an interval."
 
 
 def test_two_sizes_give_slopes_and_a_refusal(planted: Planted) -> None:
     fits = fit_study(planted(subtraction_is_worse))
-    assert [found.status for found in fits.shared.attempts] == ["not identifiable"]
-    assert fits.shared.fit is None
+    assert fits.shared is not None
+    assert fits.shared.whole.refusal is Refusal.TOO_FEW_SIZES
+    assert not fits.shared.holds
     assert len(fits.slopes) == 4
     lines = fit_sentences(fits)
     assert sum("values of parameters, and there are 2" in line for line in lines) == 3
@@ -87,19 +99,29 @@ def test_two_sizes_give_slopes_and_a_refusal(planted: Planted) -> None:
     assert estimate_table(fits).empty
 
 
-def test_losses_that_do_not_flatten_are_pooled_without_an_irreducible_loss(planted: Planted) -> None:
-    fits = fit_study(steep(planted), resamples=40)
-    assert [found.status for found in fits.shared.attempts] == ["at an edge", "ok"]
-    lines = fit_sentences(fits)
-    assert "E ends at zero" in lines[1]
-    assert lines[2].startswith("A parameters^-alpha, shared exponents, all variants: alpha 0.")
-    assert ", E " not in lines[2]
+def test_seeds_that_are_not_whole_are_left_out_and_counted(planted: Planted) -> None:
+    runs = of_a_law(planted)
+    lost = runs.cells.index[runs.cells["seed"] == 1][0]
+    fits = fit_study(replace(runs, cells=runs.cells.drop(index=lost)))
+    assert fits.exponent is not None
+    assert fits.exponent.pinned.seeds == 2
+    assert "2 of 3 seeds have every variant and size; the others are left out." in fit_sentences(fits)
+
+
+def test_a_law_that_is_confounded_is_not_fitted(planted: Planted) -> None:
+    runs = of_a_law(planted)
+    fits = fit_study(runs, {SIZE: "images", SIZE_AND_DATA: "batch", COMPUTE: "batch"})
+    assert fits.shared is fits.own is fits.surface is fits.compute is None
+    assert not fits.forms
+    assert not fits.multipliers
+    assert fit_table(fits).empty
+    assert fit_sentences(fits) == []
 
 
 def test_no_decision_depends_on_the_wording_of_a_reason(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every reason is replaced by nothing: the same laws are fitted, with the same numbers and intervals."""
-    cases = [steep(planted), planted(subtraction_is_worse)]
-    before = [decisions(fit_study(runs, resamples=10)) for runs in cases]
+    cases = [of_a_law(planted), planted(subtraction_is_worse)]
+    before = [decisions(fit_study(runs)) for runs in cases]
 
     def silent(function: Callable[..., tuple[Refusal, str] | None]) -> Callable[..., tuple[Refusal, str] | None]:
         def call(*arguments: object) -> tuple[Refusal, str] | None:
@@ -110,29 +132,25 @@ def test_no_decision_depends_on_the_wording_of_a_reason(planted: Planted, monkey
 
     monkeypatch.setattr(fit, "_verdict", silent(fit._verdict))
     monkeypatch.setattr(fit, "not_identifiable", silent(fit.not_identifiable))
-    sliced, optimum, without, refused = compute._slices, compute._no_optimum, bootstrap._no_interval, compute.refused
+    monkeypatch.setattr(irreducible, "not_identifiable", silent(irreducible.not_identifiable))
+    sliced, optimum, refused = compute._slices, compute._no_optimum, compute.refused
     monkeypatch.setattr(compute, "_slices", lambda curves: (sliced(curves)[0], ""))
     monkeypatch.setattr(compute, "_no_optimum", lambda refusal, _: optimum(refusal, ""))
     monkeypatch.setattr(compute, "refused", lambda law, names, refusal, _: refused(law, names, refusal, ""))
-    monkeypatch.setattr(
-        bootstrap, "_no_interval", lambda level, resamples, failed, _: without(level, resamples, failed, "")
-    )
-    fits = [fit_study(runs, resamples=10) for runs in cases]
-    assert not any(found.reason for case in fits for found in (*case.separate, *case.shared.attempts))
+    fits = [fit_study(runs) for runs in cases]
+    assert not any(found.reason for case in fits for found in case.forms)
     for case, expected in zip(fits, before, strict=True):
         assert decisions(case) == expected
 
 
 def decisions(fits: StudyFits) -> str:
     """Which laws were fitted and refused, with which numbers, and which intervals there are."""
-    pooled = (fits.shared, fits.own, fits.surface)
-    laws = [*fits.separate, *(found for part in pooled for found in part.attempts)]
-    assert fits.compute is not None
-    laws += fits.compute.frontier_laws.values()
-    table = fit_table(fits).drop(columns="error at the largest size")
+    pooled = [law.whole for law in (fits.shared, fits.own, fits.surface) if law is not None]
+    laws = [*fits.forms, *pooled, *(fits.compute.frontier_laws.values() if fits.compute else ())]
+    table = fit_table(fits).drop(columns="error at the largest size", errors="ignore")
     estimates = estimate_table(fits).drop(columns="note")
     codes = [(found.law.name, found.status, found.refusal) for found in laws]
-    return f"{codes}\n{table.to_csv()}\n{estimates.to_csv()}\n{fits.compute.comparable}"
+    return f"{codes}\n{table.to_csv()}\n{estimates.to_csv()}"
 
 
 def test_holm_by_hand() -> None:
