@@ -127,7 +127,7 @@ def exploratory_sentences(table: pd.DataFrame, metric: str) -> list[str]:
     """
     tested = table[table["holm"].notna()]
     if tested.empty:
-        return [f"{HOW.partition(';')[0]}.", ONE_SEED] if len(table) else [NO_PAIRS]
+        return [f"{HOW.partition(';')[0]}.", ONE_SEED, *_largest(table, metric)] if len(table) else [NO_PAIRS]
     held = tested[tested["outcome"].isin([Outcome.LOWER, Outcome.HIGHER])]
     shown = f"{HOW}, Student's t over seeds; p (Holm): corrected for all {len(tested)} exploratory comparisons."
     lines = [shown, *([SOME_ONE_SEED] if len(tested) < len(table) else [])]
@@ -137,6 +137,18 @@ def exploratory_sentences(table: pd.DataFrame, metric: str) -> list[str]:
         if kind != Kind.LOG_GROWTH:
             lines.append(f"{label}: {'; '.join(_directions(group, str(kind)))}.")
     return lines
+
+
+def _largest(table: pd.DataFrame, metric: str) -> list[str]:
+    """Say of the largest difference what would be needed to explain it by the seed."""
+    mine = table[(table["metric"] == metric) & (table["kind"] == Kind.DIFFERENCE)]
+    if mine.empty:
+        return []
+    row = records(mine.loc[[mine["difference"].abs().idxmax()]])[0]
+    return [
+        f"The largest difference in {metric_name(metric)}: {row['comparison']} {signed(row['difference'])} at "
+        f"{row['size']}; a deviation over seeds above {plain(row['needed_deviation'])} would be needed to explain it."
+    ]
 
 
 def _directions(group: pd.DataFrame, kind: str) -> Iterable[str]:

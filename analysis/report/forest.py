@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from lina_lab.decisions.verdicts import Outcome
 
 from ..load.runs import StudyRuns
-from ..stats.multipliers import Multiplier
+from ..stats.multipliers import Multiplier, Resource
 from ..stats.seedwise import Estimate
 from ..stats.verdicts import Kind, PrimaryVerdict
 from .figures import MAX_LINES
@@ -27,7 +27,8 @@ SHIFT = 0.2
 """Seeds are drawn above the middle of a row, their mean below it."""
 HELD = " *"
 """Follows the name of a row whose difference holds after the correction."""
-STRIPE = {"color": "0.95", "linewidth": 0, "zorder": -2}
+RESOURCES = {Resource.PARAMETERS: "parameters", Resource.IMAGES: "images", Resource.FLOPS: "FLOPs"}
+STRIPE: dict[str, Any] = {"color": "0.95", "linewidth": 0, "zorder": -2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,8 @@ def differences_figure(
     Returns:
         The figure, and the differences in it.
     """
-    rows = {metric: _rows(runs, differences, table, metric, verdict) for metric in metrics}
+    drawn = table[table["metric"].isin(metrics)]
+    rows = {metric: _rows(runs, differences, drawn, metric, verdict) for metric in metrics}
     labels = [row.label for row in rows[metrics[0]]]
     height = ROW_INCHES * (len(labels) + 1) + 0.7
     width = 2.4 + (4.2 if len(metrics) == 1 else 2.6 * len(metrics))
@@ -177,7 +179,7 @@ def multipliers_figure(found: Sequence[Multiplier], variants: Sequence[str]) -> 
                 style = line_style(variants.index(pair[0]))
                 _draw_estimate(axes, place - SHIFT, mine[pair].pinned, style, "full")
                 _draw_estimate(axes, place + SHIFT, mine[pair].free, style, "none")
-        axes.set(ylim=(len(pairs) - 0.4, -0.6), xlabel=f"times the {resource} of the baseline")
+        axes.set(ylim=(len(pairs) - 0.4, -0.6), xlabel=f"times the {RESOURCES[resource]} of the baseline")
         axes.tick_params(axis="y", length=0)
         log_x(axes)
         axes.axvline(1, color="0.5", linewidth=0.6, zorder=0)

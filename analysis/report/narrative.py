@@ -29,7 +29,7 @@ def agreement_sentences(runs: StudyRuns, means: pd.DataFrame) -> list[str]:
 
     Args:
         runs: the study.
-        means: mean differences, see `stats.verdicts.exploratory`.
+        means: see `stats.paired.mean_differences`.
     """
     main, *others = runs.study.objectives
     lines = []
@@ -39,12 +39,16 @@ def agreement_sentences(runs: StudyRuns, means: pd.DataFrame) -> list[str]:
         names = metric_name(main.metric), metric_name(other.metric)
         if len(found):
             lost = int(found["disagree"].sum())
-            lines.append(f"{names[0]} and {names[1]} disagree in {lost} of {count(len(found), 'difference')}.")
+            both = f"{names[0][0].upper()}{names[0][1:]} and {names[1]}"
+            where = f"disagree in {lost} of" if lost else "agree in all"
+            lines.append(f"{both} {where} {count(len(found), 'difference')} that have both.")
         for row in records(found[found["disagree"]]):
-            both = f"{names[0]} {signed(row['first'])}, {names[1]} {signed(row['second'])}"
+            values = runs.cells[runs.cells["size"] == row["size"]].groupby("variant")[other.metric].mean()
+            held = f"{values[row['treatment']]:.4g} against {values[row['baseline']]:.4g}"
+            both = f"{names[0]} {signed(row['first'])}, {names[1]} {signed(row['second'])} ({held})"
             why = "they point to different variants"
             if not row["opposite"]:
-                why = f"{names[1]} differs {row['ratio']:.0f} times as much as the loss lets expect"
+                why = f"{names[1]} differs {row['ratio']:.0f} times as much as {names[0]} lets expect"
             lines.append(f"{row['comparison']}, {runs.study.size_axis} {row['size']}: {both}; {why}.")
     return lines
 

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
 COLORS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
@@ -28,6 +28,8 @@ DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1
 TICK_STEPS = (tuple(np.arange(1, 10, 0.5)), tuple(range(1, 10)), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
 """Multiples of powers of ten that may get a tick on a logarithmic axis, the finest choice first."""
 MAX_TICKS, MAX_SIZES = 5, 8
+NARROW = 4.0
+"""An axis that spans a smaller factor than this has evenly spaced ticks."""
 MAX_COLUMNS = 4
 """Most panels side by side in a figure with a panel for each variant."""
 CLUSTER = 0.55
@@ -133,6 +135,8 @@ def log_x(axes: Axes, values: Sequence[float] | None = None) -> None:
 
 def _round_ticks(low: float, high: float) -> list[float]:
     """Return the finest choice of round numbers that is not too fine; the first and the last one enclose the axis."""
+    if high < NARROW * low:
+        return [float(tick) for tick in MaxNLocator(MAX_TICKS - 1).tick_values(low, high)]
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
     for every in (1, 2, 3, 4):
         for steps in TICK_STEPS if every == 1 else TICK_STEPS[-1:]:

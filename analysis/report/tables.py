@@ -50,6 +50,7 @@ FORMATS: dict[str, Form] = {
     "p (Holm)": _p_value,
     "FID": "{:.2f}",
     "error at the largest size": "{:.1%}",
+    "AICc above the best": "{:.1f}",
 }
 """Column -> how its numbers are written."""
 UNITS = {", GMAC": "{:,.2f}", ", s": "{:,.2f}"}
@@ -69,7 +70,7 @@ SHOWN = [
     *("comparison", "kind", "size", "metric", "difference", "block_se", "low", "high", "holm", "outcome"),
     *("needed_deviation", "seeds"),
 ]
-KINDS = {Kind.DIFFERENCE: "difference", Kind.GROWTH: "growth", Kind.LOG_GROWTH: "growth of the log ratio"}
+KINDS = {Kind.DIFFERENCE: "difference", Kind.GROWTH: "growth", Kind.LOG_GROWTH: "log growth"}
 
 
 def summary_table(runs: StudyRuns) -> pd.DataFrame:
@@ -87,6 +88,24 @@ def summary_table(runs: StudyRuns) -> pd.DataFrame:
     return table.sort_values(["size", "variant"], key=lambda column: column.map(rank)).reset_index(drop=True)
 
 
+def with_other(shown: pd.DataFrame, table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Add the differences of another metric, where they are held, beside those of a table.
+
+    Args:
+        shown: see `difference_table`.
+        table: see `stats.verdicts.exploratory`.
+        metric: the other metric.
+    """
+    others = table[(table["metric"] == metric) & (table["kind"] == Kind.DIFFERENCE)]
+    known = {(row["comparison"], str(row["size"])): row["difference"] for row in records(others)}
+    keys = zip(shown["comparison"], shown["kind"], shown["size"].astype(str), strict=True)
+    values = [known.get((label, size), math.nan) if "growth" not in kind else math.nan for label, kind, size in keys]
+    place = list(shown.columns).index("difference") + 1
+    beside = shown.copy()
+    beside.insert(place, f"in {metric_name(metric)}", values)
+    return beside.dropna(axis="columns", how="all")
+
+
 def difference_table(table: pd.DataFrame, verdict: PrimaryVerdict | None = None) -> pd.DataFrame:
     """Return differences and growths with a reader's column names, the primary comparison first.
 
@@ -96,11 +115,11 @@ def difference_table(table: pd.DataFrame, verdict: PrimaryVerdict | None = None)
 
     Returns:
         `comparison`, `kind`, `size`, `metric`, `difference`, `block SE`, `95% CI low`, `95% CI high`, `p (Holm)`,
-        `outcome`, `deviation needed`, `seeds`. Columns without a value are left out, and the last but one where there
-        are intervals.
+        `outcome`, `deviation needed` (where there is no interval), `seeds`. Columns without a value are left out, and
+        the metric where there is only one.
     """
     growth = table["kind"] != Kind.DIFFERENCE
-    span = table["smallest"].astype(str) + " to " + table["largest"].astype(str)
+    span = table["smallest"].map(_size) + " to " + table["largest"].map(_size)
     found = table.assign(
         kind=table["kind"].map(KINDS),
         size=table["size"].astype(str).where(~growth, span),
@@ -111,8 +130,14 @@ def difference_table(table: pd.DataFrame, verdict: PrimaryVerdict | None = None)
     needed = found["needed_deviation"].where(found["low"].isna())
     found = found.assign(needed_deviation=needed)[SHOWN].rename(columns=READABLE)
     if verdict is not None:
-        found = pd.concat([_primary_row(verdict), found], ignore_index=True)
+        found = pd.concat([_primary_row(verdict), found], ignore_index=True)[found.columns]
+    found = found if found["metric"].nunique() > 1 else found.drop(columns="metric")
     return found.dropna(axis="columns", how="all")
+
+
+def _size(value: Any) -> str:
+    """Write a size; a column with gaps holds whole numbers as floats."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _primary_row(verdict: PrimaryVerdict) -> pd.DataFrame:
@@ -131,6 +156,17 @@ def _primary_row(verdict: PrimaryVerdict) -> pd.DataFrame:
         "seeds": verdict.seeds,
     }
     return pd.DataFrame([row])
+
+
+def tuned_table(tuned: pd.DataFrame) -> pd.DataFrame:
+    """Return the tuned values with a reader's column names.
+
+    Args:
+        tuned: see `stats.tuned.tuned_rates`.
+    """
+    columns = ["variant", "size", "field", "value", "log_deviation", "regret", "status", "seeds", "tried"]
+    text = tuned.assign(value=[EMPTY if pd.isna(value) else f"{value:g}" for value in tuned["value"]])
+    return text[columns].rename(columns={"log_deviation": "SE of log value"})
 
 
 def write_table(table: pd.DataFrame, path: Path) -> list[Path]:
@@ -158,8 +194,17 @@ def rounded(table: pd.DataFrame) -> pd.DataFrame:
         usual = f"{{:.{DIGITS}f}}" if pd.api.types.is_float_dtype(table[column]) else "{}"
         by_unit = next((form for unit, form in UNITS.items() if f"{unit}," in f"{column},"), usual)
         numeric = pd.api.types.is_numeric_dtype(table[column])
-        form: Form = FORMATS.get(str(column), by_unit) if numeric else "{}"
+        usual_form: Form = "{:+.3g}" if str(column).startswith("in ") else by_unit
+        form: Form = FORMATS.get(str(column), usual_form) if numeric else "{}"
         text[column] = [_written(form, value) if pd.notna(value) else EMPTY for value in table[column]]
+    ends = [name for name in SIGNED if name in table]
+    if ends:
+        # A difference and the ends of its interval have as many decimals.
+        numbers = table[ends].astype(float)
+        decimals = [_decimals(value) for value in numbers.abs().max(axis=1)]
+        for name in ends:
+            shown = zip(numbers[name], decimals, strict=True)
+            text[name] = [f"{value:+.{places}f}" if pd.notna(value) else EMPTY for value, places in shown]
     return text
 
 
