@@ -32,7 +32,9 @@ def fits_figure(runs: StudyRuns, shared: SeedwiseLaw) -> tuple[Figure, pd.DataFr
     """Draw the law in N with shared exponents: every seed, the curve with its band over seeds, and residuals."""
     table, variants = shared.ladders.table(), _fitted(runs, shared)
     x = np.geomspace(table["parameters"].min() / 1.1, table["parameters"].max() * 1.1, CURVE_POINTS)
-    curves = {variant: _curve(shared, variant, [{"parameters": float(value)} for value in x], x) for variant in variants}
+    curves = {
+        variant: _curve(shared, variant, [{"parameters": float(value)} for value in x], x) for variant in variants
+    }
     figure, panels = variant_panels(variants, (PANEL, RESIDUALS), width=2.0, same_x=True)
     for variant, own in zip(variants, panels, strict=True):
         points = table[table["variant"] == variant]

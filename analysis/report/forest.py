@@ -152,7 +152,10 @@ def _draw_row(axes: Axes, place: int, row: Row, variants: Sequence[str]) -> None
         axes.errorbar(row.seeds["difference"], heights, xerr=row.seeds["block_se"].fillna(0), **dots)
     # The mean of one seed is that seed.
     if row.mean is not None and several:
-        reach = [[max(row.mean["difference"] - row.mean["low"], 0)], [max(row.mean["high"] - row.mean["difference"], 0)]]
+        reach = [
+            [max(row.mean["difference"] - row.mean["low"], 0)],
+            [max(row.mean["high"] - row.mean["difference"], 0)],
+        ]
         there = not np.isnan(row.mean["low"])
         axes.errorbar(
             [row.mean["difference"]], [place + SHIFT], xerr=reach if there else None, fmt=marker, color=color, capsize=2

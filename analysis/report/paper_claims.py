@@ -194,9 +194,7 @@ def _normalization(published: StudyRuns, means: pd.DataFrame, ours: pd.DataFrame
     )
 
 
-def _one_sided(
-    means: pd.DataFrame, axis: str, claim: str, paper: str, ours: pd.DataFrame, only: str = ""
-) -> Claim:
+def _one_sided(means: pd.DataFrame, axis: str, claim: str, paper: str, ours: pd.DataFrame, only: str = "") -> Claim:
     """Judge a claim that a change along an axis is better, by whether all pairs of published runs agree."""
     mine = means[(means["axis"] == axis) & means["comparison"].str.startswith(only)]
     signs = mine["difference"] < 0
@@ -244,5 +242,5 @@ def _ours(studies: Sequence[str], read: ReadStudy) -> pd.DataFrame:
             row = records(group.tail(1))[0]
             ends = f"{signed(row['low'])} to {signed(row['high'])}"
             text = f"our study {study}, {label}, size {row['size']}: {signed(row['difference'])} (95% CI {ends})"
-            rows.append({"axis": axis, "text": f"{text}, {row['outcome']} after correction"})
+            rows.append({"axis": str(axis), "text": f"{text}, {row['outcome']} after correction"})
     return pd.DataFrame(rows, columns=["axis", "text"])

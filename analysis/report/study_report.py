@@ -72,7 +72,9 @@ def analyze_study(runs: StudyRuns, tail: float = 0.5) -> StudyReport:
         tuned=tuned_rates(runs),
         views=(iso_step(runs), iso_image(runs), iso_flop(runs)),
         summary=summary_table(runs),
-        fits=fit_study(runs, {str(law): names for law, names in confounders.items()}) if len(confounders) < len(LawKind) else None,
+        fits=fit_study(runs, {str(law): names for law, names in confounders.items()})
+        if len(confounders) < len(LawKind)
+        else None,
         confounded=confounders,
     )
 

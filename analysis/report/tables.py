@@ -13,6 +13,7 @@ from ..load.runs import StudyRuns
 from ..stats.verdicts import Kind, PrimaryVerdict
 from .metric_names import metric_name
 
+
 def signed(value: float) -> str:
     """Write a difference with its sign, and with as many decimals as its size deserves."""
     return f"{value:+.{_decimals(value)}f}" if math.isfinite(value) else str(value)

@@ -10,9 +10,7 @@ MIN_COMPARISONS = 3
 """The median of fewer ratios is no expectation."""
 
 
-def metric_agreement(
-    means: pd.DataFrame, first: str, second: str, *, same_direction: bool = True
-) -> pd.DataFrame:
+def metric_agreement(means: pd.DataFrame, first: str, second: str, *, same_direction: bool = True) -> pd.DataFrame:
     """Compare the differences in two metrics, for each comparison and size that has both.
 
     Args:
