@@ -5,13 +5,16 @@ look would be wrong far more often than 5%. Here the 5% are spent over the looks
 sequential boundaries for clinical trials", with the power family of Kim and DeMets 1987), and the interval at each look
 is a repeated confidence interval (Jennison and Turnbull 1989, "Interim analyses: the repeated confidence interval
 approach"): all of them together cover the mean with the confidence asked for, whatever the rule for stopping.
+
+As with a single Student's t, differences may have heavy tails and may not be strongly skewed: exponential ones, with
+looks at 4, 6, ..., 16 seeds, are wrong in 14% instead of 5%. Variants that do not differ have symmetric differences.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from math import isfinite, nan, pi, sqrt
+from math import nan, pi, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +67,7 @@ def look_levels(looks: Sequence[int], alpha: float = 0.05) -> tuple[float, ...]:
 
     After n of N seeds, alpha * (n / N)^2 is spent. The probabilities come from a numerical integration over the joint
     null distribution of the t statistics (as Armitage, McPherson and Rowe 1969 did for a known deviation). It is exact
-    for normal differences of any deviation up to the grid's error, which is below 1% of a level.
+    for normal differences of any deviation up to the grid's error, which is at most about 1% of a level.
 
     Args:
         looks: increasing numbers of seeds. A look at one seed gets level 0, since it has no t statistic.
@@ -83,7 +86,7 @@ def look_levels(looks: Sequence[int], alpha: float = 0.05) -> tuple[float, ...]:
     return _levels(tuple(looks), alpha)
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> MeanInterval:
+def mean_interval(values: Collection[float], confidence: float = 0.95) -> MeanInterval:
     """Student's t interval of a mean that is looked at once.
 
     Args:
@@ -98,7 +101,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> MeanInte
     return _interval(values, 1 - confidence, confidence)
 
 
-def sequential_interval(values: Sequence[float], looks: Sequence[int], confidence: float = 0.95) -> MeanInterval:
+def sequential_interval(values: Collection[float], looks: Sequence[int], confidence: float = 0.95) -> MeanInterval:
     """The repeated confidence interval of a mean at one of several looks.
 
     Args:
@@ -122,18 +125,19 @@ def sequential_interval(values: Sequence[float], looks: Sequence[int], confidenc
     return _interval(values, level, confidence)
 
 
-def _interval(values: Sequence[float], level: float, confidence: float) -> MeanInterval:
+def _interval(values: Collection[float], level: float, confidence: float) -> MeanInterval:
     """The mean with Student's t interval at a two-sided level, which is printed as one of `confidence`."""
-    if not all(map(isfinite, values)):
-        raise ValueError(f"a mean needs finite values, and {sum(not isfinite(v) for v in values)} are not")
-    seeds = len(values)
+    numbers = np.array(list(values), dtype=float)
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"a mean needs finite values, and {np.sum(~np.isfinite(numbers))} are not")
+    seeds = len(numbers)
     if seeds == 0:
         return MeanInterval(nan, nan, nan, confidence, 0)
-    mean = float(np.mean(values))
+    mean = float(numbers.mean())
     # Seeds that agree to the last digits say nothing of the noise; an interval of no width would claim certainty.
-    if seeds == 1 or np.ptp(values) <= 1e-12 * np.max(np.abs(values)) or level == 0:
+    if seeds == 1 or np.ptp(numbers) <= 1e-12 * np.max(np.abs(numbers)) or level == 0:
         return MeanInterval(mean, nan, nan, confidence, seeds)
-    half = float(stdtrit(seeds - 1, 1 - level / 2) * np.std(values, ddof=1) / sqrt(seeds))
+    half = float(stdtrit(seeds - 1, 1 - level / 2) * numbers.std(ddof=1) / sqrt(seeds))
     return MeanInterval(mean, mean - half, mean + half, confidence, seeds)
 
 

@@ -21,9 +21,10 @@ NEIGHBORS = 2
 """Values on each side of the best one that the curve is fitted to."""
 RATIO = 2
 """Values that lie closer than this ratio: the curve is fitted to all that `NEIGHBORS` would reach in a grid of it."""
-SKEWNESS = 1 / 3
-"""Typical cubic coefficient of the curve relative to its quadratic one, for natural logarithms; exp(x) - x has 1/3.
-Without it the minimum of a curve that is steeper on one side is misplaced, and the bound on the regret fails."""
+HIGHER = (1 / 3, 1 / 12)
+"""Typical cubic and quartic coefficient of the curve relative to its quadratic one, for natural logarithms: those of
+exp(x) - x. Without them the minimum of a curve that is steeper on one side is misplaced, and the bound on the regret
+fails."""
 DIGITS = 3
 """Significant digits of a chosen value."""
 
@@ -69,7 +70,7 @@ def choose(losses: Mapping[float, Sequence[float]], direction: Direction = "mini
 
     The best value tried is the one with the smallest mean over seeds. Through it and its neighbors, two on each side, a
     parabola in the logarithm of the value is fitted by least squares, with an offset for each seed, since seeds are
-    paired, and a cubic term that is held near zero (`SKEWNESS`). The choice is the curve's minimum between the two next
+    paired, and higher powers that are held near zero (`HIGHER`). The choice is the curve's minimum between the two next
     neighbors, with three significant digits. Where a next neighbor diverged or the parabola opens downwards, the best
     value tried is taken as it is.
 
@@ -133,7 +134,7 @@ def widened(
     Args:
         interval: interval of treatment minus baseline at the chosen values.
         regret_treatment: `Choice.regret` of the treatment; of a contrast, the sum over the terms with positive weights,
-            each times its weight. NaN counts as 0.
+            each times its weight. NaN counts as 0, so leave NaN out of a sum.
         regret_baseline: the same of the baseline, or of the terms with negative weights.
         direction: that of the objective.
 
@@ -176,9 +177,9 @@ def _minimum(values: Floats, table: Floats, best: int) -> Choice | None:
     places = np.linspace(max(lowest, min(x[best - 1], -log(RATIO))), min(highest, max(x[best + 1], log(RATIO))), 1001)
     value = _rounded(values[best] * exp(places[np.argmin(_powers(places) @ curve.coefficients)]))
     chosen = log(value / values[best])
-    curvature = float(curve.coefficients[1] + 3 * curve.coefficients[2] * chosen)
-    derivative = np.array([1.0, 2 * chosen, 3 * chosen**2])
-    log_deviation = sqrt(derivative @ curve.covariance @ derivative) / (2 * curvature) if curvature > 0 else nan
+    slope = np.array([1.0, 2 * chosen, 3 * chosen**2, 4 * chosen**3])
+    curvature = float(np.array([0.0, 1.0, 3 * chosen, 6 * chosen**2]) @ curve.coefficients)
+    log_deviation = sqrt(slope @ curve.covariance @ slope) / (2 * curvature) if curvature > 0 else nan
     gaps = _powers(np.linspace(lowest, highest, 201)) - _powers(np.array([chosen]))
     margins = curve.quantile * np.sqrt(np.einsum("ij,jk,ik->i", gaps, curve.covariance, gaps))
     regret = float(np.max(margins - gaps @ curve.coefficients))
@@ -188,7 +189,7 @@ def _minimum(values: Floats, table: Floats, best: int) -> Choice | None:
 @dataclass(frozen=True)
 class _Curve:
     coefficients: Floats
-    """Of x, x^2 and x^3."""
+    """Of x, x^2, x^3 and x^4."""
     covariance: Floats
     """Of the coefficients; NaN without degrees of freedom."""
     quantile: float
@@ -196,7 +197,7 @@ class _Curve:
 
 
 def _fitted(x: Floats, table: Floats) -> _Curve | None:
-    """Fit a slightly skewed parabola to losses (values, seeds), NaN where missing; None if it opens downwards."""
+    """Fit a parabola with small higher powers to losses (values, seeds), NaN where missing; None if it opens down."""
     point, seed = np.nonzero(~np.isnan(table))
     loss = table[point, seed]
     offsets = (seed[:, None] == np.arange(table.shape[1])).astype(float)
@@ -204,25 +205,26 @@ def _fitted(x: Floats, table: Floats) -> _Curve | None:
     plain = np.linalg.lstsq(parabola, loss, rcond=None)[0]
     if plain[1] <= 0:
         return None
-    cubic = np.column_stack([_powers(x[point]), offsets])
-    # The noise: from the cubic curve where it leaves residuals, so that skewness does not count as noise.
+    # The noise: from a cubic curve where it leaves residuals, so that skewness does not count as noise.
+    cubic = np.column_stack([_powers(x[point])[:, :3], offsets])
     full = cubic if len(x) > 3 and len(loss) > cubic.shape[1] else parabola
     freedom = len(loss) - full.shape[1]
     if freedom < 1:
-        return _Curve(np.array([plain[0], plain[1], 0.0]), np.full((3, 3), nan), nan)
+        return _Curve(np.array([plain[0], plain[1], 0.0, 0.0]), np.full((4, 4), nan), nan)
     residuals = loss - full @ np.linalg.lstsq(full, loss, rcond=None)[0]
     deviation = max(sqrt(residuals @ residuals / freedom), 1e-9 * float(np.ptp(loss)))
-    # A normal prior of the cubic term, as one more observation.
-    prior = np.zeros(cubic.shape[1])
-    prior[2] = deviation / (SKEWNESS * plain[1])
-    rows = np.vstack([cubic, prior])
-    coefficients = np.linalg.lstsq(rows, np.append(loss, 0.0), rcond=None)[0]
+    # Normal priors of the higher powers, as two more observations of the value 0.
+    design = np.column_stack([_powers(x[point]), offsets])
+    priors = np.zeros((2, design.shape[1]))
+    priors[[0, 1], [2, 3]] = deviation / (np.array(HIGHER) * plain[1])
+    rows = np.vstack([design, priors])
+    coefficients = np.linalg.lstsq(rows, np.append(loss, [0.0, 0.0]), rcond=None)[0]
     covariance = deviation**2 * np.linalg.pinv(rows.T @ rows)
-    return _Curve(coefficients[:3], covariance[:3, :3], float(stdtrit(freedom, 0.975)))
+    return _Curve(coefficients[:4], covariance[:4, :4], float(stdtrit(freedom, 0.975)))
 
 
 def _powers(x: Floats) -> Floats:
-    return np.column_stack([x, x**2, x**3])
+    return np.column_stack([x, x**2, x**3, x**4])
 
 
 def _tried_regret(table: Floats, best: int) -> float:

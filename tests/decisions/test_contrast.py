@@ -56,10 +56,10 @@ def test_without_cells_there_are_no_values() -> None:
 
 
 def test_two_cells_of_one_seed_are_refused() -> None:
-    with pytest.raises(ValueError, match="^two cells of seed 0 have {'normalization': 'division', 'dim': 64}$"):
+    with pytest.raises(ValueError, match=r"^two cells of seed 0 have {'normalization': 'division', 'dim': 64}$"):
         contrast_values(TERMS, [(DIVISION, 0, 0.5), (DIVISION, 0, 0.6)])
 
 
 def test_a_comparison_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="^a comparison needs at least one term$"):
+    with pytest.raises(ValueError, match=r"^a comparison needs at least one term$"):
         contrast_values([], [])

@@ -62,22 +62,22 @@ def test_a_power_below_the_level_is_reached_by_chance() -> None:
 
 @pytest.mark.parametrize("difference", [0.0, nan, inf])
 def test_a_difference_that_needs_no_number_is_refused(difference: float) -> None:
-    with pytest.raises(ValueError, match=f"^a number of seeds needs a difference .* not {difference}$"):
+    with pytest.raises(ValueError, match=rf"^a number of seeds needs a difference .* not {difference}$"):
         seeds_needed(difference, 0.1)
 
 
 @pytest.mark.parametrize("deviation", [-0.1, nan, inf])
 def test_a_deviation_that_is_none_is_refused(deviation: float) -> None:
-    with pytest.raises(ValueError, match=f"^a deviation must be finite and not negative, not {deviation}$"):
+    with pytest.raises(ValueError, match=rf"^a deviation must be finite and not negative, not {deviation}$"):
         seeds_needed(0.1, deviation)
-    with pytest.raises(ValueError, match="^a deviation must be"):
+    with pytest.raises(ValueError, match=r"^a deviation must be"):
         resolvable(4, deviation)
 
 
 def test_probabilities_and_seeds_that_are_none_are_refused() -> None:
-    with pytest.raises(ValueError, match="^power must lie between 0 and 1, not 80$"):
+    with pytest.raises(ValueError, match=r"^power must lie between 0 and 1, not 80$"):
         seeds_needed(0.1, 0.1, power=80)
-    with pytest.raises(ValueError, match="^confidence must lie between 0 and 1, not 1$"):
+    with pytest.raises(ValueError, match=r"^confidence must lie between 0 and 1, not 1$"):
         resolvable(4, 0.1, confidence=1)
-    with pytest.raises(ValueError, match="^seeds must not be negative, not -1$"):
+    with pytest.raises(ValueError, match=r"^seeds must not be negative, not -1$"):
         resolvable(-1, 0.1)

@@ -41,5 +41,5 @@ def test_a_resolved_difference_can_be_within_the_margin_as_well() -> None:
 
 @pytest.mark.parametrize("margin", [0.0, -0.1, nan])
 def test_a_margin_that_is_not_positive_is_refused(margin: float) -> None:
-    with pytest.raises(ValueError, match=f"^margin must be positive, not {margin}$"):
+    with pytest.raises(ValueError, match=rf"^margin must be positive, not {margin}$"):
         judge(interval(nan, nan), margin)
