@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from .stats.paired import mean_differences, paired_differences
     from .stats.status import FitStatus, Refusal
     from .stats.study_fits import StudyFits, fit_study
+    from .stats.tuned import tuned_rates
+    from .stats.verdicts import PrimaryVerdict, exploratory, primary_verdict
 
 __all__ = [
     "Fit",
     "FitStatus",
     "Pooling",
+    "PrimaryVerdict",
     "Refusal",
     "ScalingLaw",
     "StoreError",
@@ -32,15 +35,18 @@ __all__ = [
     "StudyReport",
     "StudyRuns",
     "analyze_study",
+    "exploratory",
     "fit",
     "fit_study",
     "log_line",
     "mean_differences",
     "paired_differences",
     "power",
+    "primary_verdict",
     "read_published",
     "read_study",
     "surface",
+    "tuned_rates",
     "write_study_report",
 ]
 _MODULES = {
@@ -53,6 +59,8 @@ _MODULES = {
     "stats.paired": ("mean_differences", "paired_differences"),
     "stats.status": ("FitStatus", "Refusal"),
     "stats.study_fits": ("StudyFits", "fit_study"),
+    "stats.tuned": ("tuned_rates",),
+    "stats.verdicts": ("PrimaryVerdict", "exploratory", "primary_verdict"),
 }
 
 

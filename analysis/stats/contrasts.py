@@ -66,3 +66,13 @@ def label(study: StudyConfig, terms: Sequence[ContrastTerm]) -> str:
     assert study.primary is not None
     treatment, baseline = (labels_by_axis(study, texts(term.values)) for term in terms[:2])
     return comparison_label(study.primary.axis, treatment, baseline)
+
+
+def diverged(runs: StudyRuns, variants: Sequence[str], sizes: Sequence[Any]) -> dict[str, tuple[int, int]]:
+    """Return variant -> seeds that diverged at any of the sizes, and seeds that ended."""
+
+    def seeds(table: pd.DataFrame, variant: str) -> set[int]:
+        return set(table[(table["variant"] == variant) & table["size"].isin(sizes)]["seed"])
+
+    lost = {variant: seeds(runs.diverged, variant) for variant in variants}
+    return {variant: (len(lost[variant]), len(lost[variant] | seeds(runs.cells, variant))) for variant in variants}

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lina_lab.decisions.sequential import mean_interval
 from lina_lab.records.runstore import TRAIN_LOSS
 
 from ..load.labels import as_text, labels_by_axis
@@ -27,7 +26,9 @@ SAMPLE = ["metric", "size", "seed"]
 """Columns that identify a difference of one comparison and seed."""
 SAME_IMAGES = "both variants are validated on the same images, masks and noise"
 MEAN = ["difference", "seed_se", "low", "high", "p", "seeds", "excludes_zero"]
-"""Columns of a mean over seeds."""
+"""Columns of a mean over seeds. Where there is no interval, all but the difference and the seeds are NaN or false."""
+SAME = 1e-12
+"""Seeds that differ by less, relative to the largest, agree exactly."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,19 +137,16 @@ def mean_differences(differences: pd.DataFrame) -> pd.DataFrame:
     """Return the mean paired difference over the seeds of each comparison, size and metric.
 
     Returns:
-        Columns COMPARED, `difference`, `block_se` (standard
-        error from blocks within runs), `seed_se` (standard error from the spread over seeds), `low`, `high` (95%
+        Columns COMPARED, `difference`, `seed_se` (standard error from the spread over seeds), `low`, `high` (95%
         confidence interval: Student's t over seeds), `p` (null hypothesis of no difference, by the same t), `seeds`,
-        `excludes_zero` (whether the interval does), `holm` (p, Holm-corrected over all comparisons and sizes of the
-        metric). With one seed there is no interval.
+        `excludes_zero` (whether the interval does), `block_se` (standard error from noise within runs), `holm` (p,
+        Holm-corrected over all comparisons and sizes of the metric). Without an interval, see `MEAN`, these are NaN.
     """
-    rows = []
-    for values, group in differences.groupby(COMPARED, sort=False):
-        # A seed whose error cannot be told counts like the others.
-        block_error = np.sqrt((group["block_se"] ** 2).mean() / len(group))
-        rows.append(dict(zip(COMPARED, values, strict=True)) | _mean(group["difference"]) | {"block_se": block_error})
-    table = pd.DataFrame(rows, columns=[*COMPARED, *MEAN, "block_se"])
-    return table.assign(holm=table.groupby("metric")["p"].transform(holm))
+    table = _means(differences, COMPARED, "difference")
+    # A seed whose error cannot be told counts like the others.
+    squares = differences.assign(square=differences["block_se"] ** 2).groupby(COMPARED, sort=False)["square"].mean()
+    errors = np.sqrt(squares.to_numpy(float) / table["seeds"].to_numpy(float))
+    return table.assign(block_se=errors, holm=table.groupby("metric")["p"].transform(holm))
 
 
 def holm(p_values: "pd.Series[float]") -> "pd.Series[float]":
@@ -174,29 +172,36 @@ def size_trends(differences: pd.DataFrame, sizes: Sequence[Any], column: str = "
         `block_se` and `holm`; `difference` is the change. No rows for one size.
     """
     keys = [key for key in COMPARED if key != "size"]
-    rows = []
-    for values, group in differences.groupby(keys, sort=False):
-        by_size = group.pivot(index="seed", columns="size", values=column)
-        there = [size for size in sizes if size in by_size.columns]
-        smallest, largest = there[0], there[-1]
-        change = (by_size[largest] - by_size[smallest]).dropna()
-        if smallest != largest and len(change):
-            ends = {"smallest": smallest, "largest": largest}
-            rows.append(dict(zip(keys, values, strict=True)) | ends | _mean(change))
-    return pd.DataFrame(rows, columns=[*keys, "smallest", "largest", *MEAN])
+    if differences.empty:
+        return pd.DataFrame(columns=[*keys, "smallest", "largest", *MEAN])
+    by_size = differences.set_index([*keys, "seed", "size"])[column].unstack("size").reindex(columns=list(sizes))
+    there = by_size.notna().groupby(level=keys, sort=False).any()
+    ends = pd.DataFrame({"smallest": there.idxmax(axis=1), "largest": there.iloc[:, ::-1].idxmax(axis=1)})
+    rows = by_size.reset_index().merge(ends.reset_index(), on=keys)
+    column_of = {size: index for index, size in enumerate(sizes)}
+    values, row = rows[list(sizes)].to_numpy(float), np.arange(len(rows))
+    first, last = (values[row, rows[end].map(column_of).to_numpy(int)] for end in ("smallest", "largest"))
+    rows = rows.assign(change=last - first)[rows["smallest"] != rows["largest"]].dropna(subset="change")
+    return _means(rows, [*keys, "smallest", "largest"], "change")
 
 
-def _mean(values: "pd.Series[float]") -> dict[str, Any]:
-    """Return the mean over seeds with Student's t interval; NaN for one seed, and for seeds that agree exactly."""
-    interval, seeds = mean_interval(list(values), CONFIDENCE), len(values)
-    there = not np.isnan(interval.low)
-    error = values.std(ddof=1) / np.sqrt(seeds) if there else np.nan
-    return {
-        "difference": interval.value,
-        "seed_se": error,
-        "low": interval.low,
-        "high": interval.high,
-        "p": 2 * stats.t.sf(abs(interval.value) / error, seeds - 1),
-        "seeds": seeds,
-        "excludes_zero": interval.low > 0 or interval.high < 0,
-    }
+def _means(table: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
+    """Return the columns `keys` and MEAN: the mean of a column over seeds, and Student's t interval.
+
+    One seed has no interval, and neither have seeds that agree exactly: they say nothing of the noise.
+    """
+    found = table.groupby(keys, sort=False)[column].agg(["mean", "std", "count", "min", "max"]).reset_index()
+    mean, seeds = found["mean"].to_numpy(float), found["count"].to_numpy(int)
+    agree = found["max"] - found["min"] <= SAME * np.maximum(found["max"].abs(), found["min"].abs())
+    error = np.where(agree, np.nan, found["std"].to_numpy(float) / np.sqrt(seeds))
+    freedom = np.maximum(seeds - 1, 1)
+    reach = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * error
+    return found[keys].assign(
+        difference=mean,
+        seed_se=error,
+        low=mean - reach,
+        high=mean + reach,
+        p=2 * stats.t.sf(abs(mean) / error, freedom),
+        seeds=seeds,
+        excludes_zero=abs(mean) > reach,
+    )

@@ -3,14 +3,19 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
-from lina_lab.decisions.tuning import Choice, ChoiceStatus, choose
+from lina_lab.config import ContrastTerm
+from lina_lab.decisions.sequential import MeanInterval
+from lina_lab.decisions.tuning import Choice, ChoiceStatus, choose, widened
 from lina_lab.records.status import CellStatus
 
 from ..load.runs import StudyRuns
+
+CHOICE = ("value", "status", "curvature", "log_deviation", "regret", "seeds")
+"""Columns of `tuned_rates` that a choice fills."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,27 @@ def choice_at(found: Sequence[TunedRate], variant: str, size: Any, sizes: Sequen
     return min(mine, key=lambda one: (abs(place[one.size] - place[size]), place[one.size]), default=None)
 
 
+def at_best(
+    interval: MeanInterval,
+    terms: Sequence[ContrastTerm],
+    tuned: Sequence[TunedRate | None],
+    direction: Literal["minimize", "maximize"],
+) -> MeanInterval:
+    """Return the interval of a contrast at the best values, rather than at the chosen ones.
+
+    Args:
+        interval: that at the chosen values.
+        terms: the losses that are added up.
+        tuned: the choice of each term; None for one that was not tuned. An unknown regret widens nothing.
+        direction: which way the losses are better.
+    """
+    regrets = {1: 0.0, -1: 0.0}
+    for term, one in zip(terms, tuned, strict=True):
+        if one is not None and not math.isnan(one.choice.regret):
+            regrets[1 if term.weight > 0 else -1] += one.choice.regret
+    return widened(interval, regrets[1], regrets[-1], direction)
+
+
 def tuned_rates(runs: StudyRuns) -> pd.DataFrame | None:
     """Return the tuned values as a table; None where nothing was tuned.
 
@@ -76,7 +102,3 @@ def tuned_rates(runs: StudyRuns) -> pd.DataFrame | None:
         for one in choices(runs)
     ]
     return pd.DataFrame(rows).astype({"value": float}) if rows else None
-
-
-CHOICE = ("value", "status", "curvature", "log_deviation", "regret", "seeds")
-"""Columns that a choice fills."""

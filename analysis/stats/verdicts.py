@@ -12,14 +12,14 @@ import pandas as pd
 from lina_lab.config import ContrastTerm, StudyConfig
 from lina_lab.decisions.power import resolvable, seeds_needed
 from lina_lab.decisions.sequential import MeanInterval, look_levels, looks, mean_interval, sequential_interval
-from lina_lab.decisions.tuning import widened
 from lina_lab.decisions.verdicts import Outcome, judge, within
 
+from ..load.labels import as_text
 from ..load.runs import StudyRuns
 from . import contrasts
 from .moderated import FEW_SEEDS, moderated_interval
 from .paired import COMPARED, holm, mean_differences, paired_differences, size_trends
-from .tuned import TunedRate, choice_at, choices
+from .tuned import TunedRate, at_best, choice_at, choices
 
 ONE_SEED = "one seed"
 EQUAL_SEEDS = "all seeds differ by the same amount, so their spread says nothing"
@@ -129,14 +129,14 @@ def primary_verdict(runs: StudyRuns) -> PrimaryVerdict | None:
     variants = [contrasts.variant(runs, term) for term in terms]
     sizes = tuple(dict.fromkeys(contrasts.size(runs, term) for term in reversed(terms)))
     values = contrasts.values(runs, terms, metric)
-    diverged = _diverged(runs, variants[:2], sizes)
+    diverged = contrasts.diverged(runs, variants[:2], sizes)
     interval, method, confidence = _interval(runs, terms, metric, list(values.values()))
     found, order = choices(runs), contrasts.ordered_sizes(runs)
     tuned = [
         choice_at(found, variant, contrasts.size(runs, term), order)
         for variant, term in zip(variants, terms, strict=True)
     ]
-    wide = _widened(interval, terms, tuned, direction) if metric == study.objective else interval
+    wide = at_best(interval, terms, tuned, direction) if metric == study.objective else interval
     deviation = float(np.std(list(values.values()), ddof=1)) if len(values) > 1 else nan
     has_interval = not isnan(wide.low)
     return PrimaryVerdict(
@@ -155,7 +155,7 @@ def primary_verdict(runs: StudyRuns) -> PrimaryVerdict | None:
         outcome=judge(wide, study.primary.margin),
         margin=study.primary.margin,
         within_margin=study.primary.margin is not None and within(wide, study.primary.margin),
-        looks=_looks_taken(study, max(ended for _, ended in diverged.values())),
+        looks=_looks_taken(study, terms, max(ended for _, ended in diverged.values())),
         max_seeds=study.until.max_seeds if study.until else None,
         diverged=diverged,
         tuned=tuple(one for one in tuned if one),
@@ -186,24 +186,40 @@ def exploratory(runs: StudyRuns, tail: float = 0.5) -> pd.DataFrame:
         to explain the difference by the seed), `holm`, `outcome` (`Outcome`, after the correction), `reason` (why there
         is no interval, or empty).
     """
-    differences = paired_differences(runs, tail)
+    table = family(paired_differences(runs, tail), runs.sizes)
+    return corrected(table[~_is_primary(runs, table)].reset_index(drop=True))
+
+
+def family(differences: pd.DataFrame, sizes: Sequence[Any]) -> pd.DataFrame:
+    """Return every difference and growth with its own interval: the columns of `exploratory` up to `excludes_zero`.
+
+    Args:
+        differences: see `paired.paired_differences`.
+        sizes: all sizes, the smallest first.
+    """
     parts = [mean_differences(differences).assign(kind=Kind.DIFFERENCE)]
     for kind, column in ((Kind.GROWTH, "difference"), (Kind.LOG_GROWTH, "log_ratio")):
-        trends = size_trends(differences, runs.sizes, column)
+        trends = size_trends(differences, sizes, column)
         parts.append(trends.assign(kind=kind, size=trends["largest"]))
-    parts = [part for part in parts if len(part)]
-    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*COMPARED, "kind"])
-    table = table.reindex(columns=EXPLORATORY[: EXPLORATORY.index("needed_deviation")])
-    table = table[~_is_primary(runs, table)].reset_index(drop=True)
-    seeds = table["seeds"].astype(float)
+    table = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    return table.reindex(columns=EXPLORATORY[: EXPLORATORY.index("needed_deviation")])
+
+
+def corrected(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a family of tests with what holds of it after Holm's correction.
+
+    Args:
+        table: see `family`.
+    """
+    difference, seeds = table["difference"].astype(float), table["seeds"].astype(int)
     adjusted = holm(table["p"].astype(float))
-    sign = np.where(table["difference"].astype(float) < 0, Outcome.LOWER, Outcome.HIGHER)
-    outcome = np.where(adjusted <= HOLM_LEVEL, sign, Outcome.UNDECIDED)
+    outcome = np.where(difference < 0, Outcome.LOWER, Outcome.HIGHER)
+    outcome = np.where(adjusted <= HOLM_LEVEL, outcome, Outcome.UNDECIDED)
     return table.assign(
-        needed_deviation=_needed_deviation(table["difference"].astype(float), seeds),
+        needed_deviation=_needed_deviation(difference, seeds),
         holm=adjusted,
         outcome=np.where(adjusted.isna(), Outcome.NO_INTERVAL, outcome),
-        reason=[_reason(int(count)) if missing else "" for count, missing in zip(seeds, adjusted.isna(), strict=True)],
+        reason=[_reason(count) if missing else "" for count, missing in zip(seeds, adjusted.isna(), strict=True)],
     )
 
 
@@ -224,7 +240,7 @@ def _interval(
     """Return the interval before it is widened, how it was made, and the confidence of the test at the last look."""
     study = runs.study
     if study.until is not None:
-        planned = _planned_looks(study)
+        planned = _planned_looks(study, terms)
         return sequential_interval(values, planned), Method.SEQUENTIAL, 1 - look_levels(planned)[-1]
     others = [list(contrasts.values(runs, at_size, metric).values()) for at_size in contrasts.other_sizes(study, terms)]
     if len(values) < FEW_SEEDS and any(len(other) > 1 for other in others):
@@ -232,37 +248,17 @@ def _interval(
     return mean_interval(values), Method.STUDENT, 0.95
 
 
-def _widened(
-    interval: MeanInterval,
-    terms: Sequence[ContrastTerm],
-    tuned: Sequence[TunedRate | None],
-    direction: Literal["minimize", "maximize"],
-) -> MeanInterval:
-    """Return the interval of the comparison at the best values, rather than at the chosen ones."""
-    regrets = {1: 0.0, -1: 0.0}
-    for term, one in zip(terms, tuned, strict=True):
-        if one is not None and not isnan(one.choice.regret):
-            regrets[1 if term.weight > 0 else -1] += one.choice.regret
-    return widened(interval, regrets[1], regrets[-1], direction)
-
-
-def _planned_looks(study: StudyConfig) -> tuple[int, ...]:
+def _planned_looks(study: StudyConfig, terms: Sequence[ContrastTerm]) -> tuple[int, ...]:
+    """Return the numbers of seeds at which the study looks; it starts with the seeds that all terms' cells share."""
     assert study.until is not None
-    return looks(len(study.seeds), study.until.max_seeds, study.until.step)
+    field = next(iter(study.axes[study.size_axis]))
+    own = [study.seeds_at_size.get(as_text(term.values[field]), study.seeds) for term in terms]
+    first = len(set.intersection(*map(set, own)))
+    return looks(first, max(study.until.max_seeds, first), study.until.step)
 
 
-def _looks_taken(study: StudyConfig, seeds: int) -> int:
-    return max(1, sum(count <= seeds for count in _planned_looks(study))) if study.until else 1
-
-
-def _diverged(runs: StudyRuns, variants: Sequence[str], sizes: Sequence[Any]) -> dict[str, tuple[int, int]]:
-    """Return variant -> seeds that diverged at any of the sizes, and seeds that ended."""
-
-    def seeds(table: pd.DataFrame, variant: str) -> set[int]:
-        return set(table[(table["variant"] == variant) & table["size"].isin(sizes)]["seed"])
-
-    lost = {variant: seeds(runs.diverged, variant) for variant in variants}
-    return {variant: (len(lost[variant]), len(lost[variant] | seeds(runs.cells, variant))) for variant in variants}
+def _looks_taken(study: StudyConfig, terms: Sequence[ContrastTerm], seeds: int) -> int:
+    return max(1, sum(count <= seeds for count in _planned_looks(study, terms))) if study.until else 1
 
 
 def _is_primary(runs: StudyRuns, table: pd.DataFrame) -> "pd.Series[bool]":

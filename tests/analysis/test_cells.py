@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, text
 
 from benchmarks.report import EFFECTS, NAME, WIDTHS, ReportBenchConfig, make_store
 from lina_lab.config import TrialConfig, from_dict
-from lina_lab.records.runstore import CELL, ERROR, KIND, SEED, STATUS, STUDY, config_from_tags, config_tags
+from lina_lab.records.runstore import CELL, ERROR, KIND, PHASE, SEED, STATUS, STUDY, config_from_tags, config_tags
 from lina_lab.study.cost import training_flops
 
 CELLS, CHECKPOINTS = len(EFFECTS) * len(WIDTHS), 3
@@ -200,3 +200,49 @@ def test_two_seeds_are_two_rows(store: Store) -> None:
     runs = store.read()
     assert sorted(runs.cells["seed"]) == [0] * CELLS + [1]
     assert isinstance(runs.checkpoints, pd.DataFrame)
+
+
+def tune(store: Store) -> list[tuple[float, int, str]]:
+    """Make it a study whose rate is tuned, with three tuning cells of one point; returns what they are."""
+    run = store.runs("study")[0]
+    fields = {"tune": {"optimizer.lr": [0.001, 0.002, 0.004]}, "tuning": {"seeds": [1000, 1001]}}
+    store.client.set_tag(run.info.run_id, STUDY, json.dumps(json.loads(run.data.tags[STUDY]) | fields))
+    tried = [(0.001, 1000, "done"), (0.002, 1000, "done"), (0.002, 1001, "diverged")]
+    for rate, seed, state in tried:
+        tags = {CELL: f"{rate} {seed}", SEED: str(seed), STATUS: state, PHASE: "tuning"}
+        other = store.copy(store.runs()[0], **tags)
+        store.change_field(store.client.get_run(other), "optimizer.lr", rate)
+    return tried
+
+
+def test_tuning_cells_are_a_table_of_their_own(store: Store) -> None:
+    before = store.read()
+    assert before.tuning.empty
+    cell = store.runs()[0].data.tags[CELL]
+    tried = tune(store)
+    runs = store.read()
+    assert list(runs.tuning[["value", "seed", "state"]].itertuples(index=False, name=None)) == tried
+    assert set(runs.tuning["field"]) == {"optimizer.lr"}
+    assert runs.tuning["variant"].nunique() == 1
+    objective = before.cells.set_index("cell").loc[cell, "val/loss_ema"]
+    assert list(runs.tuning["objective"][:2]) == [objective, objective]
+    assert np.isnan(runs.tuning["objective"][2])
+    for name in ("cells", "history", "checkpoints", "excluded", "source"):
+        assert len(getattr(runs, name)) == len(getattr(before, name))
+    assert runs.diverged.empty
+
+
+def test_a_study_that_still_tunes_has_nothing_to_compare(store: Store) -> None:
+    originals = store.runs()
+    tune(store)
+    for run in originals:
+        store.client.delete_run(run.info.run_id)
+    assert "has tuning cells only, and none to compare yet" in store.complaint()
+
+
+def test_a_cell_that_diverged_is_named(store: Store) -> None:
+    run = store.runs()[0]
+    store.client.set_tag(run.info.run_id, STATUS, "diverged")
+    runs = store.read()
+    assert list(runs.diverged["cell"]) == [run.data.tags[CELL]]
+    assert list(runs.diverged["cell"]) == list(runs.excluded["cell"])

@@ -102,6 +102,14 @@ def test_a_study_that_adds_seeds_is_judged_for_all_its_looks(planted: Planted) -
     assert verdict.interval.low < mean_interval(differences).low
 
 
+def test_the_first_look_is_at_the_seeds_that_the_cells_share(planted: Planted) -> None:
+    fields = {"seeds": [0, 1], "seeds_at_size": {"32": [0, 1, 2, 3]}, "until": {"width": 0.001, "max_seeds": 8}}
+    verdict = judged(declared(planted(effect, seeds=6), **fields))
+    expected = sequential_interval(list(verdict.values.values()), (4, 6, 8))
+    assert verdict.looks == 2
+    assert verdict.interval.low == pytest.approx(expected.low)
+
+
 def test_diverged_seeds_are_counted_and_leave_the_comparison(planted: Planted) -> None:
     runs = declared(planted(effect, seeds=8))
     lost = (runs.cells["variant"] == DIVISION) & (runs.cells["size"] == 32) & runs.cells["seed"].isin([2, 5])
@@ -158,6 +166,17 @@ def test_everything_but_the_primary_comparison_is_one_holm_family(planted: Plant
     growth = exploratory(declared(runs, {"quantity": "growth"}))
     gone = set(table[keys].itertuples(index=False)) - set(growth[keys].itertuples(index=False))
     assert [tuple(row) for row in gone] == [(SUBTRACTION, DIVISION, "val/loss_ema", Kind.GROWTH, 32)]
+
+
+def test_a_study_of_one_variant_has_no_exploratory_row(planted: Planted) -> None:
+    runs = planted(effect)
+    one = replace(
+        runs,
+        cells=runs.cells[runs.cells["variant"] == DIVISION],
+        history=runs.history[runs.history["variant"] == DIVISION],
+    )
+    assert exploratory(one).empty
+    assert list(exploratory(one).columns) == verdicts.EXPLORATORY
 
 
 def test_an_exploratory_row_is_judged_after_the_correction(planted: Planted) -> None:
