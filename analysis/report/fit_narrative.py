@@ -169,7 +169,8 @@ def _times(estimate: Estimate) -> str:
 def _law_text(law: SeedwiseLaw | None) -> str:
     assert law is not None
     if not law.holds:
-        return f"{law.law.name}: {law.whole.status}, {law.whole.reason}"
+        assert law.refusal is not None
+        return f"{law.law.name}: {law.refusal.status}, {law.reason}"
     return f"{law.law.name}: E {_e_text(law)}"
 
 

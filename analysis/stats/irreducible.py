@@ -12,9 +12,9 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from .fit import Array, Points, fit, prepared
-from .identifiability import VALUES_FOR_IRREDUCIBLE_LOSS, not_identifiable, refused
-from .laws import Fit, ScalingLaw
+from .fit import Array, Points, prepared
+from .identifiability import VALUES_FOR_IRREDUCIBLE_LOSS, not_identifiable
+from .laws import ScalingLaw
 from .pinned import PinnedFits, fit_pinned
 from .seedwise import LEVEL, Estimate, Ladders, over_seeds, student, without_interval
 from .status import Refusal
@@ -87,8 +87,10 @@ class SeedwiseLaw:
 
     law: ScalingLaw
     """The law with E."""
-    whole: Fit
-    """The law fitted to the mean losses with E at its best value; refused where the points do not allow it."""
+    refusal: Refusal | None
+    """None for a law that is fitted."""
+    reason: str
+    """The refusal in a sentence; empty for a law that is fitted."""
     ladders: Ladders
     profile: EProfile | None
     """None where the law is refused."""
@@ -100,7 +102,7 @@ class SeedwiseLaw:
     @property
     def holds(self) -> bool:
         """Whether there is a fit."""
-        return self.fits is not None
+        return self.refusal is None
 
     @property
     def best(self) -> float:
@@ -178,16 +180,15 @@ def fit_seedwise(ladders: Ladders, law: ScalingLaw, level: float = LEVEL) -> See
     names = tuple(dict.fromkeys(ladders.points["variant"]))
     refusal = not_identifiable(ladders.points, rest, names) if names else (Refusal.NO_WHOLE_SEED, NO_WHOLE_SEED)
     if refusal is not None:
-        nothing = refused(law, names, *refusal)
-        return SeedwiseLaw(law=law, whole=nothing, ladders=ladders, profile=None, fits=None, around=None)
+        code, reason = refusal
+        return SeedwiseLaw(law=law, refusal=code, reason=reason, ladders=ladders, profile=None, fits=None, around=None)
     data, sizes = prepared(ladders.points, rest), ladders.points[law.inputs[0]].nunique()
     fits = _searched(data, rest, ladders.losses, level)
     profile = _profile(fits, sizes, ladders.seeds, level)
     step = 1e-3 * (float(ladders.losses.min()) - profile.best)
     beside = np.array([max(0.0, profile.best - step), profile.best, profile.best + step])
     around = fit_pinned(data, rest, ladders.losses, beside, fits.huber)
-    whole = fit(ladders.points, rest, floor=profile.best)
-    return SeedwiseLaw(law=law, whole=whole, ladders=ladders, profile=profile, fits=fits, around=around)
+    return SeedwiseLaw(law=law, refusal=None, reason="", ladders=ladders, profile=profile, fits=fits, around=around)
 
 
 def _searched(data: Points, law: ScalingLaw, losses: Array, level: float) -> PinnedFits:

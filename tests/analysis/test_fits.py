@@ -89,7 +89,7 @@ def test_one_seed_gives_numbers_and_no_interval(planted: Planted) -> None:
 def test_two_sizes_give_slopes_and_a_refusal(planted: Planted) -> None:
     fits = fit_study(planted(subtraction_is_worse))
     assert fits.shared is not None
-    assert fits.shared.whole.refusal is Refusal.TOO_FEW_SIZES
+    assert fits.shared.refusal is Refusal.TOO_FEW_SIZES
     assert not fits.shared.holds
     assert len(fits.slopes) == 4
     lines = fit_sentences(fits)
@@ -145,11 +145,11 @@ def test_no_decision_depends_on_the_wording_of_a_reason(planted: Planted, monkey
 
 def decisions(fits: StudyFits) -> str:
     """Which laws were fitted and refused, with which numbers, and which intervals there are."""
-    pooled = [law.whole for law in (fits.shared, fits.own, fits.surface) if law is not None]
-    laws = [*fits.forms, *pooled, *(fits.compute.frontier_laws.values() if fits.compute else ())]
+    pooled = [law for law in (fits.shared, fits.own, fits.surface) if law is not None]
+    laws = [*fits.forms, *(fits.compute.frontier_laws.values() if fits.compute else ())]
     table = fit_table(fits).drop(columns="error at the largest size", errors="ignore")
     estimates = estimate_table(fits).drop(columns="note")
-    codes = [(found.law.name, found.status, found.refusal) for found in laws]
+    codes = [(found.law.name, found.refusal) for found in (*laws, *pooled)]
     return f"{codes}\n{table.to_csv()}\n{estimates.to_csv()}"
 
 

@@ -225,7 +225,7 @@ def test_the_engine_finds_the_published_fit_of_chinchilla() -> None:
     table = foreign("chinchilla_epoch.csv").nsmallest(240, "loss")
     found = fit(table, surface("params", "tokens"), huber=1e-3)
     assert found.status == "ok"
-    assert found.cost == pytest.approx(0.00101827402, abs=1e-12)
+    assert found.cost == pytest.approx(0.00101827402, abs=1e-11)
     assert found.irreducible_loss == pytest.approx(1.81724, abs=1e-4)
     assert found.exponents["all"] == pytest.approx((0.34731, 0.36718), abs=1e-4)
 
