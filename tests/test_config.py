@@ -255,7 +255,10 @@ def test_the_configuration_imports_no_torch() -> None:
         ({"optimizer": {"betas": [0.9]}}, "optimizer.betas"),
         ({"optimizer": {"name": "sgd"}}, "optimizer.name='sgd': input should be 'adamw'"),
         ({"optimizer": {"options": {"a": 1}}}, "optimizer: options.a is not an option of name=adamw, which has none"),
-        ({"data": {"name": "mnist"}}, "data.name='mnist': input should be 'digits', 'latents', 'shards' or 'shapes'"),
+        (
+            {"data": {"name": "mnist"}},
+            "data.name='mnist': input should be 'digits', 'mnist5k', 'latents', 'shards' or 'shapes'",
+        ),
         (
             {"model": {"attention": {"gate": "x"}}},
             "model.attention.gate='x': input should be 'none', 'kv', 'kv_shared'",

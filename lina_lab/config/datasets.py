@@ -82,6 +82,16 @@ def _digits(trial: "TrialConfig") -> str | None:
     return None
 
 
+def _mnist5k(trial: "TrialConfig") -> str | None:
+    if (trial.model.latent_channels, trial.model.latent_size) != (1, (28, 28)):
+        return "needs model.latent_channels=1 and model.latent_size=[28,28]"
+    if not 10 <= trial.data.val_images <= 4990:
+        return "needs data.val_images between 10 and 4990 of its 5,000 images"
+    if trial.model.num_classes not in (10, None):
+        return "needs model.num_classes=10, or null for an unconditional model"
+    return None
+
+
 def _shapes(trial: "TrialConfig") -> str | None:
     if trial.model.latent_channels != 3 or len(set(trial.model.latent_size)) != 1:
         return "needs model.latent_channels=3 and a square model.latent_size"
@@ -97,6 +107,13 @@ for entry in (
         module="lina_lab.data.modules.digits:DigitsDataModule",
         classes=True,
         requires=_digits,
+    ),
+    DataSet(
+        name="mnist5k",
+        documentation="5,000 of MNIST's handwritten digits: real images of 28 x 28 pixels in 10 classes",
+        module="lina_lab.data.modules.mnist5k:Mnist5kDataModule",
+        classes=True,
+        requires=_mnist5k,
     ),
     DataSet(
         name="latents",

@@ -37,8 +37,8 @@ LAWS: Final = {
 }
 """Kind of law -> its name in sentences."""
 PAIRING: Final = (
-    "Data order, masks, noise levels and noise depend on the seed and the step, never on the variant: cells of one size "
-    "and seed are paired."
+    "Data order, masks, noise levels and noise depend on the seed and the step, never on the variant: cells of one "
+    "size and seed are paired."
 )
 """What pairing guarantees in every study."""
 

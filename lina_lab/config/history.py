@@ -27,7 +27,7 @@ RENAMED = {
 REMOVED = dict.fromkeys(
     ("study.held_equal", "study.controlled"), "delete it: `lina plan` and reports list what is equal for all cells"
 )
-"""Dotted name of a study's field that this version does not have -> what to do. Stores that hold it are read without it."""
+"""Dotted name of a study's field that this version lacks -> what to do. Stores that hold it are read without it."""
 RECORDED = {new: old for old, new in RENAMED.items()}
 ADDED: dict[str, Any] = {
     "optimizer.name": "adamw",

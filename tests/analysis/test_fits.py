@@ -181,5 +181,5 @@ def test_the_page_is_whole_and_tells_where_it_comes_from(planted: Planted, tmp_p
 def test_the_published_report_has_a_page(tmp_path: Path) -> None:
     assert COMMAND.main(["source=published", f"out={tmp_path}"]) == 0
     text = (tmp_path / "published/index.html").read_text()
-    assert "Other factors change with size, so no scaling law is fitted." in text
+    assert "Not fitted: a law in size and data, which is confounded with batch in images, batch in tokens" in text
     assert text.count("data:image/png;base64,") == 3

@@ -45,7 +45,11 @@ def test_a_package_s_names_are_allowed_and_listed_and_their_modules_are_not_impo
     done = package.run(f"python -c '{CHECKS}'".replace("'x'", '"x"'))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(REFUSALS)
-    for choices in ("memory, output, head.", "digits, latents, shards, shapes, stripes.", "One of adamw, sgd."):
+    for choices in (
+        "memory, output, head.",
+        "digits, mnist5k, latents, shards, shapes, stripes.",
+        "One of adamw, sgd.",
+    ):
         assert choices in done.stdout
 
 

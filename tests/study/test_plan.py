@@ -62,8 +62,13 @@ def test_time_is_stated_or_measured(tiny_study: Any, tmp_path: Path) -> None:
         (
             {},
             {"axes": {"size": {"model.dim": [8, 16], "data.batch_size": [16, 32]}}},
-            ["batch in images", "batch in tokens", "optimizer steps"]
-            + ["images that the average reaches back", "channels of a head"],
+            [
+                "batch in images",
+                "batch in tokens",
+                "optimizer steps",
+                "images that the average reaches back",
+                "channels of a head",
+            ],
         ),
         (
             {"optimizer.warmup_images": 16},

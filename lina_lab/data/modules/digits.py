@@ -5,14 +5,11 @@ Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI
 
 import torch
 from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from lina_lab.config import TrialConfig
-from lina_lab.data.modules.base import Labelled, StepDataModule
-
-SPLIT_SEED = 0
-"""Seed of the split: the same for every trial, whatever its seed."""
+from lina_lab.data.modules.base import StepDataModule
+from lina_lab.data.modules.split import stratified
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -26,9 +23,5 @@ class DigitsDataModule(StepDataModule):
     """The digits, with a fixed stratified split."""
 
     def __init__(self, config: TrialConfig) -> None:
-        images, labels = digits()
-        train_ids, val_ids = train_test_split(
-            range(len(images)), test_size=config.data.val_images, random_state=SPLIT_SEED, stratify=labels
-        )
-        train, val = (Labelled(images[ids], labels[ids]) for ids in (train_ids, val_ids))
+        train, val = stratified(*digits(), config.data.val_images)
         super().__init__(config, train, len(train), val)
