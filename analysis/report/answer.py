@@ -11,14 +11,14 @@ from ..load.runs import StudyRuns
 from ..stats.tuned import TunedRate
 from ..stats.verdicts import Kind, Method, PrimaryVerdict
 from .metric_names import metric_name
-from .tables import count, plain, records, signed
+from .tables import count, plain, records, signed, size_text
 
 NO_PRIMARY = "No primary comparison was declared: everything here is exploratory."
 NO_PAIRS = "There is nothing to compare: no two variants that finished differ in one axis only."
 ONE_SEED = (
-    "Every cell has one seed, so no difference can be judged against seeds. The table says how large the deviation over "
-    "seeds would have to be to explain a difference (|difference| / 1.96). The block standard error is the noise within "
-    "runs only."
+    "Every cell has one seed, so no difference can be judged against seeds. The table says how large the deviation "
+    "over seeds would have to be to explain a difference (|difference| / 1.96). The block standard error is the noise "
+    "within runs only."
 )
 SOME_ONE_SEED = "Comparisons with one seed have no interval."
 HOW = "Differences are treatment minus baseline, paired by seed; CI: 95% confidence interval"
@@ -82,8 +82,8 @@ def _power(verdict: PrimaryVerdict) -> list[str]:
         return []
     seeds = count(verdict.seeds, "seed")
     line = (
-        f"Power: {seeds} with a deviation of {plain(verdict.deviation)} could have resolved {plain(verdict.resolvable)} "
-        "four times in five"
+        f"Power: {seeds} with a deviation of {plain(verdict.deviation)} could have resolved "
+        f"{plain(verdict.resolvable)} four times in five"
     )
     if verdict.outcome is Outcome.UNDECIDED and verdict.seeds_needed is not None:
         line += f"; a difference as large as the observed one needs about {count(verdict.seeds_needed, 'seed')}"
@@ -145,10 +145,9 @@ def _largest(table: pd.DataFrame, metric: str) -> list[str]:
     if mine.empty:
         return []
     row = records(mine.loc[[mine["difference"].abs().idxmax()]])[0]
-    return [
-        f"The largest difference in {metric_name(metric)}: {row['comparison']} {signed(row['difference'])} at "
-        f"{row['size']}; a deviation over seeds above {plain(row['needed_deviation'])} would be needed to explain it."
-    ]
+    where = f"{row['comparison']} {signed(row['difference'])} at {size_text(row['size'])}"
+    needed = f"a deviation over seeds above {plain(row['needed_deviation'])} would be needed to explain it"
+    return [f"The largest difference in {metric_name(metric)}: {where}; {needed}."]
 
 
 def _directions(group: pd.DataFrame, kind: str) -> Iterable[str]:
@@ -156,9 +155,9 @@ def _directions(group: pd.DataFrame, kind: str) -> Iterable[str]:
         if kind == Kind.GROWTH:
             row = records(rows)[0]
             word = "falls" if outcome == Outcome.LOWER else "rises"
-            yield f"the difference {word} from {row['smallest']} to {row['largest']}"
+            yield f"the difference {word} from {size_text(row['smallest'])} to {size_text(row['largest'])}"
         else:
-            sizes = [str(size) for size in rows["size"]]
+            sizes = [size_text(size) for size in rows["size"]]
             yield f"{outcome} at {' and '.join(part for part in (', '.join(sizes[:-1]), sizes[-1]) if part)}"
 
 

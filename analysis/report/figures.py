@@ -22,7 +22,7 @@ from lina_lab.records.runstore import TRAIN_LOSS
 from ..load.runs import StudyRuns
 from ..stats.budgets import BudgetView
 from .metric_names import metric_name
-from .styles import LEGEND_ROOM, dots_style, line_style, log_x, short, shifts, variant_legend
+from .styles import LEGEND_ROOM, dots_style, line_style, log_x, shifts, short, variant_legend
 
 STYLE = Path(__file__).with_name("figures.mplstyle")
 MAX_VECTOR_POINTS = 200
@@ -47,10 +47,10 @@ def scaling_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame]:
     names, several = runs.objectives, len(runs.variants) > 1
     figure, panels = _rows(len(names), several, width=3.4)
     parameters = runs.cells.groupby("size")["parameters"].mean()
-    places = shifts(len(runs.variants), list(parameters))
+    places = dict(zip(runs.variants, shifts(len(runs.variants), list(parameters)), strict=True))
     for column, objective in zip(panels.T, names, strict=True):
         points = runs.cells[["variant", "size", "seed", "parameters", objective]].rename(columns={objective: "value"})
-        points = points.assign(x=points["parameters"] * points["variant"].map(dict(zip(runs.variants, places))))
+        points = points.assign(x=points["parameters"] * points["variant"].map(places).astype(float))
         _seeds_and_means(column[0], runs, points)
         column[0].set(ylabel=metric_name(objective))
         if several:
@@ -102,7 +102,7 @@ def views_figure(runs: StudyRuns, views: Sequence[BudgetView]) -> tuple[Figure, 
     places = dict(zip(runs.variants, shifts(len(runs.variants), list(parameters)), strict=True))
     for column, view in zip(panels.T, views, strict=True):
         points = view.points.rename(columns={"loss": "value"})
-        points = points.assign(x=points["parameters"] * points["variant"].map(places))
+        points = points.assign(x=points["parameters"] * points["variant"].map(places).astype(float))
         _seeds_and_means(column[0], runs, points)
         if several:
             _differences(column[1], runs, points, ["size"])

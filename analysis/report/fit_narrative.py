@@ -124,8 +124,8 @@ def fit_sentences(fits: StudyFits) -> list[str]:
 def multiplier_sentences(fits: StudyFits, verdict: PrimaryVerdict | None) -> list[str]:
     """Say what a multiplier is, and what it is for the variants of the primary comparison."""
     lines = [
-        "X is worth m times the parameters (images, FLOPs) of Y: Y needs m times as many to reach the loss of X. Above 1, "
-        "X is the better one. In images and FLOPs at the largest size and the last checkpoint that all variants have.",
+        "X is worth m times the parameters (images, FLOPs) of Y: Y needs m times as many to reach the loss of X. Above "
+        "1, X is better. In images and FLOPs at the largest size and the last checkpoint that all variants have.",
         "E = 0 and E free stand side by side, because E decides how dear the last bit of loss is.",
     ]
     pair = set() if verdict is None else {verdict.treatment, verdict.baseline}

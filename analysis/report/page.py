@@ -26,21 +26,21 @@ CAPTIONS = {
     "primary": "Paired differences of the main objective. Open: each seed; filled: mean over seeds with its 95% "
     "confidence interval.",
     "scaling": "Top: objective against parameters. Points: seeds, moved sideways by variant; thin gray lines join the "
-    "variants of a seed; lines: means over seeds. Bottom: differences to the first variant, paired by seed, with the "
-    "95% confidence interval of their mean.",
-    "views": "Top: training loss against parameters at equal steps, equal images and equal FLOPs; points of one size are "
-    "moved sideways by variant. Bottom: differences to the first variant.",
-    "curves": "Top: training curves; the first images are cut off. Bottom: differences to the first variant, paired by "
-    "seed, with the 95% confidence interval of their mean.",
-    "fits": "Scaling law with shared exponents, a panel for each variant. Points: seeds; band: 90% confidence interval of "
-    "the curve; gray: the other variants.",
+    "variants of a seed; lines: means over seeds. Bottom: differences to the first variant, paired by seed, with "
+    "the 95% confidence interval.",
+    "views": "Top: training loss against parameters at equal steps, equal images and equal FLOPs; points of one size "
+    "are moved sideways by variant. Bottom: differences to the first variant.",
+    "curves": "Top: training curves; the first images are cut off. Bottom: differences to the first variant, paired "
+    "by seed, with the 95% confidence interval of their mean.",
+    "fits": "Scaling law with shared exponents, a panel for each variant. Points: seeds; band: 90% confidence interval "
+    "of the curve; gray: the other variants.",
     "surface": "Scaling law of parameters and images, fitted to checkpoints, a panel for each variant and a curve for "
     "each size. Band: 90% confidence interval of the curve.",
     "profile": "Profile of the irreducible loss E: values that the seeds do not exclude are marked.",
     "compute": "Loss against training FLOPs: a thin line for each size, markers on the frontier. Where sizes can be "
     "compared at equal FLOPs, below: loss against size, with the best size marked.",
-    "multipliers": "How many times as many parameters, images or FLOPs the baseline needs for the treatment's loss, with "
-    "90% confidence intervals.",
+    "multipliers": "How many times as many parameters, images or FLOPs the baseline needs for the treatment's loss, "
+    "with 90% confidence intervals.",
     "differences": "Paired differences. Open: each seed, with its block standard error where there is one; filled: "
     "mean over seeds, with its 95% confidence interval.",
 }

@@ -26,8 +26,8 @@ from .paper_studies import PaperTable, metrics_with
 from .tables import count, plain, records, signed
 
 GENEVAL_SE = 0.0125
-"""Standard error of LINA's GenEval score of 0.743, clustered by prompt, as `stats.geneval` has it from the authors' file
-of results (553 prompts of 4 images), which is not part of this repository."""
+"""Standard error of LINA's GenEval score of 0.743, clustered by prompt, as `stats.geneval` has it from the authors'
+file of results (553 prompts of 4 images), which is not part of this repository."""
 ROUNDING = 0.005
 """Half of the last digit of a share that is quoted in whole percent."""
 SEED = "one seed: how far another seed would be is not known"
@@ -109,7 +109,8 @@ def _image_cost() -> Claim:
     return Claim(
         claim="Images as a whole become as much cheaper (as a reader may take it).",
         paper=f"{said:.0%} of one attention; nothing on images",
-        evidence=f"our count of an image of width 1536: {small:.1%} fewer operations at 256 px, {large:.1%} at 1,024 px",
+        evidence=f"our count of an image of width 1536: {small:.1%} fewer operations at 256 px, {large:.1%} at "
+        "1,024 px",
         interval="a count, so exact; guidance and the text encoder are not counted",
         judgement=Judgement.SUPPORTED if min(small, large) > said - ROUNDING else Judgement.CONTRADICTED,
         why="most operations are outside of attention",
@@ -123,7 +124,8 @@ def _latency() -> Claim:
     return Claim(
         claim="Large images become faster to generate.",
         paper="efficient generation up to 1,024 px",
-        evidence=f"the authors' log at 1,024 px: LINA {after:.2f} s, softmax {before:.2f} s ({after / before - 1:+.0%})",
+        evidence=f"the authors' log at 1,024 px: LINA {after:.2f} s, softmax {before:.2f} s "
+        f"({after / before - 1:+.0%})",
         interval="missing: one number for each, without repetitions",
         judgement=Judgement.SUPPORTED if after < before else Judgement.CONTRADICTED,
         why="fewer operations are not less time" if after >= before else "less time",
@@ -161,7 +163,7 @@ def _geneval() -> Claim:
 
 
 def _normalization(published: StudyRuns, means: pd.DataFrame, ours: pd.DataFrame) -> Claim:
-    """Division scales better if subtraction falls behind with width, in loss and in FID, with and without convolution."""
+    """Division scales better if subtraction falls behind with width, in loss and FID, with and without convolution."""
     mine = means[means["axis"] == "normalization"]
     losses = mine[mine["metric"] == published.study.objective]
     texts, growths = [], []
@@ -217,7 +219,7 @@ def _one_sided(means: pd.DataFrame, axis: str, claim: str, paper: str, ours: pd.
         claim=claim,
         paper=paper,
         evidence="; ".join(texts),
-        interval=f"{SEED}; a deviation above {plain(losses.abs().min() / 1.96)} would explain the smallest of the differences",
+        interval=f"{SEED}; a deviation above {plain(losses.abs().min() / 1.96)} would explain the smallest difference",
         judgement=judged,
         why=why,
     )

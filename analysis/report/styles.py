@@ -137,8 +137,8 @@ def _round_ticks(low: float, high: float) -> list[float]:
     """Return the finest choice of round numbers that is not too fine; the first and the last one enclose the axis."""
     if high < NARROW * low:
         return [float(tick) for tick in MaxNLocator(MAX_TICKS - 1).tick_values(low, high)]
-    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
     for every in (1, 2, 3, 4):
+        decades = range(math.floor(math.log10(low)) - every, math.ceil(math.log10(high)) + every + 1)
         for steps in TICK_STEPS if every == 1 else TICK_STEPS[-1:]:
             known = np.array([step * 10.0**decade for decade in decades if decade % every == 0 for step in steps])
             first = int(np.searchsorted(known, low * (1 + 1e-9), side="right")) - 1

@@ -98,7 +98,7 @@ def with_other(shown: pd.DataFrame, table: pd.DataFrame, metric: str) -> pd.Data
         metric: the other metric.
     """
     others = table[(table["metric"] == metric) & (table["kind"] == Kind.DIFFERENCE)]
-    known = {(row["comparison"], str(row["size"])): row["difference"] for row in records(others)}
+    known = {(row["comparison"], size_text(row["size"])): row["difference"] for row in records(others)}
     keys = zip(shown["comparison"], shown["kind"], shown["size"].astype(str), strict=True)
     values = [known.get((label, size), math.nan) if "growth" not in kind else math.nan for label, kind, size in keys]
     place = list(shown.columns).index("difference") + 1
@@ -120,10 +120,11 @@ def difference_table(table: pd.DataFrame, verdict: PrimaryVerdict | None = None)
         the metric where there is only one.
     """
     growth = table["kind"] != Kind.DIFFERENCE
-    span = table["smallest"].map(_size) + " to " + table["largest"].map(_size)
+    ends = zip(table["smallest"], table["largest"], strict=True)
+    span = pd.Series([f"{size_text(low)} to {size_text(high)}" for low, high in ends], index=table.index, dtype=object)
     found = table.assign(
         kind=table["kind"].map(KINDS),
-        size=table["size"].astype(str).where(~growth, span),
+        size=table["size"].map(size_text).where(~growth, span),
         metric=table["metric"].map(metric_name),
         outcome=table["outcome"].where(table["holm"].notna()).astype(object),
     )
@@ -136,7 +137,7 @@ def difference_table(table: pd.DataFrame, verdict: PrimaryVerdict | None = None)
     return found.dropna(axis="columns", how="all")
 
 
-def _size(value: Any) -> str:
+def size_text(value: Any) -> str:
     """Write a size; a column with gaps holds whole numbers as floats."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from lina_lab.analysis.load.labels import variant_label
 from lina_lab.analysis.load.runs import StudyRuns, checkpoint_rows, variant_fields
 
-from lina_lab.analysis.load.labels import variant_label
 from lina_lab.config import StudyConfig, from_dict
 
 FOUR: dict[str, Any] = {
@@ -74,7 +74,9 @@ def simulated(
 
                 seen = np.arange(STEPS) * BATCH
                 steps = loss(seen) + 0.05 * common[seed, place] + 0.005 * rng.normal(size=STEPS)
-                points += [{**keys, "metric": "train/loss", "images": i, "value": v} for i, v in zip(seen, steps)]
+                points += [
+                    {**keys, "metric": "train/loss", "images": i, "value": v} for i, v in zip(seen, steps, strict=True)
+                ]
                 for images in np.linspace(0, STEPS * BATCH, CHECKPOINTS + 1)[1:].astype(int):
                     points.append({**keys, "metric": "val/loss_ema", "images": images, "value": loss(images)})
                     points.append({**keys, "metric": "val/loss_raw", "images": images, "value": loss(images) + 0.01})
