@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": (STUDY, "cancel cells that wait or run"),
     "plots": ("lina_lab.analysis.plots", "draw a study's figures and tables, and write its report"),
     "paper": ("lina_lab.analysis.paper", "write the paper's tables, ours next to theirs"),
+    "fit": ("lina_lab.analysis.fit", "fit scaling laws to any project's table or MLflow store"),
     "ui": ("lina_lab.commands.ui", "open MLflow's user interface on the run store"),
     "sample": ("lina_lab.commands.sample", "generate images with a trained model"),
     "evaluate": ("lina_lab.commands.evaluate", "measure the quality of images (FID and others)"),

@@ -204,7 +204,7 @@ def fresh(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]"
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, **options)
 
 
-@pytest.mark.parametrize("script", ["plots", "paper", "geneval"])
+@pytest.mark.parametrize("script", ["plots", "paper", "geneval", "fit"])
 def test_the_files_of_analysis_are_scripts_too(script: str, tmp_path: Path) -> None:
     """`python analysis/plots.py` is `lina plots`, although the folder's imports are relative."""
     path = Path(__file__).parents[1] / f"analysis/{script}.py"

@@ -43,6 +43,9 @@ CAPTIONS = {
     "with 90% confidence intervals.",
     "differences": "Paired differences. Open: each seed, with its block standard error where there is one; filled: "
     "mean over seeds, with its 95% confidence interval.",
+    "foreign_law": "The law and its points, colored by size; below, what the law leaves.",
+    "isoflop": "Left: losses at equal FLOPs, a parabola at each budget, and its minimum. Middle: growth of the best "
+    "size. Right: loss against FLOPs, with its frontier.",
 }
 """Name of a picture -> its caption."""
 

@@ -34,6 +34,8 @@ class Command(Generic[T]):
     """Exceptions of `run` whose message is a sentence for the user. Any other exception is a bug and shows itself."""
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Field names of earlier versions -> today's; the old ones are refused with the new one named."""
+    positional: str | None = None
+    """Field whose name may be left out where it comes first, as in `lina fit points.csv`."""
 
     def main(self, arguments: Sequence[str]) -> int:
         """Run the command.
@@ -48,7 +50,7 @@ class Command(Generic[T]):
             print(f"{(self.doc or '').strip()}\n\nFields\n{fields_help(self.config)}")
             return 0
         try:
-            config = parse(self.config, arguments, renamed=self.renamed)
+            config = parse(self.config, self.named(arguments), renamed=self.renamed)
         except ValueError as error:
             return refuse(error)
         try:
@@ -57,6 +59,13 @@ class Command(Generic[T]):
             raise  # whoever reads the output has gone, and needs no sentence
         except self.errors as error:
             return refuse(error)
+
+    def named(self, arguments: Sequence[str]) -> Sequence[str]:
+        """Return the arguments with the field of the first one named, where its name was left out."""
+        if not self.positional or not arguments or "=" in arguments[0] or arguments[0].startswith(("-", "~")):
+            return arguments
+        quoted = arguments[0].replace("'", "\\'")
+        return [f"{self.positional}='{quoted}'", *arguments[1:]]
 
 
 def parse(cls: type[T], arguments: Sequence[str], *, renamed: Mapping[str, str] | None = None) -> T:

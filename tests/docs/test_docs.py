@@ -90,7 +90,8 @@ def understand(name: str, *fields: str) -> None:
     if not fields or "--help" in fields:
         return  # the command is mentioned
     if COMMANDS[name][0] != COMMANDS["run"][0]:
-        parse(import_module(COMMANDS[name][0]).COMMAND.config, fields)
+        command = import_module(COMMANDS[name][0]).COMMAND
+        parse(command.config, command.named(fields))
     elif "--cfg" in fields:
         assert composed(CommandLine(fields)).study.name
     else:
