@@ -23,8 +23,8 @@ DIRTY = {"true": "with uncommitted changes", "false": "without uncommitted chang
 UNKNOWN = "uncommitted changes unknown"
 PACKAGES = ("lina_lab", "pandas", "numpy", "scipy", "matplotlib", "mlflow")
 CAPTIONS = {
-    "primary": "Paired differences of the main objective. Open: each seed; filled: mean over seeds with its 95% "
-    "confidence interval.",
+    "primary": "Paired differences in the main metric. Open: each seed; filled: mean over seeds with its 95% "
+    "confidence interval. Gray: the margin of the primary comparison. Star: holds after the correction.",
     "scaling": "Top: objective against parameters. Points: seeds, moved sideways by variant; thin gray lines join the "
     "variants of a seed; lines: means over seeds. Bottom: differences to the first variant, paired by seed, with "
     "the 95% confidence interval.",

@@ -157,6 +157,8 @@ def write_study_report(report: StudyReport, folder: Path) -> list[Path]:
             pictures[name] = folder / f"{name}.png"
             for suffix in (".png", ".pdf"):
                 figure.savefig(folder / f"{name}{suffix}")
+                # The second file has the layout of the first, which takes as long as drawing.
+                figure.set_layout_engine("none")
                 files.append(folder / f"{name}{suffix}")
             plt.close(figure)
             numbers.to_csv(folder / f"{name}.csv", index=False)

@@ -119,6 +119,9 @@ def difference_table(table: pd.DataFrame, verdict: PrimaryVerdict | None = None)
         `outcome`, `deviation needed` (where there is no interval), `seeds`. Columns without a value are left out, and
         the metric where there is only one.
     """
+    # Growths come in the order of the differences above them.
+    rank = {name: place for names in (KINDS, table["comparison"].unique()) for place, name in enumerate(names)}
+    table = table.sort_values(["kind", "comparison"], key=lambda names: names.map(rank), kind="stable")
     growth = table["kind"] != Kind.DIFFERENCE
     ends = zip(table["smallest"], table["largest"], strict=True)
     span = pd.Series([f"{size_text(low)} to {size_text(high)}" for low, high in ends], index=table.index, dtype=object)
