@@ -1,4 +1,4 @@
-"""Write the paper's tables, with published numbers next to ours.
+"""Judge the claims of the paper's abstract, and write its tables with published numbers next to ours.
 
   lina paper [runs=FOLDER] [geneval=FILE] [out=FOLDER]
 
@@ -24,6 +24,7 @@ from lina_lab.config.grammar import Command
 from .load.errors import StoreError
 from .load.runs import StudyRuns, read_study
 from .report.page import Section, versions, write_report
+from .report.paper_claims import claims_table
 from .report.paper_cost import cost_table, geneval_table
 from .report.paper_studies import (
     PaperTable,
@@ -72,6 +73,7 @@ def tables(config: PaperConfig) -> list[PaperTable]:
         return read_study(study, Path(config.runs), config.tracking_uri)
 
     return [
+        claims_table((config.scaling, config.gates, config.locality), read),
         studied_table("scaling", "Scaling: variant and size", config.scaling, read, scaling_label),
         studied_table("gates", "Gates", config.gates, read, gate_label),
         studied_table("locality", "Locality", config.locality, read, locality_label),
@@ -88,8 +90,17 @@ def write_tables(config: PaperConfig) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     found, files = tables(config), []
     for table in found:
-        files += write_table(table.frame, folder / table.name)
-    sections = [Section(title=table.title, lines=table.notes, tables=[table.frame]) for table in found]
+        files += write_table(table.frame, folder / table.name) if len(table.frame) else []
+    # The judgements stand open on top; a table without any row is left out, and its folded notes say why.
+    sections = [
+        Section(
+            title=table.title if len(table.frame) else f"{table.title}: nothing is held",
+            lines=table.notes,
+            tables=[table.frame],
+            folded=index > 0,
+        )
+        for index, table in enumerate(found)
+    ]
     lead = ("Published numbers next to ours. A dash is an empty cell; the notes say why it is empty.",)
     return [*files, *write_report(folder, "The paper's tables", lead, [*sections, versions()])]
 

@@ -38,6 +38,7 @@ FIELDS = {name: f"model.attention.{name}" for name in ("normalization", "conv", 
 AXES = {"normalization": "normalization", "conv": "convolution", "gate": "gate"}
 """Column of the published tables -> axis."""
 MILLION = 1e6
+FID = "eval/fid_inception"
 SOURCE = "techmonsterwang/LINA (Apache-2.0), logs/train/*_run_4node_0_*"
 
 
@@ -61,10 +62,11 @@ def read_published() -> StudyRuns:
     )
     diverged = curves[curves["loss"].isna()]
     history = curves[~curves["cell"].isin(diverged["cell"])].reset_index(drop=True)
+    cells = _cells(history)
     return StudyRuns(
         study=study,
-        cells=_cells(history),
-        history=history[[*KEYS, "metric", "images", "value"]],
+        cells=cells,
+        history=pd.concat([history[[*KEYS, "metric", "images", "value"]], _fid_points(cells)], ignore_index=True),
         checkpoints=_checkpoints(curves),
         excluded=_excluded(diverged),
         source=pd.DataFrame([{"commit": SOURCE, "dirty": "unknown", "cells": history["cell"].nunique()}]),
@@ -84,7 +86,7 @@ def _study(curves: pd.DataFrame) -> StudyConfig:
         },
         size_axis="size",
         seeds=[0],
-        objectives=[ObjectiveConfig(metric=TRAIN_LOSS)],
+        objectives=[ObjectiveConfig(metric=TRAIN_LOSS), ObjectiveConfig(metric=FID)],
     )
 
 
@@ -101,7 +103,22 @@ def _cells(history: pd.DataFrame) -> pd.DataFrame:
     trials = [_trial(int(width), int(batch)) for width, batch in zip(cells["size"], cells.pop("batch"), strict=True)]
     cells = cells.assign(**{name: [factor.value(trial) for trial in trials] for name, factor in FACTORS.items()})
     cells["flops"] = cells["flops_per_image"] * cells[IMAGES]
+    cells = cells.merge(published_fids(), on=[*FIELDS.values(), "size"], how="left")
     return cells.sort_values(KEYS[1:]).reset_index(drop=True)
+
+
+def published_fids() -> pd.DataFrame:
+    """Return the FID of the runs at the iteration of the comparison, without guidance: the fields, `size`, FID."""
+    metrics = published_metrics()
+    held = (metrics["metric"] == "fid") & (metrics["iteration"] == ITERATIONS) & (metrics["guidance_scale"] == 1.0)
+    fids = metrics[held].astype({"width": int}).rename(columns={**FIELDS, "width": "size", "value": FID})
+    return fids[[*FIELDS.values(), "size", FID]]
+
+
+def _fid_points(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return a row of history for each FID that is held."""
+    held = cells.dropna(subset=[FID])
+    return held[KEYS].assign(metric=FID, images=held[IMAGES], value=held[FID])
 
 
 def _trial(width: int, batch: int) -> TrialConfig:

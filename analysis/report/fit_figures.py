@@ -1,4 +1,7 @@
-"""Figures of fits: points, curves and bands, residuals, the profile of E, and loss against compute."""
+"""Figures of laws: points, curves and bands, residuals, the profile of E, and loss against compute.
+
+Variants whose curves would lie on each other have a panel each; the others' curves are gray in it.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from ..load.runs import StudyRuns
 from ..stats.compute import ComputeAnalysis
@@ -16,81 +19,51 @@ from ..stats.fit import Array
 from ..stats.irreducible import SeedwiseLaw
 from ..stats.pinned import PinnedFits
 from ..stats.status import FitStatus
-from .figures import line_style, log_x
 from .metric_names import metric_name
+from .styles import dots_style, line_style, log_x, variant_panels
 
-CURVE_POINTS = 24
+CURVE_POINTS = 25
+PANEL, RESIDUALS = 2.1, 0.9
+"""Inches of a panel of a law, and of its residuals."""
+OTHERS: dict[str, Any] = {"color": "0.8", "linewidth": 0.7, "zorder": 0}
 
 
 def fits_figure(runs: StudyRuns, shared: SeedwiseLaw) -> tuple[Figure, pd.DataFrame]:
-    """Draw the law in N with shared exponents: every seed, curves with bands, and residuals.
-
-    The band is the interval of the curve over seeds.
-    """
-    table = shared.ladders.table()
-    figure, (top, below) = plt.subplots(2, 1, figsize=(4.6, 4.8), sharex=True, height_ratios=(2.4, 1))
-    x = np.geomspace(table["parameters"].min() / 1.15, table["parameters"].max() * 1.3, CURVE_POINTS)
-    numbers = _law_panels((top, below), runs, shared, table, "parameters", x)
-    top.set(ylabel=metric_name(runs.study.objective))
-    top.set_title(shared.law.name, fontsize="small")
-    below.set(xlabel="parameters", ylabel="log residual")
-    top.legend(handles=_handles(runs), fontsize="x-small")
-    return figure, numbers
+    """Draw the law in N with shared exponents: every seed, the curve with its band over seeds, and residuals."""
+    table, variants = shared.ladders.table(), _fitted(runs, shared)
+    x = np.geomspace(table["parameters"].min() / 1.1, table["parameters"].max() * 1.1, CURVE_POINTS)
+    curves = {
+        variant: _curve(shared, variant, [{"parameters": float(value)} for value in x], x) for variant in variants
+    }
+    figure, panels = variant_panels(variants, (PANEL, RESIDUALS), width=2.0, same_x=True)
+    for variant, own in zip(variants, panels, strict=True):
+        points = table[table["variant"] == variant]
+        for other in variants:
+            if other != variant:
+                own[0].plot(x, curves[other]["curve"], **OTHERS)
+        _draw_law(own, runs.variants.index(variant), points, "parameters", curves[variant])
+        log_x(own[0], sorted(set(table["parameters"])))
+    _label(panels, metric_name(runs.study.objective), "parameters")
+    return figure, pd.concat([curve.assign(variant=variant) for variant, curve in curves.items()], ignore_index=True)
 
 
 def surface_figure(runs: StudyRuns, shared: SeedwiseLaw) -> tuple[Figure, pd.DataFrame]:
-    """Draw the law in N and D: checkpoints of each size, curves with bands, and residuals below."""
-    table = shared.ladders.table()
-    sizes = [size for size in runs.sizes if (table["size"] == size).any()]
-    shape: dict[str, Any] = {"figsize": (2.6 * len(sizes) + 0.6, 4.6), "height_ratios": (2.2, 1)}
-    figure, panels = plt.subplots(2, len(sizes), sharex="col", sharey="row", squeeze=False, **shape)
-    parts = []
-    for column, size in zip(panels.T, sizes, strict=True):
-        points = table[table["size"] == size]
-        x = np.geomspace(points["images"].min(), points["images"].max(), CURVE_POINTS)
-        parts.append(_law_panels(column, runs, shared, points, "images", x).assign(size=size))
-        column[0].set(title=f"{runs.study.size_axis} {size}")
-        column[1].set(xlabel="images seen")
-    panels[0][0].set_ylabel(metric_name(runs.study.objective))
-    panels[1][0].set_ylabel("log residual")
-    figure.legend(handles=_handles(runs), loc="outside lower center", ncols=2, fontsize="x-small")
+    """Draw the law in N and D: checkpoints of each size, curves with bands over seeds, and residuals."""
+    table, variants, parts = shared.ladders.table(), _fitted(runs, shared), []
+    figure, panels = variant_panels(variants, (PANEL, RESIDUALS), width=2.0, same_x=True)
+    for variant, own in zip(variants, panels, strict=True):
+        mine = table[table["variant"] == variant]
+        for size, points in mine.groupby("size", sort=False):
+            x = np.geomspace(points["images"].min(), points["images"].max(), CURVE_POINTS)
+            parameters = float(points["parameters"].iloc[0])
+            inputs = [{"parameters": parameters, "images": float(value)} for value in x]
+            curve = _curve(shared, variant, inputs, x)
+            _draw_law(own, runs.variants.index(variant), points, "images", curve)
+            own[0].annotate(f" {size}", (x[-1], curve["curve"].iloc[-1]), fontsize="x-small", va="center")
+            parts.append(curve.assign(variant=variant, size=size))
+        log_x(own[0])
+    _label(panels, metric_name(runs.study.objective), "images seen")
     return figure, pd.concat(parts, ignore_index=True)
-
-
-def _law_panels(
-    panels: Sequence[Axes], runs: StudyRuns, shared: SeedwiseLaw, points: pd.DataFrame, column: str, x: Array
-) -> pd.DataFrame:
-    """Draw points and a law at some values of an input, and the residuals below; returns the curves and bands.
-
-    Args:
-        panels: the upper and the lower one.
-        runs: the study.
-        shared: the law.
-        points: those of its points that are drawn; the law's other inputs are equal in all of them.
-        column: the input.
-        x: its values.
-    """
-    top, below = panels
-    inputs = {name: float(points[name].iloc[0]) for name in shared.law.inputs}
-    parts = []
-    for index, variant in enumerate(runs.variants):
-        if variant not in shared.variants:
-            continue
-        style, mine = line_style(index), points[points["variant"] == variant]
-        dots = style | {"linestyle": "", "markerfacecolor": "none", "markersize": 4}
-        band = _band(shared, variant, [inputs | {column: float(value)} for value in x]).assign(x=x)
-        _draw_band(top, band, style)
-        top.plot(mine[column], mine["loss"], **dots)
-        residuals = np.log(mine["loss"]) - np.log(np.interp(np.log(mine[column]), np.log(x), band["curve"]))
-        below.plot(mine[column], residuals, **dots)
-        parts.append(band.assign(variant=variant))
-    log_x(top)
-    below.axhline(0, color="0.5", linewidth=0.6)
-    return pd.concat(parts, ignore_index=True)
-
-
-def _handles(runs: StudyRuns) -> list[Line2D]:
-    return [Line2D([], [], label=variant, **line_style(index)) for index, variant in enumerate(runs.variants)]
 
 
 def profile_figure(laws: Sequence[SeedwiseLaw]) -> tuple[Figure, pd.DataFrame]:
@@ -101,7 +74,7 @@ def profile_figure(laws: Sequence[SeedwiseLaw]) -> tuple[Figure, pd.DataFrame]:
         found = law.profile
         assert found is not None
         axes.plot(found.values, found.costs, **line_style(0) | {"marker": ""})
-        axes.axvspan(found.low, found.high, color="0.85", label=f"inside: {found.low:.3g} to {found.high:.3g}")
+        axes.axvspan(found.low, found.high, color="0.88", label=f"inside: {found.low:.3g} to {found.high:.3g}")
         axes.axvline(found.best, color="0.4", linestyle=":", label=f"best: {found.best:.3g}")
         axes.set(xlabel="E", ylabel="cost above minimum")
         axes.set_title(f"{law.law.name}\nE {found.status}", fontsize="x-small")
@@ -112,45 +85,74 @@ def profile_figure(laws: Sequence[SeedwiseLaw]) -> tuple[Figure, pd.DataFrame]:
 
 
 def compute_figure(runs: StudyRuns, found: ComputeAnalysis) -> tuple[Figure, pd.DataFrame]:
-    """Draw loss against FLOPs, a line for each size with the frontier marked, and loss against size at equal FLOPs."""
-    figure, (curves, slices) = plt.subplots(1, 2, figsize=(6.8, 3.2), sharey=True)
-    for index, variant in enumerate(runs.variants):
-        style = line_style(index)
-        tables = (found.curves, found.slices, found.optima)
-        mine, at, optima = (table[table["variant"] == variant] for table in tables)
-        for _, size in mine.groupby("size", sort=False):
-            curves.plot(size["flops"], size["loss"], color=style["color"], linewidth=0.7, alpha=0.7)
-        front = mine[mine["frontier"]].sort_values("flops")
-        curves.plot(front["flops"], front["loss"], label=variant, **style | {"markersize": 3.5})
-        for _, budget in at.groupby("flops"):
-            slices.plot(budget["parameters"], budget["loss"], color=style["color"], linewidth=0.9)
-        best = optima[optima["status"] == FitStatus.OK]
-        slices.plot(best["parameters"], best["loss"], style["marker"], color=style["color"], markersize=5)
-    log_x(curves)
-    curves.set(xlabel="training FLOPs", ylabel=metric_name(runs.study.objective))
-    curves.set_title("markers: frontier", fontsize="small")
-    slices.set(xlabel="parameters")
-    if not found.comparable:
-        slices.set(xticks=[])
-        note = "no compute budget\ncovered by three sizes"
-        slices.text(0.5, 0.5, note, transform=slices.transAxes, ha="center", va="center")
-    else:
-        log_x(slices)
-        slices.set_title("line: equal FLOPs; marker: best size", fontsize="small")
-    curves.legend(fontsize="x-small")
+    """Draw loss against FLOPs, a line for each size with the frontier marked, and loss against size at equal FLOPs.
+
+    The second row is there only if sizes can be compared at equal FLOPs.
+    """
+    variants = [name for name in runs.variants if (found.curves["variant"] == name).any()]
+    heights = (PANEL, PANEL) if found.comparable else (PANEL,)
+    figure, panels = variant_panels(variants, heights, width=2.0, same_x=False)
+    fronts = found.curves[found.curves["frontier"]].sort_values("flops")
+    for variant, own in zip(variants, panels, strict=True):
+        style = line_style(runs.variants.index(variant))
+        for other, front in fronts[fronts["variant"] != variant].groupby("variant", sort=False):
+            own[0].plot(front["flops"], front["loss"], label=str(other), **OTHERS)
+        for _, size in found.curves[found.curves["variant"] == variant].groupby("size", sort=False):
+            own[0].plot(size["flops"], size["loss"], color=style["color"], linewidth=0.7, alpha=0.6)
+        front = fronts[fronts["variant"] == variant]
+        own[0].plot(front["flops"], front["loss"], **style | {"markersize": 3})
+        log_x(own[0])
+        if found.comparable:
+            _draw_slices(own[1], found, variant, style)
+    _label([own[:1] for own in panels], metric_name(runs.study.objective), "training FLOPs")
+    if found.comparable:
+        _label([own[1:] for own in panels], metric_name(runs.study.objective), "parameters")
     return figure, found.curves
 
 
-def _band(shared: SeedwiseLaw, variant: str, inputs: Sequence[dict[str, float]]) -> pd.DataFrame:
-    """Return the curve and its band over seeds (`low`, `high`; NaN without an interval)."""
+def _draw_slices(axes: Axes, found: ComputeAnalysis, variant: str, style: dict[str, Any]) -> None:
+    """Draw loss against size at each compute budget, with the best size marked."""
+    slices, optima = (table[table["variant"] == variant] for table in (found.slices, found.optima))
+    for _, budget in slices.groupby("flops"):
+        axes.plot(budget["parameters"], budget["loss"], color=style["color"], linewidth=0.9)
+    best = optima[optima["status"] == FitStatus.OK]
+    axes.plot(best["parameters"], best["loss"], style["marker"], color=style["color"])
+    log_x(axes, sorted(set(found.slices["parameters"])))
+
+
+def _fitted(runs: StudyRuns, law: SeedwiseLaw) -> list[str]:
+    return [variant for variant in runs.variants if variant in law.variants]
+
+
+def _label(panels: Sequence[Sequence[Axes]], loss: str, x: str) -> None:
+    """Name the axes: the loss at the left, residuals below it, and x under the last panel of each variant."""
+    for own in panels:
+        own[-1].set_xlabel(x)
+        if own[0].get_subplotspec().is_first_col():  # type: ignore[union-attr]
+            own[0].set_ylabel(loss)
+            for axes in own[1:]:
+                axes.set_ylabel("log residual")
+
+
+def _draw_law(panels: Sequence[Axes], index: int, points: pd.DataFrame, column: str, curve: pd.DataFrame) -> None:
+    """Draw the seeds, the curve with its band, and the residuals below."""
+    style, (top, below) = line_style(index), panels
+    dots = dots_style(index) | {"markersize": 3, "alpha": 0.7}
+    top.fill_between(curve["x"], curve["low"], curve["high"], color=style["color"], alpha=0.25, linewidth=0)
+    top.plot(curve["x"], curve["curve"], color=style["color"])
+    top.plot(points[column], points["loss"], **dots)
+    expected = np.interp(np.log(points[column]), np.log(curve["x"]), np.log(curve["curve"]))
+    below.plot(points[column], np.log(points["loss"]) - expected, **dots)
+    below.axhline(0, color="0.5", linewidth=0.6)
+    below.yaxis.set_major_locator(MaxNLocator(3))
+
+
+def _curve(law: SeedwiseLaw, variant: str, inputs: Sequence[dict[str, float]], x: Array) -> pd.DataFrame:
+    """Return the curve and its band over seeds: `x`, `curve`, `low`, `high` (NaN without an interval)."""
 
     def logarithm(fits: PinnedFits, at: dict[str, float]) -> Array:
         return np.asarray(np.log(fits.curve(variant, *at.values())))
 
-    found = [shared.number(lambda fits, at=at: logarithm(fits, at), log=True).free for at in inputs]  # type: ignore[misc]
-    return pd.DataFrame([{"curve": e.value, "low": e.low, "high": e.high} for e in found])
-
-
-def _draw_band(axes: Axes, band: pd.DataFrame, style: dict[str, Any]) -> None:
-    axes.fill_between(band["x"], band["low"], band["high"], color=style["color"], alpha=0.25, linewidth=0)
-    axes.plot(band["x"], band["curve"], color=style["color"], linestyle=style["linestyle"])
+    found = [law.number(lambda fits, at=at: logarithm(fits, at), log=True).free for at in inputs]  # type: ignore[misc]
+    rows = [{"curve": one.value, "low": one.low, "high": one.high} for one in found]
+    return pd.DataFrame(rows).assign(x=x)

@@ -10,10 +10,12 @@ from ..stats.irreducible import EStatus, LawNumber, SeedwiseLaw
 from ..stats.seedwise import Estimate
 from ..stats.status import FitStatus
 from ..stats.study_fits import StudyFits
-from .narrative import count
-from .tables import records
+from ..stats.verdicts import PrimaryVerdict
+from .tables import count, records
 
 NAN = math.nan
+WORTH = "worth in "
+"""Start of the quantity of a multiplier in the table of estimates."""
 HELD_OUT = "error at the largest size"
 ENDS = ("90% CI low", "90% CI high")
 ESTIMATE_COLUMNS = [
@@ -86,7 +88,7 @@ def estimate_table(fits: StudyFits) -> pd.DataFrame:
             add(f"{letter} of L(N, D), difference", treatment, baseline, fits.surface, pair[index])
     for found in fits.multipliers:
         law = fits.shared if found.resource == "parameters" else fits.surface
-        add(f"worth in {found.resource}", found.treatment, found.baseline, law, found)
+        add(f"{WORTH}{found.resource}", found.treatment, found.baseline, law, found)
     return pd.DataFrame(rows, columns=ESTIMATE_COLUMNS)
 
 
@@ -108,6 +110,8 @@ def fit_sentences(fits: StudyFits) -> list[str]:
         more = f"; {body.value:.3f} at E = {at} if embeddings are not counted" if body and body.value > 0 else ""
         lines.append(f"{_law_text(fits.shared)}: alpha {number_text(fits.shared, fits.exponent)}{more}.")
     lines += [f"{_law_text(law)}." for law in pooled if not (law is fits.shared and fits.exponent is not None)]
+    reasons = [law.profile.reason for law in pooled if law.profile is not None and law.profile.reason]
+    lines += [f"E is undetermined whatever the losses are: {reason}." for reason in dict.fromkeys(reasons)]
     if fits.surface is None and "size_and_data" not in fits.confounded:
         lines.append("There are no checkpoints, so no law of parameters and images is fitted.")
     if not math.isnan(fits.surface_held_out_error):
@@ -117,6 +121,51 @@ def fit_sentences(fits: StudyFits) -> list[str]:
     if any(not law.holds for law in pooled):
         lines.append("Where no law can be fitted, look at the slopes between neighboring sizes.")
     return [*lines, *_compute(fits.compute)]
+
+
+def multiplier_sentences(fits: StudyFits, verdict: PrimaryVerdict | None) -> list[str]:
+    """Say what a multiplier is, and what it is for the variants of the primary comparison."""
+    lines = [
+        "X is worth m times the parameters (images, FLOPs) of Y: Y needs m times as many to reach the loss of X. Above "
+        "1, X is better. In images and FLOPs at the largest size and the last checkpoint that all variants have.",
+        "E = 0 and E free stand side by side, because E decides how dear the last bit of loss is.",
+    ]
+    pair = set() if verdict is None else {verdict.treatment, verdict.baseline}
+    return lines + [
+        f"{_quoted(found.treatment)} is worth {_times(found.pinned)} the {found.resource} of {_quoted(found.baseline)} "
+        f"at E = 0, and {_times(found.free)} with E free."
+        for found in fits.multipliers
+        if {found.treatment, found.baseline} == pair
+    ]
+
+
+def compact(estimates: pd.DataFrame, *, multipliers: bool) -> pd.DataFrame:
+    """Return the table of estimates as a page shows it: a number and its interval in one cell.
+
+    Args:
+        estimates: see `estimate_table`.
+        multipliers: the rows that are multipliers, or the others.
+    """
+    chosen = estimates[estimates["quantity"].str.startswith(WORTH) == multipliers]
+    rows = []
+    for row in records(chosen):
+        cells = {name: row[name] for name in ("quantity", "variant", "baseline")}
+        for kind in ("E = 0", "E free"):
+            value, low, high = (row[name] for name in (kind, *(f"{end} ({kind})" for end in ENDS)))
+            ends = "" if math.isnan(low) else f" ({_digits(low)} to {_digits(high)})"
+            cells[f"{kind} (90% CI)"] = f"{_digits(value)}{ends}"
+        rows.append(cells | {"E": row["E"], "note": row["note"] or None})
+    return pd.DataFrame(rows).dropna(axis="columns", how="all")
+
+
+def _digits(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.3g}"
+
+
+def _times(estimate: Estimate) -> str:
+    if not estimate.known:
+        return f"{estimate.value:.3g} times (no CI: {estimate.reason})"
+    return f"{estimate.value:.3g} times (CI {estimate.low:.3g} to {estimate.high:.3g})"
 
 
 def _law_text(law: SeedwiseLaw | None) -> str:
@@ -136,7 +185,7 @@ def _e_text(law: SeedwiseLaw) -> str:
         return f"{found.best:.4g} (CI {found.low:.4g} to {found.high:.4g})"
     if found.status is EStatus.ONLY_ZERO:
         return f"below {found.high:.2g}"
-    return f"undetermined, 0 to {found.high:.2g}" + (f" ({found.reason})" if found.reason else "")
+    return f"undetermined, 0 to {found.high:.2g}"
 
 
 def number_text(law: SeedwiseLaw | None, number: LawNumber) -> str:

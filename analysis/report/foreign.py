@@ -17,9 +17,8 @@ from ..stats.run_laws import Number, NumberStatus
 from ..stats.status import FitStatus
 from .figures import STYLE
 from .foreign_figures import isoflop_figure, law_figure
-from .narrative import count
 from .page import Section, versions, write_report
-from .tables import write_table
+from .tables import count, write_table
 
 FORMAT = 1
 """Version of `fit.json`: rises when a name or a meaning changes."""

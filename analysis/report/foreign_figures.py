@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ..stats.foreign import VariantFit
 from ..stats.run_compute import RunCompute
 from ..stats.status import FitStatus
-from .figures import log_x
+from .styles import log_x
 
 CURVES = 6
 """Sizes whose curve is drawn."""

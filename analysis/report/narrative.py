@@ -1,90 +1,68 @@
-"""Results in sentences: what is confounded with size, and which paired differences exclude zero."""
+"""The design of a study, its metrics beside each other, and its tuned values, in sentences."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
 from lina_lab.config.factors import PAIRING
 
 from ..load.runs import StudyRuns
+from ..stats.agreement import metric_agreement
 from ..stats.budgets import BudgetView, audit_runs
 from .metric_names import metric_name
+from .tables import count, records, signed
 
-PAIRED = f"Differences are treatment minus baseline, paired by seed. {PAIRING} "
-INTERVALS = (
-    "Intervals are 95% confidence intervals, Student's t over seeds. The block standard error covers noise within runs "
-    "only; where it is far smaller than the interval, more seeds would help."
+NOT_TUNED = (
+    "No rate was tuned for each variant and size: all were trained with the rates of the configuration. A variant that "
+    "needs another rate is then held back, and the order of variants may change with the rate."
 )
-ONE_SEED = (
-    "One seed per cell: no confidence intervals. The block standard error covers noise within runs, not the difference "
-    "that another seed would make."
-)
-SOME_ONE_SEED = "Comparisons with one seed have no confidence interval."
-HOLM_LEVEL = 0.05
 
 
 def design_sentences(runs: StudyRuns, views: Sequence[BudgetView]) -> list[str]:
     """Return the audit that `lina plan` prints too, and what each equal budget may claim where it is confounded."""
-    lines = audit_runs(runs).sentences()
+    lines = [*audit_runs(runs).sentences(), PAIRING]
     return [*lines, *(f"{view.title}." for view in views if not all(each.isolates_size for each in views))]
 
 
-def method_sentences(means: pd.DataFrame) -> list[str]:
-    """Say how the differences and their intervals are made.
+def agreement_sentences(runs: StudyRuns, means: pd.DataFrame) -> list[str]:
+    """Say where another objective does not point the way the main one does.
 
     Args:
+        runs: the study.
         means: see `stats.paired.mean_differences`.
     """
-    single = means["seeds"] < 2
-    if single.all():
-        return [PAIRED + ONE_SEED]
-    return [PAIRED + INTERVALS, *([SOME_ONE_SEED] if single.any() else [])]
+    main, *others = runs.study.objectives
+    lines = []
+    for other in others:
+        same = other.direction == main.direction
+        found = metric_agreement(means, main.metric, other.metric, same_direction=same)
+        names = metric_name(main.metric), metric_name(other.metric)
+        if len(found):
+            lost = int(found["disagree"].sum())
+            both = f"{names[0][0].upper()}{names[0][1:]} and {names[1]}"
+            where = f"disagree in {lost} of" if lost else "agree in all"
+            lines.append(f"{both} {where} {count(len(found), 'difference')} that have both.")
+        for row in records(found[found["disagree"]]):
+            values = runs.cells[runs.cells["size"] == row["size"]].groupby("variant")[other.metric].mean()
+            held = f"{values[row['treatment']]:.4g} against {values[row['baseline']]:.4g}"
+            both = f"{names[0]} {signed(row['first'])}, {names[1]} {signed(row['second'])} ({held})"
+            why = "they point to different variants"
+            if not row["opposite"]:
+                why = f"{names[1]} differs {row['ratio']:.0f} times as much as {names[0]} lets expect"
+            lines.append(f"{row['comparison']}, {runs.study.size_axis} {row['size']}: {both}; {why}.")
+    return lines
 
 
-def comparison_sentences(means: pd.DataFrame, metric: str) -> list[str]:
-    """Say for each comparison at how many sizes the interval excludes zero, and in which direction.
+def excluded_sentences(runs: StudyRuns, diverged: pd.DataFrame) -> list[str]:
+    """List the runs that do not count, and how many seeds of each variant diverged.
 
-    Comparisons without an interval are left out: there is nothing to say about them beyond their numbers.
+    Args:
+        runs: the study.
+        diverged: see `stats.verdicts.divergences`.
     """
-    mine = means[(means["metric"] == metric) & (means["seeds"] > 1)]
-    return [
-        f"{label}: {metric_name(metric)} {_directions(group)} ({_seeds(group)})."
-        for label, group in mine.groupby("comparison", sort=False)
+    lines = [
+        f"“{row['variant']}” diverged at {runs.study.size_axis} {row['size']} in {row['diverged']} of "
+        f"{count(row['seeds'], 'seed')}."
+        for row in records(diverged[diverged["diverged"] > 0])
     ]
-
-
-def _directions(group: pd.DataFrame) -> str:
-    total = len(group)
-    excludes = group["excludes_zero"].astype(bool)
-    parts = []
-    for word, side in (("lower", group["difference"] < 0), ("higher", group["difference"] > 0)):
-        chosen = group[excludes & side]
-        if len(chosen):
-            parts.append(f"{word} at {_of(len(chosen), total)}{_uncorrected(chosen)}")
-    undecided = total - int(excludes.sum())
-    if undecided:
-        parts.append(f"undecided at {_of(undecided, total)}, where the interval includes zero")
-    return ", ".join(parts)
-
-
-def _uncorrected(chosen: pd.DataFrame) -> str:
-    """Count the sizes at which a difference does not hold after Holm correction."""
-    lost = int((chosen["holm"] > HOLM_LEVEL).sum())
-    if not lost:
-        return ""
-    return " (not after Holm correction)" if lost == len(chosen) else f" ({lost} not after Holm correction)"
-
-
-def _of(number: int, total: int) -> str:
-    return f"{number} of {total} sizes" if total > 1 else "the one size"
-
-
-def _seeds(group: pd.DataFrame) -> str:
-    seeds = sorted(set(group["seeds"]))
-    return f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else count(seeds[0], "seed")
-
-
-def count(number: Any, noun: str) -> str:
-    """Write a number with its noun, in the plural where that is due."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return [*lines, *(f"{r['label']} ({r['cell']}): {r['status']}, {r['reason']}." for r in records(runs.excluded))]

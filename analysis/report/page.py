@@ -14,8 +14,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from ..load.runs import StudyRuns
-from .narrative import count
-from .tables import markdown, records, rounded
+from .tables import count, markdown, records, rounded
 
 TEMPLATE = "page.html.j2"
 SCALE_PERCENT = 65
@@ -24,13 +23,24 @@ DIRTY = {"true": "with uncommitted changes", "false": "without uncommitted chang
 UNKNOWN = "uncommitted changes unknown"
 PACKAGES = ("lina_lab", "pandas", "numpy", "scipy", "matplotlib", "mlflow")
 CAPTIONS = {
-    "scaling": "Objective against parameters. Points: seeds; line: mean over seeds.",
-    "views": "Training loss against parameters at equal steps, equal images and equal FLOPs.",
-    "curves": "Training curves.",
-    "fits": "Scaling law with shared exponents. Points: seeds; band: 90% confidence band of the curve.",
-    "surface": "Scaling law of parameters and images, fitted to checkpoints. Band: 90% confidence band.",
-    "profile": "Profile of the irreducible loss E. Grey: values that are inside.",
-    "compute": "Left: loss against training FLOPs, with the frontier marked. Right: loss against size at equal FLOPs.",
+    "primary": "Paired differences in the main metric. Open: each seed; filled: mean over seeds with its 95% "
+    "confidence interval. Gray: the margin of the primary comparison. Star: holds after the correction.",
+    "scaling": "Top: objective against parameters. Points: seeds, moved sideways by variant; thin gray lines join the "
+    "variants of a seed; lines: means over seeds. Bottom: differences to the first variant, paired by seed, with "
+    "the 95% confidence interval.",
+    "views": "Top: training loss against parameters at equal steps, equal images and equal FLOPs; points of one size "
+    "are moved sideways by variant. Bottom: differences to the first variant.",
+    "curves": "Top: training curves; the first images are cut off. Bottom: differences to the first variant, paired "
+    "by seed, with the 95% confidence interval of their mean.",
+    "fits": "Scaling law with shared exponents, a panel for each variant. Points: seeds; band: 90% confidence interval "
+    "of the curve; gray: the other variants.",
+    "surface": "Scaling law of parameters and images, fitted to checkpoints, a panel for each variant and a curve for "
+    "each size. Band: 90% confidence interval of the curve.",
+    "profile": "Profile of the irreducible loss E: values that the seeds do not exclude are marked.",
+    "compute": "Loss against training FLOPs: a thin line for each size, markers on the frontier. Where sizes can be "
+    "compared at equal FLOPs, below: loss against size, with the best size marked.",
+    "multipliers": "How many times as many parameters, images or FLOPs the baseline needs for the treatment's loss, "
+    "with 90% confidence intervals.",
     "differences": "Paired differences. Open: each seed, with its block standard error where there is one; filled: "
     "mean over seeds, with its 95% confidence interval.",
     "foreign_law": "The law and its points, colored by size; below, what the law leaves.",
@@ -48,6 +58,13 @@ class Section:
     lines: Sequence[str] = ()
     tables: Sequence[pd.DataFrame] = ()
     pictures: Sequence[Path] = ()
+    folded: bool = False
+    """Whether the page shows the title only, until a reader opens it."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing in it: such a section is left out."""
+        return not (self.lines or self.pictures or any(len(table) for table in self.tables))
 
 
 def write_report(folder: Path, title: str, lead: Sequence[str], sections: Sequence[Section]) -> list[Path]:
@@ -57,8 +74,9 @@ def write_report(folder: Path, title: str, lead: Sequence[str], sections: Sequen
         folder: folder of the report, where the pictures are.
         title: title of the report.
         lead: paragraphs before the first section.
-        sections: the sections, in order.
+        sections: the sections, in order; empty ones are left out.
     """
+    sections = [section for section in sections if not section.empty]
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page, text = folder / "index.html", folder / "report.md"
     rendered = environment.get_template(TEMPLATE).render(
@@ -75,13 +93,14 @@ def write_report(folder: Path, title: str, lead: Sequence[str], sections: Sequen
 
 
 def _marked_down(section: Section) -> list[str]:
-    lines = ["", f"## {section.title}", ""]
+    opened = ["", "<details>", f"<summary>{section.title}</summary>", ""]
+    lines = opened if section.folded else ["", f"## {section.title}", ""]
     lines += [line if len(section.lines) == 1 else f"- {line}" for line in section.lines]
     for picture in section.pictures:
         lines += ["", f"![{CAPTIONS.get(picture.stem, picture.stem)}]({picture.name})"]
     for table in section.tables:
-        lines += ["", markdown(_shown(table))]
-    return lines
+        lines += ["", markdown(_shown(table))] if len(table) else []
+    return [*lines, "", "</details>"] if section.folded else lines
 
 
 def provenance(runs: StudyRuns, pictures: Sequence[Path]) -> Section:
@@ -91,7 +110,7 @@ def provenance(runs: StudyRuns, pictures: Sequence[Path]) -> Section:
     for picture in pictures:
         numbers = picture.with_suffix(".csv")
         lines.append(f"{numbers.name}: SHA-256 {hashlib.sha256(numbers.read_bytes()).hexdigest()}")
-    return Section(title="Provenance", lines=lines)
+    return Section(title="Provenance", lines=lines, folded=True)
 
 
 def _origin(row: Mapping[str, str]) -> str:
@@ -103,7 +122,7 @@ def _origin(row: Mapping[str, str]) -> str:
 def versions() -> Section:
     """Return the section on the versions of packages."""
     packages = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in PACKAGES)
-    return Section(title="Provenance", lines=[f"Python {platform.python_version()}, {packages}."])
+    return Section(title="Provenance", lines=[f"Python {platform.python_version()}, {packages}."], folded=True)
 
 
 def _table_html(table: pd.DataFrame) -> Markup:

@@ -10,7 +10,7 @@ from lina_lab.records.runstore import EVALUATION, TRAIN_LOSS
 
 from ..load.cells import KEYS
 from ..load.errors import StoreError
-from ..load.published import FIELDS, parameters, published_metrics, read_published
+from ..load.published import FID, FIELDS, parameters, published_metrics, read_published
 from ..load.runs import StudyRuns
 from .metric_names import metric_name
 from .tables import records
@@ -86,15 +86,11 @@ def studied_table(name: str, title: str, study: str, read: ReadStudy, label: Lab
 
 def _published_cells(label: Label) -> pd.DataFrame:
     found = read_published()
-    fids = metrics_with(metric="fid", iteration=200_000, guidance_scale=1.0).astype({"width": int})
-    fids = fids.rename(columns={**FIELDS, "width": "size", "value": FID_PUBLISHED})
-    keys = [*FIELDS.values(), "size"]
     cells = found.cells.sort_values("variant", key=lambda names: names.map(found.variants.index), kind="stable")
-    cells = cells.merge(fids[[*keys, FID_PUBLISHED]], on=keys, how="left")
     labels = [label(row) or "" for row in records(cells.drop(columns=KEYS))]
-    shown = {TRAIN_LOSS: LOSS_PUBLISHED, "parameters, M": "parameters, M, published"}
+    shown = {TRAIN_LOSS: LOSS_PUBLISHED, FID: FID_PUBLISHED, "parameters, M": "parameters, M, published"}
     cells = cells.assign(variant=labels, **{"parameters, M": cells["parameters"] / 1e6})
-    columns = ["variant", "size", TRAIN_LOSS, FID_PUBLISHED, "parameters, M"]
+    columns = ["variant", "size", TRAIN_LOSS, FID, "parameters, M"]
     return cells.loc[cells["variant"] != "", columns].rename(columns=shown).reset_index(drop=True)
 
 

@@ -3,31 +3,26 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lina_lab.config.factors import LAWS, LawKind
+from lina_lab.config.factors import LawKind
+from lina_lab.records.runstore import TRAIN_LOSS
 
 from ..load.runs import StudyRuns
 from ..stats.budgets import BudgetView, confounded, iso_flop, iso_image, iso_step
-from ..stats.paired import comparisons, mean_differences, paired_differences, size_trends
+from ..stats.paired import paired_differences
 from ..stats.study_fits import StudyFits, fit_study
+from ..stats.tuned import tuned_rates
+from ..stats.verdicts import PrimaryVerdict, divergences, exploratory, primary_verdict
 from . import page
 from .figures import STYLE, curves_figure, scaling_figure, views_figure
 from .fit_figures import compute_figure, fits_figure, profile_figure, surface_figure
-from .fit_narrative import estimate_table, fit_sentences, fit_table
-from .forest import differences_figure
-from .narrative import comparison_sentences, design_sentences, method_sentences
-from .page import Section
-from .tables import difference_table, records, summary_table, trend_table, write_table
-
-T = TypeVar("T")
-
-NO_PAIRS = "There is nothing to compare: no two variants that finished differ in one axis only."
-OTHER_METRICS = "difference_table.csv also has the losses that are not objectives."
+from .fit_narrative import estimate_table, fit_table
+from .forest import differences_figure, multipliers_figure
+from .tables import difference_table, summary_table, tuned_table, with_other, write_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,39 +30,49 @@ class StudyReport:
     """The results that a report shows."""
 
     runs: StudyRuns
+    verdict: PrimaryVerdict | None
+    """None where the study declares no primary comparison."""
+    exploratory: pd.DataFrame
+    """All other comparisons: see `stats.verdicts.exploratory`."""
+    differences: pd.DataFrame
+    """Paired differences of each seed: see `stats.paired.paired_differences`."""
+    diverged: pd.DataFrame
+    """See `stats.verdicts.divergences`."""
+    tuned: pd.DataFrame | None
+    """See `stats.tuned.tuned_rates`."""
     views: tuple[BudgetView, ...]
     """Sizes at equal steps, images and FLOPs."""
     summary: pd.DataFrame
     """See `tables.summary_table`."""
-    differences: pd.DataFrame
-    """Paired differences of each seed: see `stats.paired.paired_differences`."""
-    means: pd.DataFrame
-    """Their means over seeds: see `stats.paired.mean_differences`."""
-    trends: pd.DataFrame
-    """Their changes with size: see `stats.paired.size_trends`."""
     fits: StudyFits | None
     """None where every law is confounded."""
     confounded: Mapping[LawKind, str]
     """Kind of law -> the factors that are confounded with size in it; the other kinds are fitted."""
 
+    @property
+    def isolates_size(self) -> bool:
+        """Whether sizes can be compared at the end of training."""
+        return LawKind.SIZE not in self.confounded
+
 
 def analyze_study(runs: StudyRuns, tail: float = 0.5) -> StudyReport:
-    """Compare the variants of a study and fit scaling laws to it.
+    """Judge and compare the variants of a study and fit scaling laws to it.
 
     Args:
         runs: the study.
         tail: last share of a run over which its training loss is averaged for paired differences.
     """
     confounders = confounded(runs)
-    differences, views = paired_differences(runs, tail), (iso_step(runs), iso_image(runs), iso_flop(runs))
     return StudyReport(
         runs=runs,
-        views=views,
+        verdict=primary_verdict(runs),
+        exploratory=exploratory(runs, tail),
+        differences=paired_differences(runs, tail),
+        diverged=divergences(runs),
+        tuned=tuned_rates(runs),
+        views=(iso_step(runs), iso_image(runs), iso_flop(runs)),
         summary=summary_table(runs),
-        differences=differences,
-        means=mean_differences(differences),
-        trends=size_trends(differences, runs.sizes),
-        fits=fit_study(runs, confounded=confounders) if len(confounders) < len(LawKind) else None,
+        fits=fit_study(runs, confounders) if len(confounders) < len(LawKind) else None,
         confounded=confounders,
     )
 
@@ -76,13 +81,21 @@ def study_figures(report: StudyReport) -> dict[str, tuple[Figure, pd.DataFrame]]
     """Draw every figure that the study allows: name -> the figure and the numbers in it."""
     runs, fits = report.runs, report.fits
     # Where other factors change with size, sizes are shown at each equal budget, and not as scaling.
-    scaling = LawKind.SIZE not in report.confounded
-    drawn = {"scaling": scaling_figure(runs)} if scaling else {"views": views_figure(runs, report.views)}
+    drawn = {"scaling": scaling_figure(runs)} if report.isolates_size else {"views": views_figure(runs, report.views)}
     drawn["curves"] = curves_figure(runs)
-    if comparisons(runs):
-        drawn["differences"] = differences_figure(runs, report.differences)
-    if fits is None:
-        return drawn
+    main = main_metric(report)
+    known = list(dict.fromkeys([*runs.objectives, TRAIN_LOSS]))
+    compared = [metric for metric in known if (report.exploratory["metric"] == metric).any()]
+    if main in compared or report.verdict is not None:
+        drawn["primary"] = differences_figure(runs, report.differences, report.exploratory, [main], report.verdict)
+    others = [metric for metric in compared if metric != main]
+    if others:
+        drawn["differences"] = differences_figure(runs, report.differences, report.exploratory, others)
+    return drawn if fits is None else drawn | _law_figures(runs, fits)
+
+
+def _law_figures(runs: StudyRuns, fits: StudyFits) -> dict[str, tuple[Figure, pd.DataFrame]]:
+    drawn = {}
     if fits.shared is not None and fits.shared.holds:
         drawn["fits"] = fits_figure(runs, fits.shared)
     if fits.surface is not None and fits.surface.holds:
@@ -90,9 +103,37 @@ def study_figures(report: StudyReport) -> dict[str, tuple[Figure, pd.DataFrame]]
     laws = [law for law in (fits.shared, fits.surface) if law is not None and law.holds]
     if laws:
         drawn["profile"] = profile_figure(laws)
-    if fits.compute:
+    if fits.compute is not None:
         drawn["compute"] = compute_figure(runs, fits.compute)
+    if fits.multipliers:
+        drawn["multipliers"] = multipliers_figure(fits.multipliers, runs.variants)
     return drawn
+
+
+def main_metric(report: StudyReport) -> str:
+    """Return the metric of the top section: the primary comparison's, or the main objective."""
+    return report.runs.study.objective if report.verdict is None else report.verdict.metric
+
+
+def study_tables(report: StudyReport) -> dict[str, pd.DataFrame]:
+    """Return every table that the study allows: name -> table. Empty ones are left out."""
+    main = report.exploratory["metric"] == main_metric(report)
+    top = difference_table(report.exploratory[main], report.verdict)
+    for metric in report.runs.objectives:
+        # A loss and the quality of samples may disagree, so they stand beside each other.
+        top = with_other(top, report.exploratory, metric) if metric != main_metric(report) and len(top) else top
+    tables = {
+        "table": report.summary,
+        "primary_table": top,
+        "difference_table": difference_table(report.exploratory[~main]),
+        "divergence_table": report.diverged[report.diverged["diverged"] > 0],
+    }
+    if report.tuned is not None:
+        tables["tuned_table"] = tuned_table(report.tuned)
+    if report.fits is not None:
+        tables |= {"estimate_table": estimate_table(report.fits), "fit_table": fit_table(report.fits)}
+        tables["slope_table"] = report.fits.slopes
+    return {name: table for name, table in tables.items() if len(table)}
 
 
 def write_study_report(report: StudyReport, folder: Path) -> list[Path]:
@@ -105,6 +146,8 @@ def write_study_report(report: StudyReport, folder: Path) -> list[Path]:
     Raises:
         OSError: the folder cannot be written.
     """
+    from .sections import study_sections  # it reads the report's type
+
     folder.mkdir(parents=True, exist_ok=True)
     files, pictures = [], {}
     with plt.style.context(STYLE):
@@ -112,57 +155,17 @@ def write_study_report(report: StudyReport, folder: Path) -> list[Path]:
             pictures[name] = folder / f"{name}.png"
             for suffix in (".png", ".pdf"):
                 figure.savefig(folder / f"{name}{suffix}")
+                # The second file has the layout of the first, which takes as long as drawing.
+                figure.set_layout_engine("none")
                 files.append(folder / f"{name}{suffix}")
             plt.close(figure)
             numbers.to_csv(folder / f"{name}.csv", index=False)
             files.append(folder / f"{name}.csv")
-    tables = {"table": report.summary, "difference_table": difference_table(report.means)}
-    if report.fits is not None:
-        estimates = estimate_table(report.fits)
-        tables |= {"estimate_table": estimates} if len(estimates) else {}
-        tables["fit_table"] = fit_table(report.fits)
+    tables = study_tables(report)
     for name, table in tables.items():
         files += write_table(table, folder / name)
     checkpoints = folder / "checkpoints.parquet"
     report.runs.checkpoints.to_parquet(checkpoints, index=False)
     study = report.runs.study
-    sections = [*_sections(report, tables, pictures), page.provenance(report.runs, list(pictures.values()))]
+    sections = [*study_sections(report, tables, pictures), page.provenance(report.runs, list(pictures.values()))]
     return [*files, checkpoints, *page.write_report(folder, study.name, [study.question.strip()], sections)]
-
-
-def _sections(report: StudyReport, tables: Mapping[str, pd.DataFrame], pictures: Mapping[str, Path]) -> list[Section]:
-    """Return the sections of the page, in a reader's order."""
-    runs, fits = report.runs, report.fits
-    excluded = [f"{r['label']} ({r['cell']}): {r['status']}, {r['reason']}." for r in records(runs.excluded)]
-    return [
-        Section(title="Design", lines=design_sentences(runs, report.views)),
-        Section(title="Losses", tables=[report.summary], pictures=_named(pictures, "scaling", "views", "curves")),
-        _differences(report, _named(pictures, "differences")),
-        Section(
-            title="Scaling laws",
-            lines=[*_not_fitted(report), *([] if fits is None else fit_sentences(fits))],
-            tables=[] if fits is None else [*_named(tables, "estimate_table", "fit_table"), fits.slopes],
-            pictures=_named(pictures, "fits", "surface", "profile", "compute"),
-        ),
-        Section(title="Excluded runs", lines=excluded or ["None."]),
-    ]
-
-
-def _not_fitted(report: StudyReport) -> list[str]:
-    return [f"Not fitted: {LAWS[law]}, which is confounded with {names}." for law, names in report.confounded.items()]
-
-
-def _named(found: Mapping[str, T], *names: str) -> list[T]:
-    return [found[name] for name in names if name in found]
-
-
-def _differences(report: StudyReport, pictures: list[Path]) -> Section:
-    if not len(report.means):
-        return Section(title="Paired differences", lines=[NO_PAIRS])
-    objectives = report.runs.objectives
-    lines = method_sentences(report.means)
-    lines += [line for metric in objectives for line in comparison_sentences(report.means, metric)]
-    means, trends = (table[table["metric"].isin(objectives)] for table in (report.means, report.trends))
-    tables = [difference_table(means), *([trend_table(trends)] if len(trends) else [])]
-    others = [OTHER_METRICS] if len(means) < len(report.means) else []
-    return Section(title="Paired differences", lines=[*lines, *others], tables=tables, pictures=pictures)

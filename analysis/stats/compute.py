@@ -215,7 +215,8 @@ def frontier_law(curve: pd.DataFrame) -> Fit:
     front = frontier_points(curve)
     sizes = front["size"].nunique()
     if sizes < MIN_SIZES:
-        reason = f"{sizes} sizes between the smallest and the largest are on the frontier, {MIN_SIZES} are needed"
+        between = "1 size" if sizes == 1 else f"{sizes} sizes"
+        reason = f"{between} between the smallest and the largest on the frontier, {MIN_SIZES} are needed"
         return refused(FRONTIER[0], [str(curve["variant"].iloc[0])], Refusal.TOO_FEW_SIZES, reason)
     found = fit(front, FRONTIER[0])
     return fit(front, FRONTIER[1]) if found.refusal is Refusal.NO_IRREDUCIBLE_LOSS else found

@@ -6,7 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from lina_lab.analysis.load.geneval_results import TASKS
+from lina_lab.analysis.load.published import published_metrics
 from lina_lab.analysis.paper import COMMAND, PaperConfig, tables
+from lina_lab.analysis.report import paper_studies
 
 from benchmarks.report import NAME, ReportBenchConfig, make_store
 
@@ -91,11 +93,51 @@ def test_a_geneval_file_fills_its_column(tmp_path: Path) -> None:
 def test_the_tables_are_written_in_every_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert COMMAND.main([f"runs={tmp_path}", f"out={tmp_path}"]) == 0
     written = {Path(line).name for line in capsys.readouterr().out.splitlines()}
-    names = ("scaling", "gates", "locality", "placement", "class_conditional", "geneval", "cost")
+    names = ("claims", "scaling", "gates", "locality", "class_conditional", "geneval", "cost")
     assert {f"{name}{ending}" for name in names for ending in (".csv", ".md", ".tex")} <= written
+    assert not any(name.startswith("placement") for name in written)
     text = (tmp_path / "paper/report.md").read_text()
     assert "–" in text
     assert r"\toprule" in (tmp_path / "paper/scaling.tex").read_text()
     assert (tmp_path / "paper/index.html").exists()
     assert COMMAND.main(["nothing=1"]) == 2
     assert "nothing is not a field" in capsys.readouterr().err
+
+
+def test_every_claim_is_judged_from_the_numbers_at_hand(nothing_of_ours: PaperConfig) -> None:
+    table = tables(nothing_of_ours)[0]
+    claims = table.frame.set_index("claim")
+    assert set(claims["judgement"]) == {"supported", "contradicted", "cannot be judged"}
+    assert (claims[["evidence", "interval, or what is missing", "why"]] != "").all(axis=None)
+    attention, image, latency = (claims.iloc[index] for index in range(3))
+    assert attention["judgement"] == "supported"
+    assert "61.2% fewer" in attention["evidence"]
+    assert image["judgement"] == latency["judgement"] == "contradicted"
+    assert "1.8% fewer operations at 256 px" in image["evidence"]
+    assert "LINA 22.08 s, softmax 20.02 s (+10%)" in latency["evidence"]
+    geneval, normalization, convolution, gate = (claims.iloc[index] for index in range(4, 8))
+    assert "±0.025" in geneval["interval, or what is missing"]
+    assert "FID 15.81 against 13.13 at 768" in normalization["evidence"]
+    assert "loss and FID disagree at width 768" in normalization["why"]
+    assert convolution["judgement"] == "supported"
+    assert gate["judgement"] == "cannot be judged"
+    assert "Of 8 claims 2 are supported, 2 contradicted, and 4 cannot be judged" in table.notes[0]
+
+
+def test_a_claim_follows_the_numbers(nothing_of_ours: PaperConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a faster LINA and another saving, the judgements turn."""
+    changed = published_metrics().copy()
+    linear = (changed["metric"] == "image_latency") & (changed["normalization"] != "softmax")
+    changed.loc[linear, "value"] = 10.0
+    changed.loc[changed["metric"] == "flops_reduction", "value"] = 0.9
+    monkeypatch.setattr(paper_studies, "published_metrics", lambda: changed)
+    judged = tables(nothing_of_ours)[0].frame["judgement"]
+    assert list(judged[:3]) == ["contradicted", "contradicted", "supported"]
+
+
+def test_our_studies_stand_in_the_evidence(tmp_path: Path) -> None:
+    make_store(ReportBenchConfig(cells=60, checkpoints=2, max_images=960), tmp_path)
+    claims = tables(PaperConfig(runs=str(tmp_path), scaling=NAME))[0].frame
+    evidence = claims["evidence"].iloc[5]
+    assert f"our study {NAME}, subtraction vs. division (no convolution), size 96: +" in evidence
+    assert "after correction" in evidence

@@ -18,6 +18,7 @@ NORMALIZATION = {"no convolution": (0.00014, -0.00164, -0.00364), "depthwise5": 
 
 def differences() -> pd.DataFrame:
     table = paired_differences(read_published(), TAIL)
+    table = table[table["metric"] == "train/loss"]
     return table.set_index(["treatment", "baseline", "size"])
 
 
@@ -80,7 +81,7 @@ def test_published_figures_are_there() -> None:
 def test_figures_and_report_need_no_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert COMMAND.main(["source=published", f"out={tmp_path}"]) == 0
     folder = tmp_path / "published"
-    for name in ("views", "curves", "differences"):
+    for name in ("views", "curves", "primary", "differences"):
         assert (folder / f"{name}.png").stat().st_size > 10_000
         assert not pd.read_csv(folder / f"{name}.csv").empty
     assert not (folder / "scaling.png").exists()
@@ -88,7 +89,9 @@ def test_figures_and_report_need_no_training(tmp_path: Path, capsys: pytest.Capt
     text = (folder / "report.md").read_text()
     factors = "batch in images, batch in tokens, images seen, images that the average reaches back"
     assert f"iso-step: not a scaling comparison (confounded with size: {factors})" in text
-    assert text.count("One seed per cell: no confidence intervals.") == 1
+    assert text.count("Every cell has one seed, so no difference can be judged against seeds.") == 1
+    assert "Training loss and FID disagree in 1 of 4 differences that have both." in text
+    assert "(15.81 against 13.13)" in text
     assert COMMAND.main([f"out={tmp_path}"]) == 2
     assert COMMAND.main(["source=published", "study=x", f"out={tmp_path}"]) == 2
     assert "name a study with study=NAME, or set source=published" in capsys.readouterr().err

@@ -14,10 +14,12 @@ from lina_lab.analysis import plots
 from lina_lab.analysis.load.runs import StudyRuns
 from lina_lab.analysis.report import figures
 from lina_lab.analysis.report.forest import differences_figure
-from lina_lab.analysis.report.narrative import comparison_sentences, design_sentences
+from lina_lab.analysis.report.narrative import design_sentences
 from lina_lab.analysis.report.study_report import analyze_study
 from lina_lab.analysis.report.tables import rounded, summary_table, write_table
-from lina_lab.analysis.stats.paired import mean_differences, paired_differences
+from lina_lab.analysis.stats.paired import paired_differences
+from lina_lab.analysis.stats.verdicts import exploratory
+from matplotlib.figure import Figure
 from mlflow import MlflowClient
 
 from lina_lab.records.runstore import quiet_logs
@@ -75,13 +77,13 @@ def test_report_has_results_and_excluded_runs(
     assert "Is the truth found?" in text
     loses, wins = "subtraction vs. division (no convolution)", "depthwise vs. no convolution (division)"
     lines = text.splitlines()
-    assert f"- {loses}: validation loss (EMA) higher at 2 of 2 sizes (3 seeds)." in lines
-    assert f"- {wins}: validation loss (EMA) lower at 2 of 2 sizes (3 seeds)." in lines
+    assert f"- {loses}: higher at 16 and 32." in lines
+    assert f"- {wins}: lower at 16 and 32." in lines
     row = next(line for line in lines if line.startswith(f"| {loses}"))
-    assert [cell.strip() for cell in row.split("|")[2:4]] == ["16", "validation loss (EMA)"]
+    assert [cell.strip() for cell in row.split("|")[2:4]] == ["difference", "16"]
     assert float(row.split("|")[4]) == pytest.approx(0.03, abs=0.002)
-    rises = next(line for line in lines if line.startswith(f"| {loses}") and " 16 |" in line and " 32 |" in line)
-    assert float(rises.split("|")[5]) == pytest.approx(0.02, abs=0.002)
+    rises = next(line for line in lines if line.startswith(f"| {loses}") and " 16 to 32 " in line)
+    assert float(rises.split("|")[4]) == pytest.approx(0.02, abs=0.002)
     assert "division none 16 seed 3 (abc): failed, RuntimeError: planted" in text
     assert all((tmp_path / "planted" / name).exists() for name in re.findall(r"!\[.*?\]\((.*?)\)", text))
 
@@ -90,37 +92,33 @@ def test_a_shape_that_changes_with_size_is_reported_and_does_not_forbid_a_law(pl
     runs = planted(subtraction_is_worse)
     heads = runs.cells.assign(**{"channels of a head": runs.cells["size"] // 2, "heads": 2})
     report = analyze_study(replace(runs, cells=heads))
-    equal, shape, laws = design_sentences(report.runs, report.views)
+    equal, shape, laws, _ = design_sentences(report.runs, report.views)
     assert equal == "Equal for all cells: heads (2)."
     assert shape == "Change with size in the model's shape: channels of a head (8 at 16, 16 at 32)."
     assert laws.startswith("No factor of training confounds a law in size at the end of training, a law in size")
     assert report.fits is not None
 
 
-def test_a_comparison_has_one_sentence_with_its_number_of_seeds(planted: Planted) -> None:
-    runs = planted(subtraction_is_worse)
-    lines = comparison_sentences(mean_differences(paired_differences(runs)), "val/loss_ema")
-    assert "subtraction vs. division (no convolution): validation loss (EMA) higher at 2 of 2 sizes (3 seeds)." in lines
-    assert len(lines) == 4
-    nothing = planted(lambda *_: 0.0, own_noise=0.0)
-    nothing.history["value"] += np.random.default_rng(0).normal(0, 1e-3, len(nothing.history))
-    lines = comparison_sentences(mean_differences(paired_differences(nothing)), "val/loss_ema")
-    assert any("undecided at" in line and "the interval includes zero" in line for line in lines)
-
-
 def test_report_of_one_seed_says_that_there_is_no_interval(
     planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, text = written(planted(subtraction_is_worse, seeds=1), tmp_path, monkeypatch)
-    assert text.count("One seed per cell: no confidence intervals.") == 1
+    assert text.count("Every cell has one seed, so no difference can be judged against seeds.") == 1
+    assert "deviation needed" in text
+    assert "not resolved" not in text
+    assert "undecided" not in text.partition("<details>")[0]
     assert "lower at" not in text
     assert "95% CI low" not in text
     assert not re.search(r"\bnan\b", text)
 
 
+def forest(runs: StudyRuns, *metrics: str) -> tuple[Figure, pd.DataFrame]:
+    return differences_figure(runs, paired_differences(runs), exploratory(runs), metrics)
+
+
 def test_many_seeds_are_drawn_as_a_band(planted: Planted) -> None:
     runs = planted(subtraction_is_worse, seeds=figures.MAX_LINES + 1)
-    for figure, _ in (figures.curves_figure(runs), differences_figure(runs, paired_differences(runs))):
+    for figure, _ in (figures.curves_figure(runs), forest(runs, "val/loss_ema")):
         assert all(axes.collections for axes in figure.axes)
         assert all(len(axes.lines) < 3 * figures.MAX_LINES for axes in figure.axes)
     plt.close("all")
@@ -129,8 +127,13 @@ def test_many_seeds_are_drawn_as_a_band(planted: Planted) -> None:
 def test_every_seed_is_in_the_scaling_figure(planted: Planted) -> None:
     runs = planted(subtraction_is_worse)
     figure, numbers = figures.scaling_figure(runs)
-    drawn = [tuple(p) for line in figure.axes[0].lines if line.get_linestyle() == "None" for p in line.get_xydata()]
-    assert sorted(drawn) == sorted(zip(runs.cells["parameters"], runs.cells["val/loss_ema"], strict=True))
+    lines = [line for line in figure.axes[0].lines if line.get_linestyle() == "None"]
+    drawn = np.concatenate([line.get_ydata() for line in lines])
+    assert sorted(drawn) == sorted(runs.cells["val/loss_ema"])
+    # Variants of one size stand beside each other, nearer to their own size than to the next.
+    places = [tuple(line.get_xdata()) for line in lines]
+    assert len(set(places)) == len(runs.variants)
+    assert all(abs(np.log(x / size)).min() < np.log(4) / 3 for p in places for x, size in [(np.array(p[:1]), 256.0)])
     assert len(numbers) == len(runs.cells)
     plt.close(figure)
 
@@ -138,10 +141,12 @@ def test_every_seed_is_in_the_scaling_figure(planted: Planted) -> None:
 def test_curves_and_differences_have_their_panels(planted: Planted) -> None:
     runs = planted(subtraction_is_worse)
     curves, _ = figures.curves_figure(runs)
-    assert [axes.get_title() for axes in curves.axes] == ["size 16", "size 32"]
-    differences, numbers = differences_figure(runs, paired_differences(runs))
-    assert [axes.get_title() for axes in differences.axes] == ["Δ validation loss (EMA)", "Δ training loss"]
-    rows = [label.get_text() for label in differences.axes[0].get_yticklabels()]
+    assert [axes.get_title() for axes in curves.axes] == ["size 16", "size 32", "", ""]
+    assert curves.axes[2].get_ylabel() == "minus the first variant"
+    differences, numbers = forest(runs, "val/loss_ema", "train/loss")
+    names = ["difference in validation loss (EMA)", "difference in training loss"]
+    assert [axes.get_xlabel() for axes in differences.axes] == names
+    rows = [label.get_text().removesuffix(" *") for label in differences.axes[0].get_yticklabels()]
     assert rows[:3] == ["subtraction vs. division (no convolution)", "size 16", "size 32"]
     assert len(rows) == 4 * 3
     assert set(numbers["metric"]) == {"train/loss", "val/loss_ema"}

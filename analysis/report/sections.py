@@ -1,0 +1,108 @@
+"""The sections of a study's page in a reader's order: the answer first, everything that qualifies it folded."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import pandas as pd
+
+from lina_lab.config.factors import LAWS, LawKind
+from lina_lab.decisions.tuning import ChoiceStatus
+
+from ..stats.paired import mean_differences
+from .answer import answer_sentences
+from .fit_narrative import compact, fit_sentences, multiplier_sentences
+from .narrative import NOT_TUNED, agreement_sentences, design_sentences, excluded_sentences
+from .page import Section
+from .study_report import StudyReport
+from .tables import count
+
+T = TypeVar("T")
+TUNED = (
+    "Each value was chosen on seeds that the study does not use otherwise. Regret: what the choice may give away, at "
+    "most (95%), in units of the objective."
+)
+
+
+def study_sections(
+    report: StudyReport, tables: Mapping[str, pd.DataFrame], pictures: Mapping[str, Path]
+) -> list[Section]:
+    """Return the sections of the page but its provenance.
+
+    Args:
+        report: the results.
+        tables: name -> table, see `study_report.study_tables`.
+        pictures: name -> file, see `study_report.study_figures`.
+    """
+    runs, table, means = report.runs, report.exploratory, mean_differences(report.differences)
+    confounds = bool(report.confounded)
+    excluded = excluded_sentences(runs, report.diverged)
+    number = len(runs.excluded)
+    return [
+        Section(
+            title="Answer",
+            lines=[*answer_sentences(runs, report.verdict, table), *agreement_sentences(runs, means)],
+            pictures=_named(pictures, "primary"),
+            tables=_named(tables, "primary_table"),
+        ),
+        _tuned(report, tables),
+        Section(
+            title=f"Design and audit{': confounded with size' if confounds else ''}",
+            lines=design_sentences(runs, report.views),
+            folded=True,
+        ),
+        _laws(report, tables, pictures),
+        _multipliers(report, tables, pictures),
+        Section(
+            title="Other metrics",
+            pictures=_named(pictures, "differences"),
+            tables=_named(tables, "difference_table"),
+            folded=True,
+        ),
+        Section(
+            title="Losses and training curves",
+            pictures=_named(pictures, "scaling", "views", "curves"),
+            tables=_named(tables, "table"),
+            folded=True,
+        ),
+        Section(title=f"Excluded: {count(number, 'run')}", lines=excluded, folded=True),
+    ]
+
+
+def _tuned(report: StudyReport, tables: Mapping[str, pd.DataFrame]) -> Section:
+    if report.tuned is None:
+        return Section(title="Rates were not tuned", lines=[NOT_TUNED], folded=True)
+    open_ends = int((report.tuned["status"] != ChoiceStatus.OK).sum())
+    title = f"Tuned rates{f': {open_ends} without an optimum' if open_ends else ''}"
+    return Section(title=title, lines=[TUNED], tables=_named(tables, "tuned_table"), folded=True)
+
+
+def _laws(report: StudyReport, tables: Mapping[str, pd.DataFrame], pictures: Mapping[str, Path]) -> Section:
+    lines = [
+        f"Not fitted, because it is confounded with size (see the audit): {LAWS[law]}." for law in report.confounded
+    ]
+    estimates = [compact(table, multipliers=False) for table in _named(tables, "estimate_table")]
+    return Section(
+        title="Scaling laws" if len(report.confounded) < len(LawKind) else "No scaling law is fitted",
+        lines=[*lines, *([] if report.fits is None else fit_sentences(report.fits))],
+        tables=[*estimates, *_named(tables, "fit_table", "slope_table")],
+        pictures=_named(pictures, "fits", "surface", "profile", "compute"),
+        folded=True,
+    )
+
+
+def _multipliers(report: StudyReport, tables: Mapping[str, pd.DataFrame], pictures: Mapping[str, Path]) -> Section:
+    if report.fits is None or not report.fits.multipliers:
+        return Section(title="Multipliers")
+    worth = [compact(table, multipliers=True) for table in _named(tables, "estimate_table")]
+    return Section(
+        title="Multipliers: what a variant is worth",
+        lines=multiplier_sentences(report.fits, report.verdict),
+        tables=worth,
+        pictures=_named(pictures, "multipliers"),
+        folded=True,
+    )
+
+
+def _named(found: Mapping[str, T], *names: str) -> list[T]:
+    return [found[name] for name in names if name in found]
