@@ -101,8 +101,8 @@ def test_a_law_is_refused_only_where_something_else_explains_it(tiny: Any, plant
         assert not allowed
         return
     fitted = {
-        LawKind.SIZE: bool(fits.shared.attempts),
-        LawKind.SIZE_AND_DATA: bool(fits.surface.attempts),
+        LawKind.SIZE: fits.shared is not None,
+        LawKind.SIZE_AND_DATA: fits.surface is not None,
         LawKind.COMPUTE: fits.compute is not None,
     }
     assert {law for law, done in fitted.items() if done} == allowed
