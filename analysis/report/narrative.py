@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from lina_lab.config.factors import PAIRING
-
 from ..load.runs import StudyRuns
 from ..stats.agreement import metric_agreement
 from ..stats.budgets import BudgetView, audit_runs
@@ -20,7 +18,7 @@ NOT_TUNED = (
 
 def design_sentences(runs: StudyRuns, views: Sequence[BudgetView]) -> list[str]:
     """Return the audit that `lina plan` prints too, and what each equal budget may claim where it is confounded."""
-    lines = [*audit_runs(runs).sentences(), PAIRING]
+    lines = audit_runs(runs).sentences()
     return [*lines, *(f"{view.title}." for view in views if not all(each.isolates_size for each in views))]
 
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import pandas as pd
 
-from lina_lab.config.factors import LAWS, LawKind
+from lina_lab.config.factors import LAWS, PAIRING, LawKind
 from lina_lab.decisions.tuning import ChoiceStatus
 
 from ..stats.paired import mean_differences
@@ -48,7 +48,7 @@ def study_sections(
         _tuned(report, tables),
         Section(
             title=f"Design and audit{': confounded with size' if confounds else ''}",
-            lines=design_sentences(runs, report.views),
+            lines=[*design_sentences(runs, report.views), PAIRING],
             folded=True,
         ),
         _laws(report, tables, pictures),

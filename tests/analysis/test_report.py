@@ -92,7 +92,7 @@ def test_a_shape_that_changes_with_size_is_reported_and_does_not_forbid_a_law(pl
     runs = planted(subtraction_is_worse)
     heads = runs.cells.assign(**{"channels of a head": runs.cells["size"] // 2, "heads": 2})
     report = analyze_study(replace(runs, cells=heads))
-    equal, shape, laws, _ = design_sentences(report.runs, report.views)
+    equal, shape, laws = design_sentences(report.runs, report.views)
     assert equal == "Equal for all cells: heads (2)."
     assert shape == "Change with size in the model's shape: channels of a head (8 at 16, 16 at 32)."
     assert laws.startswith("No factor of training confounds a law in size at the end of training, a law in size")
