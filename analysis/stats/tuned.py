@@ -9,7 +9,7 @@ import pandas as pd
 
 from lina_lab.config import ContrastTerm
 from lina_lab.decisions.sequential import MeanInterval
-from lina_lab.decisions.tuning import Choice, ChoiceStatus, choose, widened
+from lina_lab.decisions.tuning import Choice, ChoiceStatus, choose_all, widened
 from lina_lab.records.status import CellStatus
 
 from ..load.runs import StudyRuns
@@ -35,17 +35,25 @@ def choices(runs: StudyRuns) -> tuple[TunedRate, ...]:
     """Return the choice for each variant and size that was tuned, by the rule that the study itself follows."""
     seeds, direction = runs.study.tuning.seeds, runs.study.objectives[0].direction
     rank = {name: index for names in (runs.variants, runs.sizes) for index, name in enumerate(names)}
-    found = []
-    for (variant, size, field), group in runs.tuning.groupby(["variant", "size", "field"]):
-        losses = group["objective"].where(group["state"] != CellStatus.DIVERGED, math.inf)
-        by_value: dict[float, dict[int, float]] = {}
-        for value, seed, loss in zip(group["value"], group["seed"], losses, strict=True):
-            by_value.setdefault(float(value), {})[int(seed)] = float(loss)
-        tried = {value: tuple(by_value[value].get(seed, math.nan) for seed in seeds) for value in sorted(by_value)}
-        choice = choose(tried, direction) if len(tried) > 1 else Choice(None, ChoiceStatus.INCOMPLETE)
-        found.append(TunedRate(variant=str(variant), size=size, field=str(field), choice=choice, tried=tried))
+    groups = list(runs.tuning.groupby(["variant", "size", "field"]))
+    tables = [_tried(group, seeds) for _, group in groups]
+    whole = all(len(tried) > 1 for tried in tables)
+    chosen = choose_all(tables, direction) if whole else [Choice(None, ChoiceStatus.INCOMPLETE)] * len(tables)
+    found = [
+        TunedRate(variant=str(variant), size=size, field=str(field), choice=choice, tried=tried)
+        for ((variant, size, field), _), choice, tried in zip(groups, chosen, tables, strict=True)
+    ]
     last = len(rank)
     return tuple(sorted(found, key=lambda one: (rank.get(one.variant, last), rank.get(one.size, last))))
+
+
+def _tried(group: pd.DataFrame, seeds: Sequence[int]) -> dict[float, tuple[float, ...]]:
+    """Value -> the objective of each seed; infinite where it diverged, NaN where it is missing."""
+    losses = group["objective"].where(group["state"] != CellStatus.DIVERGED, math.inf)
+    found: dict[float, dict[int, float]] = {}
+    for value, seed, loss in zip(group["value"], group["seed"], losses, strict=True):
+        found.setdefault(float(value), {})[int(seed)] = float(loss)
+    return {value: tuple(found[value].get(seed, math.nan) for seed in seeds) for value in sorted(found)}
 
 
 def choice_at(found: Sequence[TunedRate], variant: str, size: Any, sizes: Sequence[Any]) -> TunedRate | None:

@@ -65,7 +65,35 @@ class Choice:
     """Seeds of the best value tried."""
 
 
-def choose(losses: Mapping[float, Sequence[float]], direction: Direction = "minimize") -> Choice:
+@dataclass(frozen=True)
+class Noise:
+    """Noise of one training over seeds, when what all values of a seed share is taken off."""
+
+    squares: float
+    """Sum of squared residuals."""
+    freedom: int
+    """Their degrees of freedom."""
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation; NaN without degrees of freedom."""
+        return sqrt(self.squares / self.freedom) if self.freedom > 0 else nan
+
+
+def choose_all(tables: Sequence[Mapping[float, Sequence[float]]], direction: Direction = "minimize") -> list[Choice]:
+    """Choose for several variants and sizes, see `choose`, with the noise pooled over them.
+
+    Each has few seeds, so its own estimate of the noise is poor, and its regret wide. Variants are trained on the same
+    data for as long, which makes their noise alike.
+    """
+    own = [_noise(*_table(losses, direction)) for losses in tables]
+    pooled = Noise(sum(one.squares for one in own), sum(one.freedom for one in own))
+    return [choose(losses, direction, pooled if pooled.freedom > 0 else None) for losses in tables]
+
+
+def choose(
+    losses: Mapping[float, Sequence[float]], direction: Direction = "minimize", noise: Noise | None = None
+) -> Choice:
     """Choose the value of a tuned field.
 
     The best value tried is the one with the smallest mean over seeds. Through it and its neighbors, two on each side, a
@@ -83,6 +111,7 @@ def choose(losses: Mapping[float, Sequence[float]], direction: Direction = "mini
             which is worse than any number in either direction. NaN: not trained, for example given up by racing; such a
             value is compared on the seeds that it has, and cannot be the best.
         direction: whether small or large objectives are good.
+        noise: noise of the losses; None: it is estimated from them.
 
     Raises:
         ValueError: fewer than two values, values that are not positive and finite, or values with different numbers of
@@ -99,7 +128,7 @@ def choose(losses: Mapping[float, Sequence[float]], direction: Direction = "mini
     if best in (0, len(values) - 1):
         status = ChoiceStatus.EDGE_LOW if best == 0 else ChoiceStatus.EDGE_HIGH
         return Choice(tried, status, seeds=seeds)
-    choice = _minimum(values, table, best) or Choice(tried, ChoiceStatus.OK, regret=_tried_regret(table, best))
+    choice = _minimum(values, table, best, noise) or Choice(tried, ChoiceStatus.OK, regret=_tried_regret(table, best))
     curvature = choice.curvature if direction == "minimize" else -choice.curvature
     return replace(choice, curvature=curvature, seeds=seeds)
 
@@ -163,17 +192,43 @@ def _table(losses: Mapping[float, Sequence[float]], direction: Direction) -> tup
     return values, table
 
 
-def _minimum(values: Floats, table: Floats, best: int) -> Choice | None:
-    """The choice by the fitted curve; None if a next neighbor diverged or the parabola opens downwards."""
+def _near(values: Floats, table: Floats, best: int) -> tuple[Floats, Floats] | None:
+    """Logarithms of the values that the curve is fitted to, and their losses; None if a next neighbor diverged."""
     if np.isinf(table[best - 1 : best + 2]).any():
         return None
     x = np.log(values / values[best])
     near = (np.abs(np.arange(len(x)) - best) <= NEIGHBORS) | (np.abs(x) <= NEIGHBORS * log(RATIO) + 1e-9)
     near &= ~np.isinf(table).any(axis=1)
-    curve = _fitted(x[near], table[near])
-    if curve is None:
+    return x[near], table[near]
+
+
+def _noise(values: Floats, table: Floats) -> Noise:
+    """The noise around a curve through the best value and its neighbors; none where they allow no curve."""
+    means = np.where(np.isnan(table).any(axis=1), inf, table.mean(axis=1))
+    best = int(np.argmin(means))
+    near = None if best in (0, len(values) - 1) else _near(values, table, best)
+    return Noise(0.0, 0) if near is None else _residuals(*near)
+
+
+def _residuals(x: Floats, table: Floats) -> Noise:
+    """The noise from a cubic curve where it leaves residuals, so that skewness does not count as noise."""
+    point, seed = np.nonzero(~np.isnan(table))
+    loss = table[point, seed]
+    offsets = (seed[:, None] == np.arange(table.shape[1])).astype(float)
+    powers = 3 if len(x) > 3 and len(loss) > 3 + table.shape[1] else 2
+    design = np.column_stack([_powers(x[point])[:, :powers], offsets])
+    residuals = loss - design @ np.linalg.lstsq(design, loss, rcond=None)[0]
+    return Noise(float(residuals @ residuals), max(0, len(loss) - design.shape[1]))
+
+
+def _minimum(values: Floats, table: Floats, best: int, noise: Noise | None) -> Choice | None:
+    """The choice by the fitted curve; None if a next neighbor diverged or the parabola opens downwards."""
+    near = _near(values, table, best)
+    curve = None if near is None else _fitted(*near, noise)
+    if near is None or curve is None:
         return None
-    lowest, highest = float(x[near][0]), float(x[near][-1])
+    x = np.log(values / values[best])
+    lowest, highest = float(near[0][0]), float(near[0][-1])
     places = np.linspace(max(lowest, min(x[best - 1], -log(RATIO))), min(highest, max(x[best + 1], log(RATIO))), 1001)
     value = _rounded(values[best] * exp(places[np.argmin(_powers(places) @ curve.coefficients)]))
     chosen = log(value / values[best])
@@ -196,7 +251,7 @@ class _Curve:
     """Of Student's t for a two-sided 95%."""
 
 
-def _fitted(x: Floats, table: Floats) -> _Curve | None:
+def _fitted(x: Floats, table: Floats, noise: Noise | None) -> _Curve | None:
     """Fit a parabola with small higher powers to losses (values, seeds), NaN where missing; None if it opens down."""
     point, seed = np.nonzero(~np.isnan(table))
     loss = table[point, seed]
@@ -205,14 +260,10 @@ def _fitted(x: Floats, table: Floats) -> _Curve | None:
     plain = np.linalg.lstsq(parabola, loss, rcond=None)[0]
     if plain[1] <= 0:
         return None
-    # The noise: from a cubic curve where it leaves residuals, so that skewness does not count as noise.
-    cubic = np.column_stack([_powers(x[point])[:, :3], offsets])
-    full = cubic if len(x) > 3 and len(loss) > cubic.shape[1] else parabola
-    freedom = len(loss) - full.shape[1]
-    if freedom < 1:
+    noise = noise or _residuals(x, table)
+    if noise.freedom < 1:
         return _Curve(np.array([plain[0], plain[1], 0.0, 0.0]), np.full((4, 4), nan), nan)
-    residuals = loss - full @ np.linalg.lstsq(full, loss, rcond=None)[0]
-    deviation = max(sqrt(residuals @ residuals / freedom), 1e-9 * float(np.ptp(loss)))
+    deviation = max(noise.deviation, 1e-9 * float(np.ptp(loss)))
     # Normal priors of the higher powers, as two more observations of the value 0.
     design = np.column_stack([_powers(x[point]), offsets])
     priors = np.zeros((2, design.shape[1]))
@@ -220,7 +271,7 @@ def _fitted(x: Floats, table: Floats) -> _Curve | None:
     rows = np.vstack([design, priors])
     coefficients = np.linalg.lstsq(rows, np.append(loss, [0.0, 0.0]), rcond=None)[0]
     covariance = deviation**2 * np.linalg.pinv(rows.T @ rows)
-    return _Curve(coefficients[:4], covariance[:4, :4], float(stdtrit(freedom, 0.975)))
+    return _Curve(coefficients[:4], covariance[:4, :4], float(stdtrit(noise.freedom, 0.975)))
 
 
 def _powers(x: Floats) -> Floats:

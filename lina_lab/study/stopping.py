@@ -133,7 +133,7 @@ def _met(until: UntilConfig, interval: MeanInterval, outcome: Outcome) -> bool:
 
 
 def _fresh_seeds(plan: Plan) -> Iterator[int]:
-    """Seeds to add, in their order: numbers from 0 that the study uses for nothing else."""
+    """Seeds to add, in their order: numbers after the study's largest seed that it uses for nothing else."""
     study = plan.study
     used = {*study.seeds, *study.tuning.seeds, *(seed for own in study.seeds_at_size.values() for seed in own)}
-    return (seed for seed in count() if seed not in used)
+    return (seed for seed in count(max(study.seeds) + 1) if seed not in used)

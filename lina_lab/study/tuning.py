@@ -12,7 +12,7 @@ from math import inf, isinf, isnan, nan
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lina_lab.config.verdict import RACING_SEEDS
-from lina_lab.decisions.tuning import Choice, ChoiceStatus, choose, extended
+from lina_lab.decisions.tuning import Choice, ChoiceStatus, choose, choose_all, extended
 from lina_lab.records.status import CellStatus, Phase
 from lina_lab.study.grid import Cell, Plan
 
@@ -101,7 +101,23 @@ def tune(plan: Plan, states: States) -> tuple[Tuned, ...]:
     Raises:
         ValueError: the plan has none of the sizes that are to be tuned for a variant.
     """
-    return tuple(_tune(plan, plan.points[index], states) for index in dict.fromkeys(_sources(plan)))
+    name, values = next(iter(plan.study.tune.items()))
+    pairs = [_Pair(plan, plan.points[index], name, states) for index in dict.fromkeys(_sources(plan))]
+    choices = [_decide(pair, sorted(set(values))) for pair in pairs]
+    if None not in choices:
+        # All have ended: now each is judged by the noise of all.
+        choices = list(choose_all([pair.losses for pair in pairs], pairs[0].direction))
+    return tuple(
+        Tuned(
+            point=pair.point,
+            name=plan.point_name(pair.point),
+            field=name,
+            tried=tuple(pair.losses),
+            cells=tuple(pair.cells.values()),
+            choice=choice,
+        )
+        for pair, choice in zip(pairs, choices, strict=True)
+    )
 
 
 def tuned_at(plan: Plan, tuned: Sequence[Tuned]) -> TunedAt:
@@ -152,20 +168,6 @@ def _sources(plan: Plan) -> list[int]:
         min(sources[variant], key=lambda index: (abs(places[index] - place), places[index]))
         for variant, place in zip(variants, places, strict=True)
     ]
-
-
-def _tune(plan: Plan, point: dict[str, Any], states: States) -> Tuned:
-    name, values = next(iter(plan.study.tune.items()))
-    pair = _Pair(plan, point, name, states)
-    choice = _decide(pair, sorted(set(values)))
-    return Tuned(
-        point=point,
-        name=plan.point_name(point),
-        field=name,
-        tried=tuple(pair.losses),
-        cells=tuple(pair.cells.values()),
-        choice=choice,
-    )
 
 
 @dataclass

@@ -285,7 +285,7 @@ def test_seeds_are_added_to_the_primary_comparison_until_it_is_answered(
     assert plan.look is not None
     assert plan.look.enough
     assert plan.look.trained == trained
-    expected = [5, 0, 1, 2, 3, 4, 6, 7, 8][:trained]
+    expected = [5, 0, 1, 6, 7, 8, 9, 10, 11][:trained]
     assert seeds(plan, normalization="subtraction", dim=16) == expected
     assert seeds(plan, normalization="division", dim=16) == expected
     assert seeds(plan, normalization="division", dim=8) == [5, 0, 1]
