@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STUDY ?= normalization_scaling
+WORKERS ?= 2
 # torchmetrics imports transformers wherever it is installed, which adds seconds to the start of every process. So it
 # lies in a folder of its own, for the tests of text encoders.
 TEXT := $(VENV)/text
@@ -26,8 +27,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $(TEXT) transformers tokenizers typer shellingham
 	touch $@
 
-study: setup  ## run a study (STUDY=normalization_scaling) and draw its figures
-	$(BIN)/lina run study=$(STUDY)
+# One thread for each worker: another number would round differently, and gains little at these sizes.
+study: setup  ## run a study (STUDY=normalization_scaling, WORKERS=2) and draw its figures
+	OMP_NUM_THREADS=1 $(BIN)/lina run study=$(STUDY) workers=$(WORKERS)
 	$(BIN)/lina plots study=$(STUDY)
 	@echo
 	@echo "report:  reports/$(STUDY)/report.md, with its figures and tables"

@@ -12,7 +12,17 @@ from mlflow.entities import Run
 from lina_lab.config import StudyConfig, TrialConfig, current_name, from_stored
 from lina_lab.config.factors import FACTORS
 from lina_lab.model import count
-from lina_lab.records.runstore import AXES, CELL, ERROR, EVALUATION, IMAGES_PER_SECOND, SEED, STATUS, TRAIN_LOSS
+from lina_lab.records.runstore import (
+    AXES,
+    CELL,
+    ERROR,
+    EVALUATION,
+    IMAGES_PER_SECOND,
+    SEED,
+    STATUS,
+    THREADS,
+    TRAIN_LOSS,
+)
 from lina_lab.records.status import CellStatus
 from lina_lab.util.nested import flatten
 
@@ -25,7 +35,7 @@ KEYS = ["cell", "variant", "size", "seed"]
 """Columns that identify a cell; `variant` names its value of each axis but the size's."""
 TUNING = [*KEYS, "field", "value", "objective", "state"]
 """Columns of a tuning cell: KEYS, the tuned field and its value, the main objective, and how the cell ended."""
-MEASURED = (IMAGES_PER_SECOND, "fit_seconds", "peak_memory_mib")
+MEASURED = (IMAGES_PER_SECOND, "fit_seconds", "peak_memory_mib", THREADS)
 
 
 def cell_rows(runs: Sequence[Run], study: StudyConfig) -> pd.DataFrame:

@@ -13,6 +13,8 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from lina_lab.records.runstore import THREADS
+
 from ..load.runs import StudyRuns
 from .tables import count, markdown, records, rounded
 
@@ -106,11 +108,21 @@ def _marked_down(section: Section) -> list[str]:
 def provenance(runs: StudyRuns, pictures: Sequence[Path]) -> Section:
     """Return the section on the code that trained the cells, packages, and hashes of the pictures' numbers."""
     lines = [f"{count(row['cells'], 'cell')}: {_origin(row)}." for row in records(runs.source)]
-    lines += versions().lines
+    lines += [*_threads(runs), *versions().lines]
     for picture in pictures:
         numbers = picture.with_suffix(".csv")
         lines.append(f"{numbers.name}: SHA-256 {hashlib.sha256(numbers.read_bytes()).hexdigest()}")
     return Section(title="Provenance", lines=lines, folded=True)
+
+
+def _threads(runs: StudyRuns) -> list[str]:
+    """Say with how many threads cells were trained: rounding depends on it, and so do losses."""
+    if THREADS not in runs.cells or runs.cells[THREADS].isna().all():
+        return []
+    counts = runs.cells[THREADS].dropna().astype(int).value_counts().sort_index()
+    cells = ", ".join(f"{threads} ({count(number, 'cell')})" for threads, number in counts.items())
+    mixed = "; rounding differs between them, so their losses may too" if len(counts) > 1 else ""
+    return [f"Threads of a process: {cells}{mixed}."]
 
 
 def _origin(row: Mapping[str, str]) -> str:

@@ -41,6 +41,9 @@ class TrialResult:
     """Largest resident memory of the process during the last attempt, including what it held before."""
     ranks: int = 1
     """Processes that trained it together in the last attempt."""
+    threads: int | None = None
+    """Threads of each process. Their number changes the order of sums, and with it the rounding; None in records of
+    earlier versions."""
     step_seconds: float = 0.0
     """Mean time of an optimizer step in the last attempt, data loading included."""
     data_seconds: float = 0.0

@@ -41,6 +41,7 @@ TRAIN_LOSS: Final = "train/loss"
 EVALUATION: Final = "eval/"
 """Prefix of the metrics of generated images."""
 IMAGES_PER_SECOND: Final = "images_per_second"
+THREADS: Final = "wall/threads"
 
 
 @dataclass(frozen=True, kw_only=True)

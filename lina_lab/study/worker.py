@@ -12,7 +12,7 @@ from lina_lab.launch.contract import Launch, Launcher
 from lina_lab.records.files import CANCEL_FILE, ERROR_FILE, PICTURE_FILE
 from lina_lab.records.record import Record, begin_attempt, read_record, write_config, write_record
 from lina_lab.records.result import Progress, TrialResult
-from lina_lab.records.runstore import TrackingRun
+from lina_lab.records.runstore import THREADS, TrackingRun
 from lina_lab.records.status import CELL_STATUS, CellStatus
 from lina_lab.study.cells import open_cells
 from lina_lab.study.display import PlainDisplay
@@ -33,6 +33,7 @@ PLAIN_NUMBERS = ("parameters", "trainable_parameters", "images_per_second", "fit
 NUMBERS = {
     **{name: name for name in PLAIN_NUMBERS},
     # MLflow lists metrics by name: these come after the losses.
+    THREADS: "threads",
     **{f"wall/{name}": name for name in ("ranks", "step_seconds", "data_seconds", "communication_seconds")},
 }
 """Metric of a cell's run -> field of the result, which is None where it was not measured."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback
 
@@ -140,6 +141,7 @@ def run_trial(
         fit_seconds=seconds,
         peak_memory_mib=peak_memory_mib(),
         ranks=resources.world_size,
+        threads=torch.get_num_threads(),
         step_seconds=profiler.step_seconds * resources.accumulate_grad_batches,
         data_seconds=profiler.data_seconds * resources.accumulate_grad_batches,
         communication_seconds=communication.seconds,
