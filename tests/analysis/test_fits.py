@@ -17,8 +17,9 @@ from lina_lab.analysis.stats import compute, fit, irreducible
 from lina_lab.analysis.stats.irreducible import EStatus
 from lina_lab.analysis.stats.paired import holm
 from lina_lab.analysis.stats.status import Refusal
-from lina_lab.analysis.stats.study_fits import COMPUTE, SIZE, SIZE_AND_DATA, StudyFits, fit_study
+from lina_lab.analysis.stats.study_fits import StudyFits, fit_study
 
+from lina_lab.config.factors import LawKind
 from tests.analysis.test_compare import subtraction_is_worse
 
 Planted = Callable[..., StudyRuns]
@@ -110,7 +111,7 @@ def test_seeds_that_are_not_whole_are_left_out_and_counted(planted: Planted) -> 
 
 def test_a_law_that_is_confounded_is_not_fitted(planted: Planted) -> None:
     runs = of_a_law(planted)
-    fits = fit_study(runs, {SIZE: "images", SIZE_AND_DATA: "batch", COMPUTE: "batch"})
+    fits = fit_study(runs, {LawKind.SIZE: "images", LawKind.SIZE_AND_DATA: "batch", LawKind.COMPUTE: "batch"})
     assert fits.shared is fits.own is fits.surface is fits.compute is None
     assert not fits.forms
     assert not fits.multipliers
