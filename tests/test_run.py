@@ -172,11 +172,11 @@ def test_an_unknown_scale_is_refused(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_value_on_the_command_line_fixes_its_axis() -> None:
-    plan, *_ = composed("study=normalization_scaling", "model.dim=96", "trainer.max_images=200000", "seed=7")
+    plan, *_ = composed("study=kv_gate", "model.dim=96", "trainer.max_images=200000", "seed=7")
     assert {cell.config.model.dim for cell in plan.cells} == {96}
     assert {cell.config.seed for cell in plan.cells} == {7}
     assert {cell.config.trainer.max_images for cell in plan.cells} == {200_000}
-    assert len(plan.cells) == 4
+    assert len(plan.cells) == 9
 
 
 AXIS = "'study.axes.convolution={model.attention.conv:[none,depthwise]}'"
@@ -272,7 +272,7 @@ def test_an_earlier_name_of_a_field_is_refused_with_today_s(
 
 
 def test_a_preset_fixes_the_size() -> None:
-    plan, *_ = composed("study=normalization_scaling", "size=cpu48")
+    plan, *_ = composed("study=kv_gate", "size=cpu48")
     assert {(cell.config.model.dim, cell.config.model.num_heads) for cell in plan.cells} == {(48, 4)}
 
 
@@ -283,8 +283,8 @@ def test_a_data_set_is_chosen_by_its_name() -> None:
 
 
 def test_a_section_on_the_command_line_fixes_its_fields() -> None:
-    plan, *_ = composed("study=normalization_scaling", "model={dim:24}", "model.attention={conv:none}")
-    assert {(cell.config.model.dim, cell.config.model.attention.conv) for cell in plan.cells} == {(24, "none")}
+    plan, *_ = composed("study=kv_gate", "model={dim:24}", "model.attention={gate:none}")
+    assert {(cell.config.model.dim, cell.config.model.attention.gate) for cell in plan.cells} == {(24, "none")}
 
 
 def test_a_plan_of_jobs_without_their_environment_is_one_sentence(

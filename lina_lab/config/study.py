@@ -201,6 +201,8 @@ class StudyConfig(Checked):
                 yield f"primary.at: {axis} is not another axis that makes variants"
             else:
                 wanted[axis] = (value,)
+        if self.primary.quantity == "growth" and len(self.points(self.size_axis)) < 2:
+            yield "primary.quantity=growth compares the largest size with the smallest, and there is one size only"
         if self.primary.size is not None:
             wanted[self.size_axis] = (self.primary.size,)
         for axis, names in wanted.items():
