@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .load.errors import StoreError
     from .load.published import read_published
     from .load.runs import StudyRuns, read_study
-    from .report.study_report import StudyReport, analyze_study, write_study_report
+    from .report.study_report import StudyReport, analyze_study
+    from .report.writer import write_study_report
     from .stats.fit import fit
     from .stats.laws import Fit, Pooling, ScalingLaw, log_line, power, surface
     from .stats.paired import mean_differences, paired_differences
@@ -53,7 +54,8 @@ _MODULES = {
     "load.errors": ("StoreError",),
     "load.published": ("read_published",),
     "load.runs": ("StudyRuns", "read_study"),
-    "report.study_report": ("StudyReport", "analyze_study", "write_study_report"),
+    "report.study_report": ("StudyReport", "analyze_study"),
+    "report.writer": ("write_study_report",),
     "stats.fit": ("fit",),
     "stats.laws": ("Fit", "Pooling", "ScalingLaw", "log_line", "power", "surface"),
     "stats.paired": ("mean_differences", "paired_differences"),

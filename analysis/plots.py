@@ -26,7 +26,8 @@ from lina_lab.config.grammar import Command
 from .load.errors import StoreError
 from .load.published import read_published
 from .load.runs import read_study
-from .report.study_report import analyze_study, write_study_report
+from .report.study_report import analyze_study
+from .report.writer import write_study_report
 from .stats.budgets import TAIL
 
 

@@ -1,10 +1,8 @@
-"""A study's report: what is compared and fitted, its figures and tables, and the page that shows them."""
+"""A study's report: what is compared and fitted, its figures and its tables."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -17,12 +15,11 @@ from ..stats.paired import paired_differences
 from ..stats.study_fits import StudyFits, fit_study
 from ..stats.tuned import tuned_rates
 from ..stats.verdicts import PrimaryVerdict, divergences, exploratory, primary_verdict
-from . import page
-from .figures import STYLE, curves_figure, scaling_figure, views_figure
+from .figures import curves_figure, scaling_figure, views_figure
 from .fit_figures import compute_figure, fits_figure, profile_figure, surface_figure
 from .fit_narrative import estimate_table, fit_table
 from .forest import differences_figure, multipliers_figure
-from .tables import difference_table, summary_table, tuned_table, with_other, write_table
+from .tables import difference_table, summary_table, tuned_table, with_other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,38 +131,3 @@ def study_tables(report: StudyReport) -> dict[str, pd.DataFrame]:
         tables |= {"estimate_table": estimate_table(report.fits), "fit_table": fit_table(report.fits)}
         tables["slope_table"] = report.fits.slopes
     return {name: table for name, table in tables.items() if len(table)}
-
-
-def write_study_report(report: StudyReport, folder: Path) -> list[Path]:
-    """Write all figures and tables of a study, and its page; returns the files.
-
-    Args:
-        report: see `analyze_study`.
-        folder: is made if it does not exist.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    from .sections import study_sections  # it reads the report's type
-
-    folder.mkdir(parents=True, exist_ok=True)
-    files, pictures = [], {}
-    with plt.style.context(STYLE):
-        for name, (figure, numbers) in study_figures(report).items():
-            pictures[name] = folder / f"{name}.png"
-            for suffix in (".png", ".pdf"):
-                figure.savefig(folder / f"{name}{suffix}")
-                # The second file has the layout of the first, which takes as long as drawing.
-                figure.set_layout_engine("none")
-                files.append(folder / f"{name}{suffix}")
-            plt.close(figure)
-            numbers.to_csv(folder / f"{name}.csv", index=False)
-            files.append(folder / f"{name}.csv")
-    tables = study_tables(report)
-    for name, table in tables.items():
-        files += write_table(table, folder / name)
-    checkpoints = folder / "checkpoints.parquet"
-    report.runs.checkpoints.to_parquet(checkpoints, index=False)
-    study = report.runs.study
-    sections = [*study_sections(report, tables, pictures), page.provenance(report.runs, list(pictures.values()))]
-    return [*files, checkpoints, *page.write_report(folder, study.name, [study.question.strip()], sections)]

@@ -183,9 +183,8 @@ def _seed_curves(points: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 def _exponent(found: pd.DataFrame, budgets: Array, seeds: Sequence[pd.DataFrame]) -> dict[str, object]:
     """Return a row of `ComputeAnalysis.size_exponents`, without its variant."""
     value, reason = growth(found)
-    values = (
-        [] if reason else [exponent_at(found, at_budgets(seed, budgets, "parameters"), "parameters") for seed in seeds]
-    )
+    none = bool(np.isnan(value))
+    values = [exponent_at(found, at_budgets(seed, budgets, "parameters"), "parameters") for seed in seeds if not none]
     estimate = _over_seeds(values, value)
     return {
         "exponent": estimate.value,
@@ -194,7 +193,7 @@ def _exponent(found: pd.DataFrame, budgets: Array, seeds: Sequence[pd.DataFrame]
         "budgets": int((found["status"] == FitStatus.OK).sum()),
         "seeds": estimate.seeds,
         "reason": reason,
-        "note": "" if reason else estimate.reason,
+        "note": "" if none else estimate.reason,
     }
 
 

@@ -221,16 +221,18 @@ def _profile(fits: PinnedFits, sizes: int, seeds: int, level: float) -> EProfile
     first, last = np.flatnonzero(inside)[[0, -1]]
     low = float(values[0]) if first == 0 else _crossing(values, ratio, first, first - 1)
     high = float(values[-1]) if last == len(values) - 1 else _crossing(values, ratio, last, last + 1)
-    reason = ""
+    reason, decided = "", False
     if len(fits.scores[0]) < 2:
         reason = "one seed, so nothing says which E the losses are compatible with"
     elif sizes < VALUES_FOR_IRREDUCIBLE_LOSS:
         reason = f"{sizes} sizes cannot tell E from a bend of the law; {VALUES_FOR_IRREDUCIBLE_LOSS} are needed"
         low = 0.0
+    else:
+        decided = True
     inside = (values >= low - 1e-12) & (values <= high + 1e-12)
     if low > 0:
         status = EStatus.IDENTIFIED
-    elif high <= ZERO * values[-1] and not reason:
+    elif high <= ZERO * values[-1] and decided:
         status = EStatus.ONLY_ZERO
     else:
         status = EStatus.UNDETERMINED

@@ -201,8 +201,9 @@ class StudyConfig(Checked):
                 yield f"primary.at: {axis} is not another axis that makes variants"
             else:
                 wanted[axis] = (value,)
-        if self.primary.size is not None:
-            wanted[self.size_axis] = (self.primary.size,)
+        if self.primary.quantity == "growth" and len(self.points(self.size_axis)) < 2:
+            yield "primary.quantity=growth compares the largest size with the smallest, and there is one size only"
+        wanted |= {} if self.primary.size is None else {self.size_axis: (self.primary.size,)}
         for axis, names in wanted.items():
             for name in names:
                 if self.named(axis, name) is None:

@@ -13,12 +13,13 @@ from lina_lab.analysis.load.runs import StudyRuns
 from lina_lab.analysis.plots import COMMAND
 from lina_lab.analysis.report.fit_narrative import estimate_table, fit_sentences, fit_table
 from lina_lab.analysis.report.page import Section, provenance, write_report
-from lina_lab.analysis.stats import compute, fit, irreducible
+from lina_lab.analysis.stats import compute, fit, irreducible, isoflop
 from lina_lab.analysis.stats.irreducible import EStatus
 from lina_lab.analysis.stats.paired import holm
 from lina_lab.analysis.stats.status import Refusal
-from lina_lab.analysis.stats.study_fits import COMPUTE, SIZE, SIZE_AND_DATA, StudyFits, fit_study
+from lina_lab.analysis.stats.study_fits import StudyFits, fit_study
 
+from lina_lab.config.factors import LawKind
 from tests.analysis.test_compare import subtraction_is_worse
 
 Planted = Callable[..., StudyRuns]
@@ -110,7 +111,7 @@ def test_seeds_that_are_not_whole_are_left_out_and_counted(planted: Planted) -> 
 
 def test_a_law_that_is_confounded_is_not_fitted(planted: Planted) -> None:
     runs = of_a_law(planted)
-    fits = fit_study(runs, {SIZE: "images", SIZE_AND_DATA: "batch", COMPUTE: "batch"})
+    fits = fit_study(runs, {LawKind.SIZE: "images", LawKind.SIZE_AND_DATA: "batch", LawKind.COMPUTE: "batch"})
     assert fits.shared is fits.own is fits.surface is fits.compute is None
     assert not fits.forms
     assert not fits.multipliers
@@ -133,10 +134,11 @@ def test_no_decision_depends_on_the_wording_of_a_reason(planted: Planted, monkey
     monkeypatch.setattr(fit, "_verdict", silent(fit._verdict))
     monkeypatch.setattr(fit, "not_identifiable", silent(fit.not_identifiable))
     monkeypatch.setattr(irreducible, "not_identifiable", silent(irreducible.not_identifiable))
-    sliced, optimum, refused = compute._slices, compute._no_optimum, compute.refused
-    monkeypatch.setattr(compute, "_slices", lambda curves: (sliced(curves)[0], ""))
-    monkeypatch.setattr(compute, "_no_optimum", lambda refusal, _: optimum(refusal, ""))
+    budgets, growth, refused, none = compute.common_budgets, compute.growth, compute.refused, isoflop._none
+    monkeypatch.setattr(compute, "common_budgets", lambda curves: (budgets(curves)[0], ""))
+    monkeypatch.setattr(compute, "growth", lambda found: (growth(found)[0], ""))
     monkeypatch.setattr(compute, "refused", lambda law, names, refusal, _: refused(law, names, refusal, ""))
+    monkeypatch.setattr(isoflop, "_none", lambda refusal, _: none(refusal, ""))
     fits = [fit_study(runs) for runs in cases]
     assert not any(found.reason for case in fits for found in case.forms)
     for case, expected in zip(fits, before, strict=True):
@@ -181,5 +183,5 @@ def test_the_page_is_whole_and_tells_where_it_comes_from(planted: Planted, tmp_p
 def test_the_published_report_has_a_page(tmp_path: Path) -> None:
     assert COMMAND.main(["source=published", f"out={tmp_path}"]) == 0
     text = (tmp_path / "published/index.html").read_text()
-    assert "Not fitted: a law in size and data, which is confounded with batch in images, batch in tokens" in text
-    assert text.count("data:image/png;base64,") == 3
+    assert "Not fitted, because it is confounded with size (see the audit): a law in size and data." in text
+    assert text.count("data:image/png;base64,") == 4

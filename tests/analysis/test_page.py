@@ -13,8 +13,9 @@ import pytest
 from lina_lab.analysis.load.runs import StudyRuns
 from lina_lab.analysis.report import styles
 from lina_lab.analysis.report.page import Section, write_report
-from lina_lab.analysis.report.study_report import analyze_study, study_figures, write_study_report
+from lina_lab.analysis.report.study_report import analyze_study, study_figures
 from lina_lab.analysis.report.tables import difference_table, plain, rounded, signed
+from lina_lab.analysis.report.writer import write_study_report
 from lina_lab.analysis.stats.agreement import metric_agreement
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure

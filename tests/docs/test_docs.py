@@ -30,6 +30,7 @@ from lina_lab.config.compose import CommandLine, compose, composed
 from lina_lab.config.grammar import parse
 from lina_lab.config.history import RENAMED
 from lina_lab.study.grid import Plan, make_plan
+from lina_lab.study.rounds import grown
 from lina_lab.variants import Geometry
 from tests.docs.markdown import PAGES, ROOT, Line, blocks, commands, prose, section, spans, table, titled
 
@@ -66,9 +67,9 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def plan_of(*arguments: str) -> Plan:
-    """The cells of a study command, without running it."""
+    """The first cells of a study command, without running it."""
     found = compose(CommandLine(arguments))
-    return make_plan(found.study, found.base, found.overridden)
+    return grown(make_plan(found.study, found.base, found.overridden), {})
 
 
 @pytest.mark.parametrize("line", LINES, ids=str)

@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 
 from lina_lab.config import StudyConfig
+from lina_lab.decisions.contrast import contrast_values
+from lina_lab.decisions.sequential import looks, sequential_interval
 from lina_lab.records.status import CellStatus, Phase
 from lina_lab.study.grid import Cell, Plan, make_plan
 from lina_lab.study.rounds import grown, notes, phase
+from lina_lab.study.tuning import tuned_at
 
 RATES = [0.001, 0.002, 0.004, 0.008, 0.016]
 NORMALIZATION, DIM, LR = "model.attention.normalization", "model.dim", "optimizer.lr"
 PRIMARY = {"axis": "normalization", "treatment": "subtraction", "baseline": "division"}
+AXES = {"normalization": {NORMALIZATION: ["division", "subtraction"]}, "size": {DIM: [8, 16]}}
 BEST = {("division", 8): 0.003, ("division", 16): 0.004, ("subtraction", 8): 0.006, ("subtraction", 16): 0.002}
 
 Loss = Callable[[Cell], float]
@@ -321,6 +325,40 @@ def test_variants_within_the_margin_are_an_answer_too(tiny_study: Study) -> None
     plan, _ = run(make_plan(*study), differing(0.0, 0.01))
     assert plan.look is not None
     assert (plan.look.outcome, plan.look.trained) == ("equivalent", 4)
+
+
+@pytest.mark.parametrize("order", [("normalization", "size"), ("size", "normalization")])
+def test_a_look_is_widened_by_what_the_chosen_rates_may_give_away(tiny_study: Study, order: tuple[str, ...]) -> None:
+    """The variants are judged at their own best rates, whatever the order in which the study names its axes."""
+    study = tiny_study(
+        axes={axis: AXES[axis] for axis in order},
+        tune={LR: RATES},
+        tuning={"seeds": [100, 101, 102]},
+        primary=PRIMARY,
+        until={"width": 1e-9, "max_seeds": 5},
+        seeds=[0, 1, 2],
+    )
+    plan, states = run(make_plan(*study))
+    assert plan.look is not None
+    compared = [cell for cell in plan.cells if cell.phase is Phase.COMPARISON]
+    losses = [(cell.axes, cell.config.seed, (states[cell.config_hash].values or [])[0]) for cell in compared]
+    differences = contrast_values(plan.study.primary_terms(), losses)
+    assert len(differences) == 5
+    at_chosen = sequential_interval(list(differences.values()), looks(3, 5, 2))
+    regrets = {one.point[NORMALIZATION]: one.regret for one in plan.tuned if one.point[DIM] == 16}
+    assert min(regrets.values()) > 0
+    assert plan.look.interval.value == at_chosen.value
+    assert plan.look.interval.low == pytest.approx(at_chosen.low - regrets["subtraction"])
+    assert plan.look.interval.high == pytest.approx(at_chosen.high + regrets["division"])
+
+
+def test_the_tuning_of_a_point_is_found_whatever_the_order_of_its_fields(tiny_study: Study) -> None:
+    plan, _ = run(make_plan(*tiny_study(tune={LR: RATES})))
+    at = tuned_at(plan, plan.tuned)
+    for point in plan.points:
+        one = at(dict(reversed(point.items())))
+        assert one is not None
+        assert one.point == point
 
 
 def test_growth_adds_seeds_at_both_sizes(tiny_study: Study) -> None:

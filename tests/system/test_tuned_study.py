@@ -66,7 +66,7 @@ def test_a_worker_that_is_killed_while_it_tunes_changes_nothing(tmp_path: Path) 
     assert "phase: comparison" in out
     assert "division 8: optimizer.lr" in out
     assert "primary comparison with 3 seeds: " in out
-    code, out, err = place.study("workers=2")
+    code, out, err = place.study()
     assert (code, err) == (0, "")
     assert len(place.attempts()) == TUNING + COMPARED
 
@@ -74,9 +74,8 @@ def test_a_worker_that_is_killed_while_it_tunes_changes_nothing(tmp_path: Path) 
 def test_an_optimum_at_the_edge_ends_the_command_with_a_sentence(tmp_path: Path) -> None:
     edge = {"study": TUNED["study"] | {"tune": {"optimizer.lr": [1e-6, 1e-5, 1e-4]}, "tuning": {"seeds": [100]}}}
     place = make_place(tmp_path, **(TUNED | edge))
-    for command in ((), ("workers=2",)):
-        code, out, err = place.study(*command)
-        assert code == 1
-        assert err.startswith("error: no optimum of optimizer.lr was found: division 8 is best at 0.0001, the largest")
-        assert len(err.splitlines()) == 1
-        assert "tiny: 6 done" in out
+    code, out, err = place.study("workers=2")
+    assert code == 1
+    assert err.startswith("error: no optimum of optimizer.lr was found: division 8 is best at 0.0001, the largest")
+    assert len(err.splitlines()) == 1
+    assert "tiny: 6 done" in out

@@ -18,6 +18,29 @@ STORE = DATA / "runs_0_1_0"
 GOLDEN: dict[str, Any] = json.loads((STORE / "golden.json").read_text())
 ROUNDING = 1e-4
 """Relative difference that another CPU's kernels make over 200 steps."""
+FIRST_STUDY = """\
+# @package _global_
+defaults: [/base/digits, _self_]
+
+study:
+  question: Does division or subtraction normalization scale better?
+  axes:
+    normalization:
+      model.attention.normalization: [division, subtraction]
+    convolution:
+      model.attention.conv: [none, depthwise]
+    size:
+      model.dim: [16, 32, 64]
+  seeds: [0, 1, 2]
+  objectives:
+    - metric: val/loss_ema
+    - metric: eval/fid_pixels
+
+model:
+  attention:
+    gate: none
+"""
+"""The first study as it was in version 0.1.0; today's is another one of the same name."""
 
 
 @pytest.fixture
@@ -35,9 +58,10 @@ def runs(tmp_path: Path) -> Path:
     return folder
 
 
-def study(runs: Path, name: str, *more: str) -> str:
-    """Give version 0.1.0's command again; what it printed."""
-    line = [sys.executable, "-m", "lina_lab.run", *GOLDEN[name]["arguments"], f"paths.runs={runs}", *more]
+def study(runs: Path, name: str, *instead: str) -> str:
+    """Give version 0.1.0's command again, with a study of another file if there is one; what it printed."""
+    choice, *fields = GOLDEN[name]["arguments"]
+    line = [sys.executable, "-m", "lina_lab.run", *(instead or [choice]), *fields, f"paths.runs={runs}"]
     done = subprocess.run(line, cwd=runs.parent, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -60,7 +84,10 @@ def test_its_finished_study_is_reported_with_its_numbers(runs: Path) -> None:
 @pytest.mark.system
 def test_its_finished_study_is_not_trained_again(runs: Path) -> None:
     before = results(runs, "normalization_scaling")
-    assert "4 done" in study(runs, "normalization_scaling")
+    kept = runs.parent / "studies/study/first.yaml"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(FIRST_STUDY)
+    assert "4 done" in study(runs, "normalization_scaling", "study=first", "study.name=normalization_scaling")
     assert results(runs, "normalization_scaling") == before
 
 

@@ -1,0 +1,44 @@
+"""A study's report as files: figures, tables, and the page that shows them."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from . import page
+from .figures import STYLE
+from .sections import study_sections
+from .study_report import StudyReport, study_figures, study_tables
+from .tables import write_table
+
+
+def write_study_report(report: StudyReport, folder: Path) -> list[Path]:
+    """Write all figures and tables of a study, and its page; returns the files.
+
+    Args:
+        report: see `study_report.analyze_study`.
+        folder: is made if it does not exist.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files, pictures = [], {}
+    with plt.style.context(STYLE):
+        for name, (figure, numbers) in study_figures(report).items():
+            pictures[name] = folder / f"{name}.png"
+            for suffix in (".png", ".pdf"):
+                figure.savefig(folder / f"{name}{suffix}")
+                # The second file has the layout of the first, which takes as long as drawing.
+                figure.set_layout_engine("none")
+                files.append(folder / f"{name}{suffix}")
+            plt.close(figure)
+            numbers.to_csv(folder / f"{name}.csv", index=False)
+            files.append(folder / f"{name}.csv")
+    tables = study_tables(report)
+    for name, table in tables.items():
+        files += write_table(table, folder / name)
+    checkpoints = folder / "checkpoints.parquet"
+    report.runs.checkpoints.to_parquet(checkpoints, index=False)
+    study = report.runs.study
+    sections = [*study_sections(report, tables, pictures), page.provenance(report.runs, list(pictures.values()))]
+    return [*files, checkpoints, *page.write_report(folder, study.name, [study.question.strip()], sections)]
