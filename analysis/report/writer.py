@@ -26,10 +26,12 @@ def write_study_report(report: StudyReport, folder: Path) -> list[Path]:
     with plt.style.context(STYLE):
         for name, (figure, numbers) in study_figures(report).items():
             pictures[name] = folder / f"{name}.png"
+            # Layout and outline take as long as drawing, and are the same in both files.
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+            outline = figure.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
             for suffix in (".png", ".pdf"):
-                figure.savefig(folder / f"{name}{suffix}")
-                # The second file has the layout of the first, which takes as long as drawing.
-                figure.set_layout_engine("none")
+                figure.savefig(folder / f"{name}{suffix}", bbox_inches=outline)
                 files.append(folder / f"{name}{suffix}")
             plt.close(figure)
             numbers.to_csv(folder / f"{name}.csv", index=False)
