@@ -70,6 +70,7 @@ def test_stopping_is_written_on_the_command_line() -> None:
         (["study.tune={optimizer.lr:[0.001]}"], "tune.optimizer.lr=[0.001] needs at least three different values"),
         (["study.tune={optimizer.lr:[0.001,-1,2]}"], "study.tune.optimizer.lr.1=-1: input should be greater than 0"),
         (["study.tune={optimizer.lrr:[1,2,3]}"], "tune: optimizer.lrr is not a field of a trial"),
+        (["study.tune={seed:[1,2,3]}"], "tune: seed is not a field to tune"),
         (["study.tune={optimizer:[1,2,3]}"], "tune: optimizer is not a field of a trial"),
         (["study.tune={model.dim:[16,32,64]}"], "tune: model.dim is also varied by an axis"),
         (["study.tune={model.depth:[2,4,6]}"], "model.depth=2.0: input should be a valid integer"),
@@ -99,12 +100,44 @@ def test_stopping_is_written_on_the_command_line() -> None:
             [PRIMARY, "study.seeds=[0,1,2]", "study.until={width:1,max_seeds:2}"],
             "until.max_seeds=2 is below the 3 seeds of the start",
         ),
+        (
+            [PRIMARY.replace("}", ",quantity:growth}"), "study.axes.size={model.dim:[16]}"],
+            "primary.quantity=growth needs two sizes",
+        ),
+        ([PRIMARY, "study.primary.margn=1"], "study.primary.margn is not a field (did you mean study.primary.margin?)"),
+        (["study.primary.margin=1"], "study.primary is null unless it is given whole"),
     ],
 )
 def test_bad_tuning_and_stopping_are_refused_in_one_sentence(
     capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     assert said in refused(capsys, "study=mine", *arguments)
+
+
+def declare(tmp_path: Path) -> None:
+    """Write a study with a primary comparison and a rule to stop."""
+    primary = "  primary: {axis: normalization, treatment: subtraction, baseline: division, margin: 0.5}\n"
+    until = "  until: {primary: resolved, max_seeds: 16}\n"
+    write(tmp_path, "study/declared", HEADER + "defaults: [mine, _self_]\nstudy:\n" + primary + until)
+
+
+def test_one_field_of_a_section_that_the_study_gives_is_changed_alone(tmp_path: Path) -> None:
+    declare(tmp_path)
+    study = composed("study=declared", "study.primary.margin=0.01", "study.until.max_seeds=4")[0].study
+    assert study.primary is not None
+    assert study.until is not None
+    assert (study.primary.treatment, study.primary.margin) == ("subtraction", 0.01)
+    assert (study.until.primary, study.until.max_seeds) == ("resolved", 4)
+
+
+def test_a_section_that_is_given_whole_replaces_that_of_the_study(tmp_path: Path) -> None:
+    declare(tmp_path)
+    other = PRIMARY.replace("treatment:subtraction,baseline:division", "treatment:division,baseline:subtraction")
+    study = composed("study=declared", other, "study.until={width:0.01,max_seeds:8}")[0].study
+    assert study.primary is not None
+    assert study.until is not None
+    assert (study.primary.treatment, study.primary.margin) == ("division", None)
+    assert (study.until.primary, study.until.width) == (None, 0.01)
 
 
 def test_the_help_has_the_fields(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,8 @@ SAME_SIZE = 1.01
 """Sizes within this factor are one size: counts that were read off a figure differ in their last digits."""
 FLOPS_A_PARAMETER = 6
 """Training FLOPs are about 6 N D (Kaplan et al. 2020), without attention over the context and embeddings."""
+HUGE = 1e60
+"""Numbers beyond this, or below its inverse, are mistakes: their products leave the range of floats."""
 MAX_MISMATCH = 0.1
 """A budget may differ from the FLOPs of its runs by this share."""
 
@@ -81,13 +83,30 @@ def read_table(path: Path) -> pd.DataFrame:
         if path.suffix == ".parquet":
             table = pd.read_parquet(path)
         else:
-            table = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", skipinitialspace=True)
+            table = _read_text(path, "\t" if path.suffix == ".tsv" else ",")
     except pd.errors.EmptyDataError:
         raise TableError(f"{path} is empty") from None
     except (OSError, ValueError) as error:  # ParserError, UnicodeDecodeError and ArrowInvalid are ValueErrors
         raise TableError(f"{path} cannot be read as a table: {error}") from error
     if table.empty:
         raise TableError(f"{path} has no rows")
+    return table
+
+
+def _read_text(path: Path, separator: str) -> pd.DataFrame:
+    """Read a text file whose rows have as many cells as its header.
+
+    Raises:
+        ValueError: a row has more. pandas would take the first cells for an index and move all the others under a wrong
+            name. Or a name stands twice, of which pandas would change the second one.
+    """
+    header = list(pd.read_csv(path, sep=separator, skipinitialspace=True, header=None, nrows=1, dtype=str).iloc[0])
+    for name in header:
+        if header.count(name) > 1 and not pd.isna(name):
+            raise ValueError(f"its header has the column {name} twice")
+    table = pd.read_csv(path, sep=separator, skipinitialspace=True)
+    if not isinstance(table.index, pd.RangeIndex):
+        raise ValueError("its rows have more cells than its header")
     return table
 
 
@@ -182,6 +201,8 @@ def _numbers(column: "pd.Series[Any]", names: Sequence[str], source: str, *, opt
             raise TableError(f"{source}, {name}: {column.name} is {'missing' if np.isnan(value) else 'infinite'}")
         if value <= 0:
             raise TableError(f"{source}, {name}: {column.name} is {value:g}, and it must be positive")
+        if np.isfinite(value) and not 1 / HUGE <= value <= HUGE:
+            raise TableError(f"{source}, {name}: {column.name} is {value:g}, beyond {1 / HUGE:g} to {HUGE:g}")
     return values
 
 

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lina_lab.config import CommandConfig, PathsConfig, StudyConfig, from_dict
-from lina_lab.config.fields import COMMAND, TRIAL, check_field, check_sections, defaults, in_a_mapping
+from lina_lab.config.fields import COMMAND, TRIAL, check_field, check_sections, defaults, in_a_mapping, optional_section
 from lina_lab.config.grammar import MISSING, one_line, parse_override
 from lina_lab.config.hints import NO_SWEEPER, check_word, check_words, is_several, several_values
 from lina_lab.config.options import FILES, GROUPS, HEADER, PRESETS, Options, presets, studies_of_before
@@ -128,7 +128,7 @@ def composed(line: CommandLine) -> DictConfig:
     """
     _check(line)
     try:
-        return _hydra(line, [_for_hydra(o) for o in line.overrides if o.key_or_group not in GROUPS])
+        return _hydra(line, [asked for o in line.overrides if o.key_or_group not in GROUPS for asked in _for_hydra(o)])
     except MissingConfigException as error:
         raise ConfigError(f"there is no file {error.missing_cfg_file}.yaml to start from") from None
     except RecursionError:
@@ -148,7 +148,7 @@ def _check(line: CommandLine) -> None:
         check_word(name)
         if is_several(override):
             raise several_values(override, _axes(line))
-        check_field(name, override.value())
+        check_field(name, override.value(), lambda section: _is_null(line, section))
     if line.flags.multirun:
         raise ConfigError(f"{NO_SWEEPER}, in place of --multirun")
     line.options.check(line.chosen)
@@ -178,10 +178,29 @@ def _axes(line: CommandLine) -> Mapping[str, Mapping[str, Any]]:
         return {}
 
 
-def _for_hydra(override: Any) -> str:
-    """An override in which names of the user's own need no plus: `study.axes.NAME={...}`, `slurm.sbatch={...}`."""
-    line = str(override.input_line)
-    return f"++{line.lstrip('+')}" if in_a_mapping(override.key_or_group) else line
+def _is_null(line: CommandLine, section: str) -> bool:
+    """Whether neither the chosen files nor the command line give a section that may be null."""
+    if any(o.key_or_group == section and isinstance(o.value(), dict) for o in line.overrides):
+        return False
+    try:
+        return OmegaConf.select(_hydra(line, []), section) is None
+    except (HydraException, OmegaConfBaseException, YAMLError):
+        return True
+
+
+def _for_hydra(override: Any) -> list[str]:
+    """What Hydra is asked for in place of an override.
+
+    Names of the user's own need no plus (`study.axes.NAME={...}`, `slurm.sbatch={...}`), nor do fields of a section
+    that may be null. A section of the study that is given whole replaces the study's own, where Hydra would merge the
+    two: another `study.primary` shares no field with the first one.
+    """
+    name, line = override.key_or_group, str(override.input_line)
+    section = optional_section(name)
+    if section is None and not in_a_mapping(name):
+        return [line]
+    replaces = name == section and name.startswith("study.") and isinstance(override.value(), dict)
+    return [*([f"{name}=null"] if replaces else []), f"++{line.lstrip('+')}"]
 
 
 def _hydra(line: CommandLine, overrides: Sequence[str]) -> DictConfig:

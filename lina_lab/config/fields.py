@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lina_lab.config import CommandConfig, PathsConfig, StudyConfig, TrialConfig
@@ -48,12 +48,23 @@ def field_type(name: str) -> Any:
     return kind
 
 
-def check_field(key: str, value: Any) -> None:
+def optional_section(key: str) -> str | None:
+    """The section that may be null and that a dotted name is that of, or lies in; None where there is none."""
+    parts = key.split(".")
+    for name in (".".join(parts[:count]) for count in range(1, len(parts) + 1)):
+        kind = field_type(name)
+        if dataclass_in(kind) is not None and type(None) in typing.get_args(kind):
+            return name
+    return None
+
+
+def check_field(key: str, value: Any, is_null: Callable[[str], bool] = lambda _: True) -> None:
     """Refuse a field that does not exist, or that cannot be set in this way.
 
     Args:
         key: dotted name.
         value: what it is to be.
+        is_null: whether a section that may be null is.
 
     Raises:
         ConfigError: one sentence with the nearest name and the allowed ones.
@@ -64,7 +75,7 @@ def check_field(key: str, value: Any) -> None:
             raise ConfigError(_unknown(so_far, part, known))
         kind, name = known[part], f"{so_far}{part}"
         nested = dataclass_in(kind)
-        if nested is not None and type(None) in typing.get_args(kind) and key != name:
+        if nested is not None and type(None) in typing.get_args(kind) and key != name and is_null(name):
             raise ConfigError(f"{name} is null unless it is given whole, as '{name}={{FIELD:VALUE,...}}'")
         if nested is kind and key == name and not isinstance(value, dict):
             raise _not_a_section(key, value)

@@ -192,18 +192,22 @@ class StudyConfig(Checked):
         if self.primary.axis not in self.axes or self.primary.axis == self.size_axis:
             yield f"primary.axis={self.primary.axis} is not an axis that makes variants"
             return
-        wanted: dict[str, tuple[str, ...]] = {self.primary.axis: (self.primary.treatment, self.primary.baseline)}
+        if self.primary.quantity == "growth" and len(self.points(self.size_axis)) < 2:
+            yield "primary.quantity=growth needs two sizes: with one, there is no growth"
+        yield from self._problems_of_names(self.primary, others)
+
+    def _problems_of_names(self, primary: PrimaryConfig, others: list[str]) -> Iterator[str]:
+        wanted: dict[str, tuple[str, ...]] = {primary.axis: (primary.treatment, primary.baseline)}
         for axis in others:
-            if axis not in self.primary.at and len(self.points(axis)) > 1:
+            if axis not in primary.at and len(self.points(axis)) > 1:
                 yield f"primary.at needs a value of {axis}, one of {', '.join(self.point_names(axis))}"
-        for axis, value in self.primary.at.items():
+        for axis, value in primary.at.items():
             if axis not in others:
                 yield f"primary.at: {axis} is not another axis that makes variants"
             else:
                 wanted[axis] = (value,)
-        if self.primary.quantity == "growth" and len(self.points(self.size_axis)) < 2:
-            yield "primary.quantity=growth compares the largest size with the smallest, and there is one size only"
-        wanted |= {} if self.primary.size is None else {self.size_axis: (self.primary.size,)}
+        if primary.size is not None:
+            wanted[self.size_axis] = (primary.size,)
         for axis, names in wanted.items():
             for name in names:
                 if self.named(axis, name) is None:
@@ -211,12 +215,14 @@ class StudyConfig(Checked):
 
     def _problems_of_tuning(self) -> Iterator[str]:
         if len(self.tune) > 1:
-            yield f"tune: one field is tuned at a time, not {', '.join(self.tune)}"
+            yield f"tune: one field is tuned at a time, not {', '.join(self.tune)}; FIELD:[] takes one back"
         for name, values in self.tune.items():
             if len(set(values)) < 3:
                 yield f"tune.{name}={values} needs at least three different values: fewer do not enclose an optimum"
             if any(name in axis for axis in self.axes.values()):
                 yield f"tune: {name} is also varied by an axis"
+            if name == "seed":
+                yield "tune: seed is not a field to tune"
             if self.tuning.sampler == "tpe" and self.tuning.trials <= len(set(values)):
                 yield f"tuning.trials={self.tuning.trials} must exceed the values of tune.{name} for sampler=tpe"
         own = {*self.seeds, *(seed for seeds in self.seeds_at_size.values() for seed in seeds)}

@@ -98,4 +98,4 @@ class UntilConfig(Checked):
 
     def _problems(self) -> Iterator[str]:
         if (self.primary is None) == (self.width is None):
-            yield "give either primary=resolved or width=NUMBER"
+            yield "give either primary=resolved or width=NUMBER, and null for the other"

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from lina_lab.records.status import CellStatus, Phase
 from lina_lab.study.grid import Cell, Plan, grid_cells
-from lina_lab.study.stopping import more_seeds
+from lina_lab.study.stopping import compared, more_seeds
 from lina_lab.study.tuning import States, fields_at, tune, tuned_at
 
 
@@ -24,6 +24,7 @@ def grown(plan: Plan, states: States) -> Plan:
     study = plan.study
     if not grows(plan):
         return plan
+    compared(plan)  # refuses a comparison that cannot be looked at, before anything is trained
     tuned = tune(plan, states) if study.tune else ()
     trials = tuple(cell for one in tuned for cell in one.cells)
     plan = replace(plan, tuned=tuned, cells=trials, look=None, stopped=_stopped(trials, states))

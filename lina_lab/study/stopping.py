@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from math import nan
+from typing import Any
 
 from lina_lab.config.verdict import ContrastTerm, UntilConfig
 from lina_lab.decisions.contrast import contrast_values
@@ -40,6 +41,32 @@ class Look:
         return f"{start}: {found.value:+.4g} ({interval}), {outcome}{end}"
 
 
+def compared(plan: Plan) -> tuple[list[dict[str, Any]], list[int]]:
+    """The points of the primary comparison that `study.until` looks at, and the seeds that they share to begin with.
+
+    Both are empty where the command line asks for a part of the study that the comparison is not in, or for one seed.
+
+    Raises:
+        ValueError: the primary comparison has no cells, or no seed that all its cells share.
+    """
+    terms = plan.study.primary_terms() if plan.study.until is not None and plan.seed is None else ()
+    points = [point for point in plan.points if any(point == dict(term.values) for term in terms)]
+    if len(points) < len(terms):
+        if plan.whole:
+            raise ValueError("study.exclude leaves out a cell of the primary comparison, which study.until looks at")
+        return [], []
+    seeds = (
+        [seed for seed in plan.seeds_at(points[0]) if all(seed in plan.seeds_at(point) for point in points)]
+        if points
+        else []
+    )
+    if points and not seeds:
+        raise ValueError(
+            "study.until needs seeds that all cells of the primary comparison share; seeds_at_size has none"
+        )
+    return points, seeds
+
+
 def more_seeds(plan: Plan, states: States, at: TunedAt) -> tuple[tuple[Cell, ...], Look | None]:
     """The cells that the rule adds to the grid, as far as the results so far go.
 
@@ -54,20 +81,10 @@ def more_seeds(plan: Plan, states: States, at: TunedAt) -> tuple[tuple[Cell, ...
     Raises:
         ValueError: the primary comparison has no cells, or no seed that all its cells share.
     """
-    until, terms = plan.study.until, plan.study.primary_terms()
-    if until is None or plan.seed is not None:
+    until, (points, seeds) = plan.study.until, compared(plan)
+    if until is None or not points:
         return (), None
-    points = [point for point in plan.points if any(point == dict(term.values) for term in terms)]
-    if len(points) < len(terms):
-        if plan.whole:
-            raise ValueError("study.exclude leaves out a cell of the primary comparison, which study.until looks at")
-        # The command line asks for a part of the study. Nobody looks at a comparison that is not in it.
-        return (), None
-    seeds = [seed for seed in plan.seeds_at(points[0]) if all(seed in plan.seeds_at(point) for point in points)]
-    if not seeds:
-        raise ValueError(
-            "study.until needs seeds that all cells of the primary comparison share; seeds_at_size has none"
-        )
+    terms = plan.study.primary_terms()
     regrets = [
         sum(weight * _regret(at, term) for term in terms if (weight := side * term.weight) > 0) for side in (1, -1)
     ]

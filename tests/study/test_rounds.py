@@ -392,8 +392,10 @@ def test_a_seed_of_the_command_line_is_the_only_one(tiny_study: Study) -> None:
     assert {cell.config.seed for cell in plan.cells} == {7}
 
 
-def test_an_excluded_primary_comparison_is_refused(tiny_study: Study) -> None:
+@pytest.mark.parametrize("tune", [{}, {LR: RATES[1:4]}])
+def test_an_excluded_primary_comparison_is_refused_before_anything_is_trained(tiny_study: Study, tune: Any) -> None:
     study = tiny_study(
+        tune=tune,
         primary=PRIMARY,
         until={"primary": "resolved", "max_seeds": 4},
         exclude=[{NORMALIZATION: "subtraction", DIM: 16}],
