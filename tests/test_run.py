@@ -27,7 +27,7 @@ from tests.command_line import HEADER, OURS, QUESTION, STUDIES, composed, empty_
         ("+model.extra=8", ["model.extra is not a field", "flow_depth"]),
         ("trainer.epochs=8", ["trainer.epochs is not a field", "max_images"]),
         ("model.attention.kind=sofmax", ["model.attention.kind='sofmax'", "'linear', 'softmax' or 'mediator'"]),
-        ("model.attention.kind=softmax", ["normalization=subtraction needs kind=linear"]),
+        ("model.attention.kind=softmax", ["gate=kv needs kind=linear"]),
         ("model.dim=30", ["dim=30 is not a multiple of num_heads=4"]),
         ("model.dim=wide", ["model.dim='wide'", "valid integer"]),
         ("model.dim=16,32", ["model.dim takes one value"]),
@@ -67,7 +67,7 @@ from tests.command_line import HEADER, OURS, QUESTION, STUDIES, composed, empty_
 def test_a_wrong_argument_is_refused_in_one_sentence(
     capsys: pytest.CaptureFixture[str], override: str, parts: list[str]
 ) -> None:
-    sentence = refused(capsys, "study=locality", override)
+    sentence = refused(capsys, "study=kv_gate", override)
     assert all(part in sentence for part in parts), sentence
 
 
