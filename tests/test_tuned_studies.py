@@ -93,10 +93,6 @@ def test_stopping_is_written_on_the_command_line() -> None:
         (["study.until={primary:resolved,max_seeds:8}"], "until needs a primary comparison to look at"),
         ([PRIMARY, "study.until={max_seeds:8}"], "give either primary=resolved or width=NUMBER"),
         (
-            [PRIMARY.replace("}", ",quantity:growth}"), "study.axes.size={model.dim:[16]}"],
-            "primary.quantity=growth compares the largest size with the smallest, and there is one size only",
-        ),
-        (
             [PRIMARY, "study.seeds=[0,1,2]", "study.until={width:1,max_seeds:2}"],
             "until.max_seeds=2 is below the 3 seeds of the start",
         ),

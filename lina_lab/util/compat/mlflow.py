@@ -46,9 +46,9 @@ def runs_of_database(uri: str, experiment: str, tag: str, value: str) -> "Iterat
             for run, user, status, start, end, artifacts, name in connection.execute(text(RUNS), wanted).all():
                 rows = {table: connection.execute(query, {"run": run}).all() for table, query in queries.items()}
                 # MLflow writes 0 and a mark for what a database may not hold.
-                last = [Metric(key, np.nan if nan else v, at, step) for key, v, at, step, nan in rows["metrics"]]  # type: ignore[no-untyped-call]
-                params = [Param(*row) for row in rows["params"]]  # type: ignore[no-untyped-call]
-                tags = [RunTag(*row) for row in rows["tags"]]  # type: ignore[no-untyped-call]
+                last = [Metric(key, np.nan if nan else v, at, step) for key, v, at, step, nan in rows["metrics"]]
+                params = [Param(*row) for row in rows["params"]]
+                tags = [RunTag(*row) for row in rows["tags"]]
                 stage, place = LifecycleStage.ACTIVE, (artifacts, name)
                 info = RunInfo(run, experiment, user, status, start, end, stage, *place)
                 yield Run(info, RunData(last, params, tags))
