@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sqlalchemy.exc import DatabaseError
 from lina_lab.config import StudyConfig, study_from_stored
 from lina_lab.records.runstore import FORMAT, FORMAT_VERSION, KIND, PHASE, STUDY, TRAIN_LOSS, quiet_logs
 from lina_lab.records.status import Phase
+from lina_lab.util.compat.mlflow import runs_of_database
 from lina_lab.util.imports import gc_paused
 
 from .cells import KEYS, LOSSES, TUNING, cell_rows, check_cells, diverged_rows, tuning_rows
@@ -56,7 +58,7 @@ class StudyRuns:
         """Names of the axes that define the variants: all but the size's."""
         return [name for name in self.study.axes if name != self.study.size_axis]
 
-    @property
+    @cached_property
     def variants(self) -> list[str]:
         """Names of the variants, in the order of the study's axes."""
         points = {name: [tuple(map(as_text, point)) for point in self.study.points(name)] for name in self.variant_axes}
@@ -78,7 +80,7 @@ class StudyRuns:
         """The losses that were recorded."""
         return [name for name in LOSSES if name in self.cells]
 
-    @property
+    @cached_property
     def sizes(self) -> list[Any]:
         """Values of the size axis, the smallest model first."""
         return list(self.cells.groupby("size")["parameters"].mean().sort_values().index)
@@ -117,8 +119,8 @@ def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
     if experiment is None:
         known = sorted(other.name for other in client.search_experiments() if other.name != "Default")
         raise StoreError(f"the run store has no study {name}; it has {', '.join(known) or 'none'}")
-    study = _study(client, experiment)
-    attempts = list(_runs(client, experiment, "cell"))
+    study = _study(client, uri, experiment)
+    attempts = list(_runs(client, uri, experiment, "cell"))
     if not attempts:
         raise StoreError(f"the study {name} has no cell yet: run it first (lina run study={name})")
     tuning = [run for run in attempts if run.data.tags.get(PHASE) == Phase.TUNING]
@@ -147,9 +149,9 @@ def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
     )
 
 
-def _study(client: MlflowClient, experiment: Experiment) -> StudyConfig:
+def _study(client: MlflowClient, uri: str, experiment: Experiment) -> StudyConfig:
     """Return the definition of the study, which its own run holds."""
-    study_run = next(_runs(client, experiment, "study"), None)
+    study_run = next(_runs(client, uri, experiment, "study"), None)
     if study_run is None:
         raise StoreError(f"the experiment {experiment.name} was not written by a study: it has no study run")
     version = int(study_run.data.tags.get(FORMAT, "1"))
@@ -167,7 +169,10 @@ def _study(client: MlflowClient, experiment: Experiment) -> StudyConfig:
         ) from error
 
 
-def _runs(client: MlflowClient, experiment: Experiment, kind: str) -> Iterator[Run]:
+def _runs(client: MlflowClient, uri: str, experiment: Experiment, kind: str) -> Iterator[Run]:
+    if uri.startswith(SQLITE):
+        yield from runs_of_database(uri, experiment.experiment_id, KIND, kind)
+        return
     token = None
     while True:
         page = client.search_runs(

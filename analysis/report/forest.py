@@ -28,6 +28,8 @@ SHIFT = 0.2
 HELD = " *"
 """Follows the name of a row whose difference holds after the correction."""
 RESOURCES = {Resource.PARAMETERS: "parameters", Resource.IMAGES: "images", Resource.FLOPS: "FLOPs"}
+WORTH_SHOWN = 1000.0
+"""Intervals of multipliers are cut off beyond this many times, and beyond its inverse."""
 STRIPE: dict[str, Any] = {"color": "0.95", "linewidth": 0, "zorder": -2}
 
 
@@ -94,20 +96,22 @@ def _rows(
     axis = runs.study.size_axis
     rows = [] if verdict is None else [_primary_row(verdict, axis)]
     kept = table[table["kind"] == Kind.DIFFERENCE]
+    means, each = (_by_point(points[points["metric"] == metric]) for points in (kept, differences))
     # Every panel has the same rows, so that their labels are shared; a comparison may lack some of the metrics.
     for (label, treatment, baseline), group in kept.groupby(["comparison", "treatment", "baseline"], sort=False):
         sizes = [size for size in runs.sizes if size in set(group["size"])]
         if len(sizes) > 1:
             rows.append(Row(label=str(label), bold=True))
         for size in sizes:
-            mine = _select(kept, metric, treatment, baseline, size)
+            point = (treatment, baseline, size)
+            mine = means.get(point, kept[:0])
             held = mine["outcome"].isin([Outcome.LOWER, Outcome.HIGHER]).any()
             name = f"{axis} {size}" if len(sizes) > 1 else f"{label}, {axis} {size}"
             rows.append(
                 Row(
                     label=name + (HELD if held else ""),
                     variant=str(treatment),
-                    seeds=_select(differences, metric, treatment, baseline, size),
+                    seeds=each.get(point, differences[:0]),
                     mean=dict(mine.iloc[0][["difference", "low", "high"]].astype(float)) if len(mine) else None,
                 )
             )
@@ -127,10 +131,9 @@ def _primary_row(verdict: PrimaryVerdict, axis: str) -> Row:
     )
 
 
-def _select(table: pd.DataFrame, metric: str, treatment: Any, baseline: Any, size: Any) -> pd.DataFrame:
-    same = (table["treatment"] == treatment) & (table["baseline"] == baseline)
-    found: pd.DataFrame = table[same & (table["size"] == size) & (table["metric"] == metric)]
-    return found
+def _by_point(table: pd.DataFrame) -> dict[Any, pd.DataFrame]:
+    """Return the rows of each treatment, baseline and size."""
+    return dict(iter(table.groupby(["treatment", "baseline", "size"], sort=False)))
 
 
 def _draw_row(axes: Axes, place: int, row: Row, variants: Sequence[str]) -> None:
@@ -184,6 +187,8 @@ def multipliers_figure(found: Sequence[Multiplier], variants: Sequence[str]) -> 
                 _draw_estimate(axes, place + SHIFT, mine[pair].free, style, "none")
         axes.set(ylim=(len(pairs) - 0.4, -0.6), xlabel=f"times the {RESOURCES[resource]} of the baseline")
         axes.tick_params(axis="y", length=0)
+        low, high = axes.get_xlim()
+        axes.set_xlim(max(low, 1 / WORTH_SHOWN), min(high, WORTH_SHOWN))
         log_x(axes)
         axes.axvline(1, color="0.5", linewidth=0.6, zorder=0)
     panels[0][0].set_yticks(range(len(pairs)), [f"{treatment}\nagainst {baseline}" for treatment, baseline in pairs])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -62,12 +63,12 @@ def analyze_study(runs: StudyRuns, tail: float = 0.5) -> StudyReport:
         runs: the study.
         tail: last share of a run over which its training loss is averaged for paired differences.
     """
-    confounders = confounded(runs)
+    confounders, differences = confounded(runs), paired_differences(runs, tail)
     return StudyReport(
         runs=runs,
         verdict=primary_verdict(runs),
-        exploratory=exploratory(runs, tail),
-        differences=paired_differences(runs, tail),
+        exploratory=exploratory(runs, differences),
+        differences=differences,
         diverged=divergences(runs),
         tuned=tuned_rates(runs),
         views=(iso_step(runs), iso_image(runs), iso_flop(runs)),
@@ -98,15 +99,17 @@ def _law_figures(runs: StudyRuns, fits: StudyFits) -> dict[str, tuple[Figure, pd
     drawn = {}
     if fits.shared is not None and fits.shared.holds:
         drawn["fits"] = fits_figure(runs, fits.shared)
-    if fits.surface is not None and fits.surface.holds:
+    numbers = [exponent.free.value for pair in fits.surface_exponents.values() for exponent in pair]
+    if fits.surface is not None and fits.surface.holds and np.isfinite(numbers).any():
         drawn["surface"] = surface_figure(runs, fits.surface)
     laws = [law for law in (fits.shared, fits.surface) if law is not None and law.holds]
     if laws:
         drawn["profile"] = profile_figure(laws)
     if fits.compute is not None:
         drawn["compute"] = compute_figure(runs, fits.compute)
-    if fits.multipliers:
-        drawn["multipliers"] = multipliers_figure(fits.multipliers, runs.variants)
+    known = [one for one in fits.multipliers if np.isfinite([one.pinned.value, one.free.value]).any()]
+    if known:
+        drawn["multipliers"] = multipliers_figure(known, runs.variants)
     return drawn
 
 
@@ -153,10 +156,12 @@ def write_study_report(report: StudyReport, folder: Path) -> list[Path]:
     with plt.style.context(STYLE):
         for name, (figure, numbers) in study_figures(report).items():
             pictures[name] = folder / f"{name}.png"
+            # Layout and outline take as long as drawing, and are the same in both files.
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+            outline = figure.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
             for suffix in (".png", ".pdf"):
-                figure.savefig(folder / f"{name}{suffix}")
-                # The second file has the layout of the first, which takes as long as drawing.
-                figure.set_layout_engine("none")
+                figure.savefig(folder / f"{name}{suffix}", bbox_inches=outline)
                 files.append(folder / f"{name}{suffix}")
             plt.close(figure)
             numbers.to_csv(folder / f"{name}.csv", index=False)

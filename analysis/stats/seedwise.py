@@ -8,6 +8,7 @@ interval.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -64,7 +65,13 @@ def student(values: Array, level: float = LEVEL) -> tuple[Array, Array]:
     if seeds < 2:
         return values.mean(axis=-1), np.full(values.shape[:-1], np.nan)
     error = values.std(axis=-1, ddof=1) / np.sqrt(seeds)
-    return values.mean(axis=-1), np.asarray(stats.t.ppf((1 + level) / 2, seeds - 1) * error)
+    return values.mean(axis=-1), np.asarray(_quantile(level, seeds - 1) * error)
+
+
+@cache
+def _quantile(level: float, freedom: int) -> float:
+    """Return the half-width of Student's t's interval in standard errors."""
+    return float(stats.t.ppf((1 + level) / 2, freedom))
 
 
 def over_seeds(

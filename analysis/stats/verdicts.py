@@ -169,7 +169,7 @@ def primary_verdict(runs: StudyRuns) -> PrimaryVerdict | None:
     )
 
 
-def exploratory(runs: StudyRuns, tail: float = 0.5) -> pd.DataFrame:
+def exploratory(runs: StudyRuns, differences: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return every comparison that is not the primary one, Holm-corrected as one family.
 
     The family is the table: every axis, size and metric, differences and growth. Variances are not pooled over sizes
@@ -177,7 +177,7 @@ def exploratory(runs: StudyRuns, tail: float = 0.5) -> pd.DataFrame:
 
     Args:
         runs: the study.
-        tail: see `paired.paired_differences`.
+        differences: see `paired.paired_differences`; None: they are taken from the study.
 
     Returns:
         `paired.COMPARED` and `kind` (`Kind`), `smallest`, `largest` (sizes of a growth, whose `size` is the largest;
@@ -186,7 +186,7 @@ def exploratory(runs: StudyRuns, tail: float = 0.5) -> pd.DataFrame:
         to explain the difference by the seed), `holm`, `outcome` (`Outcome`, after the correction), `reason` (why there
         is no interval, or empty).
     """
-    table = family(paired_differences(runs, tail), runs.sizes)
+    table = family(paired_differences(runs) if differences is None else differences, runs.sizes)
     return corrected(table[~_is_primary(runs, table)].reset_index(drop=True))
 
 
