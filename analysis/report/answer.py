@@ -87,13 +87,17 @@ def _power(verdict: PrimaryVerdict) -> list[str]:
     )
     if verdict.outcome is Outcome.UNDECIDED and verdict.seeds_needed is not None:
         line += f"; a difference as large as the observed one needs about {count(verdict.seeds_needed, 'seed')}"
+    if verdict.regret_low or verdict.regret_high:
+        line += "; without the uncertainty of the tuned values, which more seeds do not lower"
     return [f"{line}."]
 
 
 def _looks(verdict: PrimaryVerdict) -> list[str]:
     if verdict.max_seeds is None:
         return []
-    return [f"Looks: {verdict.looks} so far; the study ends at {count(verdict.max_seeds, 'seed')} in any case."]
+    seeds = count(verdict.max_seeds, "seed")
+    ends = f"ended at {seeds}" if verdict.seeds >= verdict.max_seeds else f"ends at {seeds} in any case"
+    return [f"Looks: {verdict.looks}; the study {ends}."]
 
 
 def _diverged(verdict: PrimaryVerdict) -> str:
@@ -106,7 +110,7 @@ def _diverged(verdict: PrimaryVerdict) -> str:
 def _tuned(verdict: PrimaryVerdict) -> list[str]:
     if not verdict.tuned:
         return []
-    rates = [f"{rate.field} {_value(rate)} for “{rate.variant}” at {rate.size}" for rate in verdict.tuned]
+    rates = [f"{rate.field} {_value(rate)} for “{rate.variant}”, chosen at {rate.size}" for rate in verdict.tuned]
     wider = ""
     if verdict.regret_low or verdict.regret_high:
         low, high = plain(verdict.regret_low), plain(verdict.regret_high)

@@ -11,7 +11,7 @@ from ..stats.seedwise import Estimate
 from ..stats.status import FitStatus
 from ..stats.study_fits import StudyFits
 from ..stats.verdicts import PrimaryVerdict
-from .tables import count, records
+from .tables import EMPTY, count, records
 
 NAN = math.nan
 WORTH = "worth in "
@@ -135,7 +135,7 @@ def multiplier_sentences(fits: StudyFits, verdict: PrimaryVerdict | None) -> lis
         f"{_quoted(found.treatment)} is worth {_times(found.pinned)} the {found.resource} of {_quoted(found.baseline)} "
         f"at E = 0, and {_times(found.free)} with E free."
         for found in fits.multipliers
-        if {found.treatment, found.baseline} == pair
+        if {found.treatment, found.baseline} == pair and not math.isnan(found.pinned.value)
     ]
 
 
@@ -147,8 +147,13 @@ def compact(estimates: pd.DataFrame, *, multipliers: bool) -> pd.DataFrame:
         multipliers: the rows that are multipliers, or the others.
     """
     chosen = estimates[estimates["quantity"].str.startswith(WORTH) == multipliers]
-    rows = []
-    for row in records(chosen):
+    rows, lacking = [], chosen["E = 0"].isna() & chosen["E free"].isna()
+    # Where no variant has a number, it is said once.
+    nowhere = lacking.groupby(chosen["quantity"]).transform("all")
+    chosen = chosen.assign(
+        variant=chosen["variant"].mask(nowhere, "all"), baseline=chosen["baseline"].mask(nowhere, "")
+    )
+    for row in records(chosen.drop_duplicates(["quantity", "variant", "baseline"])):
         cells = {name: row[name] for name in ("quantity", "variant", "baseline")}
         for kind in ("E = 0", "E free"):
             value, low, high = (row[name] for name in (kind, *(f"{end} ({kind})" for end in ENDS)))
@@ -159,6 +164,8 @@ def compact(estimates: pd.DataFrame, *, multipliers: bool) -> pd.DataFrame:
 
 
 def _digits(value: float) -> str:
+    if math.isnan(value):
+        return EMPTY
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.3g}"
 
 

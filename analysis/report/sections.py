@@ -78,9 +78,8 @@ def _tuned(report: StudyReport, tables: Mapping[str, pd.DataFrame]) -> Section:
 
 
 def _laws(report: StudyReport, tables: Mapping[str, pd.DataFrame], pictures: Mapping[str, Path]) -> Section:
-    lines = [
-        f"Not fitted, because it is confounded with size (see the audit): {LAWS[law]}." for law in report.confounded
-    ]
+    missing = "; ".join(LAWS[law] for law in report.confounded)
+    lines = [f"Not fitted, because other factors change with size (see the audit): {missing}."] if missing else []
     estimates = [compact(table, multipliers=False) for table in _named(tables, "estimate_table")]
     return Section(
         title="Scaling laws" if len(report.confounded) < len(LawKind) else "No scaling law is fitted",

@@ -150,7 +150,7 @@ def _round_ticks(low: float, high: float) -> list[float]:
 
 def short(value: float, _: object = None) -> str:
     """Write a count as 20k, 500M, 1B, with three digits at most."""
-    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+    for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= unit:
             return f"{value / unit:.3g}{letter}"
     return f"{value:.3g}"
