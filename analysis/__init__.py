@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .load.runs import StudyRuns, read_study
     from .report.study_report import StudyReport, analyze_study
     from .report.writer import write_study_report
-    from .stats.fit import fit
+    from .stats.fit import fit_law
     from .stats.laws import Fit, Pooling, ScalingLaw, log_line, power, surface
     from .stats.paired import mean_differences, paired_differences
     from .stats.status import FitStatus, Refusal
@@ -37,7 +37,7 @@ __all__ = [
     "StudyRuns",
     "analyze_study",
     "exploratory",
-    "fit",
+    "fit_law",
     "fit_study",
     "log_line",
     "mean_differences",
@@ -56,7 +56,7 @@ _MODULES = {
     "load.runs": ("StudyRuns", "read_study"),
     "report.study_report": ("StudyReport", "analyze_study"),
     "report.writer": ("write_study_report",),
-    "stats.fit": ("fit",),
+    "stats.fit": ("fit_law",),
     "stats.laws": ("Fit", "Pooling", "ScalingLaw", "log_line", "power", "surface"),
     "stats.paired": ("mean_differences", "paired_differences"),
     "stats.status": ("FitStatus", "Refusal"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from .fit import fit, fit_prepared, prepared
+from .fit import fit_law, fit_prepared, prepared
 from .identifiability import refused
 from .isoflop import MIN_BUDGETS, MIN_SIZES, Array, growth, optima, optima_at, slope
 from .laws import Fit, power
@@ -217,8 +217,8 @@ def frontier_law(curve: pd.DataFrame) -> Fit:
         between = "1 size" if sizes == 1 else f"{sizes} sizes"
         reason = f"{between} between the smallest and the largest on the frontier, {MIN_SIZES} are needed"
         return refused(FRONTIER[0], [str(curve["variant"].iloc[0])], Refusal.TOO_FEW_SIZES, reason)
-    found = fit(front, FRONTIER[0])
-    return fit(front, FRONTIER[1]) if found.refusal is Refusal.NO_IRREDUCIBLE_LOSS else found
+    found = fit_law(front, FRONTIER[0])
+    return fit_law(front, FRONTIER[1]) if found.refusal is Refusal.NO_IRREDUCIBLE_LOSS else found
 
 
 def _frontier_exponent(law: Fit, seeds: Sequence[pd.DataFrame]) -> Estimate:

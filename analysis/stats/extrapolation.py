@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from .fit import fit
+from .fit import fit_law
 from .laws import ScalingLaw
 from .status import FitStatus
 
@@ -36,7 +36,7 @@ def held_out_error(points: pd.DataFrame, law: ScalingLaw, floor: float = 0.0) ->
     size = law.inputs[0]
     largest = points[size].max()
     seen, unseen = points[points[size] < largest], points[points[size] == largest]
-    smaller = None if seen.empty else fit(seen, law, floor=floor)
+    smaller = None if seen.empty else fit_law(seen, law, floor=floor)
     if smaller is None or smaller.status is not FitStatus.OK:
         return float("nan")
     rows = unseen[["variant", *law.inputs]].to_dict("records")

@@ -57,7 +57,7 @@ class Points:
     """The value at which E is pinned, for a law that does not fit it."""
 
 
-def fit(points: pd.DataFrame, law: ScalingLaw, *, huber: float | None = None, floor: float = 0.0) -> Fit:
+def fit_law(points: pd.DataFrame, law: ScalingLaw, *, huber: float | None = None, floor: float = 0.0) -> Fit:
     """Fit a law.
 
     Args:

@@ -8,7 +8,7 @@ import pandas as pd
 from ..load.tables import ForeignPoints
 from .laws import ScalingLaw, power, surface
 from .run_compute import RunCompute, analyze_runs
-from .run_laws import Number, NumberStatus, RunLaw, fit_law, held_out, no_number, with_range
+from .run_laws import Number, NumberStatus, RunLaw, fit_run_law, held_out, no_number, with_range
 from .status import FitStatus
 
 PROPORTIONAL = 0.999
@@ -72,8 +72,8 @@ def _fit_variant(name: str, points: pd.DataFrame, huber: float | None, level: fl
     mine = points[points["variant"] == name].reset_index(drop=True)
     note = _why_size_alone(mine)
     free, pinned = (_law(size_alone=bool(note), irreducible_loss=flag) for flag in (True, False))
-    without = fit_law(mine, pinned, huber=huber, level=level)
-    law = with_range(fit_law(mine, free, huber=huber, level=level), without)
+    without = fit_run_law(mine, pinned, huber=huber, level=level)
+    law = with_range(fit_run_law(mine, free, huber=huber, level=level), without)
     return VariantFit(
         name=name,
         points=mine,

@@ -14,7 +14,7 @@ import pandas as pd
 
 from .batch import refit
 from .compute import BUDGETS, FRONTIER, at_budgets, common_budgets, exponent_at, frontier_law, unbeaten
-from .fit import Array, fit, prepared
+from .fit import Array, fit_law, prepared
 from .identifiability import refused
 from .isoflop import MIN_BUDGETS, MIN_SIZES, growth, leverages, optima, optima_at
 from .laws import Fit, free_parameters
@@ -209,9 +209,11 @@ def _law_of_optima(table: pd.DataFrame, variant: str) -> Fit:
     if len(held) < MIN_BUDGETS:
         reason = f"{len(held)} compute budgets have a best size, {MIN_BUDGETS} are needed"
         return refused(FRONTIER[0], [variant], Refusal.TOO_FEW_POINTS, reason)
-    found = fit(held, FRONTIER[0])
+    found = fit_law(held, FRONTIER[0])
     return (
-        found if found.refusal not in (Refusal.NO_IRREDUCIBLE_LOSS, Refusal.TOO_FEW_SIZES) else fit(held, FRONTIER[1])
+        found
+        if found.refusal not in (Refusal.NO_IRREDUCIBLE_LOSS, Refusal.TOO_FEW_SIZES)
+        else fit_law(held, FRONTIER[1])
     )
 
 

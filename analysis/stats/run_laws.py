@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from .batch import Refits, refit
-from .fit import Array, fit, prepared
+from .fit import Array, fit_law, prepared
 from .laws import Fit, ScalingLaw, free_parameters
 from .resampling import MAX_FAILED_SHARE, RESAMPLES, bootstrap_estimate, interval_of, resampled_weights
 from .seedwise import Estimate, over_seeds, without_interval
@@ -89,7 +89,7 @@ def seed_ladders(points: pd.DataFrame) -> list[pd.DataFrame]:
     return whole if len(whole) > 1 else []
 
 
-def fit_law(points: pd.DataFrame, law: ScalingLaw, *, huber: float | None, level: float) -> RunLaw:
+def fit_run_law(points: pd.DataFrame, law: ScalingLaw, *, huber: float | None, level: float) -> RunLaw:
     """Fit a law to the points of one variant.
 
     Args:
@@ -98,7 +98,7 @@ def fit_law(points: pd.DataFrame, law: ScalingLaw, *, huber: float | None, level
         huber: log residuals above this count linearly; None: follows the noise.
         level: confidence level.
     """
-    found = fit(points, law, huber=huber)
+    found = fit_law(points, law, huber=huber)
     names = _names(law)
     # E at zero is no reason to believe that it is zero: its interval tells (see `with_range`).
     if found.refusal not in (None, Refusal.NO_IRREDUCIBLE_LOSS):
@@ -158,7 +158,7 @@ def held_out(points: pd.DataFrame, law: ScalingLaw, *, huber: float | None, leve
     seen, unseen = points[~out].reset_index(drop=True), points[out]
     if seen.empty:
         return no_number(FitStatus.NOT_IDENTIFIABLE, "no size is left without the largest", level)
-    found = fit(seen, law, huber=huber)
+    found = fit_law(seen, law, huber=huber)
     if found.status is not FitStatus.OK:
         return no_number(found.status, f"without the largest sizes: {found.reason}", level)
     logs = np.log(unseen["loss"].to_numpy(float))

@@ -13,7 +13,7 @@ from lina_lab.config.factors import LawKind
 from ..load.runs import StudyRuns
 from .compute import ComputeAnalysis, analyze_compute
 from .extrapolation import held_out_error, slopes
-from .fit import fit
+from .fit import fit_law
 from .irreducible import LawNumber, SeedwiseLaw, Statistic, fit_ladders, fit_seedwise
 from .laws import Fit, Pooling, log_line, power, surface
 from .multipliers import Multiplier, size_multipliers, training_multipliers
@@ -128,7 +128,7 @@ def fit_study(runs: StudyRuns, confounded: Mapping[LawKind, str] = NOTHING) -> S
     multipliers += [training_multipliers(area)] if area is not None and area.holds else []
     compute = len(checkpoints) > 0 and LawKind.COMPUTE not in confounded
     return StudyFits(
-        forms=tuple(fit(mine, law) for law, mine in cases),
+        forms=tuple(fit_law(mine, law) for law, mine in cases),
         held_out_errors=tuple(held_out_error(mine, law) for law, mine in cases),
         alone=alone,
         shared=shared,

@@ -30,7 +30,7 @@ def test_intervals_of_exponents_cover_the_planted_law(monkeypatch: pytest.Monkey
     sizes, data = (part.ravel() for part in np.meshgrid(np.geomspace(5e7, 1e10, 6), np.geomspace(1e9, 3e11, 7)))
     hits = []
     for seed in range(STUDIES):
-        law = run_laws.fit_law(runs(sizes, data, 0.003, seed), surface("N", "D"), huber=None, level=0.9)
+        law = run_laws.fit_run_law(runs(sizes, data, 0.003, seed), surface("N", "D"), huber=None, level=0.9)
         ends = {name: number.estimate for name, number in law.numbers.items()}
         hits.append([ends[name].contains(truth) for name, truth in (("alpha", ALPHA), ("beta", BETA), ("E", E))])
     covered = np.mean(hits, axis=0)
