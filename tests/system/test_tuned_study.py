@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
+from lina_lab.records.files import CONFIG_FILE
 from lina_lab.records.runstore import CELL, PHASE
 from lina_lab.study.lease import HEARTBEAT_FILE
 from tests.system.conftest import make_place
@@ -44,7 +45,8 @@ def test_a_worker_that_is_killed_while_it_tunes_changes_nothing(tmp_path: Path) 
     place = make_place(tmp_path / "killed", **TUNED)
     process = place.start("-m", "lina_lab.run", "study=tiny", "workers=2")
     folder, deadline = place.folder / "runs/tiny", time.monotonic() + 300
-    while not (beats := list(folder.glob(f"*/{HEARTBEAT_FILE}"))):
+    # The heartbeat is there before the cell runs; its configuration is written when it does.
+    while not (beats := [f for f in folder.glob(f"*/{HEARTBEAT_FILE}") if (f.parent / CONFIG_FILE).exists()]):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     victim = json.loads(beats[0].read_text())["pid"]
