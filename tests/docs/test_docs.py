@@ -146,7 +146,9 @@ TABLED_OLD_NAMES = {"hydra.run.dir"}
     ("page", "title"), [("CHANGELOG.md", "Changed"), ("docs/glossary.md", "Renamed fields in 0.2")]
 )
 def test_the_tables_of_renamed_fields_are_those_of_the_code(page: str, title: str) -> None:
-    rows = [[cell.strip("`") for cell in row] for row in table(section((ROOT / page).read_text(), title))]
+    # Of the changelog, what version 0.2 changed.
+    text = (ROOT / page).read_text().rpartition("\n## 0.2.0")[2]
+    rows = [[cell.strip("`") for cell in row] for row in table(section(text, title))]
     assert {old: new for old, new in rows if old in RENAMED} == RENAMED
 
 
