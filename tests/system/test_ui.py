@@ -99,9 +99,14 @@ def test_the_report_page_renders_without_a_complaint(browser: webdriver.Chrome, 
 
     assert COMMAND.main(["source=published", f"out={tmp_path}"]) == 0
     browser.get((tmp_path / "published/index.html").as_uri())
-    shows(browser, "Design", "Paired differences", "confounded with size: batch size, images seen", "Provenance")
+    shows(browser, "Paired differences", "Design and audit: confounded with size", "Provenance")
+    folded = browser.find_elements(By.TAG_NAME, "details")
+    assert not any(part.get_property("open") for part in folded)
+    for part in folded:
+        part.find_element(By.TAG_NAME, "summary").click()
+    shows(browser, "batch in images (2,048 at 768, 1,536 at 1024, 768 at 1536)")
     pictures = browser.find_elements(By.TAG_NAME, "img")
-    assert len(pictures) == 3
+    assert len(pictures) == len(list((tmp_path / "published").glob("*.png"))) > 2
     assert all(int(str(picture.get_property("naturalWidth"))) > 500 for picture in pictures)
     assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
     browser.save_screenshot(str(tmp_path / "page.png"))
