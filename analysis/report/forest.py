@@ -187,6 +187,8 @@ def multipliers_figure(found: Sequence[Multiplier], variants: Sequence[str]) -> 
                 _draw_estimate(axes, place + SHIFT, mine[pair].free, style, "none")
         axes.set(ylim=(len(pairs) - 0.4, -0.6), xlabel=f"times the {RESOURCES[resource]} of the baseline")
         axes.tick_params(axis="y", length=0)
+        # A linear axis would begin below zero.
+        axes.set_xscale("log")
         low, high = axes.get_xlim()
         axes.set_xlim(max(low, 1 / WORTH_SHOWN), min(high, WORTH_SHOWN))
         log_x(axes)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from lina_lab.analysis.load.runs import StudyRuns
 from lina_lab.analysis.report import styles
-from lina_lab.analysis.report.page import Section, write_report
+from lina_lab.analysis.report.page import Section, provenance, write_report
 from lina_lab.analysis.report.study_report import analyze_study, study_figures
 from lina_lab.analysis.report.tables import difference_table, plain, rounded, signed
 from lina_lab.analysis.report.writer import write_study_report
@@ -20,6 +20,7 @@ from lina_lab.analysis.stats.agreement import metric_agreement
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
+from lina_lab.records.runstore import THREADS
 from tests.analysis.simulated import ELEVEN, FOUR, PRIMARY, simulated
 
 FID = {"metric": "eval/fid_pixels"}
@@ -92,6 +93,16 @@ def test_no_panel_is_empty(name: str) -> None:
 def test_compute_has_no_second_row_where_no_budget_is_equal() -> None:
     assert len(figures(simulated(TWO, seeds=2))["compute"].axes) == 2
     plt.close("all")
+
+
+def test_the_axis_of_multipliers_ends_near_the_largest_and_the_smallest() -> None:
+    figure, numbers = study_figures(analyze_study(CASES["four"]()))["multipliers"]
+    for axes, (_, mine) in zip(figure.axes, numbers.groupby("resource", sort=False), strict=True):
+        low, high = axes.get_xlim()
+        ends = mine[["value", "low", "high"]].to_numpy(float)
+        assert low > min(1, np.nanmin(ends)) / 20
+        assert high < max(1, np.nanmax(ends)) * 20
+    plt.close(figure)
 
 
 def test_each_variant_has_its_own_color_and_marker() -> None:
@@ -186,6 +197,22 @@ def test_empty_sections_and_tables_are_left_out(tmp_path: Path) -> None:
     assert "Nothing" not in page.read_text() + text.read_text()
     assert page.read_text().count("<table") == 1
     assert "<summary>Closed</summary>\n\nA line.\n\n</details>" in text.read_text()
+
+
+def test_the_number_of_threads_is_stated_and_a_mixture_is_pointed_out(tmp_path: Path) -> None:
+    runs = simulated(TWO, seeds=2)
+    count = len(runs.cells)
+    one, mixed = [1.0] * count, [1.0, 2.0] * (count // 2)
+    said = {}
+    for name, threads in {"one": one, "mixed": mixed, "unknown": [np.nan] * count}.items():
+        known = replace(runs, cells=runs.cells.assign(**{THREADS: threads}))
+        said[name] = [line for line in provenance(known, []).lines if "Threads" in line]
+    assert said["one"] == [f"Threads of a process: 1 ({count} cells)."]
+    assert said["mixed"] == [
+        f"Threads of a process: 1 ({count // 2} cells), 2 ({count // 2} cells); rounding differs between them, so "
+        "their losses may too."
+    ]
+    assert said["unknown"] == []
 
 
 def test_metrics_disagree_by_sign_or_by_size() -> None:
