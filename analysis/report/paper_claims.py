@@ -1,6 +1,8 @@
 """What the paper's abstract claims, in our own words, and what the numbers at hand say of each claim.
 
-Every judgement is computed from the published numbers, our own counts and our own studies, so it changes with them.
+Evidence is computed from the published numbers, our own counts and our own studies, and judgements follow from it. Two
+are open whatever the numbers are, since such data cannot decide: FID is one number, and the growth with width has one
+seed.
 """
 
 from collections.abc import Callable, Sequence

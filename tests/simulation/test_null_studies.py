@@ -7,10 +7,10 @@ from lina_lab.analysis.stats.paired import holm
 from lina_lab.analysis.stats.verdicts import HOLM_LEVEL, Kind, exploratory, family, primary_verdict
 from scipy import stats
 
-from lina_lab.decisions.sequential import MeanInterval, mean_interval, sequential_interval
+from lina_lab.decisions.sequential import MeanInterval, looks, mean_interval, sequential_interval
 from lina_lab.decisions.verdicts import Outcome, judge
 
-from .studies import DEVIATION, NOISES, Floats, differences, null_losses, study_runs
+from .studies import DEVIATION, METRICS, NOISES, Floats, differences, null_losses, study_runs
 
 pytestmark = pytest.mark.simulation
 STUDIES = 1000
@@ -98,6 +98,27 @@ def test_adding_seeds_until_it_is_resolved_is_wrong_in_at_most_5_percent(noise: 
     )
     assert wrong <= at_most(0.05, MANY_STUDIES)
     assert naive > 0.08
+
+
+def test_seeds_that_are_added_for_the_primary_comparison_do_not_spoil_the_others() -> None:
+    """The second metric nearly is the first, as the loss of the raw weights is; its row has the added seeds too."""
+    first, rng = 4, np.random.default_rng(11)
+    plan = looks(first, 16, 2)
+    losses = null_losses("normal", STUDIES, plan[-1], rng)
+    losses[..., 1] = losses[..., 0] + DEVIATION / 10 * rng.normal(size=losses.shape[:-1])
+    values = losses[:, 3, 2, :, 0] - losses[:, 2, 2, :, 0]
+    stopped = [
+        next((n for n in plan if judge(sequential_interval(list(own[:n]), plan)) in RESOLVED), plan[-1])
+        for own in values
+    ]
+    table = differences(losses)
+    pair = (table["comparison"] == 1) & (table["size"] == 64)
+    table = table[table["seed"] < np.where(pair, np.array(stopped)[table["axis"]], first)]
+    found = family(table, (16, 32, 64))
+    primary = (found["comparison"] == 1) & (found["size"] == 64) & (found["metric"] == METRICS[0])
+    found = found[~(primary & (found["kind"] == Kind.DIFFERENCE))]
+    adjusted = found.groupby("axis")["p"].transform(holm)
+    assert (adjusted.groupby(found["axis"]).min() <= HOLM_LEVEL).mean() <= at_most(0.05, STUDIES)
 
 
 def test_whole_studies_without_an_effect_are_read_as_such() -> None:

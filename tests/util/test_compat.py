@@ -26,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from lina_lab.config import CHECKS
 from lina_lab.util.compat import lightning as lightning_doors
-from lina_lab.util.compat.mlflow import make_tables, points_of_database, points_of_server
+from lina_lab.util.compat.mlflow import make_tables, points_of_database, points_of_server, runs_of_database
 from lina_lab.util.compat.optuna import database_of, id_of, storage_of, trial_rows
 from lina_lab.util.compat.pydantic import field_descriptions
 from lina_lab.util.compat.submitit import batch_script
@@ -107,6 +107,30 @@ def test_mlflow_s_table_of_metrics_gives_what_the_client_gives(tmp_path: Path) -
 
 
 @pytest.mark.system
+def test_mlflow_s_tables_give_the_runs_that_the_client_gives(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    two_runs(uri)
+    client = MlflowClient(uri)
+    mine, other = client.get_experiment_by_name("x"), client.create_experiment("y")
+    assert mine is not None
+    for index in range(3):
+        run = client.create_run(mine.experiment_id, start_time=1000 + index, tags={"kind": "cell", "n": str(index)})
+        client.log_param(run.info.run_id, "lr", index)
+        client.log_batch(run.info.run_id, [Metric("loss", value, 1, step) for step, value in enumerate((2.0, index))])
+        client.log_metric(run.info.run_id, "bad", math.nan)
+    client.set_terminated(run.info.run_id, "FAILED")
+    for experiment, tag in ((mine.experiment_id, "cell"), (mine.experiment_id, "study"), (other, "cell")):
+        client.create_run(experiment, tags={"kind": tag})
+    client.delete_run(client.create_run(mine.experiment_id, tags={"kind": "cell"}).info.run_id)
+    expected = client.search_runs([mine.experiment_id], "tags.`kind` = 'cell'")
+    found = list(runs_of_database(uri, mine.experiment_id, "kind", "cell"))
+    assert len(found) == 4
+    for ours, theirs in zip(found, expected, strict=True):
+        assert dict(ours.info) == dict(theirs.info)
+        assert (ours.data.tags, ours.data.params) == (theirs.data.tags, theirs.data.params)
+        assert repr(ours.data.metrics) == repr(theirs.data.metrics)
+
+
 def test_mlflow_s_server_gives_the_points_of_many_runs(tmp_path: Path) -> None:
     server = Server(tmp_path)
     server.start()
