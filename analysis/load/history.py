@@ -4,9 +4,10 @@ MLflow's client reads one run's one metric at a time. A database is asked direct
 UI uses for many runs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import requests
 
@@ -36,22 +37,29 @@ def read_histories(uri: str, run_ids: Sequence[str], metrics: Sequence[str]) -> 
     Raises:
         StoreError: the server does not answer, or not with what was asked for.
     """
-    parts = _from_server(uri, run_ids, metrics) if uri.startswith("http") else _from_database(uri, run_ids, metrics)
+    read = _from_server if uri.startswith("http") else _from_database
+    return read(uri, run_ids, metrics)
+
+
+def _from_database(uri: str, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+    parts = [*points_of_database(uri, run_ids, metrics, runs_a_query=RUNS_A_QUERY)] or [(np.array([], int),) * 4]
+    run, metric, images, values = (np.concatenate(column) for column in zip(*parts, strict=True))
+    # Stable, so that a run's points at equal images stay as they were logged.
+    order = np.lexsort((images, metric, run))
+    names: list[Any] = [
+        pd.Categorical.from_codes(codes[order], dtype=pd.CategoricalDtype(list(known)))
+        for codes, known in ((run, run_ids), (metric, metrics))
+    ]
+    columns = zip(COLUMNS, [*names, images[order], values[order].astype(float)], strict=True)
+    return pd.DataFrame(dict(columns))
+
+
+def _from_server(uri: str, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+    starts = range(0, len(run_ids), RUNS_A_REQUEST)
+    parts = [_asked(uri, list(run_ids[at : at + RUNS_A_REQUEST]), metric) for metric in metrics for at in starts]
     kinds: dict[str, Any] = {"run": pd.CategoricalDtype(list(run_ids)), "metric": pd.CategoricalDtype(list(metrics))}
-    none = pd.DataFrame(columns=COLUMNS).astype({**kinds, "images": "int64", "value": "float64"})
-    compact: list[pd.DataFrame] = [none, *(part.astype(kinds) for part in parts)]
-    return pd.concat(compact, ignore_index=True)
-
-
-def _from_database(uri: str, run_ids: Sequence[str], metrics: Sequence[str]) -> Iterator[pd.DataFrame]:
-    for run, metric, images, value in points_of_database(uri, run_ids, metrics, runs_a_query=RUNS_A_QUERY):
-        yield pd.DataFrame({"run": run, "metric": metric, "images": images, "value": value})
-
-
-def _from_server(uri: str, run_ids: Sequence[str], metrics: Sequence[str]) -> Iterator[pd.DataFrame]:
-    for metric in metrics:
-        for start in range(0, len(run_ids), RUNS_A_REQUEST):
-            yield _asked(uri, list(run_ids[start : start + RUNS_A_REQUEST]), metric)
+    none = pd.DataFrame(columns=COLUMNS)
+    return pd.concat([none, *parts], ignore_index=True).astype({**kinds, "images": "int64", "value": "float64"})
 
 
 def _asked(uri: str, run_ids: list[str], metric: str) -> pd.DataFrame:

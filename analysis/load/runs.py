@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import DatabaseError
 
 from lina_lab.config import StudyConfig, study_from_stored
-from lina_lab.records.runstore import FORMAT, FORMAT_VERSION, KIND, PHASE, STUDY, TRAIN_LOSS, quiet_logs
+from lina_lab.records.runstore import CONFIG, FORMAT, FORMAT_VERSION, KIND, PHASE, STUDY, TRAIN_LOSS, quiet_logs
 from lina_lab.records.status import Phase
 from lina_lab.util.compat.mlflow import runs_of_database
 from lina_lab.util.imports import gc_paused
@@ -171,7 +171,7 @@ def _study(client: MlflowClient, uri: str, experiment: Experiment) -> StudyConfi
 
 def _runs(client: MlflowClient, uri: str, experiment: Experiment, kind: str) -> Iterator[Run]:
     if uri.startswith(SQLITE):
-        yield from runs_of_database(uri, experiment.experiment_id, KIND, kind)
+        yield from runs_of_database(uri, experiment.experiment_id, KIND, kind, no_params_with=CONFIG)
         return
     token = None
     while True:

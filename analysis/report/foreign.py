@@ -15,6 +15,7 @@ from ..load.tables import ALL, FLOPS_A_PARAMETER, ForeignPoints
 from ..stats.foreign import VariantFit, warnings
 from ..stats.run_laws import Number, NumberStatus
 from ..stats.status import FitStatus
+from .figure_files import PICTURE, write_figures
 from .figures import STYLE
 from .foreign_figures import isoflop_figure, law_figure
 from .page import Section, versions, write_report
@@ -82,26 +83,17 @@ def write_foreign_report(report: ForeignReport, folder: Path) -> list[Path]:
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files, pictures = [folder / "fit.json"], []
+    files = [folder / "fit.json"]
     files[0].write_text(json.dumps(as_json(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     with plt.style.context(STYLE):
-        drawn = {"foreign_law": law_figure(report.variants), "isoflop": isoflop_figure(report.variants)}
-        for name, found in drawn.items():
-            if found is None:
-                continue
-            figure, numbers = found
-            pictures.append(folder / f"{name}.png")
-            for suffix in (".png", ".pdf"):
-                figure.savefig(folder / f"{name}{suffix}")
-                files.append(folder / f"{name}{suffix}")
-            plt.close(figure)
-            numbers.to_csv(folder / f"{name}.csv", index=False)
-            files.append(folder / f"{name}.csv")
+        found = {"foreign_law": law_figure(report.variants), "isoflop": isoflop_figure(report.variants)}
+        drawn = {name: figure for name, figure in found.items() if figure is not None}
+        files += write_figures(drawn, folder)
     tables = {"numbers": number_table(report), "optima": optima_table(report)}
     for name, table in tables.items():
         files += write_table(table, folder / name) if len(table) else []
     title = f"Scaling laws of {Path(report.table.source).name}"
-    sections = _sections(report, tables, {path.stem: path for path in pictures})
+    sections = _sections(report, tables, {name: folder / f"{name}{PICTURE}" for name in drawn})
     return [*files, *write_report(folder, title, _lead(report), [*sections, versions()])]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from . import page
+from .figure_files import PICTURE, write_figures
 from .figures import STYLE
 from .sections import study_sections
 from .study_report import StudyReport, study_figures, study_tables
@@ -22,20 +23,10 @@ def write_study_report(report: StudyReport, folder: Path) -> list[Path]:
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files, pictures = [], {}
     with plt.style.context(STYLE):
-        for name, (figure, numbers) in study_figures(report).items():
-            pictures[name] = folder / f"{name}.png"
-            # Layout and outline take as long as drawing, and are the same in both files.
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")
-            outline = figure.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
-            for suffix in (".png", ".pdf"):
-                figure.savefig(folder / f"{name}{suffix}", bbox_inches=outline)
-                files.append(folder / f"{name}{suffix}")
-            plt.close(figure)
-            numbers.to_csv(folder / f"{name}.csv", index=False)
-            files.append(folder / f"{name}.csv")
+        drawn = study_figures(report)
+        files = write_figures(drawn, folder)
+    pictures = {name: folder / f"{name}{PICTURE}" for name in drawn}
     tables = study_tables(report)
     for name, table in tables.items():
         files += write_table(table, folder / name)

@@ -24,6 +24,7 @@ COMPARED = ["comparison", "axis", "treatment", "baseline", "size", "metric"]
 """Columns that identify a difference."""
 SAMPLE = ["metric", "size", "seed"]
 """Columns that identify a difference of one comparison and seed."""
+ROLES = ["treatment", "baseline"]
 SAME_IMAGES = "both variants are validated on the same images, masks and noise"
 MEAN = ["difference", "seed_se", "low", "high", "p", "seeds", "excludes_zero"]
 """Columns of a mean over seeds. Where there is no interval, all but the difference and the seeds are NaN or false."""
@@ -90,8 +91,19 @@ def paired_differences(runs: StudyRuns, tail: float = 0.5) -> pd.DataFrame:
         masks and noise.
     """
     wide = runs.history.set_index([*SAMPLE, "images", "variant"])["value"].unstack("variant")
+    # Numbers in place of names: a study of many runs has millions of points.
+    sample = wide.groupby(level=SAMPLE, sort=True, observed=True).ngroup().to_numpy()
+    rows = wide.index.to_frame(index=False)
+    names = rows.loc[~pd.Series(sample).duplicated(), SAMPLE].reset_index(drop=True).astype({"metric": str})
+    points = pd.DataFrame({"sample": sample, "images": rows["images"]})
     found = [
-        _differences(comparison, wide[[comparison.treatment, comparison.baseline]].dropna(), tail, runs.window > 1)
+        _differences(
+            comparison,
+            points.assign(**{role: wide[getattr(comparison, role)].to_numpy() for role in ROLES}).dropna(),
+            names,
+            tail,
+            runs.window > 1,
+        )
         for comparison in comparisons(runs)
         if {comparison.treatment, comparison.baseline} <= set(wide.columns)
     ]
@@ -99,31 +111,47 @@ def paired_differences(runs: StudyRuns, tail: float = 0.5) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
 
 
-def _differences(comparison: Comparison, both: pd.DataFrame, tail: float, windows: bool) -> pd.DataFrame:
-    """Return the differences of one comparison; `both` holds the losses of the two variants, sorted by images."""
-    pairs = both.set_axis(["treatment", "baseline"], axis=1).reset_index().astype({"metric": str})
-    train = pairs["metric"] == TRAIN_LOSS
-    in_tail = pairs["images"] > (1 - tail) * pairs.groupby(SAMPLE)["images"].transform("max")
-    kept = pairs[(train & in_tail) | (~train & ~pairs.duplicated(SAMPLE, keep="last"))]
-    kept = kept.assign(step=kept["treatment"] - kept["baseline"]).sort_values([*SAMPLE, "images"])
-    samples = kept.groupby(SAMPLE)
-    means, points = samples[["treatment", "baseline", "step"]].mean(), samples.size()
-    logs = np.log(means.where(means > 0))
+def _differences(
+    comparison: Comparison, pairs: pd.DataFrame, names: pd.DataFrame, tail: float, windows: bool
+) -> pd.DataFrame:
+    """Return the differences of one comparison.
+
+    Args:
+        comparison: the two variants.
+        pairs: `sample`, `images`, and the losses of both ROLES; sorted by sample and images.
+        names: SAMPLE, the row of each sample's number.
+        tail: see `paired_differences`.
+        windows: see `noise.standard_errors`.
+    """
+    train = (names["metric"] == TRAIN_LOSS).to_numpy()[pairs["sample"]]
+    in_tail = pairs["images"] > (1 - tail) * pairs.groupby("sample")["images"].transform("max")
+    kept = pairs[(train & in_tail) | (~train & ~pairs.duplicated("sample", keep="last"))]
+    kept = kept.assign(step=kept["treatment"] - kept["baseline"])
+    samples = kept.groupby("sample")
+    means, points = samples[[*ROLES, "step"]].mean(), samples.size()
+    logs = np.log(means[ROLES].where(means[ROLES] > 0))
     table = pd.DataFrame({"difference": means["step"], "log_ratio": logs["treatment"] - logs["baseline"]})
-    table = table.assign(points=points).join(_block_errors(kept, points, windows)).reset_index()
+    own = names.loc[table.index]
+    errors = _block_errors(kept["step"].to_numpy(float), points, (own["metric"] == TRAIN_LOSS).to_numpy(), windows)
+    table = table.assign(points=points).join(errors).join(own).reset_index(drop=True)
     return table.assign(comparison=comparison.label, **asdict(comparison))
 
 
-def _block_errors(kept: pd.DataFrame, lengths: "pd.Series[int]", windows: bool) -> pd.DataFrame:
+def _block_errors(
+    values: np.ndarray[Any, np.dtype[np.float64]],
+    lengths: "pd.Series[int]",
+    trained: np.ndarray[Any, np.dtype[np.bool_]],
+    windows: bool,
+) -> pd.DataFrame:
     """Return `block_se` and `block_reason` of each mean difference.
 
     Args:
-        kept: the differences step by step, sorted by SAMPLE and images.
-        lengths: how many of them each sample has, sorted by SAMPLE.
+        values: the differences step by step, sample after sample.
+        lengths: how many of them each sample has.
+        trained: whether a sample is one of the training loss.
         windows: see `noise.standard_errors`.
     """
-    values, counts = kept["step"].to_numpy(float), lengths.to_numpy()
-    trained = lengths.index.get_level_values("metric") == TRAIN_LOSS
+    counts = lengths.to_numpy()
     errors, reasons = np.full(len(counts), np.nan), np.full(len(counts), SAME_IMAGES, dtype=object)
     for steps in np.unique(counts[trained]):
         same = trained & (counts == steps)

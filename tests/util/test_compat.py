@@ -99,9 +99,10 @@ def test_mlflow_s_table_of_metrics_gives_what_the_client_gives(tmp_path: Path) -
         parts = list(points_of_database(uri, runs, ["loss"], runs_a_query=runs_a_query))
         rows = [row for part in parts for row in zip(*part, strict=True)]
         assert len(rows) == 8
+        assert {metric for _, metric, _, _ in rows} == {0}
         for run in runs:
             expected = {(p.step, p.value) for p in MlflowClient(uri).get_metric_history(run, "loss")}
-            finite = {(step, value) for of, _, step, value in rows if of == run and math.isfinite(value)}
+            finite = {(step, value) for of, _, step, value in rows if runs[of] == run and math.isfinite(value)}
             assert finite == {(step, value) for step, value in expected if math.isfinite(value)}
         assert sum(math.isnan(row[3]) for row in rows) == 2
 
@@ -120,7 +121,7 @@ def test_mlflow_s_tables_give_the_runs_that_the_client_gives(tmp_path: Path) -> 
         client.log_metric(run.info.run_id, "bad", math.nan)
     client.set_terminated(run.info.run_id, "FAILED")
     for experiment, tag in ((mine.experiment_id, "cell"), (mine.experiment_id, "study"), (other, "cell")):
-        client.create_run(experiment, tags={"kind": tag})
+        client.log_param(client.create_run(experiment, tags={"kind": tag}).info.run_id, "lr", 9)
     client.delete_run(client.create_run(mine.experiment_id, tags={"kind": "cell"}).info.run_id)
     expected = client.search_runs([mine.experiment_id], "tags.`kind` = 'cell'")
     found = list(runs_of_database(uri, mine.experiment_id, "kind", "cell"))
@@ -129,6 +130,8 @@ def test_mlflow_s_tables_give_the_runs_that_the_client_gives(tmp_path: Path) -> 
         assert dict(ours.info) == dict(theirs.info)
         assert (ours.data.tags, ours.data.params) == (theirs.data.tags, theirs.data.params)
         assert repr(ours.data.metrics) == repr(theirs.data.metrics)
+    lean = runs_of_database(uri, mine.experiment_id, "kind", "cell", no_params_with="n")
+    assert [run.data.params for run in lean] == [{} if "n" in run.data.tags else {"lr": "9"} for run in expected]
 
 
 def test_mlflow_s_server_gives_the_points_of_many_runs(tmp_path: Path) -> None:

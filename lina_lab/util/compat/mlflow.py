@@ -4,56 +4,82 @@ Public: `MlflowClient.search_runs`, which makes a dozen objects for each tag, an
 metric of one run. Missing: to make the tables of a store without a request, and to read thousands of runs in seconds.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import product
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import requests
-from sqlalchemy import Engine, bindparam, create_engine, text
+from sqlalchemy import Connection, Engine, bindparam, create_engine, text
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
 ROWS_AT_ONCE = 200_000
 SECONDS = 60
 """How long a server may take to answer."""
-QUERY = (
-    "SELECT run_uuid AS run, key AS metric, step AS images, value, is_nan FROM metrics "
-    "WHERE run_uuid IN :runs AND key IN :metrics ORDER BY run_uuid, key, step, timestamp"
+# The order is that of the table's primary key, so that a database need not sort.
+POINTS = (
+    "SELECT run_uuid, step, value, is_nan FROM metrics WHERE key = :metric AND run_uuid IN :runs "
+    "ORDER BY timestamp, step"
 )
-
-RUNS = (
-    "SELECT run_uuid, user_id, status, start_time, end_time, artifact_uri, name FROM runs WHERE "
+CHOSEN = (
     "experiment_id = :experiment AND lifecycle_stage = :stage AND run_uuid IN (SELECT run_uuid FROM tags WHERE "
-    "key = :tag AND value = :value) ORDER BY start_time DESC, run_uuid"
+    "key = :tag AND value = :value)"
 )
-OF_RUN = {
-    "tags": "SELECT key, value FROM tags WHERE run_uuid = :run",
-    "params": "SELECT key, value FROM params WHERE run_uuid = :run",
-    "metrics": "SELECT key, value, timestamp, step, is_nan FROM latest_metrics WHERE run_uuid = :run",
+RUNS = (
+    f"SELECT run_uuid, user_id, status, start_time, end_time, artifact_uri, name FROM runs WHERE {CHOSEN} "
+    "ORDER BY start_time DESC, run_uuid"
+)
+OF_RUNS = {
+    "tags": "SELECT run_uuid, key, value FROM tags",
+    "params": "SELECT run_uuid, key, value FROM params",
+    "metrics": "SELECT run_uuid, key, value, timestamp, step, is_nan FROM latest_metrics",
 }
+"""What belongs to runs, a query for all of them."""
+WITHOUT = "run_uuid NOT IN (SELECT run_uuid FROM tags WHERE key = :unless)"
 
 
-def runs_of_database(uri: str, experiment: str, tag: str, value: str) -> "Iterator[Run]":
-    """All runs of an experiment with a tag, as `MlflowClient.search_runs` returns them, the newest first."""
+def runs_of_database(uri: str, experiment: str, tag: str, value: str, *, no_params_with: str = "") -> "Iterator[Run]":
+    """All runs of an experiment with a tag, as `MlflowClient.search_runs` returns them, the newest first.
+
+    Args:
+        uri: the database.
+        experiment: the experiment's id.
+        tag: name of the tag.
+        value: its value.
+        no_params_with: runs that have a tag of this name come without parameters, which are most of the rows.
+    """
     from mlflow.entities import LifecycleStage, Metric, Param, Run, RunData, RunInfo, RunTag
 
+    stage = LifecycleStage.ACTIVE
+    wanted = {"experiment": int(experiment), "stage": stage, "tag": tag, "value": value, "unless": no_params_with}
     engine = create_engine(uri)
     try:
         with engine.connect() as connection:
-            wanted = {"experiment": int(experiment), "stage": LifecycleStage.ACTIVE, "tag": tag, "value": value}
-            queries = {name: text(query) for name, query in OF_RUN.items()}
-            for run, user, status, start, end, artifacts, name in connection.execute(text(RUNS), wanted).all():
-                rows = {table: connection.execute(query, {"run": run}).all() for table, query in queries.items()}
-                # MLflow writes 0 and a mark for what a database may not hold.
-                last = [Metric(key, np.nan if nan else v, at, step) for key, v, at, step, nan in rows["metrics"]]
-                params = [Param(*row) for row in rows["params"]]
-                tags = [RunTag(*row) for row in rows["tags"]]
-                stage, place = LifecycleStage.ACTIVE, (artifacts, name)
-                info = RunInfo(run, experiment, user, status, start, end, stage, *place)
-                yield Run(info, RunData(last, params, tags))
+            found = connection.execute(text(RUNS), wanted).all()
+            rows = {table: _by_run(connection, table, query, wanted) for table, query in OF_RUNS.items()}
     finally:
         engine.dispose()
+    for run, user, status, start, end, artifacts, name in found:
+        # MLflow writes 0 and a mark for what a database may not hold.
+        last = [Metric(key, np.nan if nan else v, at, step) for key, v, at, step, nan in rows["metrics"][run]]
+        params = [Param(*row) for row in rows["params"][run]]
+        tags = [RunTag(*row) for row in rows["tags"][run]]
+        info = RunInfo(run, experiment, user, status, start, end, stage, artifacts, name)
+        yield Run(info, RunData(last, params, tags))
+
+
+def _by_run(connection: Connection, table: str, query: str, wanted: dict[str, Any]) -> dict[str, list[Any]]:
+    query += f" WHERE run_uuid IN (SELECT run_uuid FROM runs WHERE {CHOSEN})"
+    found = connection.execute(text(f"{query} AND {WITHOUT}" if table == "params" else query), wanted)
+    rows: dict[str, list[Any]] = defaultdict(list)
+    for run, *row in found:
+        rows[run].append(row)
+    return rows
 
 
 def make_tables(url: str, artifacts: str) -> Engine:
@@ -66,22 +92,28 @@ def make_tables(url: str, artifacts: str) -> Engine:
 
 def points_of_database(
     uri: str, run_ids: Sequence[str], metrics: Sequence[str], *, runs_a_query: int
-) -> Iterator[tuple[Sequence[str], Sequence[str], Sequence[int], np.ndarray[Any, np.dtype[np.float64]]]]:
-    """All points of some metrics of some runs, from the table `metrics`.
+) -> Iterator[tuple[Array, Array, Array, Array]]:
+    """All points of some metrics of some runs, from the table `metrics`, in the order in which they were logged.
 
-    Yields columns of many points: run, metric, step, value; a value that is not a number is NaN.
+    Yields columns of many points: index of the run, index of the metric, step, value; a value that is not a number is
+    NaN.
     """
-    query = text(QUERY).bindparams(bindparam("runs", expanding=True), bindparam("metrics", expanding=True))
+    query = text(POINTS).bindparams(bindparam("runs", expanding=True))
+    known = {name: index for index, name in enumerate(run_ids)}
     engine = create_engine(uri)
     try:
         with engine.connect() as connection:
-            for start in range(0, len(run_ids), runs_a_query):
-                names = {"runs": list(run_ids[start : start + runs_a_query]), "metrics": list(metrics)}
-                found = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query, names)
+            for start, (number, metric) in product(range(0, len(run_ids), runs_a_query), enumerate(metrics)):
+                wanted = {"runs": list(run_ids[start : start + runs_a_query]), "metric": metric}
+                found = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query, wanted)
                 for rows in found.partitions(ROWS_AT_ONCE):
-                    run, metric, step, value, is_nan = zip(*rows, strict=True)
+                    run, step, value, is_nan = zip(*rows, strict=True)
+                    count = len(rows)
+                    values = np.fromiter(value, float, count)
                     # MLflow writes 0 and a mark for what a database may not hold.
-                    yield run, metric, step, np.where(np.array(is_nan, dtype=bool), np.nan, np.array(value, float))
+                    values[np.fromiter(is_nan, bool, count)] = np.nan
+                    runs = np.fromiter(map(known.__getitem__, run), np.int32, count)
+                    yield runs, np.full(count, number, np.int32), np.fromiter(step, np.int64, count), values
     finally:
         engine.dispose()
 
