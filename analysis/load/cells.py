@@ -10,6 +10,7 @@ import pandas as pd
 from mlflow.entities import Run
 
 from lina_lab.config import StudyConfig, TrialConfig, current_name, from_stored
+from lina_lab.config.cautions import cautions
 from lina_lab.config.factors import FACTORS
 from lina_lab.model import count
 from lina_lab.records.runstore import (
@@ -35,6 +36,8 @@ KEYS = ["cell", "variant", "size", "seed"]
 """Columns that identify a cell; `variant` names its value of each axis but the size's."""
 TUNING = [*KEYS, "field", "value", "objective", "state"]
 """Columns of a tuning cell: KEYS, the tuned field and its value, the main objective, and how the cell ended."""
+CAUTIONS = "cautions"
+"""Column: a line for each number of the cell that means less than its name says, see `config.cautions`."""
 MEASURED = (IMAGES_PER_SECOND, "fit_seconds", "peak_memory_mib", THREADS)
 
 
@@ -44,8 +47,8 @@ def cell_rows(runs: Sequence[Run], study: StudyConfig) -> pd.DataFrame:
     Returns:
         `run`, KEYS, `state`, `reason` (why it does not count; empty for a run that counts), `label`, the varied fields
         as text, `data`, `parameters` (all), `body_parameters` (without embeddings), `flops_per_image`, `flops` (of
-        training), the last losses (NaN where there are none), measurements, metrics of generated images, and the
-        factors of training and shape.
+        training), the last losses (NaN where there are none), measurements, metrics of generated images, the
+        factors of training and shape, and CAUTIONS.
 
     Raises:
         StoreError: a stored configuration is not one of this version.
@@ -168,6 +171,7 @@ def _derived(config_json: str) -> dict[str, Any]:
         "flops_per_image": float(flops),
         "flops": float(flops) * config.images_seen,
         **{name: factor.value(config) for name, factor in FACTORS.items()},
+        CAUTIONS: "\n".join(cautions(config)),
     }
 
 

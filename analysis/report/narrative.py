@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from ..load.cells import CAUTIONS
 from ..load.runs import StudyRuns
 from ..stats.agreement import metric_agreement
 from ..stats.budgets import BudgetView, audit_runs
@@ -18,8 +19,14 @@ NOT_TUNED = (
 
 def design_sentences(runs: StudyRuns, views: Sequence[BudgetView]) -> list[str]:
     """Return the audit that `lina plan` prints too, and what each equal budget may claim where it is confounded."""
-    lines = audit_runs(runs).sentences()
+    lines = [*cautions_of(runs), *audit_runs(runs).sentences()]
     return [*lines, *(f"{view.title}." for view in views if not all(each.isolates_size for each in views))]
+
+
+def cautions_of(runs: StudyRuns) -> list[str]:
+    """Return a sentence for each number of the cells that means less than its name says, as `lina plan` does."""
+    lines = "\n".join(runs.cells[CAUTIONS].unique()) if CAUTIONS in runs.cells else ""
+    return [f"{line}." for line in dict.fromkeys(lines.splitlines()) if line]
 
 
 def agreement_sentences(runs: StudyRuns, means: pd.DataFrame) -> list[str]:

@@ -123,9 +123,13 @@ def recipe_of(config: SampleConfig, trained: Trained, prompts: Sequence[str], te
 
 
 def run(config: SampleConfig) -> int:
-    """Generate; returns 0. Prints where the images are once all of them exist."""
+    """Generate; returns 0. Prints where the images are, or that other ranks are still generating.
+
+    Raises:
+        ValueError: see `torchrun_layout`, `recipe_of` and `sample`.
+    """
     console = Console()
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world_size = torchrun_layout()
     device = local_device()
     trained, out = load_trained(Path(config.checkpoint), config.weights), Path(config.out)
     prompts = [] if config.prompts is None else read_prompts(Path(config.prompts))
@@ -148,7 +152,29 @@ def run(config: SampleConfig) -> int:
             write_layout(out / LAYOUT, read_images(out / SAMPLES_FILE), prompts)
     if whole:
         console.print(f"{recipe.images:,} images: {out / SAMPLES_FILE}", soft_wrap=True)
+    else:
+        console.print(f"rank {rank}: its {mine:,} of {recipe.images:,} images are there, others are still at it")
     return 0
+
+
+def torchrun_layout() -> tuple[int, int]:
+    """Rank and number of ranks that torchrun gives; (0, 1) without it.
+
+    Raises:
+        ValueError: another launcher has left such variables in the environment, or only some of them.
+    """
+    names = ("RANK", "WORLD_SIZE")
+    given = [f"{name}={os.environ[name]}" for name in names if name in os.environ]
+    if not given:
+        return 0, 1
+    rank, world_size = (os.environ.get(name, "") for name in names)
+    numbers = rank.isdecimal() and world_size.isdecimal() and int(rank) < int(world_size)
+    if numbers and (int(world_size) == 1 or torch.distributed.is_torchelastic_launched()):
+        return int(rank), int(world_size)
+    raise ValueError(
+        f"{' and '.join(given)} in the environment would make this a part of a group that torchrun has not started: "
+        "unset RANK and WORLD_SIZE, or start the ranks with torchrun"
+    )
 
 
 def _encoder(name: str, config: SampleConfig, trained: Trained, text: TextOrigin | None) -> TextEncoder:

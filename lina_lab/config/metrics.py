@@ -23,6 +23,8 @@ class Metric:
     """One line for the help."""
     direction: Literal["minimize", "maximize"] = "minimize"
     """Which way is better."""
+    weights: Literal["raw", "averaged"] = "averaged"
+    """The weights that it measures: of the last step, or averaged (EMA)."""
     switched_on: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `sampling` that have it measured, with the value that they need; None: any number but 0. Empty: it is
     measured in every trial, or where `sampling.metrics` names it."""
@@ -59,8 +61,8 @@ class Metric:
 METRICS: OpenRegistry[Metric] = OpenRegistry("metric", "lina_lab.metrics", Metric)
 for entry in (
     Metric(name="val/loss_ema", documentation="validation loss of the averaged (EMA) weights"),
-    Metric(name="val/loss_raw", documentation="validation loss of the raw weights"),
-    Metric(name="train/loss", documentation="training loss"),
+    Metric(name="val/loss_raw", documentation="validation loss of the raw weights", weights="raw"),
+    Metric(name="train/loss", documentation="training loss", weights="raw"),
     Metric(
         name=f"{EVALUATION}fid_pixels",
         documentation="Fréchet distance of the pixels of generated images",

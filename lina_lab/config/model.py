@@ -234,6 +234,11 @@ class LinaConfig(Checked):
         return self.num_classes is not None or self.text_dim is not None
 
     @property
+    def guidable(self) -> bool:
+        """Whether it trains without its condition too, which classifier-free guidance needs."""
+        return self.conditional and self.condition_dropout > 0
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of image tokens."""
         return self.latent_size[0] // self.patch_size, self.latent_size[1] // self.patch_size

@@ -97,7 +97,7 @@ def _distances(rows: Tensor, others: Tensor) -> Tensor:
 
 def kernel_distance(
     reference: Array, generated: Array, *, subsets: int = KID_SUBSETS, size: int = KID_SIZE, seed: int = 0
-) -> tuple[float, float]:
+) -> tuple[float, float | None]:
     """KID: the unbiased squared MMD with the kernel `(x y / d + 1)^3` (Bińkowski et al. 2018).
 
     Args:
@@ -108,12 +108,14 @@ def kernel_distance(
         seed: of the subsets.
 
     Returns:
-        Mean and standard deviation over the subsets.
+        Mean and standard deviation over the subsets; the deviation is None where a side has fewer than twice the images
+        of a subset: subsets are then the same images, or largely so, and their deviation says nothing of the sampling.
 
     Raises:
         ValueError: fewer than two images on a side.
     """
-    size = min(size, len(reference), len(generated))
+    few = min(len(reference), len(generated))
+    known, size = few >= 2 * size, min(size, few)
     if size < 2:
         raise ValueError("a kernel distance needs two images on each side")
     generator, values = np.random.default_rng(seed), []
@@ -123,7 +125,7 @@ def kernel_distance(
         xx, yy, xy = _kernel(x, x), _kernel(y, y), _kernel(x, y)
         within = sum((k.sum() - np.trace(k)) / (size * (size - 1)) for k in (xx, yy))
         values.append(within - 2 * xy.mean())
-    return float(np.mean(values)), float(np.std(values))
+    return float(np.mean(values)), float(np.std(values)) if known else None
 
 
 def _kernel(x: Array, y: Array) -> Array:

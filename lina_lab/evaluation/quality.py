@@ -35,8 +35,8 @@ def quality(generated: Features, reference: Reference) -> dict[str, float]:
 
     Returns:
         `images`, `fid`, `fid_std` (bootstrap standard deviation over the images) and `fid_inf`; with images of the
-        reference `kid`, `kid_std`, `precision`, `recall` and `reference_images`; with Inception's features `sfid`,
-        `inception_score` and `inception_score_std`.
+        reference `kid`, `kid_std` (where both sides have 2,000 images or more), `precision`, `recall` and
+        `reference_images`; with Inception's features `sfid`, `inception_score` and `inception_score_std`.
 
     Raises:
         ValueError: there are too few images, or features have different widths.
@@ -54,7 +54,9 @@ def quality(generated: Features, reference: Reference) -> dict[str, float]:
         found["inception_score"], found["inception_score_std"] = inception_score(generated.probabilities.astype(float))
     if reference.images is not None:
         others = reference.images.astype(np.float64)
-        found["kid"], found["kid_std"] = kernel_distance(others, rows)
+        found["kid"], deviation = kernel_distance(others, rows)
+        if deviation is not None:
+            found["kid_std"] = deviation
         near = torch.from_numpy(reference.images[:RECALL_IMAGES]), torch.from_numpy(generated.pool)
         found["precision"], found["recall"] = precision_recall(*near)
         found["reference_images"] = float(len(others))

@@ -22,6 +22,7 @@ from lina_lab.config import SamplingConfig
 from lina_lab.data.pixels import Pixels
 from lina_lab.evaluation.grid import tile
 from lina_lab.model import LINA
+from lina_lab.model.lina import guidance_misfit
 from lina_lab.model.masking import step_schedule
 from lina_lab.util.files import atomic, write_atomically
 from lina_lab.util.seeds import derive
@@ -184,8 +185,9 @@ def _check(model: LINA, decode: Callable[[Tensor], Pixels], recipe: SampleRecipe
     """Raise what generating would raise, before the recipe is noted in the folder."""
     config = model.config
     step_schedule(config.num_tokens, recipe.ar_steps)
-    if (recipe.guidance_scale, recipe.guidance_scale_start) != (1.0, 1.0) and not config.conditional:
-        raise ValueError("guidance needs a model with a condition: this one has neither classes nor texts")
+    guided = (recipe.guidance_scale, recipe.guidance_scale_start) != (1.0, 1.0)
+    if guided and (misfit := guidance_misfit(config)) is not None:
+        raise ValueError(misfit)
     blank = torch.zeros(1, config.latent_channels, *config.latent_size, device=next(model.parameters()).device)
     decode(blank)
 

@@ -10,7 +10,7 @@ from lina_lab.config import LinaConfig, from_stored
 from lina_lab.data.batch import DATA_STATE
 from lina_lab.data.pretrained import first_line
 from lina_lab.model import LINA, load_model
-from lina_lab.model.folder import WEIGHTS
+from lina_lab.model.folder import WEIGHTS, not_finite
 from lina_lab.records.files import CHECKPOINTS
 from lina_lab.util.files import sha256
 
@@ -44,10 +44,12 @@ def load_trained(path: Path, which: Which = "ema") -> Trained:
         which: the averaged or the raw weights of a checkpoint.
 
     Raises:
-        ValueError: there is no model, or not a whole one.
+        ValueError: there is no model, or not a whole one, or its weights are not all numbers.
     """
     if (path / WEIGHTS).exists():
-        return Trained(model=load_model(path).eval(), sha256=sha256(path / WEIGHTS), weights="as saved")
+        model = load_model(path).eval()
+        _check_finite(path, model)
+        return Trained(model=model, sha256=sha256(path / WEIGHTS), weights="as saved")
     if path.is_dir():
         found = sorted(path.glob(f"{CHECKPOINTS}.ckpt"))
         if not found:
@@ -62,6 +64,7 @@ def load_trained(path: Path, which: Which = "ema") -> Trained:
         model.load_state_dict(state)
     except Exception as error:
         raise ValueError(f"{path} is not a whole checkpoint of a trial: {first_line(error)}") from error
+    _check_finite(path, model)
     data: dict[str, Any] = next((saved[name] for name in DATA_STATES if name in saved), {})
     return Trained(
         model=model.eval(),
@@ -70,6 +73,11 @@ def load_trained(path: Path, which: Which = "ema") -> Trained:
         encoder=saved["hyper_parameters"]["data"].get("encoder"),
         encoder_sha256=data.get("encoder_sha256"),
     )
+
+
+def _check_finite(path: Path, model: LINA) -> None:
+    if broken := not_finite(model.state_dict()):
+        raise ValueError(f"{path}: weights are not finite ({broken})")
 
 
 def load(path: Path | str, which: Which = "ema") -> LINA:

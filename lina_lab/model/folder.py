@@ -1,17 +1,26 @@
 """A model in a folder: `config.yaml` and `model.safetensors`."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from lina_lab.config import LinaConfig, from_stored, to_dict
 from lina_lab.model.lina import LINA
 from lina_lab.util.files import atomic
 
 CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
+
+
+def not_finite(weights: Mapping[str, Tensor]) -> str:
+    """Names of the tensors that hold NaN or infinity, for a sentence; empty where there are none."""
+    names = [name for name, value in weights.items() if not value.isfinite().all()]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def save_model(model: LINA, folder: Path) -> None:

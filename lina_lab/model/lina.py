@@ -176,12 +176,12 @@ class LINA(nn.Module):
                 does not depend on the others of its batch.
 
         Raises:
-            ValueError: a step count out of range, or guidance of an unconditional model.
+            ValueError: a step count out of range, or guidance of a model without a condition, or that never dropped it.
         """
         config = self.config
         guided = guidance != 1.0 or min_guidance != 1.0
-        if guided and not config.conditional:
-            raise ValueError("guidance needs a model with a condition (num_classes or text_dim)")
+        if guided and (misfit := guidance_misfit(config)) is not None:
+            raise ValueError(misfit)
         if flow_steps < 1:
             raise ValueError(f"flow_steps={flow_steps} must be at least 1")
         known = step_schedule(config.num_tokens, steps)
@@ -211,6 +211,15 @@ class LINA(nn.Module):
         velocity = self.flow_head.forward_from_embedding(x.repeat(copies, 1, 1), time, z_embedding)
         conditional, *unconditional = velocity.float().chunk(copies)
         return unconditional[0] + guidance * (conditional - unconditional[0]) if unconditional else conditional
+
+
+def guidance_misfit(config: LinaConfig) -> str | None:
+    """Why a model cannot be guided, as a sentence; None: it can."""
+    if not config.conditional:
+        return "guidance needs a model with a condition (num_classes or text_dim)"
+    if not config.guidable:
+        return "guidance needs a model that has trained without its condition too, and its condition_dropout is 0"
+    return None
 
 
 def gather(values_BNC: Tensor, ids_BK: Tensor) -> Tensor:

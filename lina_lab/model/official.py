@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lina_lab.model.detect import Found, detect
-from lina_lab.model.folder import CONFIG, WEIGHTS, save_model
+from lina_lab.model.folder import CONFIG, WEIGHTS, not_finite, save_model
 from lina_lab.model.layout import load_official
 from lina_lab.model.lina import LINA
 
@@ -47,13 +47,15 @@ def convert(source: Path, target: Path, known: Mapping[str, object] | None = Non
         known: fields of the configuration that do not follow from the weights.
 
     Raises:
-        ValueError: the weights cannot be read, or do not fit the configuration that was detected.
+        ValueError: the weights cannot be read, are not all numbers, or do not fit the configuration that was detected.
         FileExistsError: `target` holds a model already.
         OSError: `target` cannot be written.
     """
     if (target / CONFIG).exists() or (target / WEIGHTS).exists():
         raise FileExistsError(f"{target} holds a model already")
     weights = read_official(source)
+    if broken := not_finite(weights):
+        raise ValueError(f"the weights in {source} are not finite ({broken}): the download or the training is damaged")
     found = detect(weights, known)
     model = LINA(found.config)
     load_official(model, weights)

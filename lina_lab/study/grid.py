@@ -12,6 +12,7 @@ from operator import getitem
 from typing import TYPE_CHECKING, Any
 
 from lina_lab.config import BudgetConfig, StudyConfig, TrialConfig, from_dict
+from lina_lab.config.cautions import cautions, meaningless, unmeasurable
 from lina_lab.config.metrics import METRICS
 from lina_lab.config.model import mixed_widths
 from lina_lab.records.status import Phase
@@ -65,6 +66,10 @@ class Plan:
     def digest(self) -> str:
         """A short hash of all cells."""
         return hashlib.sha256(" ".join(cell.config_hash for cell in self.cells).encode()).hexdigest()[:12]
+
+    def cautions(self) -> tuple[str, ...]:
+        """A sentence for each number of the cells that means less than its name says, see `config.cautions`."""
+        return tuple(dict.fromkeys(sentence for cell in self.cells for sentence in cautions(cell.config)))
 
     def seeds_at(self, values: Mapping[str, Any]) -> list[int]:
         """The seeds of a point of the grid, as the configuration has them."""
@@ -234,6 +239,10 @@ def _check_measured(study: StudyConfig, config: TrialConfig) -> None:
     for objective in study.objectives:
         if (field := METRICS[objective.metric].not_measured(config.sampling)) is not None:
             raise ValueError(f"study.objectives names {objective.metric}, which {field} does not measure")
+        if (why := meaningless(config, objective.metric)) is not None:
+            raise ValueError(f"study.objectives names {objective.metric}, which {why}")
+    if (sentence := unmeasurable(config)) is not None:
+        raise ValueError(sentence)
 
 
 def _shared(study: StudyConfig, base: Mapping[str, Any]) -> dict[str, Any]:

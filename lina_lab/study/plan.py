@@ -94,7 +94,7 @@ def describe(workspace: Workspace) -> str:
     )
     flops = cells["FLOPs"].sum()
     comparison = replace(plan, cells=tuple(c for c in plan.cells if c.phase is Phase.COMPARISON) or plan.cells)
-    found = [f"{line}\n" for line in (*notes(plan), plan.stopped) if line]
+    found = [f"{line}\n" for line in (*notes(plan), plan.stopped, *plan.cautions()) if line]
     return (
         f"{plan.study.question.strip()}\n\n"
         f"{merged.to_markdown(index=False, floatfmt='.3g', disable_numparse=True)}\n\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lina_lab.config import to_dict
+from lina_lab.config.cautions import cautions
 from lina_lab.launch.contract import Launch, Launcher
 from lina_lab.records.files import CANCEL_FILE, ERROR_FILE, PICTURE_FILE
 from lina_lab.records.record import Record, begin_attempt, read_record, write_config, write_record
@@ -57,6 +58,8 @@ def run_study(store: Store, launcher: Launcher, display: PlainDisplay, *, joins:
     states = store.states()
     left = len(open_cells(store.plan, states))
     display.started(left, len(store.plan.cells))
+    for sentence in store.plan.cautions() if left and not joins else ():
+        display.line(sentence)
     if not left:
         return summarise(store.plan, states, [])
     if joins:
@@ -150,7 +153,8 @@ class _Worker:
 
         tracking = TrackingRun(uri=self.tracker.uri, run_id=run_id)
         result = self.launch(claim.cell.config, folder, tracking=tracking, report=report)
-        for problem in result.problems:
+        # Cautions were said at the start, for all cells.
+        for problem in (p for p in result.problems if p not in cautions(claim.cell.config)):
             self.display.line(f"{claim.cell.label}: {problem}")
         return _record_of(claim, CELL_STATUS[result.status], run_id, result.error, result)
 

@@ -4,17 +4,20 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
-from lina_lab.config import TrialConfig, to_dict
+from lina_lab.config import TrialConfig, from_stored, to_dict
 from lina_lab.data.batch import DATA_STATE, Batch
 from lina_lab.data.order import RankLayout
 from lina_lab.model import LINA, LossInputs, initialize, sample_step_inputs
 from lina_lab.training.optimizer_state import State, with_names
 from lina_lab.training.optimizers import make_optimizer
 from lina_lab.training.validation import frozen_loss_inputs
+from lina_lab.util.nested import flatten
 from lina_lab.util.partition import held_out
 
 LAYOUT = 3
@@ -43,6 +46,8 @@ class LinaModule(L.LightningModule):
         initialize(self.model, config.seed)
         self.frozen: list[tuple[LossInputs, int]] = []
         """For each validation batch the loss inputs of this rank's images, and how many of these images count."""
+        self.averages = False
+        """Whether `ExponentialAverage` swaps its weights in for the second validation loader."""
         self._optimizer_states: list[State] = []
         """From a checkpoint, until there is an optimizer to take them."""
 
@@ -52,6 +57,12 @@ class LinaModule(L.LightningModule):
         return self.global_step * self.config.data.batch_size
 
     def setup(self, stage: str) -> None:
+        """Make the frozen inputs of validation.
+
+        Raises:
+            ValueError: Lightning's own averaging is among the callbacks.
+        """
+        self._check_averaging()
         self.frozen = []
         for inputs in frozen_loss_inputs(self.config):
             mine, counted = held_out(len(inputs.drop), rank=self.global_rank, world_size=self.trainer.world_size)
@@ -65,11 +76,13 @@ class LinaModule(L.LightningModule):
         return self.model.loss_from_inputs(latents, inputs, **condition)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        weights = VALIDATION_WEIGHTS[dataloader_idx]
+        if weights == "ema" and not self.averages:
+            return
         latents, condition = batch
         inputs, counted = self.frozen[batch_idx]
         loss = self.model.loss_from_inputs(latents, inputs, **condition)
-        name = f"val/loss_{VALIDATION_WEIGHTS[dataloader_idx]}"
-        self.log(name, loss, batch_size=counted, add_dataloader_idx=False, sync_dist=True)
+        self.log(f"val/loss_{weights}", loss, batch_size=counted, add_dataloader_idx=False, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         if self.config.data.on_error == "skip":
@@ -96,8 +109,9 @@ class LinaModule(L.LightningModule):
         """Put what a checkpoint holds where Lightning looks for it.
 
         Raises:
-            ValueError: a version wrote it whose checkpoints this one does not read.
+            ValueError: it is of another configuration, or a version wrote it whose checkpoints this one does not read.
         """
+        self._check_configuration(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
         layout = checkpoint.get("layout")
         if layout not in (INDEXED_LAYOUT, LAYOUT):
             raise ValueError("the checkpoint was written by another version of lina_lab: move the cell's folder away")
@@ -113,6 +127,29 @@ class LinaModule(L.LightningModule):
             for optimizer, state in zip(self.trainer.optimizers, self._optimizer_states, strict=True):
                 set_optimizer_state_dict(self, optimizer, state)
         self._optimizer_states = []
+
+    def _check_averaging(self) -> None:
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        foreign = [each for each in callbacks if isinstance(each, WeightAveraging) and not hasattr(each, "averaged")]
+        if foreign:
+            raise ValueError(
+                f"{type(foreign[0]).__name__} averages the weights for both validation losses: take "
+                "lina_lab.training.callbacks.ema.ExponentialAverage in its place"
+            )
+        if not self.averages:
+            rank_zero_warn("there is no ExponentialAverage among the callbacks, and so no val/loss_ema")
+
+    def _check_configuration(self, stored: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another trial."""
+        other = from_stored(TrialConfig, stored)
+        if other.config_hash() != self.config.config_hash():
+            then, now = flatten(to_dict(other)), flatten(to_dict(self.config))
+            changed = [name for name in now if then.get(name) != now[name]]
+            raise ValueError(
+                "the checkpoint is of another trial ("
+                + "; ".join(f"{name} was {then.get(name)} and is {now[name]}" for name in changed)
+                + "): give this one a folder of its own"
+            )
 
     def log_over_images(self, metrics: dict[str, float], images: int) -> None:
         """Log metrics that are the same on all ranks, over the number of images seen."""

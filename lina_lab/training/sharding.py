@@ -58,6 +58,7 @@ class ShardedAverage(ExponentialAverage):
         average = AveragedModel(twin, avg_fn=get_ema_avg_fn(self.decay), use_buffers=False)  # type: ignore[no-untyped-call]
         set_averaged_model(self, average)
         shard(self.averaged().model, data_mesh(pl_module))
+        pl_module.averages = True
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Write the same entries as without sharding, whole, on the first rank."""

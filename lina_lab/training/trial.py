@@ -18,6 +18,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback
 
 from lina_lab.config import ResourcesConfig, TrialConfig
+from lina_lab.config.cautions import cautions, unmeasurable
 from lina_lab.config.metrics import METRICS
 from lina_lab.data import make_data
 from lina_lab.records.files import PICTURE_FILE
@@ -74,11 +75,14 @@ def run_trial(
         environment: Lightning's view of the processes; None: this one is alone.
 
     Raises:
-        ValueError: ranks differ in code, packages, configuration or checkpoint, or the batch cannot be divided.
+        ValueError: ranks differ in code, packages, configuration or checkpoint, the folder's checkpoint is of another
+            trial, the batch cannot be divided, or the trial cannot measure what it asks for.
         KeyboardInterrupt, SystemExit: on Ctrl-C, and on SIGTERM where that is an exception (`signals.sigterm_as_exit`),
             after Lightning has closed the loggers.
     """
     resources.check_batch(config.data.batch_size)
+    if (sentence := unmeasurable(config)) is not None:
+        raise ValueError(sentence)
     forget_peak_memory()
     checkpoint, problems = newest(folder)
     logger = None if tracking is None else BufferedMLflowLogger(tracking, folder)
@@ -128,7 +132,11 @@ def run_trial(
                 status, error = ENDS[type(ended)], str(ended)
     seconds = time.perf_counter() - start
     logged = {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
-    problems += [problem for problem in (pictures.problem, logger and logger.problem) if problem] + data.problems
+    problems += [
+        *cautions(config),
+        *(problem for problem in (pictures.problem, logger and logger.problem) if problem),
+        *data.problems,
+    ]
     trained = timer.training - timer.validating
     return TrialResult(
         status=status,

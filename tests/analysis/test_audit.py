@@ -14,6 +14,7 @@ from lina_lab.analysis.report.study_report import analyze_study
 from lina_lab.analysis.stats.budgets import audit_runs, confounded
 
 from lina_lab.config import StudyConfig, from_dict, to_dict
+from lina_lab.config.cautions import cautions
 from lina_lab.config.factors import FactorKind, LawKind
 from lina_lab.study.grid import Plan, make_plan
 from lina_lab.study.plan import audit
@@ -114,6 +115,14 @@ def test_the_plan_and_the_report_print_the_same_audit(tiny: Any, planted: Any, d
     runs, lines = trained(plan, planted), audit(plan).sentences()
     assert len(lines) >= 3
     assert audit_runs(runs).sentences() == lines == design_sentences(runs, ())
+
+
+def test_the_report_says_what_is_slower_than_the_budget(tiny: Any, planted: Any) -> None:
+    plan = designed(tiny, {"axes": {"size": WIDTHS | {"optimizer.warmup_images": [64, 64, 6400]}}})
+    runs = trained(plan, planted)
+    (sentence,) = plan.cautions()
+    runs = replace(runs, cells=runs.cells.assign(cautions=["\n".join(cautions(cell.config)) for cell in plan.cells]))
+    assert design_sentences(runs, ())[0] == f"{sentence}."
 
 
 def test_a_rate_for_each_width_is_shown_as_a_condition(tiny: Any, planted: Any) -> None:

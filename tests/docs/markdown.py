@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PLACEHOLDERS = {r"\bstudy=NAME\b": "study=kv_gate", r"=N(?=\s|$)": "=2"}
+PLACEHOLDERS = {r"\bstudy=NAME\b": "study=kv_gate", r"=N(?=\s|$)": "=320"}
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,17 @@ def test_kernel_distance_by_loops_and_without_bias() -> None:
     assert kernel_distance(x, y, subsets=1)[0] == pytest.approx(within - 2 * across)
     pool = RNG.normal(size=(4000, 4))
     mean, deviation = kernel_distance(pool[:2000], pool[2000:], subsets=50, size=200)
+    assert deviation is not None
     assert abs(mean) < 2 * deviation
     assert deviation > 0
+
+
+@pytest.mark.parametrize(("images", "known"), [(40, False), (99, False), (100, True)])
+def test_the_deviation_of_a_kernel_distance_is_not_that_of_one_subset_with_itself(images: int, known: bool) -> None:
+    """Subsets of 50 images: of 40 each is the same whole set, and the deviation of equal numbers was given as 0."""
+    x, y = RNG.normal(size=(200, 4)), RNG.normal(size=(images, 4))
+    for sides in ((x, y), (y, x)):
+        assert (kernel_distance(*sides, subsets=5, size=50)[1] is not None) == known
 
 
 def test_extrapolation_takes_away_what_few_images_add() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -208,7 +209,7 @@ def test_killed_ranks_go_on_with_what_they_have(model: LINA, tmp_path: Path) -> 
     line += ["ar_steps=16", "guidance_scale=2.0", "guidance_scale_start=1.0"]
 
     def start(out: str, rank: int, world_size: int) -> "subprocess.Popen[bytes]":
-        ranks = {"RANK": str(rank), "WORLD_SIZE": str(world_size), "OMP_NUM_THREADS": "1"}
+        ranks = {"RANK": str(rank), "WORLD_SIZE": str(world_size), "TORCHELASTIC_RUN_ID": "x", "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
             [*line, f"out={tmp_path / out}"], env={**os.environ, **ranks}, stdout=subprocess.DEVNULL
         )
@@ -250,3 +251,58 @@ def test_the_command(model: LINA, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "holds images of another recipe" in capsys.readouterr().err
     assert COMMAND.main(["checkpoint=nowhere", "out=x"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"WORLD_SIZE": "4", "RANK": "0"}, {"RANK": "3"}, {"WORLD_SIZE": "4"}, {"RANK": "x", "WORLD_SIZE": "1"}],
+)
+def test_variables_of_another_launcher_do_not_make_it_a_part(
+    model: LINA,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+) -> None:
+    """It generated a part of the images, printed nothing, and returned 0."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    save_model(model, tmp_path / "model")
+    line = [f"checkpoint={tmp_path / 'model'}", f"out={tmp_path / 'out'}", "images=4", "batch_size=2", "ar_steps=4"]
+    assert COMMAND.main(line) == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
+    assert "unset RANK and WORLD_SIZE, or start the ranks with torchrun" in printed.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rank_says_that_others_are_still_at_it(
+    model: LINA, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "TORCHELASTIC_RUN_ID": "x"}.items():
+        monkeypatch.setenv(name, value)
+    save_model(model, tmp_path / "model")
+    line = [f"checkpoint={tmp_path / 'model'}", f"out={tmp_path / 'out'}", "images=5", "batch_size=2", "ar_steps=4"]
+    assert COMMAND.main(line) == 0
+    assert "rank 0: its 3 of 5 images are there, others are still at it" in capsys.readouterr().out
+    monkeypatch.setenv("RANK", "1")
+    assert COMMAND.main(line) == 0
+    assert f"5 images: {tmp_path / 'out/samples.npz'}" in capsys.readouterr().out
+
+
+def test_weights_that_are_not_numbers_are_not_sampled_from(model: LINA, tmp_path: Path) -> None:
+    model.backbone.mask_token.data[0] = torch.nan
+    save_model(model, tmp_path / "model")
+    with pytest.raises(ValueError, match=r"weights are not finite \(backbone\.mask_token\)"):
+        load_trained(tmp_path / "model")
+
+
+def test_guidance_of_a_model_that_never_dropped_its_condition_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], model: LINA
+) -> None:
+    """Its "no class" is an embedding as it was initialized."""
+    save_model(LINA(replace(model.config, condition_dropout=0.0)), tmp_path / "model")
+    line = [f"checkpoint={tmp_path / 'model'}", f"out={tmp_path / 'out'}", "images=2", "ar_steps=2", "ode_steps=1"]
+    assert COMMAND.main([*line, "guidance_scale=2.0"]) == 2
+    assert "guidance needs a model that has trained without its condition too" in capsys.readouterr().err
+    assert COMMAND.main(line) == 0

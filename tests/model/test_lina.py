@@ -274,6 +274,14 @@ def test_an_unconditional_model_trains_and_generates() -> None:
         model.generate(batch=3, steps=2, guidance=2.0, generator=seeded())
 
 
+def test_a_model_that_never_dropped_its_condition_cannot_be_guided() -> None:
+    model = LINA(replace(SMALL, condition_dropout=0.0))
+    assert model.generate(label=torch.tensor([0]), steps=1, flow_steps=1, generator=seeded()).isfinite().all()
+    for scales in ({"guidance": 2.0}, {"min_guidance": 2.0}):
+        with pytest.raises(ValueError, match="condition_dropout is 0"):
+            model.generate(label=torch.tensor([0]), steps=1, flow_steps=1, generator=seeded(), **scales)
+
+
 @pytest.mark.parametrize(("steps", "flow_steps"), [(0, 1), (25, 1), (2, 0)])
 def test_step_counts_out_of_range_are_refused(steps: int, flow_steps: int) -> None:
     with pytest.raises(ValueError, match="steps="):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lina_lab.commands.convert import COMMAND
 from lina_lab.config import AttentionConfig, LinaConfig
@@ -117,6 +117,12 @@ def damaged(folder: Path, case: str) -> list[str]:
     elif case == "foreign":
         folder.mkdir()
         save_file({"conv.weight": torch.zeros(1)}, folder / f"{STEM}.safetensors")
+    elif case == "not numbers":
+        official(SQUARE, folder)
+        file = folder / f"{STEM}.safetensors"
+        weights = load_file(file)
+        weights["mask_embed.mask_token"].view(-1)[3] = float("nan")
+        save_file(weights, file)
     elif case == "field":
         official(SQUARE, folder)
         return ["model.heads=3"]
@@ -133,6 +139,7 @@ def damaged(folder: Path, case: str) -> list[str]:
         ("truncated", "cannot be read"),
         ("code", "cannot be read"),
         ("foreign", "not the weights of a LINA: they lack mask_embed.mask_token"),
+        ("not numbers", "are not finite (mask_embed.mask_token)"),
         ("field", "model.heads is not a field"),
         ("stated wrong", "image_encoder.blocks.1.attn.key_scale is left over"),
     ],

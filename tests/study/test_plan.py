@@ -148,3 +148,40 @@ def test_a_plan_says_how_many_seeds_its_primary_comparison_needs(tiny_study: Any
     assert "3 seeds resolve 0.065 or more (with a power of 80%)." in text
     one = replace(plan, cells=tuple(cell for cell in plan.cells if cell.config.seed == 0))
     assert "is unknown: fewer than two of its seeds are done" in describe(workspace_at(tmp_path, one))
+
+
+@pytest.mark.parametrize(
+    ("every", "decay", "refused"), [(100, 0.99, True), (4, 0.5, True), (3, 0.95, True), (3, 0.5, False)]
+)
+def test_an_objective_of_an_average_that_hardly_moves_is_refused(
+    tiny_study: Any, every: int, decay: float, refused: bool
+) -> None:
+    """With four steps and an update every hundred, the averaged weights stay those of the first step."""
+    changes = {"ema.every_n_steps": every, "ema.decay": decay}
+    if refused:
+        with pytest.raises(ValueError, match=r"names val/loss_ema, which would measure averaged weights.* 4 optimizer"):
+            planned(tiny_study, changes)
+    else:
+        assert planned(tiny_study, changes).cells
+    assert planned(tiny_study, changes, objectives=[{"metric": "val/loss_raw"}]).cells
+
+
+CAUTIONS = [
+    ({"ema.every_n_steps": 3, "ema.decay": 0.5}, "averaged weights (EMA), 50% of which are those after the first step"),
+    ({"optimizer.warmup_images": 128}, "the learning rate ends at 50% of optimizer.lr=0.001"),
+    ({"trainer.log_every_n_steps": 5}, "the training loss has no curve"),
+    ({"model.condition_dropout": 0.0}, "the sample grid is drawn without guidance"),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), CAUTIONS, ids=lambda value: str(value)[:30])
+def test_what_is_slower_than_the_budget_is_said_by_the_plan(
+    tiny_study: Any, tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    assert planned(tiny_study).cautions() == ()
+    text = describe(workspace_at(tmp_path / "runs", planned(tiny_study, changes)))
+    assert text.count(sentence) == 1
+
+
+def test_a_warm_up_of_just_the_budget_is_reached(tiny_study: Any) -> None:
+    assert planned(tiny_study, {"optimizer.warmup_images": 64}).cautions() == ()

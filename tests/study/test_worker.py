@@ -373,3 +373,15 @@ def test_a_study_has_one_run_however_often_it_goes_on(lab: Lab, tiny_study: Any)
     (run,) = client.search_runs([lab.cell_runs()[0].info.experiment_id], f"tags.`{KIND}` = 'study'")
     assert json.loads(run.data.tags[STUDY])["seeds"] == [0, 1]
     assert run.data.metrics["cells/done"] == 8
+
+
+def test_what_is_slower_than_the_budget_is_said_once_at_the_start(tiny_study: Any, tmp_path: Path) -> None:
+    config, base = tiny_study()
+    base["optimizer"]["warmup_images"] = 128
+    lab = Lab(plan=make_plan(config, base), runs=tmp_path / "runs")
+    (sentence,) = lab.plan.cautions()
+    lab.behaviour = lambda config: replace(RESULT, problems=(sentence,))
+    lab.run()
+    assert lab.lines.count(sentence) == 1
+    lab.run()
+    assert lab.lines.count(sentence) == 1

@@ -21,7 +21,7 @@ from lina_lab.launch.torchrun import OneMachine
 from lina_lab.records.result import TrialResult
 from lina_lab.training.checkpoints import newest
 from lina_lab.training.trial import run_trial
-from tests.training.old_checkpoints import as_version_0_1_wrote_it, last, load
+from tests.training.old_checkpoints import as_of, as_version_0_1_wrote_it, last, load
 
 pytestmark = pytest.mark.system
 Tiny = Callable[..., TrialConfig]
@@ -110,11 +110,14 @@ def test_a_checkpoint_resumes_with_any_number_of_ranks(tiny: Tiny, tmp_path: Pat
     first = train(parts[0], folder, devices=2)
     assert (first.steps, first.resumed_at) == (5, None)
     as_version_0_1_wrote_it(last(folder).path)
+    as_of(parts[1], last(folder).path)
     second = train(parts[1], folder, devices=4, strategy="fsdp", accelerator="cpu")
     assert (second.steps, second.resumed_at) == (10, 5)
     assert (folder / "group.json").exists()
+    as_of(parts[2], last(folder).path)
     third = train(parts[2], folder, devices=2, strategy="fsdp", accelerator="cpu")
     assert (third.steps, third.resumed_at) == (15, 10)
+    as_of(config, last(folder).path)
     end = run_trial(config, folder)
     assert end.resumed_at == 15
     assert_same(end, whole)

@@ -1,10 +1,11 @@
-"""Checkpoints as version 0.1 wrote them."""
+"""Checkpoints as version 0.1, or another trial, wrote them."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lina_lab.config import TrialConfig, to_dict
 from lina_lab.training.checkpoints import SavedStep, newest
 from lina_lab.util.files import sha256
 
@@ -25,6 +26,13 @@ def write(path: Path, saved: dict[str, Any]) -> None:
     """Write a checkpoint again, changed, and seal it."""
     torch.save(saved, path)
     path.with_name(path.name + ".sha256").write_text(sha256(path) + "\n")
+
+
+def as_of(config: TrialConfig, path: Path) -> None:
+    """Rewrite a checkpoint as that of another trial, such as one with a larger budget."""
+    saved = load(path)
+    saved["hyper_parameters"] = to_dict(config)
+    write(path, saved)
 
 
 def as_version_0_1_wrote_it(path: Path, data_name: str = "DigitsDataModule") -> None:

@@ -241,5 +241,9 @@ def test_an_objective_that_nothing_measures_is_refused(tiny: Tiny) -> None:
         with pytest.raises(ValueError, match="needs direction="):
             from_dict(StudyConfig, {**STUDY, "name": "x", "objectives": [{"metric": metric, "direction": direction}]})
     inception = from_dict(StudyConfig, {**STUDY, "name": "x", "objectives": [{"metric": "eval/fid_inception"}]})
+    never_dropped = t2i(tiny, model={"condition_dropout": 0.0}, sampling={"caption_images": 12, "guidance_scale": 3.0})
+    plain = from_dict(StudyConfig, {**STUDY, "name": "x"})
+    with pytest.raises(ValueError, match=r"model\.condition_dropout=0 never drops it: give both scales 1"):
+        make_plan(plain, to_dict(never_dropped))
     with pytest.raises(ValueError, match=r"sampling\.quality_features=pixels does not measure"):
         make_plan(inception, to_dict(t2i(tiny, sampling={"quality_images": 20})))

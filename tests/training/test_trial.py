@@ -8,14 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from torch.optim.swa_utils import get_ema_avg_fn
 
 from lina_lab.config import ResourcesConfig, TrialConfig, to_dict
+from lina_lab.data import make_data
 from lina_lab.model import LINA
 from lina_lab.model.masking import num_masked, stratified_mask_ratios
 from lina_lab.records.result import Progress
+from lina_lab.training.callbacks.ema import ExponentialAverage
 from lina_lab.training.checkpoints import newest
 from lina_lab.training.module import LinaModule
 from lina_lab.training.optimizers import grouped_parameters
@@ -365,3 +369,72 @@ def test_peak_memory_is_of_this_process_alone() -> None:
     found = float(subprocess.check_output([sys.executable, "-c", code], text=True))
     assert peak_memory_mib() > 600
     assert found < peak_memory_mib() - len(held) / 2**20 / 2
+
+
+def plain_trainer(folder: Path, *callbacks: Callback) -> L.Trainer:
+    return L.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        num_sanity_val_steps=0,
+        logger=False,
+        callbacks=[*callbacks],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        default_root_dir=folder,
+    )
+
+
+@pytest.mark.filterwarnings("ignore")  # what Lightning advises in a plain trainer
+def test_without_an_average_there_is_no_loss_of_averaged_weights(tiny: Tiny, tmp_path: Path) -> None:
+    """In a plain trainer the raw loss was logged under both names."""
+    config = tiny(trainer={"val_every_images": 64})
+    trainer = plain_trainer(tmp_path)
+    with pytest.warns(UserWarning, match="no ExponentialAverage among the callbacks, and so no val/loss_ema"):
+        trainer.fit(LinaModule(config), datamodule=make_data(config))
+    assert "val/loss_raw" in trainer.logged_metrics
+    assert "val/loss_ema" not in trainer.logged_metrics
+    trainer = plain_trainer(tmp_path, ExponentialAverage(config.ema))
+    trainer.fit(LinaModule(config), datamodule=make_data(config))
+    assert {"val/loss_raw", "val/loss_ema"} <= trainer.logged_metrics.keys()
+    fresh = plain_trainer(tmp_path, ExponentialAverage(config.ema))
+    fresh.validate(LinaModule(config), datamodule=make_data(config), verbose=False)
+    assert "val/loss_ema" not in fresh.logged_metrics
+
+
+@pytest.mark.filterwarnings("ignore")  # what Lightning advises in a plain trainer
+def test_an_average_that_is_validated_under_both_names_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny()
+    with pytest.raises(ValueError, match="EMAWeightAveraging averages the weights for both validation losses"):
+        plain_trainer(tmp_path, EMAWeightAveraging()).fit(LinaModule(config), datamodule=make_data(config))
+
+
+@pytest.mark.parametrize(
+    "change", [{"trainer": {"max_images": 128}}, {"optimizer": {"lr": 0.1}}], ids=["budget", "rate"]
+)
+def test_a_folder_with_another_trial_s_checkpoints_is_refused(tiny: Tiny, tmp_path: Path, change: Any) -> None:
+    """A larger budget went on from them and ended, done, at 7 of 10 steps; another rate went on as well."""
+    run_trial(tiny(), tmp_path)
+    section, fields = next(iter(change.items()))
+    field, value = next(iter(fields.items()))
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.ckpt")}
+    with pytest.raises(ValueError, match=rf"of another trial \({section}\.{field} was .* and is {value}\)"):
+        run_trial(tiny(**change), tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.ckpt")} == before
+
+
+def test_an_average_that_is_slower_than_the_trial_is_a_problem_of_its_result(tiny: Tiny, tmp_path: Path) -> None:
+    result = run_trial(tiny(ema={"decay": 0.99, "every_n_steps": 100}), tmp_path)
+    (problem,) = result.problems
+    assert "all of which are those after the first step" in problem
+
+
+def test_a_trial_that_would_guide_by_what_it_never_trains_draws_its_grid_without(tiny: Tiny, tmp_path: Path) -> None:
+    changes = {"model": {"condition_dropout": 0.0}}
+    pictures = []
+    for name, scale in (("guided", 2.0), ("plain", 1.0)):
+        (tmp_path / name).mkdir()
+        result = run_trial(tiny(**changes, sampling={"guidance_scale": scale}), tmp_path / name)
+        assert len(result.problems) == (name == "guided")
+        pictures.append((tmp_path / name / "samples.png").read_bytes())
+    assert pictures[0] == pictures[1]

@@ -30,6 +30,10 @@ class ExponentialAverage(WeightAveraging):
         super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(config.decay))  # type: ignore[no-untyped-call]
         self.every_n_steps = config.every_n_steps
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        cast(LinaModule, pl_module).averages = stage == "fit"
+
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """After every `every_n_steps` steps, counted from the first one."""
         return step_idx is not None and step_idx % self.every_n_steps == 0
@@ -44,5 +48,5 @@ class ExponentialAverage(WeightAveraging):
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if dataloader_idx == 1 and batch_idx == 0:
+        if dataloader_idx == 1 and batch_idx == 0 and cast(LinaModule, pl_module).averages:
             swap_models(self, pl_module)

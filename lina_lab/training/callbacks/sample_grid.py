@@ -74,7 +74,7 @@ class SampleGrid(Callback):
             condition = {"label": torch.arange(model.config.num_classes, device=device)}
         elif model.config.text_dim is not None:
             condition = data.held_out_condition(captions, device)
-        else:
+        if not model.config.guidable:
             sampling = replace(sampling, guidance_scale=1.0, guidance_scale_start=1.0)
         repeated = {name: value.repeat_interleave(columns, 0) for name, value in condition.items()}
         return generate(model, sampling, repeated, Generator().manual_seed(derive("samples")), columns)
