@@ -64,6 +64,7 @@ OTHER: dict[str, Any] = {
     "seed": 1,
     "trainer.divergence_factor": 2.0,
     "trainer.divergence_steps": 7,
+    "trainer.rng_version": 2,
 }
 ONE_VALUED = {
     "model.latent_channels",

@@ -30,7 +30,7 @@ from lina_lab.data.text import TextEncoder, load_text_encoder
 from lina_lab.evaluation.decoding import decoder_of
 from lina_lab.evaluation.images import read_images
 from lina_lab.evaluation.prompts.geneval import LAYOUT, read_prompts, write_layout
-from lina_lab.evaluation.sampling import RENAMED, SAMPLES_FILE, Condition, SampleRecipe, sample
+from lina_lab.evaluation.sampling import RENAMED, SAMPLES_FILE, Condition, SampleRecipe, rng_version_in, sample
 from lina_lab.evaluation.weights import Trained, load_trained
 from lina_lab.util.progress import image_progress
 
@@ -135,6 +135,7 @@ def run(config: SampleConfig) -> int:
     prompts = [] if config.prompts is None else read_prompts(Path(config.prompts))
     text = None if config.shards is None else read_manifest(Path(config.shards)).text
     recipe = recipe_of(config, trained, [metadata["prompt"] for metadata in prompts], text)
+    recipe = replace(recipe, rng_version=rng_version_in(out))
     model, encode = trained.model.to(device), None
     if recipe.encoder is not None:
         encoder = _encoder(recipe.encoder, config, trained, text)

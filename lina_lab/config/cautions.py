@@ -6,11 +6,17 @@ is said by `lina plan`, at the start of `lina run` and in reports.
 
 from collections.abc import Iterator
 
+from lina_lab.config.datasets import DATA_SETS
 from lina_lab.config.metrics import METRICS
 from lina_lab.config.trial import TrialConfig
 
 SLOW, MEANINGLESS = 0.2, 0.9
 """Share of the first step in the averaged weights from which it is said, and above which they cannot be compared."""
+
+IMAGES_PER_STREAM = 32
+"""`model.inputs.IMAGES_PER_GENERATOR`: images of a step that share a random stream."""
+SEVERAL = 1.0
+"""Pairs of equal random streams from which it is said."""
 
 
 def first_share(trial: TrialConfig) -> float:
@@ -20,6 +26,16 @@ def first_share(trial: TrialConfig) -> float:
     """
     updates = (trial.max_steps - 1) // trial.ema.every_n_steps
     return float(trial.ema.decay**updates)
+
+
+def repeated_streams(trial: TrialConfig) -> float:
+    """How many pairs of a trial's random streams are expected to be equal, where generators take 32 bits of a seed."""
+    if trial.trainer.rng_version != 1:
+        return 0.0
+    streams = trial.max_steps * -(-trial.data.batch_size // IMAGES_PER_STREAM)
+    # Each image has a stream of its own in each pass.
+    streams += trial.images_seen if DATA_SETS[trial.data.name].cached_latents else 0
+    return float(streams**2 / 2**33)
 
 
 def guides_untrained(trial: TrialConfig) -> bool:
@@ -66,6 +82,11 @@ def _cautions(trial: TrialConfig) -> Iterator[str]:
         yield (
             f"trainer.log_every_n_steps={trial.trainer.log_every_n_steps:,} is more than the {trial.max_steps:,} "
             "optimizer steps: the training loss has no curve"
+        )
+    if (pairs := repeated_streams(trial)) >= SEVERAL:
+        yield (
+            f"trainer.rng_version=1 seeds with 32 bits: about {pairs:,.0f} pairs of the random streams of training are "
+            "equal; trainer.rng_version=2 seeds with all"
         )
     if sampling.images_per_class and guides_untrained(trial):
         yield (

@@ -35,6 +35,7 @@ ADDED: dict[str, Any] = {
     "optimizer.name": "adamw",
     "optimizer.options": {},
     "sampling.metrics": [],
+    "trainer.rng_version": 1,
 }
 """Dotted name of a field of a trial that version 0.1 did not have -> the value that stands for its absence, as plain
 data. It stays as it is when the field's default changes."""

@@ -104,6 +104,9 @@ class TrainerConfig:
     """Optimizer steps between two logged training losses."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Lightning's precision."""
+    rng_version: Literal[1, 2] = 1
+    """How random generators of training and of quality_images are seeded. 1: with 32 bits, as versions up to 0.2 did:
+    a long training repeats masks and noise; 2: with all bits."""
     divergence_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3.0
     """A trial may be diverging while its training loss is above this multiple of its minimum so far."""
     divergence_steps: Annotated[int, Field(gt=0, le=200, strict=True)] = 100

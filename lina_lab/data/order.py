@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Sampler
 
 from lina_lab.util.partition import held_out, microbatch
-from lina_lab.util.seeds import derive
+from lina_lab.util.seeds import seeded
 
 Order = Callable[[Generator], Tensor]
 """A generator -> int64 [images]."""
@@ -56,6 +56,7 @@ class StepBatches(Sampler[Tensor]):
         layout: the rank whose images these are.
         order: makes the indices of a pass, in an order that a generator decides; None: a random permutation.
         numbered: add `pass * images` to the indices, for a data set whose images differ from pass to pass.
+        rng_version: one of `seeds.RNG_VERSIONS`.
     """
 
     def __init__(
@@ -69,9 +70,10 @@ class StepBatches(Sampler[Tensor]):
         layout: RankLayout = RankLayout(),
         order: Order | None = None,
         numbered: bool = False,
+        rng_version: int = 1,
     ) -> None:
         self.images, self.batch_size, self.steps, self.seed = images, batch_size, steps, seed
-        self.done, self.layout, self.numbered = done, layout, numbered
+        self.done, self.layout, self.numbered, self.rng_version = done, layout, numbered, rng_version
         self.order: Order = order or (lambda generator: torch.randperm(images, generator=generator))
 
     def __len__(self) -> int:
@@ -90,7 +92,7 @@ class StepBatches(Sampler[Tensor]):
                 yield batch[mine.start : mine.stop]
 
     def _permutation(self, number: int) -> Tensor:
-        generator = Generator().manual_seed(derive(self.seed, "pass", number))
+        generator = seeded(self.rng_version, self.seed, "pass", number)
         return self.order(generator) + (number * self.images if self.numbered else 0)
 
 

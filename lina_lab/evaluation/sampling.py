@@ -25,7 +25,7 @@ from lina_lab.model import LINA
 from lina_lab.model.lina import guidance_misfit
 from lina_lab.model.masking import step_schedule
 from lina_lab.util.files import atomic, write_atomically
-from lina_lab.util.seeds import derive
+from lina_lab.util.seeds import RNG_VERSIONS, seeded
 
 RECIPE_FILE, SAMPLES_FILE, GRID_FILE, PARTS = "recipe.json", "samples.npz", "grid.png", "parts"
 GRID_IMAGES = 64
@@ -54,6 +54,8 @@ class SampleRecipe:
     encoder: str | None = None
     """The text encoder of the captions."""
     encoder_sha256: str | None = None
+    rng_version: int = 1
+    """One of `seeds.RNG_VERSIONS`: 1 in recipes that do not say, 2 in new ones."""
 
 
 RENAMED = {
@@ -100,8 +102,14 @@ def generate(
 
 def generate_latents(model: LINA, recipe: SampleRecipe, indices: range, condition: Condition) -> Tensor:
     """Generate the latents [n, C, H, W] of the recipe's images with some indices, which have this condition."""
-    generators = [Generator().manual_seed(derive(recipe.seed, "sample", i)) for i in indices]
+    generators = [seeded(recipe.rng_version, recipe.seed, "sample", i) for i in indices]
     return generate(model, recipe, condition, generators, len(indices))
+
+
+def rng_version_in(folder: Path) -> int:
+    """How generators are seeded for a folder's images: as was begun there, and in a new folder by all bits."""
+    path = folder / RECIPE_FILE
+    return int(_read_recipe(path)["rng_version"]) if path.exists() else RNG_VERSIONS[-1]
 
 
 def check_recipe(folder: Path, recipe: SampleRecipe) -> None:

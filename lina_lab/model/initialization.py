@@ -7,18 +7,18 @@ the same numbers wherever they share a parameter, and their runs are paired from
 import math
 
 import torch
-from torch import Generator, nn
+from torch import nn
 
 from lina_lab.model.backbone import ConditionEncoder, MaskedAutoencoder, TextEmbedding
 from lina_lab.model.flow import AdaLNModulation, FlowHead
 from lina_lab.model.parametrization import LAYERS, width_factors
-from lina_lab.util.seeds import derive
+from lina_lab.util.seeds import seeded
 
 TOKEN_STD = 0.02
 
 
 @torch.no_grad()
-def initialize(model: nn.Module, seed: int) -> None:
+def initialize(model: nn.Module, seed: int, rng_version: int = 1) -> None:
     """Sample every parameter of `model` anew.
 
     Linear layers and convolutions: uniform within `1/√fan_in`, PyTorch's default. Start, mask and class tokens and the
@@ -29,12 +29,13 @@ def initialize(model: nn.Module, seed: int) -> None:
     Args:
         model: changed in place.
         seed: of the weights.
+        rng_version: one of `seeds.RNG_VERSIONS`.
     """
     factors = width_factors(model)
     for name, module in model.named_modules():
         for own_name, parameter in module.named_parameters(recurse=False):
             full_name = f"{name}.{own_name}" if name else own_name
-            generator = Generator().manual_seed(derive(seed, full_name))
+            generator = seeded(rng_version, seed, full_name)
             if isinstance(module, LAYERS):
                 parent = model.get_submodule(name.rpartition(".")[0])
                 zero = isinstance(parent, AdaLNModulation) or (isinstance(parent, FlowHead) and module is parent.head)

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from lina_lab.config import LinaConfig
 from lina_lab.model.flow import sample_logit_normal_timesteps
 from lina_lab.model.masking import num_masked, random_orders, sample_mask_ratio
-from lina_lab.util.seeds import derive
+from lina_lab.util.seeds import seeded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ IMAGES_PER_GENERATOR = 32
 """Images of a batch that share a generator. A rank samples only for the groups that its images are in."""
 
 
-def sample_step_inputs(config: LinaConfig, *, seed: int, step: int, images: range) -> LossInputs:
+def sample_step_inputs(config: LinaConfig, *, seed: int, step: int, images: range, rng_version: int = 1) -> LossInputs:
     """The loss inputs of some images of an optimizer step's batch, whatever rank samples those of the others.
 
     They depend on (seed, step, index in the batch) alone, so neither on the layout of the ranks nor on the variant or
@@ -59,22 +59,19 @@ def sample_step_inputs(config: LinaConfig, *, seed: int, step: int, images: rang
         seed: the trial's seed.
         step: optimizer step, from 0.
         images: indices in the batch of all ranks.
+        rng_version: one of `seeds.RNG_VERSIONS`.
     """
-    first = _group_generator(seed, step, 0)
+    first = seeded(rng_version, seed, "step", step, 0)
     ratio = sample_mask_ratio(first)
     parts = []
     for group in range(images.start // IMAGES_PER_GENERATOR, -(-images.stop // IMAGES_PER_GENERATOR)):
-        generator = first if group == 0 else _group_generator(seed, step, group)
+        generator = first if group == 0 else seeded(rng_version, seed, "step", step, group)
         start = group * IMAGES_PER_GENERATOR
         # The last group of a batch may be smaller. It is sampled whole, so that its inputs do not depend on the rank.
         inputs = sample_loss_inputs(config, IMAGES_PER_GENERATOR, generator, mask_ratio=ratio)
         parts.append(inputs.part(range(max(images.start - start, 0), min(images.stop - start, IMAGES_PER_GENERATOR))))
     names = vars(parts[0])
     return LossInputs(**{n: torch.cat([getattr(part, n) for part in parts], int(n in SECOND)) for n in names})
-
-
-def _group_generator(seed: int, step: int, group: int) -> Generator:
-    return Generator().manual_seed(derive(seed, "step", step, group))
 
 
 def sample_loss_inputs(

@@ -43,7 +43,7 @@ class LinaModule(L.LightningModule):
         self.save_hyperparameters(to_dict(config))
         self.config = config
         self.model = LINA(config.model)
-        initialize(self.model, config.seed)
+        initialize(self.model, config.seed, config.trainer.rng_version)
         self.frozen: list[tuple[LossInputs, int]] = []
         """For each validation batch the loss inputs of this rank's images, and how many of these images count."""
         self.averages = False
@@ -72,7 +72,13 @@ class LinaModule(L.LightningModule):
         latents, condition = batch
         layout = RankLayout.of(self.trainer)
         mine = layout.microbatch(self.config.data.batch_size, batch_idx % layout.accumulate_grad_batches)
-        inputs = sample_step_inputs(self.config.model, seed=self.config.seed, step=self.global_step, images=mine)
+        inputs = sample_step_inputs(
+            self.config.model,
+            seed=self.config.seed,
+            step=self.global_step,
+            images=mine,
+            rng_version=self.config.trainer.rng_version,
+        )
         return self.model.loss_from_inputs(latents, inputs, **condition)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:

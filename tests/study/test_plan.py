@@ -171,6 +171,7 @@ CAUTIONS = [
     ({"optimizer.warmup_images": 128}, "the learning rate ends at 50% of optimizer.lr=0.001"),
     ({"trainer.log_every_n_steps": 5}, "the training loss has no curve"),
     ({"model.condition_dropout": 0.0}, "the sample grid is drawn without guidance"),
+    ({"trainer.max_images": 2_000_000}, "about 2 pairs of the random streams of training are equal"),
 ]
 
 
@@ -185,3 +186,7 @@ def test_what_is_slower_than_the_budget_is_said_by_the_plan(
 
 def test_a_warm_up_of_just_the_budget_is_reached(tiny_study: Any) -> None:
     assert planned(tiny_study, {"optimizer.warmup_images": 64}).cautions() == ()
+
+
+def test_a_training_that_seeds_with_all_bits_has_no_equal_streams(tiny_study: Any) -> None:
+    assert planned(tiny_study, {"trainer.max_images": 2_000_000, "trainer.rng_version": 2}).cautions() == ()

@@ -37,6 +37,9 @@ def test_random_inputs_of_an_image_do_not_depend_on_how_the_batch_is_shared(tiny
         joined = torch.cat([getattr(piece, name) for piece in pieces], dimension)
         assert torch.equal(joined, getattr(whole, name)), name
     assert len(whole.drop) == batch
+    assert not torch.equal(
+        whole.noise, sample_step_inputs(model, seed=3, step=7, images=range(batch), rng_version=2).noise
+    )
     other = sample_step_inputs(model, seed=3, step=8, images=range(batch))
     assert other.noise.shape != whole.noise.shape or not torch.equal(other.noise, whole.noise)
 

@@ -438,3 +438,13 @@ def test_a_trial_that_would_guide_by_what_it_never_trains_draws_its_grid_without
         assert len(result.problems) == (name == "guided")
         pictures.append((tmp_path / name / "samples.png").read_bytes())
     assert pictures[0] == pictures[1]
+
+
+def test_a_trial_can_seed_with_all_bits(tiny: Tiny, tmp_path: Path) -> None:
+    """Other weights, order, masks and noise; the same each time; and another config hash."""
+    versions = [tiny(trainer={"rng_version": version}) for version in (1, 2, 2)]
+    one, two, again = (losses_of(config, tmp_path / str(number)) for number, config in enumerate(versions))
+    assert two == again
+    assert one != two
+    assert losses_of(tiny(), tmp_path / "default") == one
+    assert versions[0].config_hash() == tiny().config_hash() != versions[1].config_hash()

@@ -148,6 +148,7 @@ class StepDataModule(L.LightningDataModule):
             layout=RankLayout.of(self.trainer),
             order=self.order,
             numbered=self.numbered,
+            rng_version=self.config.trainer.rng_version,
         )
         workers = self.config.data.workers
         data = _ErrorsAsBatches(self.train_set) if workers else self.train_set

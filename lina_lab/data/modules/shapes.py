@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from lina_lab.config import TrialConfig
@@ -10,7 +10,7 @@ from lina_lab.data.batch import Batch
 from lina_lab.data.modules.base import StepDataModule
 from lina_lab.data.pixels import from_pixels
 from lina_lab.data.scenes import Scene, render, scene
-from lina_lab.util.seeds import derive
+from lina_lab.util.seeds import derive, seeded
 
 PASS = 10_000
 """Images of a pass, and of the set where a finite one is needed, as for FID's reference."""
@@ -26,10 +26,12 @@ class ShapeImages(Dataset[Batch]):
         resolution: pixels of a side.
         size: length of the set; indices may be larger.
         long: share of the images that come with their long caption.
+        rng_version: one of `seeds.RNG_VERSIONS`.
     """
 
-    def __init__(self, seed: int, resolution: int, size: int, long: float = 0.0) -> None:
+    def __init__(self, seed: int, resolution: int, size: int, long: float = 0.0, rng_version: int = 1) -> None:
         self.seed, self.resolution, self.size, self.long = seed, resolution, size, long
+        self.rng_version = rng_version
 
     def __len__(self) -> int:
         return self.size
@@ -47,7 +49,7 @@ class ShapeImages(Dataset[Batch]):
     def _caption(self, made: Scene, index: int) -> str:
         if not self.long:
             return made.caption
-        generator = Generator().manual_seed(derive(self.seed, "long", index))
+        generator = seeded(self.rng_version, self.seed, "long", index)
         return made.long_caption if float(torch.rand((), generator=generator)) < self.long else made.caption
 
 
@@ -56,6 +58,7 @@ class ShapesDataModule(StepDataModule):
 
     def __init__(self, config: TrialConfig) -> None:
         resolution = config.model.latent_size[0]
-        train = ShapeImages(derive("shapes", config.seed), resolution, PASS, config.data.long_captions)
+        long, rng_version = config.data.long_captions, config.trainer.rng_version
+        train = ShapeImages(derive("shapes", config.seed), resolution, PASS, long, rng_version)
         val = ShapeImages(HELD_OUT, resolution, config.data.val_images)
         super().__init__(config, train, PASS, val, order=lambda _: torch.arange(PASS), numbered=True)

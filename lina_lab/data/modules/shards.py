@@ -32,6 +32,7 @@ class ShardsDataModule(StepDataModule):
             first=held_out,
             images=manifest.images - held_out,
             seed=config.seed,
+            rng_version=config.trainer.rng_version,
             # A caption may say what is on the left.
             flip=manifest.classes is not None if config.data.flip is None else config.data.flip,
             long=config.data.long_captions,

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from lina_lab.data.batch import Batch
 from lina_lab.data.shards.format import Half, Manifest, ShardError
 from lina_lab.data.shards.reader import ShardReader
-from lina_lab.util.seeds import derive
+from lina_lab.util.seeds import derive, seed_generator
 
 WINDOW = 8
 """Shards whose images are shuffled together."""
@@ -54,6 +54,7 @@ class ShardImages(Dataset[Batch]):
         flip: whether to mirror half of the images.
         long: share of the images that come with their long caption.
         skip: share of the images that may be damaged; others take their place. 0: none may.
+        rng_version: one of `seeds.RNG_VERSIONS`.
 
     Raises:
         ShardError: by indexing; an image is damaged and `skip` does not allow it.
@@ -71,10 +72,11 @@ class ShardImages(Dataset[Batch]):
         flip: bool = False,
         long: float = 0.0,
         skip: float = 0.0,
+        rng_version: int = 1,
     ) -> None:
         self.reader, self.kind = ShardReader(folder, manifest), kind
         self.first, self.images, self.seed = first, images, seed
-        self.flip, self.long, self.skip = flip, long, skip
+        self.flip, self.long, self.skip, self.rng_version = flip, long, skip, rng_version
         self.latent_shape = manifest.latent_shape
         self.mean, self.std = (torch.tensor(v).reshape(-1, 1, 1) for v in (manifest.mean, manifest.std))
         self.damaged: dict[int, str] = {}
@@ -121,7 +123,7 @@ class ShardImages(Dataset[Batch]):
         passed, index = divmod(number, self.images)
         if self.seed is None:
             return Variant(index=index, mirrored=0, long=False)
-        generator.manual_seed(derive(self.seed, "posterior", passed, index))
+        seed_generator(generator, self.rng_version, self.seed, "posterior", passed, index)
         heads = bool(torch.rand((), generator=generator) < 0.5)
         torch.randn(noise.shape, generator=generator, out=noise)
         long = bool(self.long) and bool(torch.rand((), generator=generator) < self.long)

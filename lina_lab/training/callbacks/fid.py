@@ -6,7 +6,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from lina_lab.config import TrialConfig
 from lina_lab.data.modules.base import StepDataModule
@@ -21,7 +21,7 @@ from lina_lab.records.runstore import EVALUATION
 from lina_lab.training.callbacks.ema import ExponentialAverage
 from lina_lab.training.callbacks.evaluation import Evaluation
 from lina_lab.training.work_partition import WorkPartition
-from lina_lab.util.seeds import derive
+from lina_lab.util.seeds import seeded
 
 METRICS = {"pixels": f"{EVALUATION}fid_pixels", "inception": f"{EVALUATION}fid_inception"}
 """The metric of each `sampling.quality_features`."""
@@ -78,7 +78,7 @@ class FIDCallback(Evaluation):
         unguided = replace(self.config.sampling, guidance_scale=1.0, guidance_scale_start=1.0)
 
         def moments(indices: range) -> Moments:
-            generators = [Generator().manual_seed(derive(0, "quality", index)) for index in indices]
+            generators = [seeded(self.config.trainer.rng_version, 0, "quality", index) for index in indices]
             condition = self._condition(model, data, indices)
             return self._moments(self._decode(generate(model, unguided, condition, generators, len(indices))))
 

@@ -1,13 +1,38 @@
-"""torch 2.14: what DDP measures of itself, and the events of a profile.
+"""torch 2.14: what DDP measures of itself, the events of a profile, and the state of a generator.
 
-Public: the same numbers as text, in logs and in `profile.key_averages`. Missing: the numbers themselves.
+Public: the same numbers as text, in logs and in `profile.key_averages`, and a generator's state as bytes. Missing: the
+numbers themselves, and the layout of the state, which alone takes more than 32 bits of a seed.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Generator
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import profile
+
+MERSENNE_WORDS = 624
+"""Numbers of 32 bits in the state of a Mersenne Twister, torch's generator on the CPU."""
+STATE = slice(24, 24 + 8 * MERSENNE_WORDS)
+"""Where they lie in `Generator.get_state()`, each in 64 bits: after the seed, the counters and the position."""
+
+
+@cache
+def _fresh_state() -> npt.NDArray[np.uint8]:
+    """The state of a generator that has just been seeded: it makes its first numbers from all words."""
+    return Generator().manual_seed(0).get_state().numpy().copy()
+
+
+def set_mersenne_state(generator: Generator, words: bytes) -> Generator:
+    """Fill the whole state of a generator of the CPU, which is returned, with MERSENNE_WORDS little-endian words."""
+    state = _fresh_state().copy()
+    state[STATE].view(np.uint64)[:] = np.frombuffer(words, "<u4")
+    generator.set_state(torch.from_numpy(state))
+    return generator
 
 
 def ddp_logging_data(model: DistributedDataParallel) -> dict[str, Any]:
