@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -291,8 +292,9 @@ def test_a_rank_says_that_others_are_still_at_it(
 
 
 def test_weights_that_are_not_numbers_are_not_sampled_from(model: LINA, tmp_path: Path) -> None:
-    model.backbone.mask_token.data[0] = torch.nan
-    save_model(model, tmp_path / "model")
+    broken = deepcopy(model)
+    broken.backbone.mask_token.data[0] = torch.nan
+    save_model(broken, tmp_path / "model")
     with pytest.raises(ValueError, match=r"weights are not finite \(backbone\.mask_token\)"):
         load_trained(tmp_path / "model")
 
