@@ -117,10 +117,10 @@ class LinaModule(L.LightningModule):
         Raises:
             ValueError: it is of another configuration, or a version wrote it whose checkpoints this one does not read.
         """
-        self._check_configuration(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
         layout = checkpoint.get("layout")
         if layout not in (INDEXED_LAYOUT, LAYOUT):
             raise ValueError("the checkpoint was written by another version of lina_lab: move the cell's folder away")
+        self._check_configuration(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
         if layout == LAYOUT:
             checkpoint[self._data_name] = checkpoint.pop(DATA_STATE)
         if self.device_mesh is None:
