@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from lina_lab.data.pixels import Pixels
 from lina_lab.data.shards.format import read_header
-from lina_lab.data.shards.source_files import PICTURES, Stored, files_of
+from lina_lab.data.shards.listing import PICTURES, Damages, LeftOut, files_of, leave_out
+from lina_lab.data.shards.source_files import Stored
 from lina_lab.data.shards.source_tars import samples_in
 from lina_lab.evaluation.moments import Gaussian
 
@@ -38,18 +39,19 @@ def has_images(path: Path) -> bool:
     return path.is_dir() or IMAGES in _members(path)
 
 
-def read_images(path: Path, batch_size: int = READ_BATCH_SIZE) -> Iterator[Pixels]:
-    """Read images in batches, uint8 [n, H, W, 3].
+def read_images(path: Path, batch_size: int = READ_BATCH_SIZE, left_out: LeftOut | None = None) -> Iterator[Pixels]:
+    """Read images in batches, uint8 [n, H, W, 3], as people see them.
 
     Args:
         path: an npz; or a folder, whose images come in the order of their names, with those in its subfolders; or a
             folder of shards (.tar).
         batch_size: images of a batch; the last one may have fewer.
+        left_out: gets what lies in a folder and is not read.
 
     Raises:
         ValueError: there are no images, or a file is damaged.
     """
-    return _from_folder(path, batch_size) if path.is_dir() else _from_npz(path, batch_size)
+    return _from_folder(path, batch_size, left_out or LeftOut()) if path.is_dir() else _from_npz(path, batch_size)
 
 
 def read_statistics(path: Path) -> Statistics | None:
@@ -104,12 +106,14 @@ def _from_npz(path: Path, batch_size: int) -> Iterator[Pixels]:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def _from_folder(path: Path, batch_size: int) -> Iterator[Pixels]:
-    tars, files = files_of(path)
-    if not tars and not files:
+def _from_folder(path: Path, batch_size: int, left_out: LeftOut) -> Iterator[Pixels]:
+    listing = files_of(path, left_out)
+    leave_out(listing.others, left_out)
+    if not listing.tars and not listing.pictures:
         raise ValueError(f"{path} holds no pictures ({', '.join(PICTURES)}), and no shards (.tar)")
-    in_tars = (sample.image for tar in tars for sample in samples_in(tar, path))
-    images = (np.asarray(each.picture()) for each in chain(in_tars, (Stored(str(file), file) for file in files)))
+    in_tars = (sample.image for tar in listing.tars for sample in samples_in(tar, path, left_out, Damages()))
+    in_files = (Stored(str(file), file) for file in listing.pictures)
+    images = (np.asarray(each.picture()) for each in chain(in_tars, in_files))
     while batch := list(islice(images, batch_size)):
         shapes = {image.shape for image in batch}
         if len(shapes) > 1:
