@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lina_lab.data.pixels import Pixels
+from lina_lab.data.pretrained import first_line
 from lina_lab.data.shards.format import read_header
 from lina_lab.data.shards.listing import PICTURES, Damages, LeftOut, files_of, leave_out
 from lina_lab.data.shards.source_files import Stored
@@ -62,15 +64,21 @@ def read_statistics(path: Path) -> Statistics | None:
     """
     if path.is_dir() or not {"mu.npy", "sigma.npy"} <= _members(path):
         return None
-    with np.load(path, allow_pickle=False) as arrays:
-        pool = _gaussian(path, arrays["mu"], arrays["sigma"])
-        spatial = _gaussian(path, arrays["mu_s"], arrays["sigma_s"]) if {"mu_s", "sigma_s"} <= {*arrays} else None
-    return Statistics(pool=pool, spatial=spatial)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("mu", "sigma", "mu_s", "sigma_s") if name in file}
+    except Exception as error:
+        # NumPy reads a header as Python's source: of a damaged one it raises whatever the parser raises.
+        raise ValueError(f"{path} is damaged: {first_line(error)}") from error
+    spatial = _gaussian(path, arrays["mu_s"], arrays["sigma_s"]) if {"mu_s", "sigma_s"} <= {*arrays} else None
+    return Statistics(pool=_gaussian(path, arrays["mu"], arrays["sigma"]), spatial=spatial)
 
 
 def _gaussian(path: Path, mean: npt.NDArray[np.floating], covariance: npt.NDArray[np.floating]) -> Gaussian:
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise ValueError(f"{path} holds a mean {list(mean.shape)} and a covariance {list(covariance.shape)}")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError(f"{path} holds moments that are not finite")
     return Gaussian(mean=mean.astype(np.float64), covariance=covariance.astype(np.float64))
 
 
@@ -90,7 +98,7 @@ def _from_npz(path: Path, batch_size: int) -> Iterator[Pixels]:
         raise ValueError(f"{path} holds {', '.join(sorted(_members(path))) or 'nothing'}, and no images ({IMAGES})")
     try:
         with zipfile.ZipFile(path) as archive, archive.open(IMAGES) as file:
-            shape, fortran, dtype = read_header(file)
+            shape, fortran, dtype = _header(path, file)
             if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran:
                 raise ValueError(
                     f"{path} holds {dtype}{list(shape)} under arr_0, and images are uint8 [n, height, width, 3]"
@@ -104,6 +112,14 @@ def _from_npz(path: Path, batch_size: int) -> Iterator[Pixels]:
                 yield np.frombuffer(data, dtype=np.uint8).reshape(count, *shape[1:]).copy()
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    try:
+        return read_header(file)
+    except Exception as error:
+        # As in `read_statistics`.
+        raise ValueError(f"{path} is damaged: {first_line(error)}") from error
 
 
 def _from_folder(path: Path, batch_size: int, left_out: LeftOut) -> Iterator[Pixels]:

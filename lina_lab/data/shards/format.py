@@ -8,6 +8,7 @@ A member's header notes the CRC-32 of its contents in place of its owner's name.
 of the image's, and in place of its group's name that of the mirror image's. Other readers of tar files ignore both.
 """
 
+import hashlib
 import io
 import json
 import math
@@ -86,6 +87,12 @@ class Manifest:
     """Whether each image has a long caption, too."""
     text: TextOrigin | None = None
     """None: the captions have no states, or there are classes."""
+
+    @property
+    def contents(self) -> str:
+        """A hash of all that decides what is read: the shards, in their order, and how latents are scaled."""
+        parts = ([shard.sha256 for shard in self.shards], self.mean, self.std, self.classes)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
