@@ -283,10 +283,13 @@ def test_a_picture_corrected_under_its_name_is_encoded_again(
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_caption_corrected_under_its_name_is_encoded_again(
-    encoded: tuple[Path, list[str]], tmp_path: Path, kept: bool
+    encoded: tuple[Path, list[str]], tmp_path: Path, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also one of the same length whose time of change is set back, as some programs do."""
     folder, line = encoded
+    # As if a while had passed: changes of just now are always read.
+    monkeypatch.setattr(origins, "SETTLED", -1e9)
+    assert COMMAND.main(line) == 0
     file = folder / "04.txt"
     then = file.stat()
     file.write_text("PICTURE 4")
