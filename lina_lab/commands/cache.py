@@ -7,7 +7,10 @@
 Images lie in one folder for each class, or with captions (`x.jpg`, `x.txt`, perhaps `x.long.txt`), or in WebDataset
 shards (a picture with `cls`, or with `txt` and perhaps `long.txt`). text=NAME also keeps the states of a text encoder
 for each caption. The same command resumes after an interruption, and several processes share the work: the ranks of
-torchrun, or the same command started again. verify=true reads everything again and compares it with the manifest.
+torchrun, or the same command started again. Shards whose images or captions were changed since are made again. What
+lies in the folder and is not used is counted in the last line; on_error=skip leaves damaged images out, up to a limit.
+
+verify=true reads everything again, and compares shards with the manifest and images with those that were encoded.
 """
 
 from pathlib import Path
@@ -15,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lina_lab.config.grammar import Command, refuse
-from lina_lab.data.shards.cache import cache, verify
+from lina_lab.data.shards.cache import cache, images_of, verify, verify_images
 from lina_lab.data.shards.writer import CacheConfig
 
 
@@ -28,11 +31,16 @@ def run(config: CacheConfig) -> int:
     if not config.verify:
         cache(config, Console())
         return 0
-    problems = list(verify(Path(config.out)))
+    out = Path(config.out)
+    problems = list(verify(out))
+    images, why = images_of(config)
+    if images is not None:
+        problems += verify_images(out, images)
     for problem in problems:
         refuse(problem)
     if not problems:
-        print(f"{config.out}: as the manifest says")
+        compared = f"{images}, as they were encoded" if images is not None else f"not compared ({why})"
+        print(f"{out}: as the manifest says; its images: {compared}")
     return 2 if problems else 0
 
 

@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import PositiveInt
 from lina_lab.config.grammar import Command
+from lina_lab.data.shards.listing import LeftOut
 from lina_lab.evaluation.features import FEATURES, Features, extract
 from lina_lab.evaluation.images import READ_BATCH_SIZE, has_images, read_images, read_statistics
 from lina_lab.evaluation.moments import moments_of
@@ -63,16 +64,22 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if config.features == "pixels" and not images:
         raise ValueError(f"{against} holds statistics of Inception's features: features=pixels needs images")
     extractor = FEATURES[config.features](config.inception, device)
-    generated = extract(read_images(samples, config.batch_size), extractor)
-    seen = extract(read_images(against, config.batch_size), extractor) if images else None
+    left_out = {path: LeftOut() for path in (samples, against)}
+    generated = extract(read_images(samples, config.batch_size, left_out[samples]), extractor)
+    seen = extract(read_images(against, config.batch_size, left_out[against]), extractor) if images else None
     found = quality(generated, _reference(config, stored, seen))
     suffix = "" if config.features == "inception" else f"_by_{config.features}"
     recipe = (samples if samples.is_dir() else samples.parent) / RECIPE_FILE
     return {
         "metrics": {f"{name}{suffix}": value for name, value in found.items()},
         "features": config.features,
-        "samples": {"path": str(samples), "sha256": _digest(samples)},
-        "reference": {"path": str(against), "sha256": _digest(against), "statistics": stored is not None},
+        "samples": {"path": str(samples), "sha256": _digest(samples), "left_out": left_out[samples].counts},
+        "reference": {
+            "path": str(against),
+            "sha256": _digest(against),
+            "statistics": stored is not None,
+            "left_out": left_out[against].counts,
+        },
         "sampler": json.loads(recipe.read_text()) if recipe.exists() else None,
         "torch": torch.__version__,
     }
@@ -126,6 +133,9 @@ def run(config: EvaluateConfig) -> int:
         log_to_mlflow(config.run, config.tracking_uri, result)
     for name, value in result["metrics"].items():
         print(f"{name:24} {value:.5g}")
+    for part in ("samples", "reference"):
+        if counts := result[part]["left_out"]:
+            print(f"{result[part]['path']}: left out: {', '.join(f'{n:,} {kind}' for kind, n in counts.items())}")
     print(out)
     return 0
 

@@ -13,6 +13,7 @@ import webdataset as wds
 from lina_lab.config import TrialConfig
 from lina_lab.data.shards.format import read_manifest
 from lina_lab.data.shards.images import ShardImages
+from lina_lab.util.files import sha256
 
 Tiny = Callable[..., TrialConfig]
 IMAGES, IMAGES_PER_SHARD = 46, 8
@@ -48,7 +49,7 @@ def trial(tiny: Tiny, folder: Path, **data: Any) -> TrialConfig:
 
 
 def rewrite(path: Path, change: Callable[[tarfile.TarInfo, bytes], Iterator[tuple[str, bytes]]]) -> None:
-    """Write a shard's members again, changed, and note its new size in the manifest."""
+    """Write a shard's members again, changed, and note its new size and hash in the manifest."""
     with tarfile.open(path) as tar:
         members = [(member, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]
     with tarfile.open(path, "w") as tar:
@@ -57,16 +58,21 @@ def rewrite(path: Path, change: Callable[[tarfile.TarInfo, bytes], Iterator[tupl
                 info = tarfile.TarInfo(name)
                 info.size = len(contents)
                 tar.addfile(info, io.BytesIO(contents))
-    note_size(path)
+    note(path, bytes=path.stat().st_size, sha256=sha256(path))
 
 
-def note_size(path: Path) -> None:
+def note(path: Path, **values: Any) -> None:
+    """Change what the manifest says of a shard."""
     manifest = path.with_name("manifest.json")
     found = json.loads(manifest.read_text())
     for shard in found["shards"]:
         if shard["name"] == path.name:
-            shard["bytes"] = path.stat().st_size
+            shard.update(values)
     manifest.write_text(json.dumps(found))
+
+
+def note_size(path: Path) -> None:
+    note(path, bytes=path.stat().st_size)
 
 
 def only(key: str, kind: str, contents: bytes | None, name: str | None = None) -> Any:

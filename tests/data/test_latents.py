@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lina_lab.config import TrialConfig
+from lina_lab.data.modules import latents as latents_module
 from lina_lab.data.modules.digits import DigitsDataModule, digits
 from lina_lab.data.modules.latents import LatentsDataModule
 from lina_lab.training.trial import run_trial
@@ -104,3 +105,57 @@ def test_a_file_that_carries_objects_is_not_unpickled(tiny: Tiny, tmp_path: Path
 def test_a_path_is_for_latents(tiny: Tiny, change: dict[str, str], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         tiny(data=change)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("whole", [2**30, 100])
+def test_a_trial_does_not_go_on_with_other_arrays_of_the_same_name(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str, whole: int
+) -> None:
+    """Any number counts in arrays that are hashed whole, and most of an array's in larger ones."""
+    monkeypatch.setattr(latents_module, "HASHED_WHOLE", whole)
+    monkeypatch.setattr(latents_module, "PIECE", 64)
+    images, labels = digits()
+    latents = images[:200].numpy().astype(np.float16).copy(order=order)
+    write(tmp_path, train_latents=latents)
+    state = LatentsDataModule(config(tiny, tmp_path)).state_dict()
+    write(tmp_path, train_latents=latents)
+    LatentsDataModule(config(tiny, tmp_path)).load_state_dict(state)
+    other = latents.copy(order=order)
+    other[0 if whole == 100 else 117, 0, 0, 0] += 1
+    swapped = labels[:200].numpy().astype(np.int32)
+    swapped[0] = (swapped[0] + 1) % 10
+    for changes in ({"train_latents": other}, {"train_latents": latents, "train_labels": swapped}):
+        write(tmp_path, **changes)
+        with pytest.raises(ValueError, match="holds other data than the checkpoint is of"):
+            LatentsDataModule(config(tiny, tmp_path)).load_state_dict(state)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_latent_that_is_no_number_is_named(tiny: Tiny, tmp_path: Path, value: float) -> None:
+    """The trial would be said to have diverged."""
+    images, _ = digits()
+    latents = images[:200].numpy().copy()
+    latents[7, 0, 3, 3] = value
+    write(tmp_path, train_latents=latents)
+    module = LatentsDataModule(config(tiny, tmp_path))
+    with pytest.raises(ValueError, match=r"train_latents\.npy: the latent with index 7 is not finite"):
+        module.train_set[torch.arange(10)]
+    module.train_set[torch.arange(8, 12)]
+
+
+@pytest.mark.parametrize("damage", ["header", "archive", "text", "folder"])
+def test_a_file_that_is_no_array_is_one_sentence(tiny: Tiny, tmp_path: Path, damage: str) -> None:
+    write(tmp_path)
+    path = tmp_path / "val_labels.npy"
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    elif damage == "archive":
+        with path.open("wb") as file:
+            np.savez(file, x=np.zeros(3))
+    else:
+        path.write_bytes(b"\x93NUMPY\x01\x00\x76\x00{'descr': (" + b" " * 200 if damage == "header" else b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"val_labels\.npy is not an array that can be read: .") as error:
+        LatentsDataModule(config(tiny, tmp_path))
+    assert "\n" not in str(error.value)

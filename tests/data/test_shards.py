@@ -187,6 +187,102 @@ def test_a_manifest_of_the_first_format_is_read(shards: Path) -> None:
         read_manifest(shards)
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"std": [0.0, 1.0]},
+        {"std": [-1.0, 1.0]},
+        {"std": [float("nan"), 1.0]},
+        {"std": [float("inf"), 1.0]},
+        {"mean": [float("nan"), 0.0]},
+        {"mean": [0.0, float("-inf")]},
+    ],
+)
+def test_a_manifest_that_cannot_scale_latents_is_refused(
+    tiny: Tiny, shards: Path, numbers: dict[str, list[float]]
+) -> None:
+    """It would train on numbers that are none, and the trial would be said to have diverged."""
+    path = shards / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | numbers))
+    with pytest.raises(ShardError, match=r"manifest.json: mean .* and std .* cannot scale latents"):
+        make_data(trial(tiny, shards))
+
+
+@pytest.mark.parametrize("contents", ["[" * 200_000, "\xff", '{"format": ' + "9" * 5000 + "}", "null"])
+def test_a_damaged_manifest_is_one_sentence(shards: Path, contents: str) -> None:
+    (shards / "manifest.json").write_bytes(contents.encode("latin-1"))
+    with pytest.raises(ShardError, match=r"manifest\.json is damaged"):
+        read_manifest(shards)
+    (shards / "manifest.json").unlink()
+    (shards / "manifest.json").mkdir()
+    with pytest.raises(ShardError, match=r"manifest\.json is damaged"):
+        read_manifest(shards)
+
+
+def places(shards: Path) -> dict[str, tuple[int, int]]:
+    """Where parts of the first image of the second shard lie in its file: offset and size."""
+    reader = images_of(shards, first=0, images=IMAGES).reader
+    at = reader.at(IMAGES_PER_SHARD)
+    offset, size = at.shard.members["moments.npy"][at.within].tolist()
+    half = (size - len(reader.header)) // 2
+    class_, _ = at.shard.members["cls"][at.within].tolist()
+    return {
+        "the image": (offset + len(reader.header), half),
+        "the mirror image": (offset + len(reader.header) + half, half),
+        "the class": (class_, 1),
+    }
+
+
+@pytest.mark.parametrize("part", ["the image", "the mirror image", "the class"])
+@pytest.mark.parametrize("noted", [True, False])
+def test_flipped_bits_are_found_where_they_are_read(shards: Path, part: str, noted: bool) -> None:
+    """Each would be another number that training takes. Also in shards of version 0.2, which note no sums."""
+    path = shards / "shard-000001.tar"
+    if not noted:
+        rewrite(path, lambda member, data: iter([(member.name, data)]))
+    offset, size = places(shards)[part]
+    whole = path.read_bytes()
+    for flipped in (offset, offset + size - 1):
+        path.write_bytes(whole[:flipped] + bytes([whole[flipped] ^ 1]) + whole[flipped + 1 :])
+        # The first image of the shard in forty passes: mirrored in about half of them.
+        numbers = IMAGES_PER_SHARD + IMAGES * torch.arange(40)
+        with pytest.raises(ShardError) as error:
+            images_of(shards, first=0, images=IMAGES)[numbers]
+        sentence = f"key {FIRST}: " if noted else "shard-000001.tar: its contents are not those of the manifest"
+        assert sentence in str(error.value)
+        skipping = images_of(shards, first=0, images=IMAGES, skip=0.5)
+        skipping[numbers]
+        assert IMAGES_PER_SHARD in skipping.damaged
+
+
+def test_a_half_that_is_not_read_does_not_matter(shards: Path) -> None:
+    """Held-out images are never mirrored; `lina cache verify=true` reads all."""
+    path = shards / "shard-000001.tar"
+    whole, (offset, _) = path.read_bytes(), places(shards)["the mirror image"]
+    path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 1]) + whole[offset + 1 :])
+    held_out = images_of(shards, first=0, images=IMAGES, seed=None)
+    held_out[torch.arange(IMAGES)]
+    assert CACHE.main([f"out={shards}", "verify=true"]) == 2
+
+
+def test_a_class_of_thousands_of_digits_is_named(shards: Path) -> None:
+    """Python refuses to read such a number with an error of its own."""
+    rewrite(shards / "shard-000001.tar", only(FIRST, "cls", b"7" * 5000))
+    with pytest.raises(ShardError, match=f"shard-000001.tar, key {FIRST}: class b'7777.*' is not one of 2"):
+        images_of(shards, first=0, images=IMAGES)[torch.arange(IMAGES)]
+
+
+def test_a_trial_does_not_go_on_with_other_data_of_the_same_name(tiny: Tiny, shards: Path, tmp_path: Path) -> None:
+    """An image was corrected, and its shard made again. Checkpoints of version 0.2 do not know their data."""
+    state = make_data(trial(tiny, shards)).state_dict()
+    make_data(trial(tiny, shards)).load_state_dict(state)
+    rewrite(shards / "shard-000001.tar", only(FIRST, "cls", b"1"))
+    changed = make_data(trial(tiny, shards))
+    with pytest.raises(ValueError, match="holds other data than the checkpoint is of"):
+        changed.load_state_dict(state)
+    changed.load_state_dict({name: value for name, value in state.items() if name != "data_sha256"})
+
+
 def test_a_whole_damaged_shard_is_replaced_by_many_images(shards: Path) -> None:
     """Each of its images counts, and no image stands for all of them."""
     path = shards / "shard-000001.tar"

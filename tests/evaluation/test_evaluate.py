@@ -1,6 +1,7 @@
 """The command from images to metrics: what is read, what is refused, and the same numbers in any batch size."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,9 @@ def test_metrics_go_to_an_mlflow_run_with_their_recipe(sets: Path) -> None:
         ),
         (["samples={}/other.npz", "reference={}/folder"], "holds x.npy, and no images"),
         (["samples={}/cut.npz", "reference={}/folder"], "cut.npz"),
+        (["samples={}/header.npz", "reference={}/folder"], "header.npz is damaged: "),
+        (["samples={}/samples.npz", "reference={}/moments.npz"], "moments.npz is damaged: "),
+        (["samples={}/samples.npz", "reference={}/nan.npz"], "nan.npz holds moments that are not finite"),
         (["samples={}/sizes", "reference={}/folder"], "holds pictures of several sizes"),
         (["samples={}/broken", "reference={}/folder"], "is no picture that can be read"),
         (["samples={}/samples.npz", "reference={}/stats.npz"], "features=pixels needs images"),
@@ -112,6 +116,12 @@ def test_what_cannot_be_compared_is_said(
     np.savez(sets / "other.npz", x=np.zeros(3))
     np.savez(sets / "few.npz", arr_0=pictures(3))
     np.savez(sets / "stats.npz", mu=np.zeros(4), sigma=np.eye(4))
+    np.savez(sets / "nan.npz", mu=np.full(4, np.nan), sigma=np.eye(4))
+    header = b"\x93NUMPY\x01\x00\x76\x00{'descr': (" + b" " * 200
+    for name, members in (("header", ("arr_0",)), ("moments", ("mu", "sigma"))):
+        with zipfile.ZipFile(sets / f"{name}.npz", "w") as archive:
+            for member in members:
+                archive.writestr(f"{member}.npy", header)
     whole = (sets / "samples.npz").read_bytes()
     (sets / "cut.npz").write_bytes(whole[: len(whole) // 2])
     for number, size in enumerate(((4, 4), (5, 4))):

@@ -90,6 +90,11 @@ class StepDataModule(L.LightningDataModule):
         """The hash that identifies the text encoder; None: there is no text encoder."""
         return None if self.encoder is None else self.encoder.sha256()
 
+    @cached_property
+    def data_sha256(self) -> str | None:
+        """The hash that tells the data from others of the same name; None: the name says all, as of generated data."""
+        return None
+
     @property
     def damaged(self) -> dict[int, str]:
         """Training images that were skipped: index -> what is wrong with the image."""
@@ -120,19 +125,27 @@ class StepDataModule(L.LightningDataModule):
             raise ValueError(f"{len(self.damaged)} damaged images of {self.images} {allowed}: {self.problems[0]}")
 
     def state_dict(self) -> dict[str, Any]:
-        """The state for checkpoints: text encoder and skipped images. All ranks call it together."""
+        """The state for checkpoints: which data and text encoder, and skipped images. All ranks call it together."""
         if self.config.data.on_error == "skip":
             self.gather_damaged()
-        return {"encoder_sha256": self.encoder_sha256, "damaged": dict(self.damaged)}
+        return {
+            "encoder_sha256": self.encoder_sha256,
+            "data_sha256": self.data_sha256,
+            "damaged": dict(self.damaged),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint.
 
         Raises:
-            ValueError: it was trained with another text encoder of the same name.
+            ValueError: it was trained with another text encoder, or on other data, of the same name.
         """
         if state_dict["encoder_sha256"] != self.encoder_sha256:
             raise ValueError(f"data.encoder={self.config.data.encoder} is not the encoder that the checkpoint is of")
+        # Checkpoints of version 0.2 do not have it.
+        if state_dict.get("data_sha256") not in (None, self.data_sha256):
+            path = f"data.path={self.config.data.path}"
+            raise ValueError(f"{path} holds other data than the checkpoint is of: move the cell's folder away")
         self.damaged.update(state_dict["damaged"])
 
     def train_dataloader(self) -> DataLoader[Batch]:

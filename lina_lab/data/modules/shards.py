@@ -1,6 +1,7 @@
 """The data module of shards of cached latents."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from lina_lab.config import TrialConfig
@@ -40,6 +41,12 @@ class ShardsDataModule(StepDataModule):
         )
         val = ShardImages(folder, manifest, kind, first=0, images=held_out, seed=None)
         super().__init__(config, train, len(train), val, order=train.order, numbered=True)
+        self.manifest = manifest
+
+    @cached_property
+    def data_sha256(self) -> str:
+        """The hash of all that the manifest says of the latents."""
+        return self.manifest.contents
 
     def captions(self, indices: Sequence[int]) -> list[str]:
         """The captions of held-out images, also where the model takes their states."""

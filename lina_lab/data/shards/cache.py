@@ -2,7 +2,7 @@
 
 A shard is whole and listed, or absent. So an interrupted run resumes, and several processes share the work: each takes
 the lock of the shards that it writes. The last one measures the latents' mean and standard deviation and writes the
-manifest.
+manifest. A shard whose images or captions were changed since it was made is made again.
 """
 
 import json
@@ -15,6 +15,8 @@ from rich.console import Console
 
 from lina_lab.data.pretrained import local_device
 from lina_lab.data.shards.format import MANIFEST, ShardError, read_index, read_manifest
+from lina_lab.data.shards.listing import Damages
+from lina_lab.data.shards.origins import contents_of, names_of, times_of
 from lina_lab.data.shards.sources import find_images
 from lina_lab.data.shards.writer import CacheConfig, ShardWriter
 from lina_lab.data.text import load_text_encoder
@@ -24,6 +26,8 @@ from lina_lab.util.progress import image_progress
 
 PLAN = "plan.json"
 """Notes what the shards of a folder are made of, before the first is written."""
+FOLDER = "folder"
+"""Where the plan notes the folder of the images, which `lina cache verify=true` looks at; it may move."""
 
 
 def cache(config: CacheConfig, console: Console) -> None:
@@ -34,18 +38,18 @@ def cache(config: CacheConfig, console: Console) -> None:
     """
     if config.images is None or config.vae is None:
         raise ValueError("images=DIR and vae=NAME are needed to make shards")
-    out = Path(config.out)
-    source = find_images(Path(config.images), out)
+    out, damages = Path(config.out), Damages(config.max_skipped if config.on_error == "skip" else 0.0)
+    source = find_images(Path(config.images), out, damages)
     if config.text is not None and source.classes is not None:
         raise ValueError(f"text={config.text} is for captions, and images={config.images} has classes")
     device = local_device()
     vae = load_vae(config.vae, device)
     text = None if config.text is None else load_text_encoder(config.text, config.text_dim)
-    writer = ShardWriter(source, config, vae, text)
+    writer = ShardWriter(source, damages, config, vae, text)
     plan = writer.plan()
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".lock"):
-        _check_plan(out, plan)
+        _check_plan(out, plan, Path(config.images))
     starts = range(0, len(source.names), config.images_per_shard)
     names = [f"shard-{number:06d}.tar" for number in range(len(starts))]
     with image_progress(console) as progress:
@@ -55,30 +59,62 @@ def cache(config: CacheConfig, console: Console) -> None:
             try:
                 # Held while the shard is written; the system releases it if this process dies.
                 with FileLock(out / f".{name}.lock", timeout=0):
-                    if _is_whole(path):
+                    if _is_current(writer, indices, path, console):
                         progress.advance(task, len(indices))
                     else:
+                        # It lists what is about to change.
+                        (out / MANIFEST).unlink(missing_ok=True)
                         writer.write(indices, path, lambda n: progress.advance(task, n))
             except Timeout:
                 continue
     with FileLock(out / ".lock"):
-        whole = all(_is_whole(out / name) for name in names)
+        whole = all(_summary(out / name) is not None for name in names)
         if whole:
             writer.write_manifest(out, names, plan)
-    done = f"{len(source.names):,} images in {len(names):,} shards: {out / MANIFEST}"
-    console.print(done if whole else "other processes are still writing shards", soft_wrap=True, highlight=False)
+    console.print(
+        _done(writer, len(names), out) if whole else "other processes are still writing shards",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a shard agrees with its summary. One that is missing, or whose summary is damaged, is written again."""
+def _done(writer: ShardWriter, shards: int, out: Path) -> str:
+    """What was encoded, and what was not."""
+    source, damaged = writer.source, writer.damages.found
+    images = source.images - len(damaged)
+    for problem in damaged.values():
+        source.left_out.add("damaged images", problem)
+    return f"{images:,} images in {shards:,} shards, {source.condition_name}: {out / MANIFEST}; {source.left_out}"
+
+
+def _summary(path: Path) -> dict[str, Any] | None:
+    """The summary of a shard that is whole; None: it is missing or damaged, or its summary is."""
     try:
-        summary = json.loads(path.with_suffix(".json").read_text())
-        return bool(summary["bytes"] == path.stat().st_size)
+        summary: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
+        return summary if summary["bytes"] == path.stat().st_size else None
     except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _is_current(writer: ShardWriter, indices: range, path: Path, console: Console) -> bool:
+    """Whether a shard is whole, and its images and captions are those that it was made of."""
+    if (summary := _summary(path)) is None:
         return False
+    samples = writer.source.samples[indices.start : indices.stop]
+    times = times_of(samples)
+    if times is not None and times == summary.get("times"):
+        return True
+    if contents_of(samples) == summary.get("contents"):
+        write_atomically(path.with_suffix(".json"), json.dumps({**summary, "times": times}) + "\n")
+        return True
+    # It is not whole from here on, for a process that would list it.
+    path.with_suffix(".json").unlink()
+    console.print(f"{path.name} is made again: its images or captions were changed", soft_wrap=True, highlight=False)
+    return False
 
 
-def _check_plan(out: Path, plan: dict[str, Any]) -> None:
+def _check_plan(out: Path, plan: dict[str, Any], images: Path) -> None:
     """Note what these shards are made of, or compare it with what is noted.
 
     Raises:
@@ -86,12 +122,12 @@ def _check_plan(out: Path, plan: dict[str, Any]) -> None:
     """
     path = out / PLAN
     if not path.exists():
-        write_atomically(path, json.dumps(plan, indent=1) + "\n")
+        write_atomically(path, json.dumps({**plan, FOLDER: str(images.resolve())}, indent=1) + "\n")
         return
     try:
         there = json.loads(path.read_text())
         other = [name for name in plan if there[name] != plan[name]]
-    except (ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is damaged, or of another version: choose another out=FOLDER ({error})") from error
     if other:
         raise ValueError(f"{out} holds shards of another {', '.join(other)}: choose another out=FOLDER")
@@ -112,3 +148,40 @@ def verify(folder: Path) -> Iterator[str]:
             read_index(path, shard.images)
         except ShardError as error:
             yield str(error)
+
+
+def images_of(config: CacheConfig) -> tuple[Path | None, str]:
+    """The folder of the images that shards were made of; None: it cannot be compared, and why, as a sentence's end."""
+    out = Path(config.out)
+    try:
+        plan = json.loads((out / PLAN).read_text())
+        noted, comparable = plan.get(FOLDER), all(name in plan for name in ("reading", "images", "images_per_shard"))
+    except (OSError, ValueError, AttributeError):
+        return None, f"{out / PLAN} cannot be read"
+    if not comparable:
+        return None, "an earlier version made the shards, and kept no hashes of the images"
+    folder = Path(config.images or noted or "")
+    if not folder.is_dir():
+        return None, f"{folder} is not there: images=FOLDER says where they are"
+    return folder, ""
+
+
+def verify_images(out: Path, images: Path) -> Iterator[str]:
+    """A sentence for each shard whose images, classes or captions are not those that it was made of.
+
+    Raises:
+        ValueError: the images cannot be listed.
+    """
+    plan = json.loads((out / PLAN).read_text())
+    # Those that lack something were not encoded: their names are in no plan.
+    samples = find_images(images, out, Damages(limit=1.0)).samples
+    if names_of(samples) != plan["images"]:
+        yield f"{images} holds other images than those that the shards were made of"
+        return
+    for number, shard in enumerate(read_manifest(out).shards):
+        noted = (_summary(out / shard.name) or {}).get("contents")
+        part = samples[number * plan["images_per_shard"] :][: plan["images_per_shard"]]
+        if noted is None:
+            yield f"{shard.name}: its summary (.json) is missing or damaged, so its images cannot be compared"
+        elif contents_of(part) != noted:
+            yield f"{shard.name}: its images or captions were changed since it was made"

@@ -3,11 +3,17 @@
 A folder holds `manifest.json` and tar files. A sample is `KEY.moments.npy` (float16 [2, 2C, h, w]: mean and log
 variance of the posterior, of the image and of its mirror image), and `KEY.cls` (its class) or `KEY.txt` (its caption,
 and `KEY.long.txt` a longer one), with `KEY.text.npy` (and `KEY.long.npy`: float16 [l, d], states of a text encoder).
+
+A member's header notes the CRC-32 of its contents in place of its owner's name. That of moments notes there the CRC-32
+of the image's, and in place of its group's name that of the mirror image's. Other readers of tar files ignore both.
 """
 
+import hashlib
 import io
 import json
+import math
 import tarfile
+import zlib
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +30,8 @@ MANIFEST, FORMAT = "manifest.json", 2
 MOMENTS, CLASS = "moments.npy", "cls"
 CAPTION, STATES = {False: "txt", True: "long.txt"}, {False: "text.npy", True: "long.npy"}
 """Members for the short (False) and the long (True) caption, and for their states."""
+SUM = "crc32:"
+"""What a noted sum begins with."""
 ALLOWED = (MOMENTS, CLASS, *CAPTION.values(), *STATES.values())
 """Members that a sample may have. Anything else is refused, and nothing is ever unpickled."""
 
@@ -80,6 +88,12 @@ class Manifest:
     text: TextOrigin | None = None
     """None: the captions have no states, or there are classes."""
 
+    @property
+    def contents(self) -> str:
+        """A hash of all that decides what is read: the shards, in their order, and how latents are scaled."""
+        parts = ([shard.sha256 for shard in self.shards], self.mean, self.std, self.classes)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder.
@@ -92,7 +106,7 @@ def read_manifest(folder: Path) -> Manifest:
         found = from_dict(Manifest, json.loads(path.read_text()))
     except FileNotFoundError as error:
         raise ShardError(f"{path} is not there: make shards with lina cache, and let it end") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ShardError(f"{path} is damaged: {error}") from error
     if found.format > FORMAT:
         raise ShardError(f"{path} is of format {found.format}, and this version of lina_lab knows {FORMAT}")
@@ -104,6 +118,10 @@ def read_manifest(folder: Path) -> Manifest:
             raise ShardError(f"{file} has {file.stat().st_size:,} bytes, and {shard.bytes:,} in the manifest")
     if not len(found.mean) == len(found.std) == found.latent_shape[0]:
         raise ShardError(f"{path}: mean and std are not of the {found.latent_shape[0]} channels")
+    if not all(math.isfinite(number) for number in found.mean) or not all(0 < std < math.inf for std in found.std):
+        raise ShardError(f"{path}: mean {list(found.mean)} and std {list(found.std)} cannot scale latents")
+    if min(found.latent_shape) < 1 or min((shard.images for shard in found.shards), default=0) < 1:
+        raise ShardError(f"{path}: latents {list(found.latent_shape)}, or a shard, that hold nothing")
     if sum(shard.images for shard in found.shards) != found.images:
         raise ShardError(f"{path}: its shards hold {sum(s.images for s in found.shards)} images, not {found.images}")
     return found
@@ -116,6 +134,8 @@ class Index:
     keys: tuple[str, ...]
     members: dict[str, npt.NDArray[np.int64]]
     """Member -> its offset and size in each sample: [images, 2]."""
+    sums: dict[str, npt.NDArray[np.int64]]
+    """Member -> its CRC-32 in each sample, and for moments that of the mirror image: [images, 2]; -1: none."""
 
 
 def read_index(path: Path, images: int) -> Index:
@@ -124,14 +144,17 @@ def read_index(path: Path, images: int) -> Index:
     Raises:
         ShardError: it is truncated, holds another number of samples, or a member that no sample may have.
     """
-    found: OrderedDict[str, dict[str, tuple[int, int]]] = OrderedDict()
+    found: OrderedDict[str, dict[str, tuple[int, int, int, int]]] = OrderedDict()
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 key, _, kind = member.name.partition(".")
                 if not member.isfile() or kind not in ALLOWED:
                     raise ShardError(f"{path.name}, key {key}: {member.name} is none of {', '.join(ALLOWED)}: refused")
-                found.setdefault(key, {})[kind] = (member.offset_data, member.size)
+                if kind in found.setdefault(key, {}):
+                    raise ShardError(f"{path.name}, key {key}: it has {kind} twice")
+                noted = (_noted_sum(member.uname), _noted_sum(member.gname))
+                found[key][kind] = (member.offset_data, member.size, *noted)
     except (tarfile.TarError, EOFError) as error:
         raise ShardError(f"{path.name} is no tar that can be read to its end: {error}") from error
     if len(found) != images:
@@ -142,8 +165,48 @@ def read_index(path: Path, images: int) -> Index:
         if own.keys() != kinds:
             has, needs = (", ".join(sorted(names)) for names in (own, kinds))
             raise ShardError(f"{path.name}, key {key}: it has {has}, and needs {needs}")
-    members = {kind: np.array([each[kind] for each in found.values()], dtype=np.int64) for kind in kinds}
-    return Index(keys=tuple(found), members=members)
+    rows = {kind: np.array([each[kind] for each in found.values()], dtype=np.int64) for kind in kinds}
+    members, sums = ({kind: each[:, part] for kind, each in rows.items()} for part in (slice(0, 2), slice(2, 4)))
+    return Index(keys=tuple(found), members=members, sums=sums)
+
+
+def member(key: str, kind: str, value: Any) -> tuple[tarfile.TarInfo, bytes]:
+    """A member of a sample: its header, with the sums of its contents, and its contents.
+
+    Args:
+        key: of the sample.
+        kind: of the member.
+        value: an array for `.npy`, else what `str` writes.
+    """
+    if isinstance(value, np.ndarray):
+        file = io.BytesIO()
+        npy.write_array(file, value, allow_pickle=False)
+        data = file.getvalue()
+    else:
+        data = str(value).encode()
+    parts = [data]
+    if kind == MOMENTS:
+        parts = [half.tobytes() for half in value]
+    info = tarfile.TarInfo(f"{key}.{kind}")
+    info.size, info.mode = len(data), 0o444
+    info.uname, info.gname = (*(f"{SUM}{zlib.crc32(part):08x}" for part in parts), "")[:2]
+    return info, data
+
+
+def _noted_sum(name: str) -> int:
+    """The sum that a header notes in place of a name; -1: none, as in shards of version 0.2."""
+    return int(name.removeprefix(SUM), 16) if name.startswith(SUM) else -1
+
+
+def class_number(text: bytes, below: int) -> int | None:
+    """The class that the contents of a `cls` member name; None: no number below the limit."""
+    written = text.strip()
+    digits = written.lstrip(b"0") or b"0"
+    # Python refuses numbers of more than 4,300 digits with an error of its own.
+    if not written.isdigit() or len(digits) > len(str(below)):
+        return None
+    number = int(digits)
+    return number if number < below else None
 
 
 def half_header(shape: tuple[int, ...]) -> bytes:

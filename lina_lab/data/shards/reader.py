@@ -3,6 +3,7 @@
 import math
 import os
 import weakref
+import zlib
 from bisect import bisect_right
 from collections import OrderedDict
 from itertools import accumulate
@@ -20,10 +21,12 @@ from lina_lab.data.shards.format import (
     Index,
     Manifest,
     ShardError,
+    class_number,
     half_header,
     read_index,
     to_array,
 )
+from lina_lab.util.files import sha256
 
 OPEN_FILES = 32
 """Most shards whose files are open at a time."""
@@ -83,20 +86,23 @@ class ShardReader:
         if size == len(self.header) + 2 * half and self._read(at, len(self.header), offset) == self.header:
             data = self._read(at, half, offset + len(self.header) + mirrored * half)
             if len(data) == half:
+                self._check_sum(at, MOMENTS, data, mirrored)
                 return np.frombuffer(data, dtype="<f2").reshape(self.shape[1:])
         # Something else than expected: read it whole, to say what it is.
         moments = to_array(self._member(at, MOMENTS), self.where(at))
         if moments.shape != self.shape or moments.dtype != np.float16:
             held = f"{moments.dtype}{list(moments.shape)}"
             raise ShardError(f"{self.where(at)}: moments are {held}, not float16{list(self.shape)}")
+        self._check_sum(at, MOMENTS, moments[mirrored].tobytes(), mirrored)
         return np.asarray(moments[mirrored])
 
     def label(self, at: At) -> int:
         """The class."""
         text, classes = self._member(at, CLASS), len(self.manifest.classes or ())
-        if not text.isdigit() or int(text) >= classes:
+        number = class_number(text, classes)
+        if number is None:
             raise ShardError(f"{self.where(at)}: class {text[:20]!r} is not one of {classes}")
-        return int(text)
+        return number
 
     def caption(self, at: At, *, long: bool = False) -> str:
         """The short or the long caption."""
@@ -137,20 +143,41 @@ class ShardReader:
         data = self._read(at, size, offset)
         if len(data) != size:
             raise ShardError(f"{self.manifest.shards[at.number].name} ends in the middle of a sample")
+        if kind != MOMENTS:
+            self._check_sum(at, kind, data)
         return data
+
+    def _check_sum(self, at: At, kind: str, data: bytes, half: int = 0) -> None:
+        """Compare what was read of a member with the sum that its header notes.
+
+        Raises:
+            ShardError: they differ: a disk, or a copy, has changed bits.
+        """
+        noted = int(at.shard.sums[kind][at.within, half])
+        if noted >= 0 and zlib.crc32(data) != noted:
+            raise ShardError(f"{self.where(at)}: {kind} is not what was written: its sum (CRC-32) differs")
 
     def _index(self, number: int) -> Index:
         """A shard's index, made once, also if the shard is damaged."""
         if number not in self._indices:
             shard = self.manifest.shards[number]
             try:
-                self._indices[number] = read_index(self.folder / shard.name, shard.images)
+                index = read_index(self.folder / shard.name, shard.images)
+                # Shards of version 0.2 have no sums: the whole file is compared, once in each process.
+                if any((each[:, 0] < 0).any() for each in index.sums.values()):
+                    self._check_file(number)
+                self._indices[number] = index
             except ShardError as error:
                 self._indices[number] = str(error)
         found = self._indices[number]
         if isinstance(found, str):
             raise ShardError(found)
         return found
+
+    def _check_file(self, number: int) -> None:
+        shard = self.manifest.shards[number]
+        if sha256(self.folder / shard.name) != shard.sha256:
+            raise ShardError(f"{shard.name}: its contents are not those of the manifest")
 
     def _file(self, number: int) -> int:
         if number in self._files:

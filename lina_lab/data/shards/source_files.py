@@ -1,21 +1,18 @@
 """Images to encode: where they and their captions lie, and those that are files of a folder."""
 
-import io
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from lina_lab.data.pictures import read_picture
+from lina_lab.data.pretrained import first_line
 from lina_lab.data.shards.format import CAPTION, CLASS
+from lina_lab.data.shards.listing import PICTURES, SHARD, Damages, LeftOut, Listing, leave_out, printable
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-"""Endings of images."""
-PICTURE_ERRORS = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)
-"""What Pillow raises for damaged files."""
 ORDER_SEED = 0
 """Seed of the order in which images are written to shards: the same every time."""
 
@@ -44,21 +41,25 @@ class Stored:
             ValueError: they are none in UTF-8.
         """
         try:
-            return self.read().decode("utf-8").strip()
+            # Editors on Windows put a mark of the byte order first, which is no part of the text.
+            return self.read().decode("utf-8-sig").strip()
         except UnicodeDecodeError as error:
-            raise ValueError(f"{self.name} is no text in UTF-8: {error}") from error
+            raise ValueError(f"{printable(self.name)} is no text in UTF-8: {error}") from error
 
     def picture(self, name: str | None = None) -> Image.Image:
-        """The contents as an RGB image; messages have another name for it where one is given.
+        """The contents as an RGB image as people see it; messages have another name for it where one is given.
 
         Raises:
             ValueError: they are none that can be read.
+            OSError: the disk cannot be read.
         """
+        data = self.read()
         try:
-            with Image.open(io.BytesIO(self.read())) as image:
-                return image.convert("RGB")
-        except PICTURE_ERRORS as error:
-            raise ValueError(f"{name or self.name} is no picture that can be read: {error}") from error
+            return read_picture(data)
+        except Exception as error:
+            # Pillow raises a dozen kinds of errors for damaged files.
+            shown = printable(name or self.name)
+            raise ValueError(f"{shown} is no picture that can be read: {first_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,22 @@ class Source:
     """Names of the classes; None: there are captions instead."""
     long_captions: bool
     """Whether each image has a long caption, too."""
+    left_out: LeftOut = field(default_factory=LeftOut)
+    """What was found beside them and is not used."""
+    damaged: int = 0
+    """Number of further images, which lack what others have."""
+
+    @property
+    def images(self) -> int:
+        """Number of all images that were found, to which a share of damaged ones refers."""
+        return len(self.samples) + self.damaged
+
+    @property
+    def condition_name(self) -> str:
+        """What belongs to each image, for messages."""
+        if self.classes is not None:
+            return f"of {len(self.classes):,} classes"
+        return "with two captions each" if self.long_captions else "with captions"
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -96,60 +113,53 @@ class Source:
         return {CAPTION[long]: caption.text() for long, caption in sample.captions.items()}
 
 
-def files_of(folder: Path, out: Path | None = None) -> tuple[list[Path], list[Path]]:
-    """Shards (.tar), and images, in a folder and its subfolders but for `out`, in the order of their names.
-
-    Raises:
-        ValueError: there are both.
-    """
-    here, left_out = folder.resolve(), None if out is None else out.resolve()
-    if here == left_out:
-        raise ValueError(f"out={out} is the folder of the images: give another one, which may lie in it")
-    tars, pictures = [], []
-    for parent, _, names in os.walk(here):
-        if left_out is not None and left_out.is_relative_to(here) and Path(parent).is_relative_to(left_out):
-            continue
-        own = folder / Path(parent).relative_to(here)
-        tars += [own / name for name in names if name.endswith(".tar")]
-        pictures += [own / name for name in names if Path(name).suffix.lower() in PICTURES]
-    if tars and pictures:
-        raise ValueError(f"{folder} holds both shards ({min(tars)}) and pictures ({min(pictures)}): which are meant?")
-    return sorted(tars), sorted(pictures)
-
-
-def in_folder(folder: Path, files: list[Path]) -> Source:
+def in_folder(folder: Path, listing: Listing, left_out: LeftOut, damages: Damages) -> Source:
     """The files of a folder.
+
+    Args:
+        folder: the folder.
+        listing: its files.
+        left_out: gets what is not used.
+        damages: gets images that lack a caption which others have.
 
     Raises:
         ValueError: there are no images, or some have captions, or a folder of their class, and others not.
     """
+    files, others = listing.pictures, set(listing.others)
     if not files:
-        raise ValueError(f"images={folder} holds no pictures ({', '.join(PICTURES)}), and no shards (.tar)")
-    # Listed once: on a network disk it takes long to look up each file.
-    there = {Path(parent, name) for parent, _, names in os.walk(folder) for name in names}
-    captioned = [_caption(file) in there for file in files]
-    if any(captioned) and not all(captioned):
-        raise ValueError(f"{files[captioned.index(False)]} has no caption beside it, and others have")
-    long = [_caption(file, long=True) in there for file in files]
-    if any(long) and not (all(long) and all(captioned)):
-        lacking = files[long.index(False)] if not all(long) else files[0]
-        raise ValueError(f"{lacking} has not both captions beside it (.txt and .long.txt), and others have a long one")
-    top = [file for file in files if file.parent == folder]
-    if not all(captioned) and top:
-        raise ValueError(f"{top[0]} has neither a caption beside it nor a folder of its class")
-    classes = None if all(captioned) else tuple(sorted({file.relative_to(folder).parts[0] for file in files}))
+        raise ValueError(f"images={folder} holds no pictures ({', '.join(PICTURES)}), and no shards ({SHARD})")
+    kinds = [long for long in CAPTION if any(_caption(file, long=long) in others for file in files)]
+    if kinds == [True]:
+        raise ValueError(f"{files[0]} has not both captions beside it (.txt and .long.txt)")
+    captions = {file: {long: _caption(file, long=long) for long in kinds} for file in files}
+    for file, own in captions.items():
+        if lacking := [caption.name for caption in own.values() if caption not in others]:
+            name = _name(folder, file)
+            damages.note(name, f"{printable(file)} has no caption beside it, and others have: {lacking[0]}")
+        elif not kinds and file.parent == folder:
+            name, problem = _name(folder, file), "has neither a caption beside it nor a folder of its class"
+            damages.note(name, f"{printable(file)} {problem}")
+    files = [file for file in files if _name(folder, file) not in damages.found]
+    used = {caption for file in files for caption in captions[file].values()}
+    leave_out([file for file in listing.others if file not in used], left_out)
+    classes = None if kinds else tuple(sorted({file.relative_to(folder).parts[0] for file in files}))
+    for name in [] if classes is None else [each for each in listing.folders if each not in classes]:
+        left_out.add("class folders without pictures", name)
     numbers = {name: number for number, name in enumerate(classes or ())}
-    kinds = [kind for kind, there in ((False, all(captioned)), (True, all(long))) if there]
     samples = [
         Sample(
-            name=str(file.relative_to(folder)),
+            name=_name(folder, file),
             image=Stored(str(file), file),
             label=numbers.get(file.relative_to(folder).parts[0]),
-            captions={kind: Stored(str(_caption(file, long=kind)), _caption(file, long=kind)) for kind in kinds},
+            captions={long: Stored(str(path), path) for long, path in captions[file].items()},
         )
         for file in files
     ]
-    return Source(shuffled(samples), classes, all(long))
+    return Source(shuffled(samples), classes, True in kinds, left_out)
+
+
+def _name(folder: Path, file: Path) -> str:
+    return str(file.relative_to(folder))
 
 
 def _caption(file: Path, *, long: bool = False) -> Path:

@@ -1,5 +1,6 @@
 """Images to encode: in a folder for each class, with caption files, or in WebDataset shards."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,22 +8,29 @@ from PIL import Image
 from torch import Tensor
 
 from lina_lab.data.pixels import from_pixels
-from lina_lab.data.shards.source_files import Source, files_of, in_folder
+from lina_lab.data.shards.listing import Damages, LeftOut, files_of
+from lina_lab.data.shards.source_files import Source, in_folder
 from lina_lab.data.shards.source_tars import in_tars
 
 
-def find_images(folder: Path, out: Path | None = None) -> Source:
+def find_images(folder: Path, out: Path | None = None, damages: Damages | None = None) -> Source:
     """Find the images of a folder.
 
     Args:
         folder: of the images.
         out: a folder that may lie in it, and is left out.
+        damages: gets samples that are not whole; None: the first ends it.
 
     Raises:
         ValueError: there are no images, some have captions and others not, or a shard is damaged.
+        OSError: the disk cannot be read.
     """
-    tars, files = files_of(folder, out)
-    return in_tars(folder, tars) if tars else in_folder(folder, files)
+    damages, left_out = damages or Damages(), LeftOut()
+    listing = files_of(folder, left_out, out)
+    source = (in_tars if listing.tars else in_folder)(folder, listing, left_out, damages)
+    source = replace(source, damaged=len(damages.found))
+    damages.check(source.images)
+    return source
 
 
 def load_image(source: Source, index: int, resolution: int) -> Tensor:

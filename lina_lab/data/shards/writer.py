@@ -1,20 +1,23 @@
 """Shards of encoded images, and their manifest, on disk."""
 
-import hashlib
+import io
 import json
+import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-import webdataset as wds
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import PositiveInt
-from lina_lab.data.shards.format import CAPTION, FORMAT, MANIFEST, MOMENTS, STATES
+from lina_lab.data.shards.format import CAPTION, FORMAT, MANIFEST, MOMENTS, STATES, member
+from lina_lab.data.shards.listing import Damages
+from lina_lab.data.shards.origins import contents_of, names_of, times_of
 from lina_lab.data.shards.source_files import Source
 from lina_lab.data.shards.sources import load_image
 from lina_lab.data.text import TextEncoder
@@ -45,14 +48,25 @@ class CacheConfig:
     """Images in a shard."""
     batch_size: PositiveInt = 32
     """Images encoded together."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """On an image that is damaged or lacks a caption or class that others have: raise (the command ends); skip (the
+    image is left out)."""
+    max_skipped: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """For on_error=skip: largest share of the images that may be left out; more end the command."""
     verify: bool = False
-    """Compare the shards in `out` with their manifest."""
+    """Compare the shards in `out` with their manifest, and the images with those that the shards were made of."""
+
+
+READING = 2
+"""Version of how pictures are read: shards of another one are not continued."""
 
 
 class ShardWriter(NamedTuple):
     """Encodes images and their captions, and writes them to shards."""
 
     source: Source
+    damages: Damages
+    """Gets images that cannot be read."""
     config: CacheConfig
     vae: Autoencoder
     text: TextEncoder | None
@@ -61,7 +75,8 @@ class ShardWriter(NamedTuple):
     def plan(self) -> dict[str, Any]:
         """What tells these shards from others."""
         return {
-            "images": hashlib.sha256("\n".join(self.source.names).encode()).hexdigest(),
+            "images": names_of(self.source.samples),
+            "reading": READING,
             "classes": None if self.source.classes is None else list(self.source.classes),
             "long_captions": self.source.long_captions,
             "resolution": self.config.resolution,
@@ -82,32 +97,64 @@ class ShardWriter(NamedTuple):
         Raises:
             ValueError: an image cannot be read, or float16 does not hold what the encoders give.
         """
-        sums = []
+        samples, sums, skipped = self.source.samples[indices.start : indices.stop], [], dict[str, str]()
+        # Before they are encoded: a change meanwhile is then found later.
+        times, contents = times_of(samples), contents_of(samples)
         with atomic(path) as draft:
-            with draft.open("wb") as file, wds.TarWriter(file, mtime=0, user="", group="") as tar:
+            with tarfile.open(draft, "w", format=tarfile.USTAR_FORMAT) as tar:
                 for start in range(0, len(indices), self.config.batch_size):
                     batch = indices[start : start + self.config.batch_size]
-                    moments = self._write_batch(tar, batch)
-                    sums.append(_sums(moments))
+                    whole = self._readable(batch, skipped)
+                    if whole:
+                        moments = self._write_batch(tar, whole)
+                        sums.append(_sums(moments))
                     report(len(batch))
-            shape = list(moments.shape[2:])
-            summary = {"images": len(indices), "bytes": draft.stat().st_size, "sha256": sha256(draft), "shape": shape}
+            if not sums:
+                first = next(iter(skipped.values()))
+                raise ValueError(f"none of the {len(indices)} images of {path.name} can be read: {first}")
+            summary = {
+                "images": len(indices) - len(skipped),
+                "bytes": draft.stat().st_size,
+                "sha256": sha256(draft),
+                "shape": list(moments.shape[2:]),
+                "skipped": skipped,
+                "contents": contents,
+                "times": times,
+            }
         total = sum(sums[1:], start=sums[0])
         write_atomically(path.with_suffix(".json"), json.dumps({**summary, "sums": total.tolist()}) + "\n")
 
-    def _write_batch(self, tar: wds.TarWriter, batch: range) -> "np.ndarray[Any, Any]":
+    def _readable(self, batch: range, skipped: dict[str, str]) -> list[tuple[int, Tensor, dict[str, Any]]]:
+        """Index, image and condition of those images that can be read; the others are added to `skipped`."""
+        found = []
+        for i in batch:
+            try:
+                found.append((i, load_image(self.source, i, self.config.resolution), self.source.condition(i)))
+            except ValueError as error:
+                name = self.source.names[i]
+                self.damages.note(name, str(error))
+                skipped[name] = str(error)
+                self.damages.check(self.source.images)
+        return found
+
+    def _write_batch(
+        self, tar: tarfile.TarFile, batch: Sequence[tuple[int, Tensor, dict[str, Any]]]
+    ) -> "np.ndarray[Any, Any]":
         """Write the samples of some images; their moments, float16 [n, 2, 2C, h, w]."""
-        images = torch.stack([load_image(self.source, i, self.config.resolution) for i in batch])
+        images = torch.stack([image for _, image, _ in batch])
         both = [self.vae.moments(images), self.vae.moments(images.flip(-1))]
         moments = torch.stack(both, dim=1).cpu().to(torch.float16).numpy()
         if not np.isfinite(moments).all():
-            worst = self.source.names[batch[int((~np.isfinite(moments)).reshape(len(batch), -1).any(axis=1).argmax())]]
-            raise ValueError(f"vae={self.vae.name} gives moments that float16 does not hold for {worst}")
-        conditions = [self.source.condition(i) for i in batch]
+            worst = batch[int((~np.isfinite(moments)).reshape(len(batch), -1).any(axis=1).argmax())][0]
+            name = self.source.names[worst]
+            raise ValueError(f"vae={self.vae.name} gives moments that float16 does not hold for {name}")
+        conditions = [condition for _, _, condition in batch]
         if self.text is not None:
             self._add_states(conditions, self.text)
-        for i, rows, members in zip(batch, moments, conditions, strict=True):
-            tar.write({"__key__": f"{i:09d}", MOMENTS: rows, **members})
+        for (i, _, _), rows, members in zip(batch, moments, conditions, strict=True):
+            for kind, value in sorted({MOMENTS: rows, **members}.items()):
+                info, data = member(f"{i:09d}", kind, value)
+                tar.addfile(info, io.BytesIO(data))
         return moments
 
     def _add_states(self, conditions: list[dict[str, Any]], encoder: TextEncoder) -> None:
@@ -128,8 +175,15 @@ class ShardWriter(NamedTuple):
                 members[STATES[long]] = states[there].numpy()
 
     def write_manifest(self, folder: Path, names: Sequence[str], plan: dict[str, Any]) -> None:
-        """Write the manifest from the shards' summaries."""
+        """Write the manifest from the shards' summaries.
+
+        Raises:
+            ValueError: more images were skipped than are allowed.
+        """
         found = [json.loads((folder / name).with_suffix(".json").read_text()) for name in names]
+        skipped = {name: problem for summary in found for name, problem in summary["skipped"].items()}
+        self.damages.found.update(skipped)
+        self.damages.check(self.source.images)
         count, total, squares = np.sum([summary["sums"] for summary in found], axis=0)
         mean = total / count
         channels, *grid = found[0]["shape"]
@@ -138,7 +192,7 @@ class ShardWriter(NamedTuple):
             text = {"encoder": self.text.name, **dict(zip(("sha256", "dim", "length"), plan["text"], strict=True))}
         manifest = {
             "format": FORMAT,
-            "images": len(self.source.names),
+            "images": sum(summary["images"] for summary in found),
             "latent_shape": [channels // 2, *grid],
             "mean": mean.tolist(),
             "std": np.sqrt(np.maximum(squares / count - mean**2, 1e-12)).tolist(),

@@ -30,7 +30,8 @@ def read_prompts(path: Path) -> list[Metadata]:
         ValueError: there is no such file, no prompt in it, or a line that is none.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        # Editors on Windows put a mark of the byte order first, which is no part of the text.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"prompts={path} cannot be read: {error}") from error
     numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]

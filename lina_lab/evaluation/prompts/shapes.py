@@ -43,7 +43,7 @@ def _read_metadata(file: Path) -> Metadata:
         found: Metadata = json.loads(file.read_text())
     except FileNotFoundError as error:
         raise ValueError(f"{file} is not there: it says what the picture must show") from error
-    except json.JSONDecodeError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: {error}") from error
     _validate(file, found)
     return found

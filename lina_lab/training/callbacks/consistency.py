@@ -36,6 +36,7 @@ class ConsistencyCheck(Callback):
             **code_versions(),
             "configuration": self.config.config_hash(),
             "checkpoint": "none" if self.checkpoint is None else self.checkpoint.name,
+            "data": str(trainer.datamodule.data_sha256),  # type: ignore[attr-defined]
             "text encoder": str(trainer.datamodule.encoder_sha256),  # type: ignore[attr-defined]
         }
         views: list[Any] = [None] * trainer.world_size
