@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,6 +63,8 @@ class LaunchSpec:
     engine: EngineName
     tracking: TrackingRun | None
     resources: ResourcesConfig
+    versions: dict[str, str] = field(default_factory=dict)
+    """Code and packages of the launcher, which each rank must have; empty in a spec of an earlier version."""
 
     def write(self, folder: Path) -> None:
         """Write the spec into the cell's folder, and remove what an earlier attempt left there."""

@@ -131,6 +131,13 @@ class Store:
             )
         self.join()
 
+    def requeue(self, config_hashes: Iterable[str]) -> None:
+        """Queue cells again whose results are lost."""
+        with self.setup():
+            states = self.states()
+            self._add(self._cells[name] for name in config_hashes if not states[name].status.open)
+        self.join()
+
     def _add(self, cells: Iterable[Cell]) -> None:
         """Queue cells, while no other process does."""
         fresh = list(cells)

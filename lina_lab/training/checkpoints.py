@@ -10,8 +10,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from lina_lab.records.curve import Point
 from lina_lab.records.files import CHECKPOINTS
-from lina_lab.training.mlflow_buffer import Point
 from lina_lab.training.mlflow_logger import BufferedMLflowLogger
 from lina_lab.util.files import atomic, sha256, write_atomically
 
@@ -73,7 +73,7 @@ class Checkpoints(Checkpoint):
             self._random = None
 
     def state_dict(self) -> dict[str, Any]:
-        waiting: list[Point] = [] if self.logger is None else list(self.logger.waiting)
+        waiting: list[Point] = [] if self.logger is None else self.logger.kept()
         return {"metrics": self.metrics, "waiting": waiting, "random": torch.get_rng_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -5,7 +5,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
+BLOCK = 4096
+"""Bytes that are searched at once for a line's end."""
 DRAFT = ".draft"
 """Ending of a file that is still being written."""
 
@@ -41,6 +44,32 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     """Write a text file with `atomic`."""
     with atomic(path, durable=durable) as draft:
         draft.write_text(text)
+
+
+def append_lines(path: Path, text: str) -> None:
+    """Append whole lines to a file, after removing a last line that has no end.
+
+    A process that died, or that had no space left, leaves such a line; what is appended to it could not be read. The
+    caller sees to it that nobody else writes meanwhile.
+    """
+    with path.open("ab+") as file:
+        cut_torn_line(file)
+        file.write(text.encode())
+
+
+def cut_torn_line(file: BinaryIO) -> None:
+    """Remove what comes after the last line's end from a file that is open for reading and writing."""
+    end = position = file.seek(0, os.SEEK_END)
+    while position:
+        start = max(0, position - BLOCK)
+        file.seek(start)
+        block = file.read(position - start)
+        position = start + block.rfind(b"\n") + 1
+        if b"\n" in block:
+            break
+    if position < end:
+        file.truncate(position)
+    file.seek(0, os.SEEK_END)
 
 
 def sha256(path: Path) -> str:
