@@ -24,7 +24,7 @@ from lina_lab.evaluation.moments import moments_of
 from lina_lab.evaluation.quality import Reference, quality
 from lina_lab.evaluation.sampling import RECIPE_FILE
 from lina_lab.records.runstore import EVALUATION, quiet_logs
-from lina_lab.util.files import sha256, write_atomically
+from lina_lab.util.files import read_json, sha256, write_atomically
 
 METRICS_FILE = "metrics.json"
 
@@ -73,7 +73,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "features": config.features,
         "samples": {"path": str(samples), "sha256": _digest(samples)},
         "reference": {"path": str(against), "sha256": _digest(against), "statistics": stored is not None},
-        "sampler": json.loads(recipe.read_text()) if recipe.exists() else None,
+        "sampler": read_json(recipe) if recipe.exists() else None,
         "torch": torch.__version__,
     }
 

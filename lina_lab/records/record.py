@@ -12,7 +12,7 @@ from lina_lab.records import files
 from lina_lab.records.curve import lines_of, read_curve
 from lina_lab.records.result import TrialResult
 from lina_lab.records.status import CellStatus
-from lina_lab.util.files import write_atomically
+from lina_lab.util.files import read_json, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ def write_record(folder: Path, record: Record) -> Path:
 def read_record(folder: Path, config_hash: str) -> Record | None:
     """The record in a cell's folder; None if there is no readable one, or it is of another configuration."""
     try:
-        record = Record.from_dict(json.loads((folder / files.RESULT_FILE).read_text()))
+        record = Record.from_dict(read_json(folder / files.RESULT_FILE))
     except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return record if record.config_hash == config_hash else None

@@ -48,6 +48,7 @@ def run_pool(store: Store, command: CommandConfig, arguments: Sequence[str], dis
             `util.errors.explained`.
         KeyboardInterrupt, SystemExit: passed on when all workers have ended.
     """
+    store.tell = display.line
     check_code(store, other_code=command.other_code)
     store.enqueue()
     restore(store, display.line)

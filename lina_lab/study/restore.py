@@ -17,6 +17,7 @@ from lina_lab.records.runstore import CELL, STATUS
 from lina_lab.records.status import CellStatus
 from lina_lab.study.grid import Cell
 from lina_lab.study.lease import Lease
+from lina_lab.study.patience import patiently
 from lina_lab.study.store import Store
 from lina_lab.study.summary import summarise, table
 from lina_lab.util.compat.mlflow import tags_of_database, tags_of_server
@@ -66,19 +67,19 @@ def restore(store: Store, tell: Callable[[str], None]) -> None:
     for loss, cells in losses.items():
         more = f" and {len(cells) - SHOWN} more" if len(cells) > SHOWN else ""
         tell(f"{len(cells)} cells {loss}: {', '.join(cell.label for cell in cells[:SHOWN])}{more}")
-    store.requeue(cell.config_hash for cell in losses[Loss.ALL])
+    store.requeue([cell.config_hash for cell in losses[Loss.ALL]])
 
 
 def _tracked(store: Store, tell: Callable[[str], None]) -> set[str]:
     """Cells whose result MLflow has. MLflow, which takes seconds to import, is needed for a server only."""
     uri, study, names = store.workspace.tracking_address, store.plan.study.name, (CELL, STATUS)
     if uri.startswith("http"):
-        from lina_lab.study.tracking import patiently
-
-        found = patiently(partial(tags_of_server, uri, study, names), tell, store.runs)
+        read = tags_of_server
     else:
-        file = Path(uri.removeprefix(SQLITE))
-        found = [] if uri.startswith(SQLITE) and not file.exists() else tags_of_database(uri, study, names)
+        read = tags_of_database
+        if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+            return set()
+    found = patiently(partial(read, uri, study, names), tell, store.runs)
     return {tags[CELL] for tags in found if CELL in tags and tags.get(STATUS) in FINAL}
 
 
@@ -91,7 +92,7 @@ def _restored(
     store: Store, cells: list[Cell], tracked: set[str], tell: Callable[[str], None]
 ) -> dict[Loss, list[Cell]]:
     """Restore what can be; returns the cells by what they had lost."""
-    from lina_lab.study.tracking import Tracker, patiently
+    from lina_lab.study.tracking import Tracker
 
     with store.setup():
         tracker = patiently(partial(Tracker.open, store.workspace), tell, store.runs)

@@ -4,13 +4,12 @@ import json
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from time import monotonic, sleep, time
+from time import time
 from typing import Concatenate, ParamSpec, TypeVar
 
 import git
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, RunTag, ViewType
-from mlflow.exceptions import MlflowException
 from mlflow.utils import mlflow_tags
 
 from lina_lab.config import to_dict
@@ -25,7 +24,7 @@ from lina_lab.study.tuning import Tuned
 from lina_lab.study.workspace import Workspace
 from lina_lab.util.code_versions import code_versions
 from lina_lab.util.compat.mlflow import make_tables
-from lina_lab.util.errors import StudyError, fault_of
+from lina_lab.util.errors import StudyError
 from lina_lab.util.nested import flatten
 from lina_lab.util.signals import signals_deferred_for
 
@@ -33,11 +32,6 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 PARAMS_A_REQUEST = 100
-AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
-"""Codes of MLflow's errors after which the store may come back."""
-PATIENCE_SECONDS = 600.0
-"""How long a worker waits for a store that does not answer."""
-PAUSE_SECONDS = 2.0
 SUMMARY_SECONDS = 5.0
 """Between two writes of the study's table; it is also written at the end."""
 TABLE_FILE = "table.md"
@@ -267,38 +261,6 @@ class Tracker:
 
     def _set_tags(self, run_id: str, tags: dict[str, str]) -> None:
         self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-
-
-def patiently(action: Callable[[], T], tell: Callable[[str], None], runs: Path) -> T:
-    """What `action` returns, retried while the tracking store does not answer.
-
-    Args:
-        action: something that may be done twice.
-        tell: called with a line when the waiting begins.
-        runs: folder of all results.
-
-    Raises:
-        StudyError: the store did not come back.
-        MlflowException: the store refuses.
-    """
-    start, announced = monotonic(), False
-    while True:
-        try:
-            return action()
-        except MlflowException as error:
-            fault = fault_of(error, runs)
-            if error.error_code not in AWAY or not (fault is None or fault.passes):
-                raise
-            reason = str(error).splitlines()[0][:200]
-            if monotonic() - start > PATIENCE_SECONDS:
-                raise StudyError(
-                    f"the tracking store did not answer for {PATIENCE_SECONDS / 60:.0f} minutes ({reason}): bring it "
-                    "back and run the same command again; what is trained is kept"
-                ) from error
-            if not announced:
-                tell(f"waiting for the tracking store: {reason}")
-                announced = True
-            sleep(PAUSE_SECONDS)
 
 
 def _metrics(values: dict[str, float], step: int) -> list[Metric]:

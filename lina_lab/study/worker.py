@@ -18,12 +18,13 @@ from lina_lab.records.status import CELL_STATUS, CellStatus
 from lina_lab.study.cells import open_cells
 from lina_lab.study.code import check_code
 from lina_lab.study.display import PlainDisplay
+from lina_lab.study.patience import patiently
 from lina_lab.study.restore import restore
 from lina_lab.study.rounds import notes
 from lina_lab.study.store import Claim, Store
 from lina_lab.study.summary import Summary, summarise, table
-from lina_lab.study.tracking import SUMMARY_SECONDS, Tracker, patiently
-from lina_lab.util.errors import StudyError, explanation
+from lina_lab.study.tracking import SUMMARY_SECONDS, Tracker
+from lina_lab.util.errors import StudyError, explanation, first_line
 from lina_lab.util.signals import defer_signals
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ def run_study(
             as they are, for `util.errors.explained`.
         KeyboardInterrupt, SystemExit: passed on when the running cell is recorded as interrupted.
     """
+    store.tell = display.line
     check_code(store, other_code=other_code)
     if joins:
         store.join()
@@ -238,7 +240,7 @@ class _Worker:
             try:
                 self._write_summary()
             except Exception as error:
-                self.display.line(f"the study's table was not written: {str(error).splitlines()[0][:200]}")
+                self.display.line(f"the study's table was not written: {first_line(error)}")
 
     def _write_summary(self, *, ended: bool = False) -> Summary:
         states = self.store.states()

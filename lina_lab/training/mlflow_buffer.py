@@ -6,7 +6,7 @@ Imports no torch, and MLflow only to send.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lina_lab.records.curve import Point, lines_of, points_of
+from lina_lab.records.curve import Point, lines_of, points_of, read_curve
 from lina_lab.records.files import UNSENT_FILE
 from lina_lab.util.files import write_atomically
 
@@ -47,9 +47,18 @@ def deliver_unsent(client: "MlflowClient", run_id: str, folder: Path) -> None:
 
     Raises:
         MlflowException: the store does not take them; the file stays.
+        ValueError: the file is damaged, and the folder holds no curve that has its points.
     """
     path = folder / UNSENT_FILE
     if not path.exists():
         return
-    send(client, run_id, points_of(path.read_text()), {})
+    try:
+        points: list[Point] | None = points_of(path.read_text(encoding="utf-8"))
+    except (ValueError, TypeError) as error:
+        if (points := read_curve(folder)) is None:
+            raise ValueError(
+                f"{path} is damaged ({error}): remove it, and the curve lacks what it held, or "
+                "remove the cell's folder to train it again"
+            ) from error
+    send(client, run_id, points, {})
     path.unlink()

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lina_lab.data.pretrained import first_line
 from lina_lab.records.curve import Point, append_points
 from lina_lab.records.files import CURVE_FILE
 from lina_lab.records.runstore import TrackingRun
 from lina_lab.training.mlflow_buffer import MAX_BATCH, send, write_unsent
+from lina_lab.util.errors import first_line
 from lina_lab.util.signals import signals_deferred_for
 
 if TYPE_CHECKING:

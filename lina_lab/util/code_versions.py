@@ -24,9 +24,9 @@ def code_versions() -> dict[str, str]:
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
     for source in sorted(package.rglob("*.py")):
-        name = source.relative_to(package)
-        if name.parts[0] not in NOT_TRAINING:
-            digest.update(name.as_posix().encode() + source.read_bytes())
+        within = source.relative_to(package)
+        if within.parts[0] not in NOT_TRAINING:
+            digest.update(within.as_posix().encode() + source.read_bytes())
     found = {"lina_lab": digest.hexdigest()[:12], "python": platform.python_version()}
     for name in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):

@@ -296,7 +296,7 @@ def test_a_tracking_store_that_stays_away_stops_the_study_and_costs_no_training(
     lab.behaviour = behaviour
     with monkeypatch.context() as patch:
         patch.setattr(Tracker, "end", ends)
-        patch.setattr("lina_lab.study.tracking.PATIENCE_SECONDS", 0.0)
+        patch.setattr("lina_lab.study.patience.PATIENCE_SECONDS", 0.0)
         with pytest.raises(StudyError, match=r"did not answer for 0 minutes \(.*what is trained is kept"):
             lab.run()
     assert lab.states() == ["done", "interrupted", "waiting", "waiting"]
