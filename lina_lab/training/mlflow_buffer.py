@@ -53,12 +53,14 @@ def deliver_unsent(client: "MlflowClient", run_id: str, folder: Path) -> None:
     if not path.exists():
         return
     try:
-        points: list[Point] | None = points_of(path.read_text(encoding="utf-8"))
+        points = points_of(path.read_text(encoding="utf-8"))
     except (ValueError, TypeError) as error:
-        if (points := read_curve(folder)) is None:
+        curve = read_curve(folder)
+        if curve is None:
             raise ValueError(
                 f"{path} is damaged ({error}): remove it, and the curve lacks what it held, or "
                 "remove the cell's folder to train it again"
             ) from error
+        points = curve
     send(client, run_id, points, {})
     path.unlink()

@@ -93,6 +93,8 @@ def fault_of(error: BaseException, runs: Path) -> Fault | None:
     chain = list(causes(error))
     if any(isinstance(link, OSError) and link.errno in FULL for link in chain):
         return Fault.NO_SPACE
+    if any(isinstance(link, OSError) and (link.errno, link.filename) == (errno.EIO, None) for link in chain):
+        return Fault.DISK  # of a file that is open, as from fsync; a file of data is opened by its name
     text = " ".join(str(link) for link in chain)
     for words, fault in FAULT_WORDS.items():
         if words in text:

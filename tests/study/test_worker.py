@@ -207,15 +207,15 @@ def test_a_lost_optuna_file_costs_no_training(lab: Lab) -> None:
     assert "found in its folder" in lab.lines
 
 
-def test_results_without_their_mlflow_run_are_trained_again(lab: Lab) -> None:
+def test_results_without_a_queue_and_without_their_mlflow_run_are_sent_again(lab: Lab) -> None:
     lab.run()
     (lab.runs / "optuna.db").unlink()
-    MlflowClient(f"sqlite:///{lab.runs / 'mlflow.db'}").delete_run(lab.record(1)["mlflow_run"])
-    progress = lab.runs / "tiny" / lab.plan.cells[1].config_hash / "step-00000004.ckpt"
-    progress.touch()
-    lab.run()
-    assert not progress.exists()  # its curve would begin where the checkpoint is
-    assert lab.trained[4:] == [lab.plan.cells[1].config_hash]
+    old = lab.record(1)["mlflow_run"]
+    MlflowClient(f"sqlite:///{lab.runs / 'mlflow.db'}").delete_run(old)
+    assert lab.run().counts == {"done": 4}
+    assert len(lab.trained) == len(lab.cell_runs()) == 4
+    assert lab.record(1)["mlflow_run"] != old
+    assert {run.data.metrics["val/loss_ema"] for run in lab.cell_runs()} == {0.5}
 
 
 @pytest.mark.parametrize("name", ["optuna.db", "mlflow.db"])

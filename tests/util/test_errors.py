@@ -174,6 +174,14 @@ def test_any_other_error_of_a_database_is_one_sentence_and_the_store_s(tmp_path:
         connection.execute(sqlalchemy.text("SELECT * FROM a"))
 
 
+def test_a_disk_that_fails_below_an_open_file_is_one_sentence(tmp_path: Path) -> None:
+    failed = OSError(errno.EIO, os.strerror(errno.EIO))
+    sentence = r"^the disk of a store under .* fails \(\[Errno 5\] Input/output error\): it may be"
+    with pytest.raises(StudyError, match=sentence), explained(tmp_path):
+        raise failed
+    assert fault_of(OSError(errno.EIO, os.strerror(errno.EIO), "/data/a.npy"), tmp_path) is None
+
+
 def test_a_server_that_does_not_answer_is_away_and_one_that_refuses_is_not(tmp_path: Path) -> None:
     away = sqlalchemy.exc.OperationalError("SELECT 1", {}, ConnectionError("connection refused"))
     outer = optuna.exceptions.StorageInternalError("An exception is raised during the commit")
