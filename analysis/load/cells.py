@@ -25,6 +25,7 @@ from lina_lab.records.runstore import (
     TRAIN_LOSS,
 )
 from lina_lab.records.status import CellStatus
+from lina_lab.util.compat.mlflow import as_logged
 from lina_lab.util.nested import flatten
 
 from .configs import config_json, stored_config
@@ -127,7 +128,7 @@ def check_cells(cells: pd.DataFrame, runs: Sequence[Run], study: StudyConfig) ->
 
 
 def _row(run: Run, study: StudyConfig) -> dict[str, Any]:
-    tags, metrics = run.data.tags, run.data.metrics
+    tags, metrics = run.data.tags, {name: float(as_logged(value)) for name, value in run.data.metrics.items()}
     axes = {current_name(field): value for field, value in json.loads(tags[AXES]).items()}
     size = next(iter(study.axes[study.size_axis]))
     nan = math.nan

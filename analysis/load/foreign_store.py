@@ -11,10 +11,10 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import DatabaseError
 
 from lina_lab.records.runstore import quiet_logs
+from lina_lab.util.compat.mlflow import as_logged, runs_of_client
 
 from .tables import TableError
 
-PAGE = 1000
 SQLITE = "sqlite:///"
 KINDS = ("params.", "metrics.", "tags.")
 RUN, STEP = "run", "step"
@@ -50,7 +50,7 @@ def read_store(
     quiet_logs()
     try:
         client = MlflowClient(uri)
-        runs = list(_runs(client, experiment, uri))
+        runs = _runs(client, experiment, uri)
         finished = [run for run in runs if run.info.status == FINISHED]
         if not finished:
             raise TableError(f"the experiment {experiment} of {uri} has no finished run ({len(runs)} in all)")
@@ -64,23 +64,18 @@ def read_store(
     return table.set_index(pd.Index(table[RUN], name=RUN)), notes
 
 
-def _runs(client: MlflowClient, name: str, uri: str) -> Iterator[Run]:
+def _runs(client: MlflowClient, name: str, uri: str) -> list[Run]:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         known = ", ".join(sorted(other.name for other in client.search_experiments()))
         raise TableError(f"{uri} has no experiment {name}; it has {known or 'none'}")
-    token = None
-    while True:
-        page = client.search_runs([experiment.experiment_id], max_results=PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+    return runs_of_client(client, experiment.experiment_id)
 
 
 def _values(run: Run) -> dict[str, Any]:
     data = run.data
-    parts: dict[str, dict[str, Any]] = {"params.": data.params, "metrics.": data.metrics, "tags.": data.tags}
+    metrics = {name: float(as_logged(value)) for name, value in data.metrics.items()}
+    parts: dict[str, dict[str, Any]] = {"params.": data.params, "metrics.": metrics, "tags.": data.tags}
     return {f"{kind}{name}": value for kind, part in parts.items() for name, value in part.items()}
 
 
@@ -102,7 +97,8 @@ def _rows(client: MlflowClient, run: Run, columns: Sequence[str], *, checkpoints
     for column in metrics:
         points = client.get_metric_history(run_id, column.removeprefix("metrics."))
         # A step that was logged twice counts as logged last.
-        histories.append({point.step: point.value for point in sorted(points, key=lambda point: point.timestamp)})
+        points = sorted(points, key=lambda point: point.timestamp)
+        histories.append({point.step: float(as_logged(point.value)) for point in points})
     for step in sorted(set.intersection(*(set(history) for history in histories))):
         own = {column: history[step] for column, history in zip(metrics, histories, strict=True)}
         yield {RUN: run_id, **{column: values.get(column) for column in columns}, **own} | (

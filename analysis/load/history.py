@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import requests
 
-from lina_lab.util.compat.mlflow import points_of_database, points_of_server
+from lina_lab.util.compat.mlflow import as_logged, points_of_database, points_of_server
 
 from .errors import StoreError
 
@@ -38,7 +38,8 @@ def read_histories(uri: str, run_ids: Sequence[str], metrics: Sequence[str]) -> 
         StoreError: the server does not answer, or not with what was asked for.
     """
     read = _from_server if uri.startswith("http") else _from_database
-    return read(uri, run_ids, metrics)
+    points = read(uri, run_ids, metrics)
+    return points.assign(value=as_logged(points["value"]))
 
 
 def _from_database(uri: str, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:

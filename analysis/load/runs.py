@@ -16,15 +16,15 @@ from sqlalchemy.exc import DatabaseError
 from lina_lab.config import StudyConfig, study_from_stored
 from lina_lab.records.runstore import CONFIG, FORMAT, FORMAT_VERSION, KIND, PHASE, STUDY, TRAIN_LOSS, quiet_logs
 from lina_lab.records.status import Phase
-from lina_lab.util.compat.mlflow import runs_of_database
+from lina_lab.util.compat.mlflow import runs_of_client, runs_of_database
 from lina_lab.util.imports import gc_paused
 
+from .absent import absent_cells
 from .cells import KEYS, LOSSES, TUNING, cell_rows, check_cells, diverged_rows, tuning_rows
 from .errors import StoreError
 from .history import read_histories
 from .labels import as_text
 
-PAGE = 1000
 SQLITE = "sqlite:///"
 
 
@@ -50,6 +50,8 @@ class StudyRuns:
     tuning: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TUNING))
     """A row for each cell that tried a value of the tuned field: see `cells.tuning_rows`. These cells are in no other
     table."""
+    absent: list[str] = field(default_factory=list)
+    """Names of the study's cells that have no run."""
     diverged: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=KEYS))
     """KEYS of each cell of the comparison that diverged; it is in `excluded` too."""
 
@@ -145,6 +147,7 @@ def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
         excluded=excluded[["cell", "label", "status", "reason"]].reset_index(drop=True),
         source=_source([run for run in attempts if run.info.run_id in counted]),
         tuning=tuning_rows(tuning, study),
+        absent=absent_cells(every, study),
         diverged=diverged_rows(every),
     )
 
@@ -172,16 +175,8 @@ def _study(client: MlflowClient, uri: str, experiment: Experiment) -> StudyConfi
 def _runs(client: MlflowClient, uri: str, experiment: Experiment, kind: str) -> Iterator[Run]:
     if uri.startswith(SQLITE):
         yield from runs_of_database(uri, experiment.experiment_id, KIND, kind, no_params_with=CONFIG)
-        return
-    token = None
-    while True:
-        page = client.search_runs(
-            [experiment.experiment_id], f"tags.`{KIND}` = '{kind}'", max_results=PAGE, page_token=token
-        )
-        yield from page
-        token = page.token
-        if not token:
-            return
+    else:
+        yield from runs_of_client(client, experiment.experiment_id, f"tags.`{KIND}` = '{kind}'")
 
 
 def _history(points: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:

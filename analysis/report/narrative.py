@@ -11,6 +11,8 @@ from ..stats.budgets import BudgetView, audit_runs
 from .metric_names import metric_name
 from .tables import count, records, signed
 
+NAMED = 4
+"""Cells that a sentence names."""
 NOT_TUNED = (
     "No rate was tuned for each variant and size: all were trained with the rates of the configuration. A variant that "
     "needs another rate is then held back, and the order of variants may change with the rate."
@@ -58,6 +60,16 @@ def agreement_sentences(runs: StudyRuns, means: pd.DataFrame) -> list[str]:
     return lines
 
 
+def absent_sentence(runs: StudyRuns) -> str:
+    """Say which of the study's cells have no run; there are some."""
+    cells, names = count(len(runs.absent), "cell"), ", ".join(runs.absent[:NAMED])
+    more = f" and {len(runs.absent) - NAMED} more" if len(runs.absent) > NAMED else ""
+    return (
+        f"{cells} of the study without a run ({names}{more}): not trained yet, or lost; "
+        f"“lina run study={runs.study.name}” trains them, or restores them from their folders."
+    )
+
+
 def excluded_sentences(runs: StudyRuns, diverged: pd.DataFrame) -> list[str]:
     """List the runs that do not count, and how many seeds of each variant diverged.
 
@@ -70,4 +82,6 @@ def excluded_sentences(runs: StudyRuns, diverged: pd.DataFrame) -> list[str]:
         f"{count(row['seeds'], 'seed')}."
         for row in records(diverged[diverged["diverged"] > 0])
     ]
+    if runs.absent:
+        lines = [absent_sentence(runs), *lines]
     return [*lines, *(f"{r['label']} ({r['cell']}): {r['status']}, {r['reason']}." for r in records(runs.excluded))]

@@ -12,7 +12,7 @@ from lina_lab.decisions.tuning import ChoiceStatus
 from ..stats.paired import mean_differences
 from .answer import answer_sentences
 from .fit_narrative import compact, fit_sentences, multiplier_sentences
-from .narrative import NOT_TUNED, agreement_sentences, design_sentences, excluded_sentences
+from .narrative import NOT_TUNED, absent_sentence, agreement_sentences, design_sentences, excluded_sentences
 from .page import Section
 from .study_report import StudyReport
 from .tables import count
@@ -37,11 +37,11 @@ def study_sections(
     runs, table, means = report.runs, report.exploratory, mean_differences(report.differences)
     confounds = bool(report.confounded)
     excluded = excluded_sentences(runs, report.diverged)
-    number = len(runs.excluded)
+    number, absent = len(runs.excluded), [absent_sentence(runs)] if runs.absent else []
     return [
         Section(
             title="Answer",
-            lines=[*answer_sentences(runs, report.verdict, table), *agreement_sentences(runs, means)],
+            lines=[*absent, *answer_sentences(runs, report.verdict, table), *agreement_sentences(runs, means)],
             pictures=_named(pictures, "primary"),
             tables=_named(tables, "primary_table"),
         ),

@@ -25,7 +25,7 @@ from lina_lab.evaluation.moments import moments_of
 from lina_lab.evaluation.quality import Reference, quality
 from lina_lab.evaluation.sampling import RECIPE_FILE
 from lina_lab.records.runstore import EVALUATION, quiet_logs
-from lina_lab.util.files import sha256, write_atomically
+from lina_lab.util.files import read_json, sha256, write_atomically
 
 METRICS_FILE = "metrics.json"
 
@@ -80,7 +80,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             "statistics": stored is not None,
             "left_out": left_out[against].counts,
         },
-        "sampler": json.loads(recipe.read_text()) if recipe.exists() else None,
+        "sampler": read_json(recipe) if recipe.exists() else None,
         "torch": torch.__version__,
     }
 

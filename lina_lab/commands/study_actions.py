@@ -87,7 +87,7 @@ def _work(store: Store, command: CommandConfig, arguments: Sequence[str]) -> Sum
         return run_pool(store, command, worker_command(arguments), display())
     shown = display()
     launcher = launcher_for(store.workspace.launch_context(), command, shown.line)
-    return run_study(store, launcher, shown, joins=command.action == "work")
+    return run_study(store, launcher, shown, joins=command.action == "work", other_code=command.other_code)
 
 
 def _store(workspace: Workspace) -> Store:

@@ -106,5 +106,7 @@ class CommandConfig:
     """For launcher=slurm."""
     new_version: bool = False
     """Start a new version of the study, NAME-v2 and so on, if its configuration has changed."""
+    other_code: bool = False
+    """Go on with a study although this code or these packages are not those that it was trained with so far."""
     cells: list[str] = field(default_factory=list)
     """For retry and cancel: the first characters of the cells' config hashes; empty: all cells it applies to."""

@@ -1,4 +1,4 @@
-"""Pretrained networks: the device of a process that only applies them, hashes of weights, errors of their libraries."""
+"""Pretrained networks: the device of a process that only applies them, and hashes of weights."""
 
 import hashlib
 import os
@@ -21,8 +21,3 @@ def weights_sha256(network: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a library's message, which may be a page long."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from lina_lab.data.pretrained import first_line, weights_sha256
+from lina_lab.data.pretrained import weights_sha256
 from lina_lab.util.compat.transformers import has_text_encoder
+from lina_lab.util.errors import first_line
 from lina_lab.util.seeds import derive
 
 WORDS = "words"

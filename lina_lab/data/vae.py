@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lina_lab.data.pretrained import first_line, weights_sha256
+from lina_lab.data.pretrained import weights_sha256
+from lina_lab.util.errors import first_line
 
 NOT_INSTALLED = "an autoencoder needs diffusers: pip install 'lina_lab[vae]'"
 

@@ -24,7 +24,7 @@ from lina_lab.evaluation.grid import tile
 from lina_lab.model import LINA
 from lina_lab.model.lina import guidance_misfit
 from lina_lab.model.masking import step_schedule
-from lina_lab.util.files import atomic, write_atomically
+from lina_lab.util.files import atomic, read_json, write_atomically
 from lina_lab.util.seeds import RNG_VERSIONS, seeded
 
 RECIPE_FILE, SAMPLES_FILE, GRID_FILE, PARTS = "recipe.json", "samples.npz", "grid.png", "parts"
@@ -130,7 +130,7 @@ def check_recipe(folder: Path, recipe: SampleRecipe) -> None:
 
 def _read_recipe(path: Path) -> dict[str, Any]:
     """A noted recipe as plain data with today's names; a field that its version did not know has its default."""
-    stored = {RENAMED.get(name, name): value for name, value in json.loads(path.read_text()).items()}
+    stored = {RENAMED.get(name, name): value for name, value in read_json(path).items()}
     defaults = {field.name: None if field.default is MISSING else field.default for field in fields(SampleRecipe)}
     return {**json.loads(json.dumps(defaults)), **stored}
 

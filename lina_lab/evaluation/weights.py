@@ -8,10 +8,10 @@ import torch
 
 from lina_lab.config import LinaConfig, from_stored
 from lina_lab.data.batch import DATA_STATE
-from lina_lab.data.pretrained import first_line
 from lina_lab.model import LINA, load_model
 from lina_lab.model.folder import WEIGHTS, not_finite
 from lina_lab.records.files import CHECKPOINTS
+from lina_lab.util.errors import first_line
 from lina_lab.util.files import sha256
 
 Which = Literal["ema", "raw"]

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ from lina_lab.records.result import Progress, Report, TrialResult
 from lina_lab.records.runstore import TrackingRun
 from lina_lab.records.status import RankState
 from lina_lab.util.errors import StudyError, causes
-from lina_lab.util.files import write_atomically
+from lina_lab.util.files import read_json, write_atomically
 
 COMMUNICATION = re.compile(
     r"gloo|nccl|c10d|process group|ProcessGroup|TCPStore|connection (reset|refused|closed)|broken pipe|timed? ?out",
@@ -63,6 +63,8 @@ class LaunchSpec:
     engine: EngineName
     tracking: TrackingRun | None
     resources: ResourcesConfig
+    versions: dict[str, str] = field(default_factory=dict)
+    """Code and packages of the launcher, which each rank must have; empty in a spec of an earlier version."""
 
     def write(self, folder: Path) -> None:
         """Write the spec into the cell's folder, and remove what an earlier attempt left there."""
@@ -77,7 +79,7 @@ class LaunchSpec:
     @classmethod
     def read(cls, folder: Path) -> "LaunchSpec":
         """The spec in a cell's folder, of this version or an earlier one."""
-        data = json.loads((folder / GROUP_FILE).read_text())
+        data = read_json(folder / GROUP_FILE)
         data["engine"] = EngineName(data["engine"])
         data["resources"] = from_stored(ResourcesConfig, data["resources"], within="study.resources")
         if data["tracking"] is not None:
@@ -230,7 +232,7 @@ def read_notes(folder: Path, attempt: str) -> list[RankStatus]:
     """The notes of an attempt's ranks."""
     notes = []
     for path in sorted((folder / LOGS).glob("rank-*.json")):
-        data = json.loads(path.read_text())
+        data = read_json(path)
         if data["attempt"] == attempt:
             fault = None if data["fault"] is None else RankError(**data["fault"])
             notes.append(RankStatus(**{**data, "state": RankState(data["state"]), "fault": fault}))
@@ -262,7 +264,7 @@ def write_progress(folder: Path, progress: Progress) -> None:
 def read_message(path: Path) -> dict[str, Any] | None:
     """What a process wrote for another one; None: nothing so far, or another host is replacing it (ESTALE)."""
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
+        data: dict[str, Any] = read_json(path)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ESTALE):
             return None
@@ -278,7 +280,7 @@ def refuse_job(folder: Path) -> None:
     """
     path = folder / JOB_FILE
     if path.exists():
-        number = json.loads(path.read_text())["job"]
+        number = read_json(path)["job"]
         raise StudyError(
             f"the cell {folder.name} was given to job {number} of a cluster: continue with launcher=slurm, or scancel "
             f"{number} and remove {path}"

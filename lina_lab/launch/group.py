@@ -12,6 +12,7 @@ from lina_lab.launch.contract import Engine, LaunchSpec, ProcessExit, read_notes
 from lina_lab.records.result import Report, TrialResult
 from lina_lab.records.runstore import TrackingRun
 from lina_lab.records.status import RankState, TrialStatus
+from lina_lab.util.code_versions import code_versions
 
 LOOK_SECONDS = 0.2
 
@@ -61,7 +62,13 @@ class GroupLaunch:
         found = self.engine.resume(folder)
         if found is None:
             attempt, resources = uuid.uuid4().hex, self.resources
-            spec = LaunchSpec(attempt=attempt, engine=self.engine.name, tracking=tracking, resources=resources)
+            spec = LaunchSpec(
+                attempt=attempt,
+                engine=self.engine.name,
+                tracking=tracking,
+                resources=resources,
+                versions=code_versions(),
+            )
             spec.write(folder)
             found = self.engine.start(folder, spec), spec
         running, spec = found

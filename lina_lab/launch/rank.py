@@ -22,6 +22,7 @@ from lina_lab.config import TrialConfig, from_dict
 from lina_lab.launch.contract import EngineName, LaunchSpec, RankStatus, write_outcome, write_progress
 from lina_lab.records.files import CONFIG_FILE, LOGS
 from lina_lab.records.result import Progress, TrialResult
+from lina_lab.util.code_versions import code_versions, differences
 from lina_lab.util.imports import gc_paused
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ def main(folder: Path) -> "tuple[TrialResult, StopSignals]":
 
 
 def _train(folder: Path, spec: LaunchSpec, rank: int) -> "tuple[TrialResult, StopSignals]":
+    if spec.versions and spec.versions != code_versions():
+        raise RuntimeError(
+            f"this process has other code or packages than the command that started it: "
+            f"{differences(spec.versions, code_versions())}; start the command again"
+        )
     with gc_paused():
         from lina_lab.training.stopping import StopSignals
         from lina_lab.training.trial import run_trial

@@ -21,7 +21,7 @@ from lina_lab.records.files import JOB_FILE, LOGS, OUTCOME_FILE
 from lina_lab.records.status import TrialStatus
 from lina_lab.util.compat.submitit import batch_script
 from lina_lab.util.errors import StudyError
-from lina_lab.util.files import write_atomically
+from lina_lab.util.files import read_json, write_atomically
 
 LOOK_SECONDS = 2.0
 NOT_ENDED = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING",
@@ -94,9 +94,10 @@ def setup_lines(config: SlurmConfig) -> list[str]:
     if path is None:
         return []
     try:
-        return path.read_text().splitlines()
-    except OSError as error:
-        raise StudyError(f"slurm.setup={config.setup} cannot be read: {error.strerror}") from error
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise StudyError(f"slurm.setup={config.setup} cannot be read: {reason}") from error
 
 
 class Slurm(Engine):
@@ -127,7 +128,7 @@ class Slurm(Engine):
 
     def resume(self, folder: Path) -> tuple[Running, LaunchSpec] | None:
         try:
-            submitted = json.loads((folder / JOB_FILE).read_text())
+            submitted = read_json(folder / JOB_FILE)
         except FileNotFoundError:
             return None
         spec, number = LaunchSpec.read(folder), submitted["job"]

@@ -13,6 +13,7 @@ from lina_lab.model.detect import Found, detect
 from lina_lab.model.folder import CONFIG, WEIGHTS, not_finite, save_model
 from lina_lab.model.layout import load_official
 from lina_lab.model.lina import LINA
+from lina_lab.util.errors import first_line
 
 STEM = "diffusion_pytorch_model"
 
@@ -31,8 +32,7 @@ def read_official(folder: Path) -> dict[str, Tensor]:
             raise ValueError(f"{folder} has neither {safe.name} nor {pickled.name}")
         loaded = torch.load(pickled, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"the weights in {folder} cannot be read: {reason}") from error
+        raise ValueError(f"the weights in {folder} cannot be read: {first_line(error)}") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ValueError(f"{pickled} does not hold names and tensors")
     return loaded

@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 
 from lina_lab.records import files
+from lina_lab.records.curve import lines_of, read_curve
 from lina_lab.records.result import TrialResult
 from lina_lab.records.status import CellStatus
-from lina_lab.util.files import write_atomically
+from lina_lab.util.files import read_json, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,9 @@ class Record:
     result: TrialResult | None = None
     """None if the attempt came to no result."""
     error: str | None = None
+    source: dict[str, str] | None = None
+    """MLflow's tags of the code that trained it: command, commit, whether files differed from it. None in records of
+    earlier versions."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Record":
@@ -44,16 +48,47 @@ class Record:
 def begin_attempt(folder: Path, mlflow_run: str) -> None:
     """Remove what an earlier attempt left and what must not pass for this one's.
 
-    Its checkpoints go too if their metrics were logged to another run: the curve in this run would begin at the
-    checkpoint.
+    Its checkpoints go too if their metrics were logged to another run and are not kept here (versions before 0.3): the
+    curve in this run would begin at the checkpoint.
     """
     for name in (files.PICTURE_FILE, files.ERROR_FILE, files.RESULT_FILE):
         (folder / name).unlink(missing_ok=True)
-    noted = folder / files.RUN_FILE
-    if not noted.exists() or noted.read_text().strip() != mlflow_run:
-        for path in (*folder.glob(files.CHECKPOINTS), *folder.glob(files.UNSENT_FILE)):
+    if not follow_run(folder, mlflow_run):
+        for path in folder.glob(files.CHECKPOINTS):
             path.unlink()
-        write_atomically(noted, mlflow_run + "\n")
+
+
+def follow_run(folder: Path, mlflow_run: str, *, anew: bool = False) -> bool:
+    """Note the run that a cell's metrics go to; if they went to another one so far, have its curve sent to this one.
+
+    Args:
+        folder: the cell's.
+        mlflow_run: the run.
+        anew: send the curve to the same run too, which may have lost it.
+
+    Returns:
+        Whether this run has the curve so far, or will have it when what waits in the folder is delivered.
+    """
+    same = _noted_run(folder) == mlflow_run
+    if same and not anew:
+        return True
+    curve = read_curve(folder)
+    if curve is not None:
+        write_atomically(folder / files.UNSENT_FILE, lines_of(curve))
+    if same:
+        return True
+    if curve is None:
+        (folder / files.UNSENT_FILE).unlink(missing_ok=True)
+        (folder / files.CURVE_FILE).unlink(missing_ok=True)
+    write_atomically(folder / files.RUN_FILE, mlflow_run + "\n")
+    return curve is not None
+
+
+def _noted_run(folder: Path) -> str | None:
+    try:
+        return (folder / files.RUN_FILE).read_text().strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> Path:
@@ -73,7 +108,7 @@ def write_record(folder: Path, record: Record) -> Path:
 def read_record(folder: Path, config_hash: str) -> Record | None:
     """The record in a cell's folder; None if there is no readable one, or it is of another configuration."""
     try:
-        record = Record.from_dict(json.loads((folder / files.RESULT_FILE).read_text()))
+        record = Record.from_dict(read_json(folder / files.RESULT_FILE))
     except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return record if record.config_hash == config_hash else None

@@ -40,6 +40,8 @@ TRAIN_LOSS: Final = "train/loss"
 """Loss of a step's batch, over images seen."""
 EVALUATION: Final = "eval/"
 """Prefix of the metrics of generated images."""
+VERSIONS: Final = "lina.versions"
+"""Code and packages that trained a cell, as JSON: name -> version."""
 IMAGES_PER_SECOND: Final = "images_per_second"
 THREADS: Final = "wall/threads"
 

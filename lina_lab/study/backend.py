@@ -1,6 +1,7 @@
 """Optuna's storage: SQLite, a journal file, or a database server."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy import Engine, event
 
-from lina_lab.util.errors import StudyError
-from lina_lab.util.files import atomic
+from lina_lab.util.errors import StudyError, first_line
+from lina_lab.util.files import append_lines, atomic, cut_torn_line
 
-DATABASE_WAIT_SECONDS = 60
+DATABASE_WAIT_SECONDS = 10
+"""How long SQLite waits for a lock by itself, which no signal interrupts; then `patience.patiently` goes on waiting."""
 JOURNAL = "journal:"
 NETWORK_FILE_SYSTEMS = (
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "afs", "glusterfs", "9p", "pvfs2"),
@@ -39,7 +41,7 @@ def open_storage(url: str | None, runs: Path) -> BaseStorage:
     except ModuleNotFoundError as error:
         raise StudyError(f"paths.storage={_masked(url)} needs the package {error.name}") from error
     except Exception as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
+        reason = first_line(error.__cause__ or error)
         raise StudyError(f"paths.storage={_masked(url)} cannot be opened: {reason}") from error
 
 
@@ -78,22 +80,49 @@ def _sqlite(path: Path) -> RDBStorage:
 
 def _journal(path: Path) -> JournalStorage:
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = JournalFileOpenLock(str(path))
-    if path.exists():
-        lock.acquire()
+    return JournalStorage(Journal(path))
+
+
+class Journal(JournalFileBackend):
+    """A journal file whose last line may be cut: by a process that died, a full disk or a quota.
+
+    Each append looks at the last byte first, while it holds the lock. No process relies on a line that has no end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.lock = path, JournalFileOpenLock(str(path))
+        super().__init__(str(path), lock_obj=self.lock)
+        self._locked(self._cut)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append records, each of them whole."""
+        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        self._locked(lambda: append_lines(self.path, text, durable=True))
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """Read the records from a number on.
+
+        Raises:
+            StudyError: a line within the file is no record.
+        """
         try:
-            _cut_torn_line(path)
+            yield from super().read_logs(log_number_from)
+        except ValueError as error:
+            raise StudyError(
+                f"the journal {self.path} is damaged ({error}): put back a copy, or move it away and run the same "
+                "command again; the cells' own folders are untouched"
+            ) from error
+
+    def _cut(self) -> None:
+        with self.path.open("rb+") as file:
+            cut_torn_line(file)
+
+    def _locked(self, action: Callable[[], None]) -> None:
+        self.lock.acquire()
+        try:
+            action()
         finally:
-            lock.release()
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Remove a last line without an end: a process died while it wrote the line, so no other relies on it."""
-    contents = path.read_bytes()
-    if contents and not contents.endswith(b"\n"):
-        with path.open("rb+") as file:
-            file.truncate(contents.rfind(b"\n") + 1)
+            self.lock.release()
 
 
 def refuse_network(path: Path) -> None:
@@ -114,7 +143,7 @@ def refuse_network(path: Path) -> None:
 def file_system(path: Path) -> str | None:
     """Type of the file system that holds a path; None where the operating system does not say."""
     try:
-        lines = MOUNTS.read_text().splitlines()
+        lines = MOUNTS.read_text(errors="surrogateescape").splitlines()
     except OSError:
         return None
     mounts = {Path(fields[1].replace("\\040", " ")): fields[2] for fields in map(str.split, lines)}

@@ -59,7 +59,7 @@ def check_folder(study: Study, folder: Path) -> None:
         StudyError: the storage knows the study's folder by another name.
     """
     path, known = folder / FOLDER_FILE, study.user_attrs.get(FOLDER)
-    here = path.read_text().strip() if path.exists() else None
+    here = path.read_text(errors="replace").strip() if path.is_file() else None
     if known is None:
         here = here or uuid.uuid4().hex
         write_atomically(path, here + "\n")

@@ -13,9 +13,11 @@ from lina_lab.config import CommandConfig
 from lina_lab.launch.machine import gpus
 from lina_lab.records.status import CellStatus
 from lina_lab.study.cells import CellState, open_cells
+from lina_lab.study.code import check_code
 from lina_lab.study.display import PlainDisplay
 from lina_lab.study.grid import Cell
 from lina_lab.study.lease import StaleLeases, read_heartbeat
+from lina_lab.study.restore import restore
 from lina_lab.study.rounds import grows, notes
 from lina_lab.study.store import Store
 from lina_lab.study.summary import Summary, summarise
@@ -46,7 +48,10 @@ def run_pool(store: Store, command: CommandConfig, arguments: Sequence[str], dis
             `util.errors.explained`.
         KeyboardInterrupt, SystemExit: passed on when all workers have ended.
     """
+    store.tell = display.line
+    check_code(store, other_code=command.other_code)
     store.enqueue()
+    restore(store, display.line)
     states, plan = store.states(), store.plan
     left = len(open_cells(plan, states))
     display.started(left, len(plan.cells))

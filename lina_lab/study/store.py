@@ -5,9 +5,12 @@ Any number of workers share it. An attempt at a cell is one of Optuna's trials. 
 process, and no cell is worked on twice at once.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial, wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import optuna
 from filelock import FileLock, Timeout
@@ -21,18 +24,24 @@ from lina_lab.study.cells import ATTEMPTS_LOST, CELL, ERROR, STATUS, CellState, 
 from lina_lab.study.grid import Cell
 from lina_lab.study.identity import check_choices, check_configuration, check_folder
 from lina_lab.study.lease import Lease, StaleLeases
+from lina_lab.study.patience import patiently
 from lina_lab.study.rounds import grown, grows
 from lina_lab.study.workspace import Workspace
 from lina_lab.util.compat.optuna import id_of, storage_of, trial_rows
 from lina_lab.util.errors import StudyError
 from lina_lab.util.signals import defer_signals
 
+QUEUE = "the queue"
 RETRIED = (CellStatus.FAILED, CellStatus.CANCELLED)
 """Statuses that a new command starts again from."""
 CLAIMABLE = (CellStatus.WAITING, CellStatus.INTERRUPTED)
 MAX_ATTEMPTS_LOST = 3
 """Attempts at a cell whose process may die; then the cell has failed."""
-SETUP_WAIT_SECONDS = 300
+SETUP_WAIT_SECONDS = 900
+"""Longer than whoever makes trials meanwhile may wait for a store."""
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +51,16 @@ class Claim:
     cell: Cell
     trial_id: int
     lease: Lease
+
+
+def _patient(method: Callable[Concatenate["Store", P], T]) -> Callable[Concatenate["Store", P], T]:
+    """A method, which may be done twice, that waits while the queue is locked or does not answer."""
+
+    @wraps(method)
+    def wrapper(self: "Store", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return patiently(partial(method, self, *args, **kwargs), self.tell, self.runs, store=QUEUE)
+
+    return wrapper
 
 
 class Store:
@@ -58,6 +77,8 @@ class Store:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace, self.plan = workspace, grown(workspace.plan, {})
         self.runs, self.folder = workspace.runs, workspace.folder
+        self.tell: Callable[[str], None] = partial(print, file=sys.stderr)
+        """Called with a line when the queue is waited for."""
         self._stale = StaleLeases()
         self._known: dict[str, CellState] = {}
         self._passed: set[str] = set()
@@ -66,23 +87,27 @@ class Store:
         self._order: list[str] = []
         self._ended: dict[str, CellStatus] | None = None
         self._longest_first = False
-        with self.setup():
-            storage = open_storage(workspace.storage, self.runs)
-            # Every trial is enqueued, so the sampler decides nothing; the default one would import more.
-            sampler = optuna.samplers.RandomSampler(seed=0)
-            self.study = optuna.create_study(
-                study_name=self.plan.study.name,
-                storage=storage,
-                sampler=sampler,
-                directions=[objective.direction for objective in self.plan.study.objectives],
-                load_if_exists=True,
-            )
-            check_configuration(self.study, self.plan)
-            if workspace.storage is not None:
-                check_folder(self.study, self.folder)
+        self.study = self._open()
         self._storage = storage_of(self.study)
         self.adopt(self.states() if grows(self.plan) else {})
         check_choices(self.study, self.plan)
+
+    @_patient
+    def _open(self) -> optuna.Study:
+        """Open the study, or make it."""
+        with self.setup():
+            study = optuna.create_study(
+                study_name=self.plan.study.name,
+                storage=open_storage(self.workspace.storage, self.runs),
+                # Every trial is enqueued, so the sampler decides nothing; the default one would import more.
+                sampler=optuna.samplers.RandomSampler(seed=0),
+                directions=[objective.direction for objective in self.plan.study.objectives],
+                load_if_exists=True,
+            )
+            check_configuration(study, self.plan)
+            if self.workspace.storage is not None:
+                check_folder(study, self.folder)
+        return study
 
     @contextmanager
     def setup(self) -> Iterator[None]:
@@ -99,6 +124,7 @@ class Store:
         with held:
             yield
 
+    @_patient
     @defer_signals()
     def states(self) -> dict[str, CellState]:
         """The latest state of every cell that the study ever had, by config hash."""
@@ -118,6 +144,7 @@ class Store:
             self.longest_first()
         return bool(fresh)
 
+    @_patient
     def enqueue(self, only: list[str] | None = None) -> None:
         """Queue each cell of the plan, or of `only`, that is new, or failed or cancelled before."""
         with self.setup():
@@ -131,6 +158,14 @@ class Store:
             )
         self.join()
 
+    @_patient
+    def requeue(self, config_hashes: list[str]) -> None:
+        """Queue cells again whose results are lost."""
+        with self.setup():
+            states = self.states()
+            self._add(self._cells[name] for name in config_hashes if not states[name].status.open)
+        self.join()
+
     def _add(self, cells: Iterable[Cell]) -> None:
         """Queue cells, while no other process does."""
         fresh = list(cells)
@@ -139,6 +174,7 @@ class Store:
         check_choices(self.study, self.plan, keep=True)
         self.study.add_trials([waiting_trial(cell) for cell in fresh])
 
+    @_patient
     @defer_signals()
     def grow(self) -> bool:
         """Queue the cells that follow from results, unless another process has; returns whether any were missing.
@@ -173,6 +209,7 @@ class Store:
         self._longest_first = True
         self._order.sort(key=lambda config_hash: -training_flops(self._cells[config_hash].config))
 
+    @_patient
     @defer_signals()
     def claim(self) -> Claim | None:
         """Claim the first cell of the plan that waits and is free; None: there is none."""
@@ -219,6 +256,7 @@ class Store:
         except UpdateFinishedTrialError:
             return None
 
+    @_patient
     @defer_signals()
     def requeue_stale(self) -> list[CellState]:
         """Mark each running cell whose process is dead as interrupted, or as failed if that happened too often.
@@ -260,6 +298,7 @@ class Store:
             self._known.pop(claim.cell.config_hash, None)
             claim.lease.release()
 
+    @_patient
     def _storage_end(
         self, trial_id: int, status: CellStatus, error: str | None, values: list[float] | None = None, lost: int = 0
     ) -> None:
@@ -275,6 +314,7 @@ class Store:
             # An earlier worker that was paused: the one that took over the cell has recorded how it ended.
             pass
 
+    @_patient
     def cancel(self, config_hashes: list[str]) -> None:
         """Cancel waiting cells, and ask the workers of the others to stop."""
         states = self.states()

@@ -4,25 +4,27 @@ import json
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from time import monotonic, sleep, time
+from time import time
 from typing import Concatenate, ParamSpec, TypeVar
 
 import git
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.entities import LifecycleStage, Metric, Param, RunTag, ViewType
 from mlflow.utils import mlflow_tags
 
 from lina_lab.config import to_dict
 from lina_lab.records import runstore
-from lina_lab.records.runstore import quiet_logs
+from lina_lab.records.files import PICTURE_FILE, RESULT_FILE
+from lina_lab.records.record import Record, read_record
+from lina_lab.records.runstore import THREADS, quiet_logs
 from lina_lab.records.status import RUN_STATUS, CellStatus, RunStatus
 from lina_lab.study.backend import make_whole
 from lina_lab.study.grid import Cell, Plan
 from lina_lab.study.tuning import Tuned
 from lina_lab.study.workspace import Workspace
+from lina_lab.util.code_versions import code_versions
 from lina_lab.util.compat.mlflow import make_tables
-from lina_lab.util.errors import StudyError, fault_of
+from lina_lab.util.errors import StudyError
 from lina_lab.util.nested import flatten
 from lina_lab.util.signals import signals_deferred_for
 
@@ -30,14 +32,17 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 PARAMS_A_REQUEST = 100
-AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
-"""Codes of MLflow's errors after which the store may come back."""
-PATIENCE_SECONDS = 600.0
-"""How long a worker waits for a store that does not answer."""
-PAUSE_SECONDS = 2.0
 SUMMARY_SECONDS = 5.0
 """Between two writes of the study's table; it is also written at the end."""
 TABLE_FILE = "table.md"
+PLAIN_NUMBERS = ("parameters", "trainable_parameters", "images_per_second", "fit_seconds", "peak_memory_mib")
+NUMBERS = {
+    **{name: name for name in PLAIN_NUMBERS},
+    # MLflow lists metrics by name: these come after the losses.
+    THREADS: "threads",
+    **{f"wall/{name}": name for name in ("ranks", "step_seconds", "data_seconds", "communication_seconds")},
+}
+"""Metric of a cell's run -> field of the result, which is None where it was not measured."""
 
 
 def _whole(method: Callable[Concatenate["Tracker", P], T]) -> Callable[Concatenate["Tracker", P], T]:
@@ -71,6 +76,8 @@ class Tracker:
         name, location = plan.study.name, artifacts.as_uri() if artifacts else None
         found = self.client.get_experiment_by_name(name)
         self.experiment_id = found.experiment_id if found else self.client.create_experiment(name, location)
+        if found and found.lifecycle_stage == LifecycleStage.DELETED:
+            self.client.restore_experiment(self.experiment_id)
         self.study_run = self._study_run()
 
     @classmethod
@@ -78,10 +85,10 @@ class Tracker:
         """The tracker of a workspace. Makes its SQLite file if needed: within `Store.setup`, not by two at once."""
         if workspace.tracking_uri is not None:
             return cls(workspace.tracking_uri, None, workspace.plan)
-        path, artifacts = workspace.runs / "mlflow.db", workspace.runs / "mlartifacts"
+        path, artifacts = workspace.tracking_file, workspace.runs / "mlartifacts"
         quiet_logs()
         make_whole(path, lambda url: make_tables(url, str(artifacts)))
-        return cls(f"sqlite:///{path}", artifacts, workspace.plan)
+        return cls(workspace.tracking_address, artifacts, workspace.plan)
 
     def _study_run(self) -> str:
         """The study's own run, found or made."""
@@ -109,10 +116,15 @@ class Tracker:
         return run_id
 
     @_whole
-    def start(self, cell: Cell, config_file: Path) -> str:
+    def start(self, cell: Cell, config_file: Path, kept: Record | None = None) -> str:
         """Make or resume the run of a cell, with all that is known before it trains; returns its id.
 
         Only the holder of the cell's lease calls this, so a cell has one run.
+
+        Args:
+            cell: the cell.
+            config_file: its configuration in its folder.
+            kept: its result, if it was trained before.
         """
         tags = {
             mlflow_tags.MLFLOW_RUN_NAME: cell.label,
@@ -124,14 +136,15 @@ class Tracker:
             runstore.AXES: json.dumps(cell.axes),
             runstore.PHASE: cell.phase.value,
             **{f"{runstore.AXIS}{field}": str(value) for field, value in cell.axes.items()},
-            **self.source,
+            **(self.source if kept is None else kept.source or {}),
         }
         run_id = self.run_of(cell.config_hash)
         if run_id is None:
             run_id = str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
         else:
             self.client.update_run(run_id, status=RunStatus.RUNNING.value)
-            self._set_tags(run_id, {runstore.STATUS: CellStatus.RUNNING.value})
+            source = {} if kept is not None else self.source
+            self._set_tags(run_id, {runstore.STATUS: CellStatus.RUNNING.value} | source)
         config = to_dict(cell.config)
         self._set_tags(run_id, runstore.config_tags(config))
         params = [Param(name, str(value)) for name, value in flatten(config).items()]
@@ -148,20 +161,69 @@ class Tracker:
         return found[0].info.run_id if found else None
 
     @_whole
+    def undelete(self, config_hash: str) -> bool:
+        """Restore a cell's run that was deleted after it had ended; False if the store has none."""
+        wanted = f"tags.`{runstore.KIND}` = 'cell' and tags.`{runstore.CELL}` = '{config_hash}'"
+        for run in self.client.search_runs([self.experiment_id], wanted, ViewType.DELETED_ONLY):
+            if run.data.tags.get(runstore.STATUS) in (CellStatus.DONE, CellStatus.DIVERGED):
+                self.client.restore_run(run.info.run_id)
+                return True
+        return False
+
+    def fetch(self, cell: Cell, folder: Path) -> bool:
+        """Restore a cell's record and picture from the artifacts of its run; False if the run has no record."""
+        run_id = self.run_of(cell.config_hash)
+        if run_id is None:
+            return False
+        for name in {RESULT_FILE, PICTURE_FILE} & {file.path for file in self.client.list_artifacts(run_id)}:
+            self.client.download_artifacts(run_id, name, str(folder))
+        kept = read_record(folder, cell.config_hash)
+        return kept is not None and kept.status.final
+
+    def record(self, record: Record, folder: Path) -> None:
+        """Send how a cell ended, with what is left in its folder of its curve, its last numbers and its files."""
+        result = record.result
+        assert result is not None
+        numbers = {metric: getattr(result, field) for metric, field in NUMBERS.items()}
+        self.deliver(record.mlflow_run, folder)
+        self.end(
+            record.mlflow_run,
+            record.status,
+            metrics={metric: value for metric, value in numbers.items() if value is not None},
+            last=result.metrics,
+            images_seen=result.images_seen,
+            error=result.error,
+            artifacts=tuple(file for file in (folder / RESULT_FILE, folder / PICTURE_FILE) if file.exists()),
+        )
+
+    @_whole
     def end(
         self,
         run_id: str,
         status: CellStatus,
         *,
         metrics: dict[str, float] | None = None,
+        last: dict[str, float] | None = None,
         images_seen: int = 0,
         error: str | None = None,
         artifacts: tuple[Path, ...] = (),
     ) -> None:
-        """Record how a cell ended: its status, its last numbers, its files."""
+        """Record how a cell ended: its status, its last numbers unless the run has them, its files.
+
+        Args:
+            run_id: the cell's run.
+            status: how it ended.
+            metrics: numbers that are known at the end.
+            last: last values of the metrics that were logged while it trained, for a run that has no such curve.
+            images_seen: step of these metrics.
+            error: why it has no result.
+            artifacts: files.
+        """
         for path in artifacts:
             self.client.log_artifact(run_id, str(path))
-        entries = _metrics(metrics or {}, images_seen)
+        held = self.client.get_run(run_id).data.metrics if metrics else {}
+        numbers = (metrics or {}) | ({} if held.keys() & (last or {}).keys() else last or {})
+        entries = _metrics({name: value for name, value in numbers.items() if held.get(name) != value}, images_seen)
         tags = {runstore.STATUS: status.value, runstore.ERROR: (error or "")[:5000]}
         self.client.log_batch(run_id, metrics=entries, tags=[RunTag(k, v) for k, v in tags.items()])
         self.client.set_terminated(run_id, RUN_STATUS[status].value)
@@ -201,46 +263,15 @@ class Tracker:
         self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
 
-def patiently(action: Callable[[], T], tell: Callable[[str], None], runs: Path) -> T:
-    """What `action` returns, retried while the tracking store does not answer.
-
-    Args:
-        action: something that may be done twice.
-        tell: called with a line when the waiting begins.
-        runs: folder of all results.
-
-    Raises:
-        StudyError: the store did not come back.
-        MlflowException: the store refuses.
-    """
-    start, announced = monotonic(), False
-    while True:
-        try:
-            return action()
-        except MlflowException as error:
-            fault = fault_of(error, runs)
-            if error.error_code not in AWAY or not (fault is None or fault.passes):
-                raise
-            reason = str(error).splitlines()[0][:200]
-            if monotonic() - start > PATIENCE_SECONDS:
-                raise StudyError(
-                    f"the tracking store did not answer for {PATIENCE_SECONDS / 60:.0f} minutes ({reason}): bring it "
-                    "back and run the same command again; what is trained is kept"
-                ) from error
-            if not announced:
-                tell(f"waiting for the tracking store: {reason}")
-                announced = True
-            sleep(PAUSE_SECONDS)
-
-
 def _metrics(values: dict[str, float], step: int) -> list[Metric]:
     now = int(time() * 1000)
     return [Metric(name, value, now, step) for name, value in values.items()]
 
 
 def _source_tags() -> dict[str, str]:
-    """The command; in a git checkout also the commit of the code, and whether tracked files differ from it."""
+    """The command, code and packages; in a git checkout also the commit, and whether tracked files differ from it."""
     tags = {mlflow_tags.MLFLOW_SOURCE_NAME: "lina_lab.run", mlflow_tags.MLFLOW_SOURCE_TYPE: "LOCAL"}
+    tags[runstore.VERSIONS] = json.dumps(code_versions())
     try:
         repository = git.Repo(Path(__file__), search_parent_directories=True)
         tags[mlflow_tags.MLFLOW_GIT_COMMIT] = repository.head.commit.hexsha

@@ -3,6 +3,7 @@
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -10,18 +11,21 @@ from typing import TypeVar
 from lina_lab.config import to_dict
 from lina_lab.config.cautions import cautions
 from lina_lab.launch.contract import Launch, Launcher
-from lina_lab.records.files import CANCEL_FILE, ERROR_FILE, PICTURE_FILE
-from lina_lab.records.record import Record, begin_attempt, read_record, write_config, write_record
+from lina_lab.records.files import CANCEL_FILE, ERROR_FILE
+from lina_lab.records.record import Record, begin_attempt, follow_run, read_record, write_config, write_record
 from lina_lab.records.result import Progress, TrialResult
-from lina_lab.records.runstore import THREADS, TrackingRun
+from lina_lab.records.runstore import TrackingRun
 from lina_lab.records.status import CELL_STATUS, CellStatus
 from lina_lab.study.cells import open_cells
+from lina_lab.study.code import check_code
 from lina_lab.study.display import PlainDisplay
+from lina_lab.study.patience import patiently
+from lina_lab.study.restore import restore
 from lina_lab.study.rounds import notes
 from lina_lab.study.store import Claim, Store
 from lina_lab.study.summary import Summary, summarise, table
-from lina_lab.study.tracking import SUMMARY_SECONDS, Tracker, patiently
-from lina_lab.util.errors import StudyError, explanation
+from lina_lab.study.tracking import SUMMARY_SECONDS, Tracker
+from lina_lab.util.errors import StudyError, explanation, first_line
 from lina_lab.util.signals import defer_signals
 
 T = TypeVar("T")
@@ -30,17 +34,11 @@ IDLE_SECONDS = 1.0
 """Between two looks at a store whose open cells are all in other hands."""
 STALE_CHECK_SECONDS = 10.0
 """Between two looks for dead workers, while this worker has cells of its own."""
-PLAIN_NUMBERS = ("parameters", "trainable_parameters", "images_per_second", "fit_seconds", "peak_memory_mib")
-NUMBERS = {
-    **{name: name for name in PLAIN_NUMBERS},
-    # MLflow lists metrics by name: these come after the losses.
-    THREADS: "threads",
-    **{f"wall/{name}": name for name in ("ranks", "step_seconds", "data_seconds", "communication_seconds")},
-}
-"""Metric of a cell's run -> field of the result, which is None where it was not measured."""
 
 
-def run_study(store: Store, launcher: Launcher, display: PlainDisplay, *, joins: bool = False) -> Summary:
+def run_study(
+    store: Store, launcher: Launcher, display: PlainDisplay, *, joins: bool = False, other_code: bool = False
+) -> Summary:
     """Work until no cell of the plan is open. A cell that fails is recorded, and the next one starts.
 
     Args:
@@ -48,13 +46,21 @@ def run_study(store: Store, launcher: Launcher, display: PlainDisplay, *, joins:
         launcher: makes what trains a cell; called once, and only if a cell is to be trained.
         display: shows what happens.
         joins: take what is queued; do not queue cells that are new, or failed before.
+        other_code: go on although other code or packages trained the study so far.
 
     Raises:
+        RefusedError: other code or packages trained the study so far.
         StudyError: the environment does not let the study continue; other errors of the disk or of the stores come out
             as they are, for `util.errors.explained`.
         KeyboardInterrupt, SystemExit: passed on when the running cell is recorded as interrupted.
     """
-    store.join() if joins else store.enqueue()
+    store.tell = display.line
+    check_code(store, other_code=other_code)
+    if joins:
+        store.join()
+    else:
+        store.enqueue()
+        restore(store, display.line)
     states = store.states()
     left = len(open_cells(store.plan, states))
     display.started(left, len(store.plan.cells))
@@ -138,12 +144,16 @@ class _Worker:
         cell, folder = claim.cell, self.store.folder / claim.cell.config_hash
         self.display.cell_started(cell)
         config_file = write_config(folder, to_dict(cell.config))
-        run_id = self._patiently(partial(self.tracker.start, cell, config_file))
         kept = read_record(folder, cell.config_hash)
-        if kept is not None and kept.status.final and kept.mlflow_run == run_id:
-            self._record(claim, folder, kept, clock, note=", found in its folder")
+        kept = kept if kept is not None and kept.status.final else None
+        run_id = self._patiently(partial(self.tracker.start, cell, config_file, kept))
+        if kept is not None:
+            follow_run(folder, run_id, anew=True)
+            self._record(claim, folder, replace(kept, mlflow_run=run_id), clock, note=", found in its folder")
             return
         begin_attempt(folder, run_id)
+        # To a run that is new because the store lost the one before: the curve up to the checkpoint.
+        self._patiently(partial(self.tracker.deliver, run_id, folder))
         self._record(claim, folder, self._train(claim, folder, run_id), clock)
 
     def _train(self, claim: Claim, folder: Path, run_id: str) -> Record:
@@ -156,18 +166,16 @@ class _Worker:
         # Cautions were said at the start, for all cells.
         for problem in (p for p in result.problems if p not in cautions(claim.cell.config)):
             self.display.line(f"{claim.cell.label}: {problem}")
-        return _record_of(claim, CELL_STATUS[result.status], run_id, result.error, result)
+        return replace(
+            _record_of(claim, CELL_STATUS[result.status], run_id, result.error, result), source=self.tracker.source
+        )
 
     def _record(self, claim: Claim, folder: Path, record: Record, clock: float, note: str = "") -> None:
         """Write the file first, then MLflow, then Optuna: a reader of "done" in Optuna finds the rest."""
         assert record.result is not None
-        artifacts = tuple(file for file in (write_record(folder, record), folder / PICTURE_FILE) if file.exists())
-        run_id, result, status = record.mlflow_run, record.result, record.status
-        numbers = {metric: getattr(result, field) for metric, field in NUMBERS.items()}
-        metrics = {metric: value for metric, value in numbers.items() if value is not None}
-        end = partial(self.tracker.end, run_id, status, error=result.error, artifacts=artifacts)
-        self._patiently(partial(self.tracker.deliver, run_id, folder))
-        self._patiently(partial(end, metrics=metrics, images_seen=result.images_seen))
+        result, status = record.result, record.status
+        write_record(folder, record)
+        self._patiently(partial(self.tracker.record, record, folder))
         objectives = self.store.plan.study.objectives
         done = status is CellStatus.DONE
         values = [result.metrics[objective.metric] for objective in objectives] if done else None
@@ -236,7 +244,7 @@ class _Worker:
             try:
                 self._write_summary()
             except Exception as error:
-                self.display.line(f"the study's table was not written: {str(error).splitlines()[0][:200]}")
+                self.display.line(f"the study's table was not written: {first_line(error)}")
 
     def _write_summary(self, *, ended: bool = False) -> Summary:
         states = self.store.states()

@@ -26,6 +26,16 @@ class Workspace:
         return cls(plan=plan, runs=paths.folder, storage=paths.storage, tracking_uri=paths.tracking_uri)
 
     @property
+    def tracking_file(self) -> Path:
+        """MLflow's file, unless its store is elsewhere."""
+        return self.runs / "mlflow.db"
+
+    @property
+    def tracking_address(self) -> str:
+        """MLflow's address of its store."""
+        return self.tracking_uri or f"sqlite:///{self.tracking_file}"
+
+    @property
     def folder(self) -> Path:
         """The study's folder."""
         return self.runs / self.plan.study.name

@@ -10,8 +10,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from lina_lab.records.curve import Point
 from lina_lab.records.files import CHECKPOINTS
-from lina_lab.training.mlflow_buffer import Point
 from lina_lab.training.mlflow_logger import BufferedMLflowLogger
 from lina_lab.util.files import atomic, sha256, write_atomically
 
@@ -73,7 +73,7 @@ class Checkpoints(Checkpoint):
             self._random = None
 
     def state_dict(self) -> dict[str, Any]:
-        waiting: list[Point] = [] if self.logger is None else list(self.logger.waiting)
+        waiting: list[Point] = [] if self.logger is None else self.logger.kept()
         return {"metrics": self.metrics, "waiting": waiting, "random": torch.get_rng_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -87,11 +87,18 @@ def newest(folder: Path) -> tuple[SavedStep | None, list[str]]:
     """The newest whole checkpoint, and a sentence for each newer one that is damaged."""
     problems: list[str] = []
     for path in sorted(folder.glob(PATTERN), reverse=True):
-        number, digest = re.fullmatch(r"step-(\d+)\.ckpt", path.name), _digest_file(path)
-        if number is not None and digest.exists() and digest.read_text().strip() == sha256(path):
+        number = re.fullmatch(r"step-(\d+)\.ckpt", path.name)
+        if number is not None and _whole(path):
             return SavedStep(path, int(number[1])), problems
         problems.append(f"{path.name} is damaged: its contents are not what was written")
     return None, problems
+
+
+def _whole(path: Path) -> bool:
+    try:
+        return _digest_file(path).read_bytes().strip() == sha256(path).encode()
+    except (FileNotFoundError, IsADirectoryError):
+        return False
 
 
 def _digest_file(path: Path) -> Path:

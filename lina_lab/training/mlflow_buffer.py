@@ -3,10 +3,10 @@
 Imports no torch, and MLflow only to send.
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lina_lab.records.curve import Point, lines_of, points_of, read_curve
 from lina_lab.records.files import UNSENT_FILE
 from lina_lab.util.files import write_atomically
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 1000
 """MLflow takes at most 1,000 metrics a request."""
-Point = tuple[str, float, int, int]
-"""Name, value, step, milliseconds since 1970."""
 
 
 def send(client: "MlflowClient", run_id: str, points: list[Point], last: dict[str, int]) -> None:
@@ -41,7 +39,7 @@ def send(client: "MlflowClient", run_id: str, points: list[Point], last: dict[st
 
 def write_unsent(folder: Path, points: list[Point]) -> None:
     """Keep points that the store did not take, in the trial's folder."""
-    write_atomically(folder / UNSENT_FILE, "".join(json.dumps(point) + "\n" for point in points))
+    write_atomically(folder / UNSENT_FILE, lines_of(points))
 
 
 def deliver_unsent(client: "MlflowClient", run_id: str, folder: Path) -> None:
@@ -49,10 +47,20 @@ def deliver_unsent(client: "MlflowClient", run_id: str, folder: Path) -> None:
 
     Raises:
         MlflowException: the store does not take them; the file stays.
+        ValueError: the file is damaged, and the folder holds no curve that has its points.
     """
     path = folder / UNSENT_FILE
     if not path.exists():
         return
-    points: list[Point] = [tuple(json.loads(line)) for line in path.read_text().splitlines()]
+    try:
+        points = points_of(path.read_text(encoding="utf-8"))
+    except (ValueError, TypeError) as error:
+        curve = read_curve(folder)
+        if curve is None:
+            raise ValueError(
+                f"{path} is damaged ({error}): remove it, and the curve lacks what it held, or "
+                "remove the cell's folder to train it again"
+            ) from error
+        points = curve
     send(client, run_id, points, {})
     path.unlink()

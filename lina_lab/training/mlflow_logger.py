@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lina_lab.data.pretrained import first_line
+from lina_lab.records.curve import Point, append_points
+from lina_lab.records.files import CURVE_FILE
 from lina_lab.records.runstore import TrackingRun
-from lina_lab.training.mlflow_buffer import MAX_BATCH, Point, send, write_unsent
+from lina_lab.training.mlflow_buffer import MAX_BATCH, send, write_unsent
+from lina_lab.util.errors import first_line
 from lina_lab.util.signals import signals_deferred_for
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ class BufferedMLflowLogger(Logger):
         super().__init__()
         self.tracking_uri, self.run_id, self.folder = run.uri, run.run_id, folder
         self.waiting: list[Point] = []
+        self._unkept: list[Point] = []
+        self._keeps = True
         self.problem: str | None = None
         self._last: dict[str, int] = {}
         self._sent, self._retry = time.monotonic(), 0.0
@@ -58,7 +62,9 @@ class BufferedMLflowLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         now = int(time.time() * 1000)
-        self.waiting += [(name, float(value), step or 0, now) for name, value in metrics.items() if name != "epoch"]
+        points = [(name, float(value), step or 0, now) for name, value in metrics.items() if name != "epoch"]
+        self.waiting += points
+        self._unkept += points
         if len(self.waiting) >= MAX_BATCH or time.monotonic() - self._sent > EVERY_SECONDS:
             self.flush()
 
@@ -70,10 +76,20 @@ class BufferedMLflowLogger(Logger):
     def resume(self, waiting: Iterable[Point]) -> None:
         """Send again the points that waited when training was interrupted."""
         self.waiting = [*waiting, *self.waiting]
+        # Without one, an earlier version began this cell: a curve that lacks its beginning would be taken for whole.
+        self._keeps = (self.folder / CURVE_FILE).exists()
+
+    def kept(self) -> list[Point]:
+        """The points that wait, for a checkpoint; all points so far are in the folder."""
+        if self._keeps and self._unkept:
+            append_points(self.folder, self._unkept)
+        self._unkept.clear()
+        return list(self.waiting)
 
     @rank_zero_only
     def flush(self) -> None:
         """Send the points that wait. Those that could not be sent keep waiting."""
+        self.kept()
         if time.monotonic() < self._retry:
             return
         from mlflow.exceptions import MlflowException

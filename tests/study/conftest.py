@@ -67,11 +67,13 @@ class Lab:
 
         return nullcontext(launch)
 
-    def run(self, *, joins: bool = False) -> Summary:
+    def run(self, *, joins: bool = False, other_code: bool = False) -> Summary:
         with (self.runs.parent / "lines.txt").open("a") as file:
             display = PlainDisplay(Console(file=file, width=200))
             with explained(self.runs):
-                return run_study(store_at(self.runs, self.plan), self.launcher, display, joins=joins)
+                return run_study(
+                    store_at(self.runs, self.plan), self.launcher, display, joins=joins, other_code=other_code
+                )
 
     @property
     def lines(self) -> str:

@@ -3,16 +3,18 @@
 import json
 import shutil
 import sqlite3
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from lina_lab.records.result import Progress
 from lina_lab.records.status import CellStatus
-from lina_lab.study import backend, lease
+from lina_lab.study import backend, lease, patience
 from lina_lab.study.backend import file_system, open_storage
 from lina_lab.study.grid import Plan, make_plan
 from lina_lab.study.lease import Lease, StaleLeases, read_heartbeat
@@ -204,6 +206,30 @@ def test_a_torn_line_at_the_end_of_a_journal_costs_nothing(tmp_path: Path, plan:
     assert statuses(store_at(tmp_path, plan, url)) == ["done", "waiting", "waiting", "waiting"]
 
 
+def test_a_record_that_a_full_disk_cut_is_removed_by_the_next_worker_that_writes(tmp_path: Path, plan: Plan) -> None:
+    """Another worker has the journal open all the while."""
+    url, path = f"journal:{tmp_path / 'optuna.journal'}", tmp_path / "optuna.journal"
+    one, two = store_at(tmp_path, plan, url), store_at(tmp_path, plan, url)
+    one.enqueue()
+    claim = two.claim()
+    assert claim is not None
+    with path.open("ab") as file:
+        file.write(b'{"op_code": 4, "worker_')
+    two.end(claim, CellStatus.DONE, values=[1.0])
+    for store in (one, two, store_at(tmp_path, plan, url)):
+        assert statuses(store) == ["done", "waiting", "waiting", "waiting"]
+    assert all(json.loads(line) for line in path.read_bytes().splitlines())
+
+
+def test_a_journal_that_is_damaged_within_is_named(tmp_path: Path, plan: Plan) -> None:
+    url, path = f"journal:{tmp_path / 'optuna.journal'}", tmp_path / "optuna.journal"
+    store_at(tmp_path, plan, url).enqueue()
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], b"no record\n", *lines[1:]]))
+    with pytest.raises(StudyError, match=r"the journal .*optuna\.journal is damaged \(.*put back a copy"):
+        store_at(tmp_path, plan, url)
+
+
 def test_a_process_that_dies_while_it_makes_a_store_leaves_no_half_of_one(tmp_path: Path, plan: Plan) -> None:
     """MLflow, and Optuna, cannot go on with half of their tables; both files appear whole."""
     for name in ("optuna.db", "mlflow.db"):
@@ -220,6 +246,59 @@ def test_a_process_that_dies_while_it_makes_a_store_leaves_no_half_of_one(tmp_pa
         "optuna.db",
         "mlflow.db",
     }
+
+
+@pytest.mark.parametrize("held", [0.5, 60.0], ids=["a moment", "for good"])
+def test_a_queue_that_another_process_locks_is_waited_for_as_the_tracker_is(
+    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch, held: float
+) -> None:
+    monkeypatch.setattr(backend, "DATABASE_WAIT_SECONDS", 0)
+    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 20.0 if held < 1 else 0.2)
+    store, lines = store_at(tmp_path, plan), list[str]()
+    store.tell = lines.append
+    store.enqueue()
+    claim = store.claim()
+    assert claim is not None
+    backup = sqlite3.connect(tmp_path / "optuna.db", isolation_level=None, check_same_thread=False)
+    backup.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(held, backup.execute, ["ROLLBACK"])
+    timer.start()
+    try:
+        if held > 1:
+            with pytest.raises(
+                StudyError, match=r"the queue did not answer for 0 minutes \(a store under .* stayed lock"
+            ):
+                store.end(claim, CellStatus.DONE, values=[1.0])
+        else:
+            store.end(claim, CellStatus.DONE, values=[1.0])
+            assert statuses(store) == ["done", "waiting", "waiting", "waiting"]
+    finally:
+        timer.cancel()
+        backup.close()
+    assert len([line for line in lines if line.startswith("waiting for the queue: ")]) == 1
+
+
+def test_a_database_server_that_is_away_for_a_moment_costs_no_cell(
+    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.0)
+    store = store_at(tmp_path, plan)
+    store.enqueue()
+    for method in ("set_trial_state_values", "set_trial_user_attr"):
+        faults = [OperationalError("UPDATE", {}, ConnectionError("server closed the connection"))]
+        real = getattr(store._storage, method)
+
+        def away(*arguments: Any, real: Any = real, faults: list[Exception] = faults, **keywords: Any) -> Any:
+            if faults:
+                raise faults.pop()
+            return real(*arguments, **keywords)
+
+        monkeypatch.setattr(store._storage, method, away)
+    while (claim := store.claim()) is not None:
+        assert Lease.take(store.folder / claim.cell.config_hash) is None
+        store.end(claim, CellStatus.DONE, values=[1.0])
+    assert statuses(store) == ["done"] * 4
 
 
 @pytest.fixture

@@ -207,15 +207,15 @@ def test_a_lost_optuna_file_costs_no_training(lab: Lab) -> None:
     assert "found in its folder" in lab.lines
 
 
-def test_results_without_their_mlflow_run_are_trained_again(lab: Lab) -> None:
+def test_results_without_a_queue_and_without_their_mlflow_run_are_sent_again(lab: Lab) -> None:
     lab.run()
     (lab.runs / "optuna.db").unlink()
-    MlflowClient(f"sqlite:///{lab.runs / 'mlflow.db'}").delete_run(lab.record(1)["mlflow_run"])
-    progress = lab.runs / "tiny" / lab.plan.cells[1].config_hash / "step-00000004.ckpt"
-    progress.touch()
-    lab.run()
-    assert not progress.exists()  # its curve would begin where the checkpoint is
-    assert lab.trained[4:] == [lab.plan.cells[1].config_hash]
+    old = lab.record(1)["mlflow_run"]
+    MlflowClient(f"sqlite:///{lab.runs / 'mlflow.db'}").delete_run(old)
+    assert lab.run().counts == {"done": 4}
+    assert len(lab.trained) == len(lab.cell_runs()) == 4
+    assert lab.record(1)["mlflow_run"] != old
+    assert {run.data.metrics["val/loss_ema"] for run in lab.cell_runs()} == {0.5}
 
 
 @pytest.mark.parametrize("name", ["optuna.db", "mlflow.db"])
@@ -296,7 +296,7 @@ def test_a_tracking_store_that_stays_away_stops_the_study_and_costs_no_training(
     lab.behaviour = behaviour
     with monkeypatch.context() as patch:
         patch.setattr(Tracker, "end", ends)
-        patch.setattr("lina_lab.study.tracking.PATIENCE_SECONDS", 0.0)
+        patch.setattr("lina_lab.study.patience.PATIENCE_SECONDS", 0.0)
         with pytest.raises(StudyError, match=r"did not answer for 0 minutes \(.*what is trained is kept"):
             lab.run()
     assert lab.states() == ["done", "interrupted", "waiting", "waiting"]

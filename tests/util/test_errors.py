@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from mlflow import MlflowClient
 
-from lina_lab.util.errors import FAULT_WORDS, Fault, StudyError, causes, explained, explanation, fault_of
+from lina_lab.util.errors import FAULT_WORDS, Fault, StudyError, causes, explained, explanation, fault_of, first_line
 
 Provoke = Callable[[Path], None]
 
@@ -63,6 +64,19 @@ def locked(path: Path) -> None:
         holder.close()
 
 
+def no_quota(path: Path) -> None:
+    """Any failure of a write but a full disk: here a limit of the process, as a quota of some file systems is."""
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE a (b)")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, limits[1]))
+    try:
+        with connection:
+            connection.executemany("INSERT INTO a VALUES (?)", [("x" * 1000,)] * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def read_only(path: Path) -> None:
     sqlite3.connect(path).execute("CREATE TABLE a (b)")
     sqlite3.connect(f"file:{path}?mode=ro", uri=True).execute("INSERT INTO a VALUES (1)")
@@ -74,6 +88,7 @@ def cannot_open(path: Path) -> None:
 
 PROVOKED: dict[str, tuple[Fault, Provoke]] = {
     "database or disk is full": (Fault.NO_SPACE, full),
+    "disk I/O error": (Fault.DISK, no_quota),
     "file is not a database": (Fault.DAMAGED, no_database),
     "database disk image is malformed": (Fault.DAMAGED, torn),
     "malformed database schema": (Fault.DAMAGED, torn_schema),
@@ -143,8 +158,44 @@ def test_a_file_on_the_way_to_the_runs_is_named_and_another_file_is_the_cell_s_o
     assert explanation(elsewhere, runs) is None
 
 
-def test_only_a_lock_passes_by_waiting() -> None:
-    assert [fault for fault in Fault if fault.passes] == [Fault.LOCKED]
+def test_only_a_lock_and_a_server_that_is_away_pass_by_waiting() -> None:
+    assert {fault for fault in Fault if fault.passes} == {Fault.LOCKED, Fault.AWAY}
+
+
+def test_any_other_error_of_a_database_is_one_sentence_and_the_store_s(tmp_path: Path) -> None:
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'x.db'}")
+    with (
+        pytest.raises(
+            StudyError, match=r"^a store of the study fails: \(sqlite3\.OperationalError\) no such table: a$"
+        ),
+        explained(tmp_path),
+        engine.connect() as connection,
+    ):
+        connection.execute(sqlalchemy.text("SELECT * FROM a"))
+
+
+def test_a_disk_that_fails_below_an_open_file_is_one_sentence(tmp_path: Path) -> None:
+    failed = OSError(errno.EIO, os.strerror(errno.EIO))
+    sentence = r"^the disk of a store under .* fails \(\[Errno 5\] Input/output error\): it may be"
+    with pytest.raises(StudyError, match=sentence), explained(tmp_path):
+        raise failed
+    assert fault_of(OSError(errno.EIO, os.strerror(errno.EIO), "/data/a.npy"), tmp_path) is None
+
+
+def test_a_server_that_does_not_answer_is_away_and_one_that_refuses_is_not(tmp_path: Path) -> None:
+    away = sqlalchemy.exc.OperationalError("SELECT 1", {}, ConnectionError("connection refused"))
+    outer = optuna.exceptions.StorageInternalError("An exception is raised during the commit")
+    outer.__cause__ = away
+    assert fault_of(outer, tmp_path) is Fault.AWAY
+    assert fault_of(mlflow.exceptions.MlflowException("gone"), tmp_path) is Fault.AWAY
+    refused = mlflow.exceptions.MlflowException("no", error_code=mlflow.protos.databricks_pb2.INVALID_PARAMETER_VALUE)
+    assert fault_of(refused, tmp_path) is None
+
+
+def test_an_error_without_a_message_is_told_by_its_class() -> None:
+    assert first_line(ValueError()) == first_line(ValueError("\n")) == "ValueError"
+    assert first_line(ValueError("one\ntwo")) == "one"
+    assert len(first_line(ValueError("x" * 9999))) == 300
 
 
 @pytest.mark.parametrize("error", [ValueError("malformed node or string"), RuntimeError("shapes do not fit")])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lina_lab.util.files import atomic, sha256, write_atomically
+from lina_lab.util.files import BLOCK, append_lines, atomic, sha256, write_atomically
 
 
 class FullError(OSError):
@@ -76,3 +76,22 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
 def test_hashes_are_those_of_the_contents(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize(
+    ("before", "kept"),
+    [
+        (b"", b""),
+        (b"whole\n", b"whole\n"),
+        (b"whole\ncut", b"whole\n"),
+        (b"cut", b""),
+        (b"whole\n" + b"c" * (2 * BLOCK + 1), b"whole\n"),
+        (b"w" * (BLOCK - 1) + b"\n" + b"c" * BLOCK, b"w" * (BLOCK - 1) + b"\n"),
+    ],
+)
+@pytest.mark.parametrize("durable", [True, False])
+def test_lines_are_appended_to_whole_ones(tmp_path: Path, before: bytes, kept: bytes, durable: bool) -> None:
+    path = tmp_path / "lines"
+    path.write_bytes(before)
+    append_lines(path, "a\nb\n", durable=durable)
+    assert path.read_bytes() == kept + b"a\nb\n"

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import requests
-from sqlalchemy import Connection, Engine, bindparam, create_engine, text
+from sqlalchemy import Connection, Engine, bindparam, create_engine, inspect, text
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 ROWS_AT_ONCE = 200_000
+PAGE = 1000
+"""Runs in a server's answer."""
 SECONDS = 60
 """How long a server may take to answer."""
 # The order is that of the table's primary key, so that a database need not sort.
@@ -29,6 +32,11 @@ POINTS = (
 CHOSEN = (
     "experiment_id = :experiment AND lifecycle_stage = :stage AND run_uuid IN (SELECT run_uuid FROM tags WHERE "
     "key = :tag AND value = :value)"
+)
+TAGS = (
+    "SELECT t.run_uuid, t.key, t.value FROM tags t JOIN runs r ON r.run_uuid = t.run_uuid JOIN experiments e ON "
+    "e.experiment_id = r.experiment_id WHERE e.name = :name AND e.lifecycle_stage = 'active' AND "
+    "r.lifecycle_stage = 'active' AND t.key IN :tags ORDER BY r.start_time"
 )
 RUNS = (
     f"SELECT run_uuid, user_id, status, start_time, end_time, artifact_uri, name FROM runs WHERE {CHOSEN} "
@@ -41,6 +49,15 @@ OF_RUNS = {
 }
 """What belongs to runs, a query for all of them."""
 WITHOUT = "run_uuid NOT IN (SELECT run_uuid FROM tags WHERE key = :unless)"
+
+
+LARGEST = float(np.finfo(np.float64).max)
+
+
+def as_logged(values: "np.typing.ArrayLike") -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The values that were logged, from those that MLflow gives back: it writes infinity as the largest number."""
+    given = np.asarray(values, dtype=np.float64)
+    return np.where(np.abs(given) >= LARGEST, np.copysign(np.inf, given), given)
 
 
 def runs_of_database(uri: str, experiment: str, tag: str, value: str, *, no_params_with: str = "") -> "Iterator[Run]":
@@ -80,6 +97,74 @@ def _by_run(connection: Connection, table: str, query: str, wanted: dict[str, An
     for run, *row in found:
         rows[run].append(row)
     return rows
+
+
+def tags_of_database(uri: str, experiment: str, tags: Sequence[str]) -> list[dict[str, str]]:
+    """Some tags of each run of an experiment that exists and is not deleted, without MLflow, which takes seconds.
+
+    Args:
+        uri: the database.
+        experiment: its name; without it, or without MLflow's tables, there are no runs.
+        tags: names of the tags.
+    """
+    query = text(TAGS).bindparams(bindparam("tags", list(tags), expanding=True))
+    engine, found = create_engine(uri), defaultdict[str, dict[str, str]](dict)
+    try:
+        with engine.connect() as connection:
+            if inspect(connection).has_table("experiments"):
+                for run, key, value in connection.execute(query, {"name": experiment}):
+                    found[run][key] = value
+    finally:
+        engine.dispose()
+    return list(found.values())
+
+
+def tags_of_server(uri: str, experiment: str, tags: Sequence[str]) -> list[dict[str, str]]:
+    """`tags_of_database` for a server.
+
+    Raises:
+        MlflowException: the server does not answer.
+    """
+    from mlflow import MlflowClient
+    from mlflow.entities import LifecycleStage
+
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None or found.lifecycle_stage != LifecycleStage.ACTIVE:
+        return []
+    runs = runs_of_client(client, found.experiment_id)
+    return [{name: run.data.tags[name] for name in tags if name in run.data.tags} for run in runs]
+
+
+def runs_of_client(client: "MlflowClient", experiment: str, wanted: str = "") -> "list[Run]":
+    """All runs of an experiment, each once, the newest first, whatever others start or delete meanwhile.
+
+    MLflow's pages are offsets into a list: a run that starts meanwhile shifts the newest-first list, which repeats a
+    run, and one that is deleted shifts any list, which leaves one out. So each page here begins at the last known start
+    time.
+
+    Args:
+        client: of a server or a database.
+        experiment: the experiment's id.
+        wanted: a filter in MLflow's language; empty: every run.
+    """
+    found: dict[str, Run] = {}
+    since, token = 0, None
+    while True:
+        known = f"{wanted} and " if wanted else ""
+        page = client.search_runs(
+            [experiment],
+            f"{known}attributes.start_time >= {since}",
+            max_results=PAGE,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        found |= {run.info.run_id: run for run in page}
+        if not page.token:
+            return sorted(found.values(), key=lambda run: (-run.info.start_time, run.info.run_id))
+        latest = page[-1].info.start_time
+        # A whole page that started in one millisecond has no later time to go on from.
+        since, token = (latest, None) if latest > since else (since, page.token)
 
 
 def make_tables(url: str, artifacts: str) -> Engine:

@@ -1,0 +1,48 @@
+"""Waits for a store that is locked or away: the queue and the tracker alike."""
+
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic, sleep
+from typing import TypeVar
+
+from lina_lab.util.errors import StudyError, explanation, fault_of, first_line
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 600.0
+"""How long a store that does not answer is waited for."""
+PAUSE_SECONDS = 2.0
+
+
+def patiently(
+    action: Callable[[], T], tell: Callable[[str], None], runs: Path, *, store: str = "the tracking store"
+) -> T:
+    """What `action` returns, retried while a store is locked or does not answer.
+
+    Args:
+        action: something that may be done twice.
+        tell: called with a line when the waiting begins.
+        runs: folder of all results.
+        store: the store's name in sentences.
+
+    Raises:
+        StudyError: the store did not come back.
+        Exception: what `action` raises and waiting does not end.
+    """
+    start, announced = monotonic(), False
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            fault = fault_of(error, runs)
+            if fault is None or not fault.passes:
+                raise
+            if monotonic() - start > PATIENCE_SECONDS:
+                raise StudyError(
+                    f"{store} did not answer for {PATIENCE_SECONDS / 60:.0f} minutes ({explanation(error, runs)}): "
+                    "bring it back and run the same command again; what is trained is kept"
+                ) from error
+            if not announced:
+                tell(f"waiting for {store}: {first_line(error)}")
+                announced = True
+            sleep(PAUSE_SECONDS)
