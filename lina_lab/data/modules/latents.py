@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from lina_lab.config import TrialConfig
 from lina_lab.data.batch import Batch
 from lina_lab.data.modules.base import Labelled, StepDataModule
-from lina_lab.data.pretrained import first_line
+from lina_lab.util.errors import first_line
 
 HASHED_WHOLE = 2**30
 """Bytes of an array up to which all of it is hashed: a second. Of a larger one as many bytes are, evenly spread."""

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from lina_lab.data.pictures import read_picture
-from lina_lab.data.pretrained import first_line
 from lina_lab.data.shards.format import CAPTION, CLASS
 from lina_lab.data.shards.listing import PICTURES, SHARD, Damages, LeftOut, Listing, leave_out, printable
+from lina_lab.util.errors import first_line
 
 ORDER_SEED = 0
 """Seed of the order in which images are written to shards: the same every time."""
