@@ -60,13 +60,27 @@ class LatentsDataModule(StepDataModule):
     """The arrays in `data.path`; for validation the first `data.val_images` of the held-out ones."""
 
     def __init__(self, config: TrialConfig) -> None:
-        assert config.data.path is not None
-        folder = Path(config.data.path)
-        train, val = (LatentArrays(folder, split, config) for split in ("train", "val"))
-        if len(val) < config.data.val_images:
-            raise ValueError(
-                f"{folder} holds {len(val)} images for validation, and data.val_images={config.data.val_images}"
-            )
+        train, val = _fitting(config)
         latents, condition = val[torch.arange(config.data.val_images)]
         held_out = Labelled(latents, condition["label"])
         super().__init__(config, train, len(train), held_out)
+
+    @classmethod
+    def check_data(cls, config: TrialConfig) -> None:
+        _fitting(config)
+
+
+def _fitting(config: TrialConfig) -> tuple[LatentArrays, LatentArrays]:
+    """A trial's arrays for training and for validation.
+
+    Raises:
+        ValueError: a file is missing, or an array does not fit the trial.
+    """
+    assert config.data.path is not None
+    folder = Path(config.data.path)
+    train, val = (LatentArrays(folder, split, config) for split in ("train", "val"))
+    if len(val) < config.data.val_images:
+        raise ValueError(
+            f"{folder} holds {len(val)} images for validation, and data.val_images={config.data.val_images}"
+        )
+    return train, val
