@@ -80,7 +80,8 @@ def describe(workspace: Workspace) -> str:
     if speed is not None and not speed.cells:
         merged = merged.rename(columns={"hours": ASSUMED})
     devices, hours = plan.study.resources.world_size, cells["hours"].sum(skipna=False)
-    time = "device-hours unknown" if isnan(hours) else f"{hours * devices:,.3g} device-hours"
+    assumed = "" if speed is None or speed.cells else " at the assumed rate"
+    time = "device-hours unknown" if isnan(hours) else f"{hours * devices:,.3g} device-hours{assumed}"
     flops = cells["FLOPs"].sum()
     comparison = replace(plan, cells=tuple(c for c in plan.cells if c.phase is Phase.COMPARISON) or plan.cells)
     found = [f"{line}\n" for line in (*notes(plan), plan.stopped) if line]

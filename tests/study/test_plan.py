@@ -58,6 +58,7 @@ def test_an_assumed_rate_is_called_so(tiny_study: Any, tmp_path: Path) -> None:
     assert speed_of(workspace) == Speed(training=1 / 2e9, other=1 / 2e9)
     text = describe(workspace)
     assert "| hours, assumed" in text
+    assert " device-hours at the assumed rate\n" in text
     assert "an assumption, not a measurement: study.resources.flops_per_second=1e+09 of a device" in text
     assert "Start-up, checkpoints and decoding are not in it." in text
     assert time_left(workspace, plan.cells, 1).endswith("with 1 at work, at the assumed rate")
