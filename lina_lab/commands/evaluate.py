@@ -22,7 +22,7 @@ from lina_lab.data.shards.listing import LeftOut
 from lina_lab.evaluation.features import FEATURES, Features, extract
 from lina_lab.evaluation.images import READ_BATCH_SIZE, has_images, read_images, read_statistics
 from lina_lab.evaluation.moments import moments_of
-from lina_lab.evaluation.quality import Reference, quality
+from lina_lab.evaluation.quality import Reference, quality, rules
 from lina_lab.evaluation.sampling import RECIPE_FILE
 from lina_lab.records.runstore import EVALUATION, quiet_logs
 from lina_lab.util.files import read_json, sha256, write_atomically
@@ -72,6 +72,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     recipe = (samples if samples.is_dir() else samples.parent) / RECIPE_FILE
     return {
         "metrics": {f"{name}{suffix}": value for name, value in found.items()},
+        "rules": rules(found),
         "features": config.features,
         "samples": {"path": str(samples), "sha256": _digest(samples), "left_out": left_out[samples].counts},
         "reference": {
@@ -132,7 +133,9 @@ def run(config: EvaluateConfig) -> int:
     if config.run is not None:
         log_to_mlflow(config.run, config.tracking_uri, result)
     for name, value in result["metrics"].items():
-        print(f"{name:24} {value:.5g}")
+        print(f"{name:30} {value:.5g}")
+    for name, rule in result["rules"].items():
+        print(f"{name}: {rule}")
     for part in ("samples", "reference"):
         if counts := result[part]["left_out"]:
             print(f"{result[part]['path']}: left out: {', '.join(f'{n:,} {kind}' for kind, n in counts.items())}")

@@ -49,7 +49,8 @@ class StudyCommand:
 
         Returns:
             0 if every cell of the plan is done, 1 if cells failed or the environment stopped the study, 2 if the
-            configuration is wrong and nothing was started, 130 or 143 if Ctrl-C or SIGTERM stopped it.
+            configuration or the data are wrong and nothing was started, or a plan shows what would be refused so, 130
+            or 143 if Ctrl-C or SIGTERM stopped it.
         """
         try:
             line = CommandLine(arguments)
@@ -90,6 +91,7 @@ def study_help(options: Options) -> str:
 
 def _plan(workspace: Workspace, command: CommandConfig) -> int:
     from lina_lab.study.plan import describe
+    from lina_lab.study.preflight import problem_of_store, problems
 
     print(describe(workspace), end="")
     if command.launcher != "local":
@@ -100,4 +102,8 @@ def _plan(workspace: Workspace, command: CommandConfig) -> int:
             print(describe_launch(workspace.launch_context(), command, workspace.plan.cells[0].config_hash))
         except StudyError as error:
             return refuse(error)
-    return 0
+    found = [*problems(workspace.plan, command), None if command.new_version else problem_of_store(workspace)]
+    refused = [problem for problem in found if problem is not None]
+    for problem in refused:
+        refuse(f"lina run would refuse this: {problem}")
+    return 2 if refused else 0

@@ -10,12 +10,12 @@ from rich.live import Live
 
 from lina_lab.config import CommandConfig, PathsConfig
 from lina_lab.config.grammar import refuse
-from lina_lab.launch.machine import check_machine
 from lina_lab.launch.select import is_leader, launcher_for, rendezvous
 from lina_lab.records.status import CellStatus
 from lina_lab.study.cells import CellState, open_cells
 from lina_lab.study.display import display
 from lina_lab.study.grid import Cell, Plan
+from lina_lab.study.preflight import problems
 from lina_lab.study.rounds import grows, notes, phase
 from lina_lab.study.store import RETRIED, Store
 from lina_lab.study.summary import Summary, summarise
@@ -68,12 +68,12 @@ def _leads(plan: Plan, command: CommandConfig) -> bool:
     """Whether this machine leads: it has the study's stores, and the others follow it.
 
     Raises:
-        RefusedError: this machine, or the layout of the ranks, cannot do what the command asks for.
+        RefusedError: this machine, the layout of the ranks or the data cannot do what the command asks for.
     """
+    problem = next(problems(plan, command), None)
+    if problem is not None:
+        raise RefusedError(problem)
     try:
-        check_machine(plan.study.resources, command)
-        for batch_size in {cell.config.data.batch_size for cell in plan.cells}:
-            plan.study.resources.check_batch(batch_size)
         return is_leader(plan.study.resources, command)
     except ValueError as error:
         raise RefusedError(str(error)) from error

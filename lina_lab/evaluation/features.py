@@ -17,9 +17,10 @@ SPATIAL_CHANNELS = 7
 MAX_NUMBERS = 32 * 32 * 3
 """Most numbers of an image that is compared by its pixels: roots of such covariances take a minute or two, and with
 twice as many numbers eight times as long."""
+WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
 NO_WEIGHTS = (
-    "the Inception network's weights are not here: download weights-inception-2015-12-05-6726825d.pth from the "
-    "releases of torch-fidelity and give inception=FILE, or take features=pixels"
+    f"the Inception network's weights are not here: download {WEIGHTS_FILE} from the releases of torch-fidelity and "
+    "give inception=FILE, or take features=pixels"
 )
 
 
@@ -69,12 +70,10 @@ def inception(weights: str | None, device: torch.device | str) -> Extractor:
         ValueError: the weights are not there, or torch-fidelity is not installed.
     """
     try:
-        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
         raise ValueError("features=inception needs torch-fidelity: pip install 'lina_lab[eval]'") from error
-    path = Path(weights) if weights else Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[1]
-    if not path.exists():
-        raise ValueError(NO_WEIGHTS if weights is None else f"inception={weights}: there is no such file")
+    path = inception_file(weights)
     try:
         # torch-fidelity unpickles the file: it must hold nothing but numbers.
         torch.load(path, map_location="meta", weights_only=True)
@@ -82,6 +81,21 @@ def inception(weights: str | None, device: torch.device | str) -> Extractor:
     except Exception as error:
         raise ValueError(f"{path} does not hold the Inception network's weights: {error}") from error
     return _Inception(network, device)
+
+
+def inception_file(weights: str | None) -> Path:
+    """The file of the Inception network's weights.
+
+    Args:
+        weights: the file; None: torch-fidelity's in torch's cache of downloads.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    path = Path(weights) if weights else Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_FILE
+    if not path.exists():
+        raise ValueError(NO_WEIGHTS if weights is None else f"inception={weights}: there is no such file")
+    return path
 
 
 class _Inception:

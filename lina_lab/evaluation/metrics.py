@@ -1,14 +1,16 @@
 """Metrics of generated images from their features: ADM's, and those that say how far they can be trusted.
 
-Conventions of ADM's evaluation (Dhariwal and Nichol 2021): IS over 10 unshuffled splits; precision and recall by the
-3rd nearest neighbor (Kynkäänniemi et al. 2019), generated images against the reference.
+Conventions of ADM's evaluation (Dhariwal and Nichol 2021): the inception score over consecutive splits of 5,000 images;
+precision and recall by the 3rd nearest neighbor (Kynkäänniemi et al. 2019), generated images against the reference.
 
 torch-fidelity has IS, KID, precision and recall too. They are computed here because these functions work without that
 extra, follow ADM's conventions exactly, stand beside sFID and FID at infinity, which it lacks, and are tested against
 independent computations in float64.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +21,11 @@ from lina_lab.evaluation.moments import Gaussian, distances_to
 
 Array = npt.NDArray[np.float64]
 
+SPLIT_IMAGES = 5000
+"""Images of a split of the inception score in ADM's evaluation; the last split may have fewer."""
 SPLITS = 10
-"""Splits of the inception score."""
+"""Splits of the inception score as Salimans et al. (2016) introduced it, whatever the number of images. torch-fidelity
+shuffles the images before."""
 NEIGHBOR = 3
 """The nearest neighbor whose distance is the radius of the manifold around an image."""
 ROWS = 1024
@@ -41,30 +46,44 @@ class Extrapolation:
     """The slope of that line."""
 
 
-def inception_score(probabilities: Array, splits: int = SPLITS) -> tuple[float, float]:
-    """The inception score: `exp(E KL(p(y|x) || p(y)))`.
+def adm_splits(images: int) -> list[slice]:
+    """The consecutive splits of ADM's evaluation: of 5,000 images, but for the last."""
+    return [slice(start, start + SPLIT_IMAGES) for start in range(0, images, SPLIT_IMAGES)]
+
+
+def equal_splits(images: int) -> list[slice]:
+    """The ten consecutive splits of Salimans et al., as equal as can be.
+
+    Raises:
+        ValueError: there are fewer images than splits.
+    """
+    if images < SPLITS:
+        raise ValueError(f"an inception score over {SPLITS} splits needs as many images, not {images}")
+    return [slice(i * images // SPLITS, (i + 1) * images // SPLITS) for i in range(SPLITS)]
+
+
+def inception_score(probabilities: Array, splits: Sequence[slice]) -> tuple[float, float]:
+    """The inception score: `exp(E KL(p(y|x) || p(y)))`. It grows with the number of images in a split.
 
     Args:
         probabilities: [n, classes], in the order of the images.
-        splits: consecutive parts that the score is computed on.
+        splits: what the score is computed on, by `adm_splits` or `equal_splits`.
 
     Returns:
-        Mean and standard deviation over the splits.
+        Mean and standard deviation over the splits; NaN is the deviation of one.
 
     Raises:
-        ValueError: fewer images than splits, or rows that are no probabilities.
+        ValueError: rows that are no probabilities.
     """
-    if len(probabilities) < splits:
-        raise ValueError(f"an inception score over {splits} splits needs as many images, not {len(probabilities)}")
     if (probabilities < 0).any() or not np.allclose(probabilities.sum(axis=1), 1, atol=1e-4):
         raise ValueError("the rows are not probabilities: they need to be positive and to sum to 1")
     scores = []
-    for part in np.array_split(np.asarray(probabilities, dtype=np.float64), splits):
+    for part in (np.asarray(probabilities[split], dtype=np.float64) for split in splits):
         marginal = part.mean(axis=0, keepdims=True)
         # 0 log 0 is 0.
         ratio = np.log(np.where(part > 0, part, 1)) - np.log(np.where(marginal > 0, marginal, 1))
         scores.append(float(np.exp((part * ratio).sum(axis=1).mean())))
-    return float(np.mean(scores)), float(np.std(scores))
+    return float(np.mean(scores)), float(np.std(scores)) if len(scores) > 1 else nan
 
 
 def precision_recall(reference: Tensor, generated: Tensor, neighbor: int = NEIGHBOR) -> tuple[float, float]:

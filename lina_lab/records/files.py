@@ -8,6 +8,8 @@ CAPTIONS_FILE, SHUFFLED_FILE = "captions.jsonl", "captions_shuffled.jsonl"
 """Whether generated images match their captions; and the same images against captions of others."""
 CHECKPOINTS = "step-*"
 """Pattern of the checkpoints, their hashes and their drafts."""
+CHECKPOINTS_KEPT = 2
+"""Checkpoints that a cell keeps: one more than is needed, so that a damaged one does not cost everything."""
 UNSENT_FILE = "unsent.jsonl"
 """Metrics that the tracking store did not take before the trial ended."""
 CURVE_FILE = "curve.jsonl"

@@ -1,17 +1,29 @@
-"""FLOPs and memory of a cell, from its configuration alone."""
+"""FLOPs, memory and disk of a cell, from its configuration alone."""
 
 from functools import lru_cache
+from math import ceil
 
-from lina_lab.config import LinaConfig, TrialConfig
+from lina_lab.config import LinaConfig, ResourcesConfig, SamplingConfig, TrialConfig
 from lina_lab.model import count
 from lina_lab.model.masking import num_masked
 
+ONE_DEVICE = ResourcesConfig()
 STATE_BYTES = 20
 """Bytes a parameter: weight, gradient, two moments and the moving average, in float32."""
+BUCKET_BYTES = 4
+"""Bytes a parameter of DDP's buckets, in which gradients are sent."""
+CAST_BYTES = 2
+"""Bytes a parameter of the copies in bfloat16 that autocast keeps until the backward pass. FSDP shards none of them."""
+WHOLE_BYTES = 8
+"""Bytes a parameter of a block that FSDP has gathered: weight and gradient."""
+CHECKPOINT_BYTES = 16
+"""Bytes a parameter in a checkpoint: weight, two moments and the moving average, in float32."""
 BLOCK_ACTIVATIONS = 24
 """Numbers that a block keeps for its backward pass, a token and channel: about 10 in attention, 14 elsewhere."""
 HEAD_ACTIVATIONS = 12
 """Likewise for a block of the flow head, a noised token and channel."""
+GRID_CAPTIONS = 8
+"""Captions in the grid of samples, see `training.callbacks.sample_grid`."""
 
 
 @lru_cache(maxsize=4096)
@@ -31,18 +43,83 @@ def training_flops(config: TrialConfig) -> float:
     return float(flops_per_image(config.model)) * config.images_seen
 
 
-def memory_bytes(config: TrialConfig, devices: int = 1) -> float:
+def other_flops(config: TrialConfig, resources: ResourcesConfig = ONE_DEVICE) -> float:
+    """FLOPs of a whole trial's validations and generated images, on all devices together.
+
+    Autoencoder, features of generated images and text encoder are not counted.
+    """
+    model, sampling = config.model, config.sampling
+    validation = config.epochs * 2 * config.data.val_images * _loss_flops(model)
+    every = sampling.quality_every_images
+    times = 1 if every is None else min(config.epochs, ceil(config.images_seen / every))
+    # Sharded weights need all ranks for each image, so each rank generates all of them.
+    alone = resources.world_size if resources.strategy == "fsdp" else 1
+    rows = model.num_classes or (GRID_CAPTIONS if model.text_dim is not None else 1)
+    guided = model.conditional and (sampling.guidance_scale, sampling.guidance_scale_start) != (1.0, 1.0)
+    plain, chosen = (_generation_flops(model, sampling, guided=each) for each in (False, guided))
+    grid = resources.world_size * rows * sampling.images_per_class * chosen
+    measured = times * alone * (sampling.quality_images * plain + sampling.caption_images * chosen)
+    return float(validation + grid + measured)
+
+
+@lru_cache(maxsize=4096)
+def _loss_flops(model: LinaConfig) -> int:
+    return count.FLOPS_PER_MULTIPLY_ADD * count.loss_operations(model).total
+
+
+@lru_cache(maxsize=4096)
+def _generation_flops(model: LinaConfig, sampling: SamplingConfig, *, guided: bool) -> int:
+    operations = count.generation_operations(
+        model, steps=sampling.ar_steps, flow_steps=sampling.ode_steps, guided=guided
+    )
+    return count.FLOPS_PER_MULTIPLY_ADD * operations.total
+
+
+def micro_batch(config: TrialConfig, resources: ResourcesConfig) -> int:
+    """Images that a device has in memory at a time."""
+    return ceil(config.data.batch_size / (resources.world_size * resources.accumulate_grad_batches))
+
+
+def memory_bytes(config: TrialConfig, resources: ResourcesConfig = ONE_DEVICE) -> float:
     """A rough estimate for one device: the states of the parameters, and what a step keeps for its backward pass."""
-    model, images = config.model, config.data.batch_size / devices
+    return _state_bytes(config, resources) + _activation_bytes(config, resources)
+
+
+def _state_bytes(config: TrialConfig, resources: ResourcesConfig) -> float:
+    model, total = config.model, parameters(config.model)
+    cast = CAST_BYTES if config.trainer.precision == "bf16-mixed" else 0
+    if resources.strategy == "fsdp":
+        # One block computes while the next one is gathered; what belongs to no block is whole throughout.
+        attention = max(count.attention_parameters(model, each) for each in model.decoder_blocks)
+        block = attention + 2 * count.MLP_RATIO * model.dim**2
+        whole = min(2 * block + count.embedding_parameters(model), total)
+        return total * (STATE_BYTES / resources.world_size + cast) + WHOLE_BYTES * whole
+    return total * (STATE_BYTES + cast + (BUCKET_BYTES if resources.world_size > 1 else 0))
+
+
+def _activation_bytes(config: TrialConfig, resources: ResourcesConfig) -> float:
+    model = config.model
+    images = micro_batch(config, resources)
     masked = num_masked(0.85, model.num_tokens)
     tokens = model.num_tokens + model.condition_tokens
-    visible = tokens - masked
-    per_image = (
-        model.dim
-        * BLOCK_ACTIVATIONS
-        * (model.condition_depth * (model.condition_tokens + 1) + model.depth // 2 * (visible + tokens))
+    prefix = model.text_length if model.text_dim is not None else 1
+    stacks = (
+        (model.condition_depth, model.condition_tokens + prefix),
+        (model.depth // 2, tokens - masked),
+        (model.depth // 2, tokens),
     )
+    blocks = sum(depth * length for depth, length in stacks)
+    if model.gradient_checkpointing:
+        # The inputs of all blocks, and one block that is computed again.
+        kept = blocks + BLOCK_ACTIVATIONS * max(length for _, length in stacks)
+    else:
+        kept = BLOCK_ACTIVATIONS * blocks
     flow = model.flow_dim or model.dim
-    per_image += HEAD_ACTIVATIONS * flow * model.flow_depth * masked * model.noise_samples_per_token
+    head = HEAD_ACTIVATIONS * flow * model.flow_depth * masked * model.noise_samples_per_token
     width = 2 if config.trainer.precision == "bf16-mixed" else 4
-    return STATE_BYTES * parameters(model) + width * images * per_image
+    return float(width * images * (model.dim * kept + head))
+
+
+def checkpoint_bytes(config: TrialConfig) -> float:
+    """Size of one checkpoint on disk."""
+    return CHECKPOINT_BYTES * parameters(config.model)

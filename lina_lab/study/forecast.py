@@ -14,6 +14,7 @@ from lina_lab.records.status import CellStatus, Phase
 from lina_lab.study.cost import training_flops
 from lina_lab.study.grid import Cell, Plan, grid_cells
 from lina_lab.study.rounds import grown, grows
+from lina_lab.study.speed import Speed
 from lina_lab.study.tuning import States
 from lina_lab.study.workspace import Workspace
 
@@ -56,7 +57,7 @@ def _recorded(workspace: Workspace, cell: Cell) -> Recorded | None:
     return Recorded(status=record.status, values=values if metrics else None)
 
 
-def to_follow(plan: Plan, seconds_per_flop: float | None) -> str:
+def to_follow(plan: Plan, speed: Speed | None) -> str:
     """What may follow after the cells of a plan that grows, as an upper bound; empty where nothing can follow."""
     study, lines = plan.study, list[str]()
     if not grows(plan):
@@ -78,8 +79,10 @@ def to_follow(plan: Plan, seconds_per_flop: float | None) -> str:
     everything = [*trials, *((cell, 1) for cell in compared), *added]
     flops = sum(times * training_flops(cell.config) for cell, times in everything)
     time = ""
-    if seconds_per_flop is not None:
-        time = f", {flops * seconds_per_flop * study.resources.world_size / 3600:,.3g} device-hours"
+    if speed is not None:
+        seconds = sum(times * speed.seconds(cell.config, study.resources) for cell, times in everything)
+        assumed = "" if speed.cells else " at the assumed rate"
+        time = f", {seconds * study.resources.world_size / 3600:,.3g} device-hours{assumed}"
     lines.append(f"In all at most {sum(times for _, times in everything)} cells, {flops:.3g} FLOPs{time}.")
     return "\n".join(lines) + "\n"
 

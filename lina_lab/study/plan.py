@@ -1,62 +1,53 @@
 """The cost of a study: a table of its cells, and the audit of what is equal in them."""
 
 import json
-import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isnan
+from shutil import disk_usage
 from typing import Any
 
 import pandas as pd
 
+from lina_lab.config import ResourcesConfig
 from lina_lab.config.factors import FACTORS, PAIRING, Audit, AuditedCell
 from lina_lab.config.factors import audit as compared
+from lina_lab.records.files import CHECKPOINTS_KEPT
 from lina_lab.records.record import read_record
-from lina_lab.records.status import CellStatus, Phase
-from lina_lab.study.cost import memory_bytes, parameters, training_flops
+from lina_lab.records.status import Phase
+from lina_lab.study.cost import checkpoint_bytes, memory_bytes, micro_batch, parameters, training_flops
 from lina_lab.study.forecast import known_so_far, resolution, to_follow
 from lina_lab.study.grid import Cell, Plan
 from lina_lab.study.rounds import notes
+from lina_lab.study.speed import Speed, speed_of
 from lina_lab.study.workspace import Workspace
 
-ENOUGH = 100
-"""Cells whose speed is read at most."""
 SHOWN = {"parameters": "{:,}", "FLOPs": "{:.3g}", "GiB a device": "{:.2g}", "hours": "{:.3g}"}
 """Column of numbers -> its format."""
-
-
-def seconds_per_flop(workspace: Workspace) -> float | None:
-    """Seconds a FLOP of training on all devices: measured on cells that are done, or as stated; None: neither."""
-    plan, measured = workspace.plan, list[float]()
-    for cell in plan.cells:
-        if len(measured) == ENOUGH:
-            break
-        record = read_record(workspace.cell_folder(cell), cell.config_hash)
-        if record is not None and record.status is CellStatus.DONE and record.result is not None:
-            measured.append(cell.config.images_seen / record.result.images_per_second / training_flops(cell.config))
-    if measured:
-        return float(statistics.median(measured))
-    stated = plan.study.resources.flops_per_second
-    return None if stated is None else 1 / (stated * plan.study.resources.world_size)
+WORDS = "words"
+"""The text encoder that needs no file, see `data.text`."""
+ASSUMED = "hours, assumed"
+"""Column of the hours where no cell was measured."""
 
 
 def time_left(workspace: Workspace, cells: Sequence[Cell], workers: int) -> str:
     """How long cells will take with so many workers, for people; empty where no speed is known."""
-    rate = seconds_per_flop(workspace)
-    if rate is None:
+    speed = speed_of(workspace)
+    if speed is None:
         return ""
-    seconds = rate * sum(training_flops(cell.config) for cell in cells) / max(1, workers)
-    return f", about {seconds / 60:.1f} minutes with {max(1, workers)} at work"
+    resources = workspace.plan.study.resources
+    seconds = sum(speed.seconds(cell.config, resources) for cell in cells) / max(1, workers)
+    assumed = "" if speed.cells else ", at the assumed rate"
+    return f", about {seconds / 60:.1f} minutes with {max(1, workers)} at work{assumed}"
 
 
 def cell_table(workspace: Workspace) -> pd.DataFrame:
     """A row for each cell: axes, seed, parameters, training FLOPs, memory of a device, steps, hours."""
-    rate, devices = seconds_per_flop(workspace), workspace.plan.study.resources.world_size
-    return pd.DataFrame([_row(cell, devices, rate) for cell in workspace.plan.cells])
+    speed, resources = speed_of(workspace), workspace.plan.study.resources
+    return pd.DataFrame([_row(cell, resources, speed) for cell in workspace.plan.cells])
 
 
-def _row(cell: Cell, devices: int, rate: float | None) -> dict[str, Any]:
-    flops = training_flops(cell.config)
+def _row(cell: Cell, resources: ResourcesConfig, speed: Speed | None) -> dict[str, Any]:
     return {
         "cell": cell.config_hash,
         **{field.rpartition(".")[2]: str(value) for field, value in cell.axes.items()},
@@ -64,10 +55,10 @@ def _row(cell: Cell, devices: int, rate: float | None) -> dict[str, Any]:
         **{field.rpartition(".")[2]: f"{value:g}" for field, value in cell.tuned.items()},
         "seed": cell.config.seed,
         "parameters": parameters(cell.config.model),
-        "FLOPs": flops,
-        "GiB a device": memory_bytes(cell.config, devices) / 2**30,
+        "FLOPs": training_flops(cell.config),
+        "GiB a device": memory_bytes(cell.config, resources) / 2**30,
         "steps": cell.config.max_steps,
-        "hours": float("nan") if rate is None else flops * rate / 3600,
+        "hours": float("nan") if speed is None else speed.seconds(cell.config, resources) / 3600,
     }
 
 
@@ -75,7 +66,7 @@ def describe(workspace: Workspace) -> str:
     """The plan as text: the cells (one row for seeds and tried values that agree), the total, what may follow and what
     can be resolved, the audit."""
     workspace, states = known_so_far(workspace)
-    plan, cells = workspace.plan, cell_table(workspace)
+    plan, cells, speed = workspace.plan, cell_table(workspace), speed_of(workspace)
     tuned = [name.rpartition(".")[2] for name in plan.study.tune]
     points = [name for name in cells.columns if name not in ("cell", "seed")]
     merged = cells.groupby(points, sort=False, dropna=False)["seed"].agg(_listed).reset_index()
@@ -86,12 +77,11 @@ def describe(workspace: Workspace) -> str:
         merged.insert(len(plan.cells[0].axes) + len(tuned), name.replace("seed", "seeds"), merged.pop(name))
     for name, shown in SHOWN.items():
         merged[name] = merged[name].map(shown.format).replace("nan", "unknown")
+    if speed is not None and not speed.cells:
+        merged = merged.rename(columns={"hours": ASSUMED})
     devices, hours = plan.study.resources.world_size, cells["hours"].sum(skipna=False)
-    time = (
-        "device-hours unknown: no cell is done, and study.resources.flops_per_second is not given"
-        if isnan(hours)
-        else f"{hours * devices:,.3g} device-hours"
-    )
+    assumed = "" if speed is None or speed.cells else " at the assumed rate"
+    time = "device-hours unknown" if isnan(hours) else f"{hours * devices:,.3g} device-hours{assumed}"
     flops = cells["FLOPs"].sum()
     comparison = replace(plan, cells=tuple(c for c in plan.cells if c.phase is Phase.COMPARISON) or plan.cells)
     found = [f"{line}\n" for line in (*notes(plan), plan.stopped, *plan.cautions()) if line]
@@ -99,7 +89,8 @@ def describe(workspace: Workspace) -> str:
         f"{plan.study.question.strip()}\n\n"
         f"{merged.to_markdown(index=False, floatfmt='.3g', disable_numparse=True)}\n\n"
         f"{len(cells)} cells of {devices} device{'s' if devices > 1 else ''}, {flops:.3g} FLOPs in all, {time}\n\n"
-        f"{to_follow(plan, seconds_per_flop(workspace))}{resolution(plan, states)}"
+        f"{_what_is_known(workspace, speed)}\n"
+        f"{to_follow(plan, speed)}{resolution(plan, states)}"
         f"{''.join(found)}"
         "Audit:\n" + "".join(f"- {line}\n" for line in (*audit(comparison).sentences(), PAIRING))
     )
@@ -115,6 +106,62 @@ def _listed(seeds: "pd.Series[int]") -> str:
             runs.append([seed])
     shown = ([f"{run[0]}-{run[-1]}"] if len(run) > 2 else map(str, run) for run in runs)
     return " ".join(part for parts in shown for part in parts)
+
+
+def _what_is_known(workspace: Workspace, speed: Speed | None) -> str:
+    """Where time, memory and disk of the table come from, a line each."""
+    plan, resources = workspace.plan, workspace.plan.study.resources
+    ended = [read_record(workspace.cell_folder(cell), cell.config_hash) for cell in plan.cells]
+    cells = [cell for cell, record in zip(plan.cells, ended, strict=True) if record is None or not record.status.final]
+    done = f"{len(plan.cells) - len(cells)} cells have ended.\n" if len(cells) < len(plan.cells) else ""
+    if speed is None:
+        time = "unknown: no cell is done, and study.resources.flops_per_second is not given."
+    elif speed.cells:
+        time = (
+            f"measured on {speed.cells} finished cell{'s' if speed.cells > 1 else ''}: training, validation, generated "
+            "images and start-up. Waiting for workers, jobs or stores is not in it."
+        )
+    else:
+        time = (
+            f"an assumption, not a measurement: study.resources.flops_per_second={resources.flops_per_second:g} of a "
+            "device for training, validation and generated images. Start-up, checkpoints and decoding are not in it."
+        )
+    batches = sorted({micro_batch(cell.config, resources) for cell in plan.cells})
+    images = " or ".join(f"{batch:,}" for batch in batches)
+    devices = f"{resources.world_size} device{'s' if resources.world_size > 1 else ''}"
+    memory = (
+        f"estimated within about a factor of two, for {resources.strategy} on {devices} and micro-batches of {images} "
+        "images a device"
+    )
+    if any(cell.config.model.gradient_checkpointing for cell in plan.cells):
+        memory += ", with gradient checkpointing"
+    sizes = [checkpoint_bytes(cell.config) for cell in cells]
+    needed = CHECKPOINTS_KEPT * sum(sizes) + max(sizes, default=0.0)
+    free = disk_usage(next(path for path in (workspace.folder, *workspace.folder.parents) if path.exists())).free
+    disk = f"{size(needed)} for the {CHECKPOINTS_KEPT} checkpoints that each cell keeps, of up to "
+    disk += f"{size(max(sizes, default=0.0))}; {size(free)} are free under {workspace.runs}"
+    if needed > free:
+        disk += ", which is not enough"
+    return f"{done}- Time: {time}\n- Memory: {memory}.\n- Disk: {disk}.\n{_not_looked_at(plan)}"
+
+
+def _not_looked_at(plan: Plan) -> str:
+    """What a cell needs and a plan does not load, as a line; empty: nothing."""
+    fields = []
+    for config in (cell.config for cell in plan.cells):
+        named = {"data.encoder": config.data.encoder, "sampling.vae": config.sampling.vae}
+        fields += [f"{name}={value}" for name, value in named.items() if value not in (None, WORDS)]
+    listed = ", ".join(dict.fromkeys(fields))
+    return f"- Not looked at: {listed}. They are loaded when a cell starts.\n" if listed else ""
+
+
+def size(number: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"
 
 
 def audit(plan: Plan) -> Audit:

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from lina_lab.records.curve import Point
-from lina_lab.records.files import CHECKPOINTS
+from lina_lab.records.files import CHECKPOINTS, CHECKPOINTS_KEPT
 from lina_lab.training.mlflow_logger import BufferedMLflowLogger
 from lina_lab.util.files import atomic, sha256, write_atomically
 
@@ -39,9 +39,6 @@ class Checkpoints(Checkpoint):
         logger: where metrics wait; those that a checkpoint holds are given back to it.
     """
 
-    KEEP = 2
-    """One more than is needed, so that a damaged one does not cost everything."""
-
     state_key = "Checkpoints"
     """Its name in checkpoints, since version 0.1."""
 
@@ -63,7 +60,7 @@ class Checkpoints(Checkpoint):
                 # Before the file has its name: without a digest it would pass for a damaged one.
                 write_atomically(_digest_file(path), sha256(draft) + "\n")
         if trainer.is_global_zero:
-            for old in sorted(self.folder.glob(PATTERN))[: -self.KEEP]:
+            for old in sorted(self.folder.glob(PATTERN))[:-CHECKPOINTS_KEPT]:
                 old.unlink()
                 _digest_file(old).unlink(missing_ok=True)
 

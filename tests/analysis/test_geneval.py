@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from lina_lab.analysis.geneval import COMMAND
-from lina_lab.analysis.load.geneval_results import IMAGES, TASKS, ResultsError, read_results
+from lina_lab.analysis.load.geneval_results import IMAGES, TASKS, Results, ResultsError, read_results
 from lina_lab.analysis.stats.geneval import compare, scores
 
 Change = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
@@ -67,6 +68,66 @@ def test_two_files_are_compared_prompt_by_prompt(tmp_path: Path) -> None:
     assert overall["low"] > 0
     assert overall["se"] < 0.3 * max(apart)
     assert compare(files[0], files[0])["score"].abs().max() == 0
+
+
+def simulated(rates: list[float], generator: np.random.Generator) -> Results:
+    """A file of a model with these accuracies; prompts differ in how hard they are."""
+    tasks = []
+    for (task, prompts), rate in zip(TASKS.items(), rates, strict=True):
+        ease = generator.beta(rate, 1 - rate, size=(prompts, 1))
+        correct = generator.random((prompts, IMAGES)) < ease
+        names = np.repeat([f"{task} {prompt}" for prompt in range(prompts)], IMAGES)
+        tasks.append(pd.DataFrame({"tag": task, "prompt": names, "correct": correct.ravel()}))
+    return Results(name="simulated", images=pd.concat(tasks), missing="")
+
+
+def constant(correct: list[bool]) -> Results:
+    """A file in which each prompt of a task has the same number of right images."""
+    rows = [row | {"correct": correct[i % IMAGES]} for i, row in enumerate(images())]
+    return Results(name="constant", images=pd.DataFrame(rows), missing="")
+
+
+def test_a_task_that_is_all_right_or_all_wrong_is_not_certain() -> None:
+    """The interval is Clopper and Pearson's with a prompt as the unit, and the mean's has a width too."""
+    for right in (True, False):
+        table = scores(constant([right] * IMAGES)).set_index("task")
+        assert set(table["score"]) == {float(right)}
+        reach = 1 - 0.025 ** (1 / 80)
+        interval = table.loc["single_object", ["low", "high"]].tolist()
+        assert interval == pytest.approx([1 - reach, 1] if right else [0, reach])
+        assert (table["high"] - table["low"]).min() > 0.01
+        assert table["se"].min() > 0
+        assert table["low"].min() >= 0
+        assert table["high"].max() <= 1
+
+
+def test_prompts_that_are_all_half_right_are_not_certain_either() -> None:
+    table = scores(constant([True, True, False, False]))
+    assert set(table["score"]) == {0.5}
+    assert (table["high"] - table["low"]).min() > 0.01
+
+
+def test_no_difference_and_every_difference_are_not_certain() -> None:
+    right, wrong = (constant([value] * IMAGES) for value in (True, False))
+    same = compare(right, right)
+    assert (same["low"] < -0.01).all()
+    assert (same["high"] > 0.01).all()
+    better = compare(wrong, right)
+    assert set(better["score"]) == {1.0}
+    assert better["high"].max() == 1
+    assert better["low"].between(0.9, 0.98).all()
+
+
+def test_intervals_hold_the_truth_near_the_ends_as_often_as_they_say() -> None:
+    """Student's t over prompts, cut at 0 and 1 or not, would hold it in 86% of the files."""
+    rates, generator = [0.99, 0.98, 0.97, 0.01, 0.02, 0.03], np.random.default_rng(0)
+    truth = np.array([*rates, np.mean(rates)])
+    files = [scores(simulated(rates, generator)) for _ in range(60)]
+    held = np.array([(table["low"] <= truth) & (truth <= table["high"]) for table in files])
+    assert held[:, :-1].mean() > 0.92
+    assert held[:, -1].mean() > 0.9
+    assert min(table["low"].min() for table in files) >= 0
+    assert max(table["high"].max() for table in files) <= 1
 
 
 @pytest.mark.parametrize(

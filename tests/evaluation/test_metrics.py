@@ -1,43 +1,97 @@
 """ADM's metrics against independent float64 implementations, and in cases whose answer is known."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from lina_lab.evaluation import metrics
+from lina_lab.evaluation.features import Features
 from lina_lab.evaluation.metrics import (
+    adm_splits,
     bootstrap_std,
+    equal_splits,
     extrapolate,
     inception_score,
     kernel_distance,
     precision_recall,
 )
 from lina_lab.evaluation.moments import frechet_distance, moments_of
+from lina_lab.evaluation.quality import Reference, quality, rules
 
 RNG = np.random.default_rng(0)
 
 
-def test_inception_score_by_loops() -> None:
-    logits = RNG.normal(size=(103, 7))
-    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    scores = []
-    for part in np.array_split(p, 10):
-        marginal = part.mean(axis=0)
-        divergence = [sum(row[j] * np.log(row[j] / marginal[j]) for j in range(7)) for row in part]
-        scores.append(np.exp(np.mean(divergence)))
-    assert inception_score(p) == pytest.approx((np.mean(scores), np.std(scores)))
+def score_by_loops(p: np.ndarray) -> float:
+    marginal = p.mean(axis=0)
+    divergence = [sum(row[j] * np.log(row[j] / marginal[j]) for j in range(p.shape[1])) for row in p]
+    return float(np.exp(np.mean(divergence)))
+
+
+def random_probabilities(images: int) -> np.ndarray:
+    logits = 3 * np.random.default_rng(1).normal(size=(images, 7))
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+def test_the_inception_score_of_adm_has_splits_of_5000_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ADM's evaluator cuts them: consecutive, the last one shorter, and each of the same weight in the mean."""
+    assert adm_splits(12_000) == [slice(0, 5000), slice(5000, 10_000), slice(10_000, 15_000)]
+    monkeypatch.setattr(metrics, "SPLIT_IMAGES", 50)
+    p = random_probabilities(103)
+    scores = [score_by_loops(p[start : start + 50]) for start in (0, 50, 100)]
+    assert inception_score(p, adm_splits(103)) == pytest.approx((np.mean(scores), np.std(scores)))
+
+
+def test_the_inception_score_of_salimans_has_ten_equal_splits() -> None:
+    """As the first publication cuts them; the rules agree for 50,000 images alone."""
+    p = random_probabilities(103)
+    bounds = [i * 103 // 10 for i in range(11)]
+    scores = [score_by_loops(p[start:end]) for start, end in itertools.pairwise(bounds)]
+    assert inception_score(p, equal_splits(103)) == pytest.approx((np.mean(scores), np.std(scores)))
+    assert equal_splits(50_000) == adm_splits(50_000)
+    with pytest.raises(ValueError, match="needs as many images, not 9"):
+        equal_splits(9)
+
+
+def test_the_two_rules_differ_for_10000_images_of_many_classes() -> None:
+    """Certain images of 500 classes: few of each class are in a split of 1,000."""
+    certain = np.eye(500)[np.random.default_rng(0).integers(500, size=10_000)]
+    adm, equal = (inception_score(certain, splits(10_000))[0] for splits in (adm_splits, equal_splits))
+    assert adm > 470
+    assert equal < 0.85 * adm
 
 
 def test_inception_score_of_known_cases() -> None:
     """All alike: 1. Certain, and as many of each class: the number of classes. The splits are not shuffled."""
-    assert inception_score(np.full((20, 4), 0.25))[0] == pytest.approx(1)
+    assert inception_score(np.full((20, 4), 0.25), equal_splits(20))[0] == pytest.approx(1)
     certain = np.tile(np.eye(4), (10, 1))
-    assert inception_score(certain, splits=10)[0] == pytest.approx(4)
-    assert inception_score(np.repeat(np.eye(4), 10, axis=0), splits=4)[0] == pytest.approx(1)
+    assert inception_score(certain, equal_splits(40))[0] == pytest.approx(4)
+    in_order = np.repeat(np.eye(4), 10, axis=0)
+    assert inception_score(in_order, [slice(i, i + 10) for i in range(0, 40, 10)])[0] == pytest.approx(1)
     with pytest.raises(ValueError, match="the rows are not probabilities"):
-        inception_score(np.ones((20, 4)))
-    with pytest.raises(ValueError, match="needs as many images, not 3"):
-        inception_score(np.full((3, 2), 0.5))
+        inception_score(np.ones((20, 4)), adm_splits(20))
+
+
+def test_one_split_has_no_deviation() -> None:
+    """A deviation of 0 would say that the score is certain."""
+    assert np.isnan(inception_score(random_probabilities(20), adm_splits(20))[1])
+    pool = np.random.default_rng(2).normal(size=(30, 3)).astype(np.float32)
+    features = Features(pool=pool, probabilities=random_probabilities(30).astype(np.float32))
+    reference = Reference(pool=moments_of(features.pool).gaussian, spatial=None, images=None)
+    found = quality(features, reference)
+    scores = {name for name in found if name.startswith("inception")}
+    assert scores == {"inception_score", "inception_score_10_splits", "inception_score_10_splits_std"}
+    assert found["inception_score"] == pytest.approx(score_by_loops(random_probabilities(30)), rel=1e-5)
+
+
+def test_each_inception_score_names_its_rule_and_a_short_split() -> None:
+    found = {"inception_score": 3.0, "inception_score_10_splits": 2.0, "images": 50_000.0}
+    assert rules(found)["inception_score"].endswith("consecutive splits of 5,000 images")
+    assert "Salimans et al. 2016" in rules(found)["inception_score_10_splits"]
+    assert "here the last one has 1, and fewer" in rules(found | {"images": 5001.0})["inception_score"]
+    assert "here one of 300, and fewer" in rules(found | {"images": 300.0})["inception_score"]
+    assert rules({"fid": 1.0, "images": 10.0}) == {}
 
 
 def share_within(manifold: np.ndarray, points: np.ndarray, k: int = 3) -> float:

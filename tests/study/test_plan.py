@@ -2,16 +2,20 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from lina_lab.config import ResourcesConfig
 from lina_lab.config.factors import FACTORS, PAIRING
+from lina_lab.model import count
 from lina_lab.records.record import Record, write_record
 from lina_lab.records.status import CellStatus
-from lina_lab.study.cost import memory_bytes, parameters, training_flops
-from lina_lab.study.grid import Plan, make_plan
-from lina_lab.study.plan import audit, cell_table, describe, seconds_per_flop
+from lina_lab.study.cost import checkpoint_bytes, memory_bytes, other_flops, parameters, training_flops
+from lina_lab.study.grid import Cell, Plan, make_plan
+from lina_lab.study.plan import audit, cell_table, describe, size, time_left
+from lina_lab.study.speed import Speed, speed_of
 from tests.study.conftest import RESULT, workspace_at
 
 
@@ -34,24 +38,81 @@ def test_the_table_has_a_row_for_each_cell_and_nothing_is_made(tiny_study: Any, 
     assert not (tmp_path / "runs").exists()
 
 
-def test_time_is_stated_or_measured(tiny_study: Any, tmp_path: Path) -> None:
-    plan = planned(tiny_study, resources={"devices": 2, "flops_per_second": 1e9})
-    assert seconds_per_flop(workspace_at(tmp_path, plan)) == 1 / 2e9
-    cell = plan.cells[0]
-    folder = tmp_path / "tiny" / cell.config_hash
-    folder.mkdir(parents=True)
+def end(folder: Path, cell: Cell, **result: Any) -> None:
+    """Record that a cell is done."""
+    (folder / cell.config_hash).mkdir(parents=True)
     record = Record(
         config_hash=cell.config_hash,
         axes={},
-        seed=0,
+        seed=cell.config.seed,
         status=CellStatus.DONE,
         mlflow_run="x",
-        result=replace(RESULT, images_per_second=32.0),
+        result=replace(RESULT, **result),
     )
-    write_record(folder, record)
-    assert seconds_per_flop(workspace_at(tmp_path, plan)) == pytest.approx(2.0 / training_flops(cell.config))
+    write_record(folder / cell.config_hash, record)
+
+
+def test_an_assumed_rate_is_called_so(tiny_study: Any, tmp_path: Path) -> None:
+    plan = planned(tiny_study, resources={"devices": 2, "flops_per_second": 1e9})
+    workspace = workspace_at(tmp_path, plan)
+    assert speed_of(workspace) == Speed(training=1 / 2e9, other=1 / 2e9)
+    text = describe(workspace)
+    assert "| hours, assumed" in text
+    assert " device-hours at the assumed rate\n" in text
+    assert "an assumption, not a measurement: study.resources.flops_per_second=1e+09 of a device" in text
+    assert "Start-up, checkpoints and decoding are not in it." in text
+    assert time_left(workspace, plan.cells, 1).endswith("with 1 at work, at the assumed rate")
+    end(tmp_path / "tiny", plan.cells[0])
+    text = describe(workspace)
+    assert "an assumption" not in text
+    assert "hours, assumed" not in text
+    assert "1 cells have ended.\n- Time: measured on 1 finished cell: training, validation, generated images" in text
+
+
+def test_hours_hold_training_validation_and_generated_images(tiny_study: Any, tmp_path: Path) -> None:
+    plan = planned(tiny_study, resources={"flops_per_second": 1e9})
     hours = cell_table(workspace_at(tmp_path, plan))["hours"]
-    assert hours[0] == pytest.approx(2.0 / 3600)
+    config = plan.cells[0].config
+    assert hours[0] * 3600 * 1e9 == pytest.approx(training_flops(config) + other_flops(config))
+    more = planned(tiny_study, {"sampling.images_per_class": 100}, resources={"flops_per_second": 1e9})
+    assert cell_table(workspace_at(tmp_path, more))["hours"][0] > 5 * hours[0]
+
+
+def test_time_is_measured_with_what_comes_beside_training(tiny_study: Any, tmp_path: Path) -> None:
+    """Three seconds a cell whatever its size, and four times the training's seconds a FLOP for the rest."""
+    plan = planned(tiny_study, resources={"flops_per_second": 1e9})
+    for cell in plan.cells[:2]:
+        trained = training_flops(cell.config) / 1e8
+        rest = 3.0 + 4 * other_flops(cell.config) / 1e8
+        end(tmp_path / "tiny", cell, images_per_second=64 / trained, fit_seconds=trained + rest)
+    found = speed_of(workspace_at(tmp_path, plan))
+    assert found is not None
+    assert found.cells == 2
+    assert (found.training, found.other, found.start) == pytest.approx((1e-8, 4e-8, 3.0), rel=1e-6)
+    # A cell that was resumed has the last attempt's time alone.
+    end(tmp_path / "tiny", plan.cells[2], images_per_second=64 / 1e9, fit_seconds=0.0, resumed_at=2)
+    again = speed_of(workspace_at(tmp_path, plan))
+    assert again is not None
+    assert (again.cells, again.start) == (3, pytest.approx(3.0))
+
+
+def test_flops_beside_training_are_those_of_each_part(tiny: Any) -> None:
+    """Two validations of raw and averaged weights; a grid that each device generates; measured images."""
+    plain = tiny(sampling={"images_per_class": 0})
+    model = plain.model
+    validations = 2 * 2 * 40 * 2 * count.loss_operations(model).total
+    assert other_flops(plain) == validations
+    guided, unguided = (
+        2 * count.generation_operations(model, steps=2, flow_steps=2, guided=each).total for each in (True, False)
+    )
+    grid = tiny(sampling={"images_per_class": 3})
+    assert other_flops(grid) - validations == 10 * 3 * guided
+    two = ResourcesConfig(devices=2)
+    assert other_flops(grid, two) - validations == 2 * 10 * 3 * guided
+    often = tiny(sampling={"images_per_class": 0, "quality_images": 50, "quality_every_images": 32})
+    assert other_flops(often, two) - validations == 2 * 50 * unguided
+    sharded = ResourcesConfig(devices=2, strategy="fsdp")
+    assert other_flops(often, sharded) - validations == 2 * 2 * 50 * unguided
 
 
 @pytest.mark.parametrize(
@@ -99,7 +160,8 @@ def test_the_plan_prints_what_is_equal_for_all_cells_and_what_pairing_guarantees
     assert text.endswith(f"- {PAIRING}\n")
 
 
-def test_the_memory_estimate_is_of_the_right_order(tiny: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_memory_estimate_is_of_the_right_order(tiny: Any, tmp_path: Path, checkpointing: bool) -> None:
     """Against what a training step allocates: within a factor of two."""
     import torch
 
@@ -107,6 +169,7 @@ def test_the_memory_estimate_is_of_the_right_order(tiny: Any, tmp_path: Path) ->
     from lina_lab.model import LINA
 
     model = {"dim": 64, "num_heads": 4, "depth": 8, "condition_depth": 4, "flow_depth": 2, "noise_samples_per_token": 4}
+    model["gradient_checkpointing"] = checkpointing
     config = tiny(model=model, data={"batch_size": 32, "val_images": 40, "val_batch_size": 20})
     lina = LINA(config.model)
     latents, label = torch.zeros(32, 1, 8, 8), torch.zeros(32, dtype=torch.long)
@@ -120,6 +183,60 @@ def test_the_memory_estimate_is_of_the_right_order(tiny: Any, tmp_path: Path) ->
     assert 0.5 < memory_bytes(config) / measured < 2
 
 
+def test_memory_knows_the_layout_and_gradient_checkpointing(tiny: Any) -> None:
+    model = {"dim": 64, "num_heads": 4, "depth": 8}
+    config = tiny(model=model, data={"batch_size": 64, "val_images": 40, "val_batch_size": 20})
+    whole = memory_bytes(config)
+    accumulated = memory_bytes(config, ResourcesConfig(accumulate_grad_batches=4))
+    states = 20 * parameters(config.model)
+    assert accumulated - states == pytest.approx((whole - states) / 4)
+    shared, sharded = (
+        memory_bytes(config, ResourcesConfig(devices=8, strategy=strategy)) for strategy in ("ddp", "fsdp")
+    )
+    assert shared - 4 * parameters(config.model) - states == pytest.approx((whole - states) / 8)
+    assert 15 * parameters(config.model) < shared - sharded < 22 * parameters(config.model)
+    again = tiny(model=model | {"gradient_checkpointing": True}, data={"batch_size": 64, "val_images": 40})
+    assert memory_bytes(again) < whole / 2
+
+
+def test_a_plan_names_the_disk_that_it_needs(tiny_study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two checkpoints of each cell that has not ended, and one that is being written."""
+    plan = planned(tiny_study)
+    workspace = workspace_at(tmp_path / "runs", plan)
+    sizes = [checkpoint_bytes(cell.config) for cell in plan.cells]
+    needed = size(2 * sum(sizes) + max(sizes))
+    text = describe(workspace)
+    assert f"- Disk: {needed} for the 2 checkpoints that each cell keeps, of up to {size(max(sizes))}; " in text
+    assert f"are free under {tmp_path / 'runs'}.\n" in text
+    end(tmp_path / "runs" / "tiny", plan.cells[0])
+    assert f"- Disk: {size(2 * sum(sizes[1:]) + max(sizes))} for" in describe(workspace)
+    monkeypatch.setattr("lina_lab.study.plan.disk_usage", lambda path: SimpleNamespace(free=1000))
+    assert f"1 kB are free under {tmp_path / 'runs'}, which is not enough.\n" in describe(workspace)
+
+
+def test_a_plan_names_what_it_has_not_looked_at(tiny_study: Any, tmp_path: Path) -> None:
+    assert "Not looked at" not in describe(workspace_at(tmp_path, planned(tiny_study)))
+    shards = {"data.name": "shards", "data.path": "x", "sampling.vae": "me/vae", "model.num_classes": None}
+    plan = planned(tiny_study, shards | {"model.text_dim": 8, "data.encoder": "me/t5"})
+    text = describe(workspace_at(tmp_path, plan))
+    assert "- Not looked at: data.encoder=me/t5, sampling.vae=me/vae. They are loaded when a cell starts.\n" in text
+
+
+def test_a_checkpoint_has_about_the_size_that_a_plan_says(tiny: Any, tmp_path: Path) -> None:
+    from lina_lab.training.trial import run_trial
+
+    model = {"dim": 64, "num_heads": 4, "depth": 4}
+    config = tiny(model=model, trainer={"max_images": 16, "val_every_images": 16}, sampling={"images_per_class": 0})
+    run_trial(config, tmp_path)
+    (file,) = tmp_path.glob("step-*.ckpt")
+    assert 0.7 < checkpoint_bytes(config) / file.stat().st_size < 1.2
+
+
+@pytest.mark.parametrize(("number", "text"), [(999, "999 B"), (24e9, "24 GB"), (733e9, "733 GB"), (2.5e13, "25 TB")])
+def test_bytes_are_written_for_people(number: float, text: str) -> None:
+    assert size(number) == text
+
+
 def test_a_plan_says_how_many_seeds_its_primary_comparison_needs(tiny_study: Any, tmp_path: Path) -> None:
     primary = {"axis": "normalization", "treatment": "subtraction", "baseline": "division", "margin": 0.03}
     plan = planned(tiny_study, primary=primary, seeds=[0, 1, 2])
@@ -127,18 +244,7 @@ def test_a_plan_says_how_many_seeds_its_primary_comparison_needs(tiny_study: Any
     for cell in plan.cells:
         lower = cell.axes["model.attention.normalization"] == "division" or cell.axes["model.dim"] == 8
         loss = 0.5 + (0 if lower else shifts[cell.config.seed]) + cell.config.seed
-        folder = tmp_path / "tiny" / cell.config_hash
-        folder.mkdir(parents=True)
-        result = replace(RESULT, metrics=RESULT.metrics | {"val/loss_ema": loss})
-        done = Record(
-            config_hash=cell.config_hash,
-            axes={},
-            seed=cell.config.seed,
-            status=CellStatus.DONE,
-            mlflow_run="x",
-            result=result,
-        )
-        write_record(folder, done)
+        end(tmp_path / "tiny", cell, metrics=RESULT.metrics | {"val/loss_ema": loss})
     text = describe(workspace_at(tmp_path, plan))
     assert "subtraction minus division at size 16; deviation of paired differences 0.02, measured on 3 seeds." in text
     assert (

@@ -85,6 +85,14 @@ class StepDataModule(L.LightningDataModule):
         name = config.data.encoder
         self.encoder: TextEncoder | None = None if name is None else load_text_encoder(name, config.model.text_dim)
 
+    @classmethod
+    def check_data(cls, config: TrialConfig) -> None:
+        """Refuse data that are not there or do not fit the model, before anything is queued. No image is read.
+
+        Raises:
+            ValueError: what is wrong.
+        """
+
     @cached_property
     def encoder_sha256(self) -> str | None:
         """The hash that identifies the text encoder; None: there is no text encoder."""

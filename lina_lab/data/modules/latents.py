@@ -89,13 +89,7 @@ class LatentsDataModule(StepDataModule):
     """The arrays in `data.path`; for validation the first `data.val_images` of the held-out ones."""
 
     def __init__(self, config: TrialConfig) -> None:
-        assert config.data.path is not None
-        folder = Path(config.data.path)
-        train, val = (LatentArrays(folder, split, config) for split in ("train", "val"))
-        if len(val) < config.data.val_images:
-            raise ValueError(
-                f"{folder} holds {len(val)} images for validation, and data.val_images={config.data.val_images}"
-            )
+        train, val = _fitting(config)
         latents, condition = val[torch.arange(config.data.val_images)]
         held_out = Labelled(latents, condition["label"])
         super().__init__(config, train, len(train), held_out)
@@ -105,3 +99,23 @@ class LatentsDataModule(StepDataModule):
     def data_sha256(self) -> str:
         """The hash of the arrays."""
         return hashlib.sha256("".join(each.sha256 for each in self.arrays).encode()).hexdigest()
+
+    @classmethod
+    def check_data(cls, config: TrialConfig) -> None:
+        _fitting(config)
+
+
+def _fitting(config: TrialConfig) -> tuple[LatentArrays, LatentArrays]:
+    """A trial's arrays for training and for validation.
+
+    Raises:
+        ValueError: a file is missing, or an array does not fit the trial.
+    """
+    assert config.data.path is not None
+    folder = Path(config.data.path)
+    train, val = (LatentArrays(folder, split, config) for split in ("train", "val"))
+    if len(val) < config.data.val_images:
+        raise ValueError(
+            f"{folder} holds {len(val)} images for validation, and data.val_images={config.data.val_images}"
+        )
+    return train, val

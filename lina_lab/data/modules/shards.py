@@ -18,14 +18,8 @@ class ShardsDataModule(StepDataModule):
     """
 
     def __init__(self, config: TrialConfig) -> None:
-        assert config.data.path is not None
-        folder, held_out = Path(config.data.path), config.data.val_images
-        manifest = read_manifest(folder)
-        kind = _condition_kind(folder, manifest, config)
-        if manifest.images <= held_out:
-            raise ShardError(
-                f"{folder} holds {manifest.images} images, and data.val_images={held_out} of them are held out"
-            )
+        folder, manifest, kind = _fitting(config)
+        held_out = config.data.val_images
         train = ShardImages(
             folder,
             manifest,
@@ -48,6 +42,10 @@ class ShardsDataModule(StepDataModule):
         """The hash of all that the manifest says of the latents."""
         return self.manifest.contents
 
+    @classmethod
+    def check_data(cls, config: TrialConfig) -> None:
+        _fitting(config)
+
     def captions(self, indices: Sequence[int]) -> list[str]:
         """The captions of held-out images, also where the model takes their states."""
         assert isinstance(self.val_set, ShardImages)
@@ -62,6 +60,23 @@ class ShardsDataModule(StepDataModule):
     def damaged(self) -> dict[int, str]:
         assert isinstance(self.train_set, ShardImages)
         return self.train_set.damaged
+
+
+def _fitting(config: TrialConfig) -> tuple[Path, Manifest, ConditionKind]:
+    """The folder of a trial's shards, its manifest, and the kind of condition that the model takes.
+
+    Raises:
+        ShardError: the shards are not whole, or do not fit the trial.
+    """
+    assert config.data.path is not None
+    folder, held_out = Path(config.data.path), config.data.val_images
+    manifest = read_manifest(folder)
+    kind = _condition_kind(folder, manifest, config)
+    if manifest.images <= held_out:
+        raise ShardError(
+            f"{folder} holds {manifest.images} images, and data.val_images={held_out} of them are held out"
+        )
+    return folder, manifest, kind
 
 
 def _condition_kind(folder: Path, manifest: Manifest, config: TrialConfig) -> ConditionKind:

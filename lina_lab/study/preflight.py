@@ -1,0 +1,94 @@
+"""What a command would be refused for, before anything is queued or trained; `lina plan` asks the same."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from lina_lab.config import CommandConfig, TrialConfig, to_dict
+from lina_lab.config.datasets import DATA_SETS
+from lina_lab.launch.machine import check_machine
+from lina_lab.study.grid import Plan
+from lina_lab.study.workspace import Workspace
+from lina_lab.util.errors import StudyError, explained
+
+
+def problems(plan: Plan, command: CommandConfig) -> Iterator[str]:
+    """Sentences on what this machine, the ranks' layout and the data do not allow; none: the cells can be trained."""
+    resources = plan.study.resources
+    try:
+        check_machine(resources, command)
+    except ValueError as error:
+        yield str(error)
+    for batch_size in dict.fromkeys(cell.config.data.batch_size for cell in plan.cells):
+        try:
+            resources.check_batch(batch_size)
+        except ValueError as error:
+            yield str(error)
+    found = (_problem_of_data(config) for config in _different_data(cell.config for cell in plan.cells))
+    yield from dict.fromkeys(problem for problem in found if problem is not None)
+
+
+def _different_data(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
+    """One trial for each combination of data set, shape of its images, condition and files for sampling."""
+    kinds: dict[str, TrialConfig] = {}
+    for config in configs:
+        model = config.model
+        shape = (model.latent_channels, model.latent_size, model.num_classes, model.text_dim, model.text_length)
+        kinds.setdefault(str((to_dict(config.data), shape, to_dict(config.sampling))), config)
+    return list(kinds.values())
+
+
+def _problem_of_data(config: TrialConfig) -> str | None:
+    try:
+        if DATA_SETS[config.data.name].needs_path:
+            # What comes from another package need not have this check.
+            check = getattr(DATA_SETS[config.data.name].load(), "check_data", None)
+            if check is not None:
+                check(config)
+        _check_files(config)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return None
+
+
+def _check_files(config: TrialConfig) -> None:
+    sampling = config.sampling
+    if not sampling.quality_images:
+        return
+    if sampling.quality_reference is not None and not Path(sampling.quality_reference).exists():
+        raise ValueError(f"sampling.quality_reference={sampling.quality_reference} is not there")
+    if sampling.quality_features == "inception":
+        from lina_lab.evaluation.features import inception_file
+
+        inception_file(sampling.inception)
+
+
+def problem_of_store(workspace: Workspace) -> str | None:
+    """Why the study's store would refuse the plan, as a sentence; None: it would not, or there is no store yet."""
+    if not _has_store(workspace):
+        return None
+    import optuna
+
+    from lina_lab.study.backend import open_storage
+    from lina_lab.study.identity import BASE, check_configuration
+
+    try:
+        with explained(workspace.runs):
+            storage = open_storage(workspace.storage, workspace.runs)
+            try:
+                study = optuna.load_study(study_name=workspace.plan.study.name, storage=storage)
+            except KeyError:
+                return None
+            if BASE in study.user_attrs:
+                check_configuration(study, workspace.plan)
+    except StudyError as error:
+        return str(error)
+    return None
+
+
+def _has_store(workspace: Workspace) -> bool:
+    """Whether the study was run from here: a store must not be made only to be asked."""
+    if not workspace.folder.is_dir():
+        return False
+    storage = workspace.storage or f"sqlite:///{workspace.runs / 'optuna.db'}"
+    files = [Path(storage.removeprefix(prefix)) for prefix in ("sqlite:///", "journal:") if storage.startswith(prefix)]
+    return all(file.exists() for file in files)
