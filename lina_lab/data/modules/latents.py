@@ -79,6 +79,7 @@ def _open(path: Path) -> "np.ndarray":
     except Exception as error:
         raise ValueError(f"{path} is not an array that can be read: {first_line(error)}") from error
     if not isinstance(array, np.ndarray):
+        array.close()
         raise ValueError(f"{path} is not an array that can be read: it is an archive of several")
     if not len(array.shape) or not len(array):
         raise ValueError(f"{path} holds nothing")

@@ -120,7 +120,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise ShardError(f"{path}: mean and std are not of the {found.latent_shape[0]} channels")
     if not all(math.isfinite(number) for number in found.mean) or not all(0 < std < math.inf for std in found.std):
         raise ShardError(f"{path}: mean {list(found.mean)} and std {list(found.std)} cannot scale latents")
-    if min(found.latent_shape) < 1 or min((shard.images for shard in found.shards), default=0) < 1:
+    if min(found.latent_shape) < 1 or any(shard.images < 1 for shard in found.shards):
         raise ShardError(f"{path}: latents {list(found.latent_shape)}, or a shard, that hold nothing")
     if sum(shard.images for shard in found.shards) != found.images:
         raise ShardError(f"{path}: its shards hold {sum(s.images for s in found.shards)} images, not {found.images}")
