@@ -20,7 +20,7 @@ study:
   size_axis: size
   seeds: [0]
 model: {latent_channels: 1, latent_size: [8, 8], num_classes: 10, num_heads: 4, condition_depth: 1, depth: 2}
-ema: {every_n_steps: 2}
+ema: {decay: 0.9, every_n_steps: 1}
 """
 
 
