@@ -52,7 +52,7 @@ def test_callbacks_keep_the_names_that_their_state_is_stored_under(tiny: Tiny, t
         "Stopwatch": {"training", "validating"},
     }
     assert saved["layout"] == LAYOUT == 3
-    assert set(saved["data"]) == {"encoder_sha256", "damaged"}
+    assert set(saved["data"]) == {"encoder_sha256", "damaged", "data_sha256"}
     assert not set(DATA_STATES[1:]) & set(saved)
 
 
