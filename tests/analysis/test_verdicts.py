@@ -223,6 +223,15 @@ def test_each_variant_and_size_has_its_choice_with_what_was_tried(planted: Plant
     assert tuned_rates(planted(effect)) is None
 
 
+def test_a_rate_that_was_compared_at_stays_and_one_of_other_seeds_is_left_out(planted: Planted) -> None:
+    table = tuning_rows({DIVISION: parabola(0.002, noise=0.01), SUBTRACTION: parabola(0.004, noise=0.01)})
+    other = table[table["value"] == 0.008].assign(value=0.016, seed=7)
+    table = pd.concat([table.assign(compared=0.0021), other.assign(compared=0.0021)])
+    for found in choices(replace(declared(planted(effect), **TUNED), tuning=table)):
+        assert (found.choice.value, found.choice.status) == (0.0021, "ok")
+        assert list(found.tried) == [0.001, 0.002, 0.004, 0.008]
+
+
 def test_the_choice_of_the_rates_widens_the_interval(planted: Planted) -> None:
     """Subtraction could be lower by the regret of its own rate, and division by that of its own."""
     runs = declared(planted(effect, seeds=6), **TUNED)
