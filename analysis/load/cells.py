@@ -35,8 +35,9 @@ from .labels import as_text, variant_label
 LOSSES = (TRAIN_LOSS, "val/loss_raw", "val/loss_ema")
 KEYS = ["cell", "variant", "size", "seed"]
 """Columns that identify a cell; `variant` names its value of each axis but the size's."""
-TUNING = [*KEYS, "field", "value", "objective", "state"]
-"""Columns of a tuning cell: KEYS, the tuned field and its value, the main objective, and how the cell ended."""
+TUNING = [*KEYS, "field", "value", "objective", "state", "compared"]
+"""Columns of a tuning cell: KEYS, the tuned field and its value, the main objective, how the cell ended, and the value
+that its variant is compared at at this size (NaN where it is not)."""
 CAUTIONS = "cautions"
 """Column: a line for each number of the cell that means less than its name says, see `config.cautions`."""
 MEASURED = (IMAGES_PER_SECOND, "fit_seconds", "peak_memory_mib", THREADS)
@@ -62,12 +63,16 @@ def cell_rows(runs: Sequence[Run], study: StudyConfig) -> pd.DataFrame:
     return frame.assign(reason=_reasons(frame, objectives))
 
 
-def tuning_rows(runs: Sequence[Run], study: StudyConfig) -> pd.DataFrame:
+def tuning_rows(
+    runs: Sequence[Run], study: StudyConfig, comparison: pd.DataFrame, others: Sequence[Run]
+) -> pd.DataFrame:
     """Return a row for each cell that tried a value of the tuned field.
 
     Args:
         runs: attempts at these cells; the last one counts.
         study: defines what is tuned.
+        comparison: `cell_rows` of the comparison.
+        others: its runs.
 
     Returns:
         The columns TUNING; the objective is NaN unless the cell is done.
@@ -82,6 +87,10 @@ def tuning_rows(runs: Sequence[Run], study: StudyConfig) -> pd.DataFrame:
         objective=every[study.objective].where(every["state"] == CellStatus.DONE),
         final=every["state"].isin([CellStatus.DONE, CellStatus.DIVERGED]),
     )
+    by_id, points = {run.info.run_id: run for run in others}, ["variant", "size"]
+    one = comparison.drop_duplicates(points)
+    compared = one[points].assign(compared=[float(flatten(stored_config(by_id[run]))[field]) for run in one["run"]])
+    every = every.merge(compared, on=points, how="left")
     last = every.sort_values(["final", "started"]).drop_duplicates("cell", keep="last")
     return last.sort_values([*KEYS[1:], "value"])[TUNING].reset_index(drop=True)
 

@@ -146,7 +146,7 @@ def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
         checkpoints=checkpoint_rows(every, points, variant_fields(study)),
         excluded=excluded[["cell", "label", "status", "reason"]].reset_index(drop=True),
         source=_source([run for run in attempts if run.info.run_id in counted]),
-        tuning=tuning_rows(tuning, study),
+        tuning=tuning_rows(tuning, study, every, attempts),
         absent=absent_cells(every, study),
         diverged=diverged_rows(every),
     )

@@ -38,7 +38,8 @@ def choices(runs: StudyRuns) -> tuple[TunedRate, ...]:
     groups = list(runs.tuning.groupby(["variant", "size", "field"]))
     tables = [_tried(group, seeds) for _, group in groups]
     whole = all(len(tried) > 1 for tried in tables)
-    chosen = choose_all(tables, direction) if whole else [Choice(None, ChoiceStatus.INCOMPLETE)] * len(tables)
+    kept = [_kept(group) for _, group in groups]
+    chosen = choose_all(tables, direction, kept) if whole else [Choice(None, ChoiceStatus.INCOMPLETE)] * len(tables)
     found = [
         TunedRate(variant=str(variant), size=size, field=str(field), choice=choice, tried=tried)
         for ((variant, size, field), _), choice, tried in zip(groups, chosen, tables, strict=True)
@@ -47,13 +48,21 @@ def choices(runs: StudyRuns) -> tuple[TunedRate, ...]:
     return tuple(sorted(found, key=lambda one: (rank.get(one.variant, last), rank.get(one.size, last))))
 
 
+def _kept(group: pd.DataFrame) -> float | None:
+    """The value that the comparison was trained with; None where it has no cells."""
+    compared = group["compared"].dropna()
+    return None if compared.empty else float(compared.iloc[0])
+
+
 def _tried(group: pd.DataFrame, seeds: Sequence[int]) -> dict[float, tuple[float, ...]]:
     """Value -> the objective of each seed; infinite where it diverged, NaN where it is missing."""
     losses = group["objective"].where(group["state"] != CellStatus.DIVERGED, math.inf)
     found: dict[float, dict[int, float]] = {}
     for value, seed, loss in zip(group["value"], group["seed"], losses, strict=True):
         found.setdefault(float(value), {})[int(seed)] = float(loss)
-    return {value: tuple(found[value].get(seed, math.nan) for seed in seeds) for value in sorted(found)}
+    # A value that was tried with other seeds only, before the study's tuning was changed, is none of its own.
+    own = (value for value in sorted(found) if not found[value].keys().isdisjoint(seeds))
+    return {value: tuple(found[value].get(seed, math.nan) for seed in seeds) for value in own}
 
 
 def choice_at(found: Sequence[TunedRate], variant: str, size: Any, sizes: Sequence[Any]) -> TunedRate | None:

@@ -8,7 +8,7 @@ noise of the losses says how far off it may be.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from math import exp, inf, isfinite, isnan, log, nan, sqrt
+from math import inf, isfinite, isnan, log, nan, sqrt
 from typing import Literal
 
 import numpy as np
@@ -26,7 +26,7 @@ HIGHER = (1 / 3, 1 / 12)
 exp(x) - x. Without them the minimum of a curve that is steeper on one side is misplaced, and the bound on the regret
 fails."""
 DIGITS = 3
-"""Significant digits of a chosen value."""
+"""Significant digits of a chosen value, where that is enough."""
 
 Direction = Literal["minimize", "maximize"]
 Floats = NDArray[np.float64]
@@ -80,19 +80,32 @@ class Noise:
         return sqrt(self.squares / self.freedom) if self.freedom > 0 else nan
 
 
-def choose_all(tables: Sequence[Mapping[float, Sequence[float]]], direction: Direction = "minimize") -> list[Choice]:
+def choose_all(
+    tables: Sequence[Mapping[float, Sequence[float]]],
+    direction: Direction = "minimize",
+    kept: Sequence[float | None] = (),
+) -> list[Choice]:
     """Choose for several variants and sizes, see `choose`, with the noise pooled over them.
 
     Each has few seeds, so its own estimate of the noise is poor, and its regret wide. Variants are trained on the same
     data for as long, which makes their noise alike.
+
+    Args:
+        tables: the losses of each.
+        direction: whether small or large objectives are good.
+        kept: the value that each was chosen before, and is trained with; None: it is chosen now. Empty: all are.
     """
     own = [_noise(*_table(losses, direction)) for losses in tables]
     pooled = Noise(sum(one.squares for one in own), sum(one.freedom for one in own))
-    return [choose(losses, direction, pooled if pooled.freedom > 0 else None) for losses in tables]
+    noise, kept = pooled if pooled.freedom > 0 else None, kept or [None] * len(tables)
+    return [choose(losses, direction, noise, value) for losses, value in zip(tables, kept, strict=True)]
 
 
 def choose(
-    losses: Mapping[float, Sequence[float]], direction: Direction = "minimize", noise: Noise | None = None
+    losses: Mapping[float, Sequence[float]],
+    direction: Direction = "minimize",
+    noise: Noise | None = None,
+    kept: float | None = None,
 ) -> Choice:
     """Choose the value of a tuned field.
 
@@ -112,6 +125,7 @@ def choose(
             value is compared on the seeds that it has, and cannot be the best.
         direction: whether small or large objectives are good.
         noise: noise of the losses; None: it is estimated from them.
+        kept: value to take instead of the curve's minimum, because it is trained with; None: the minimum.
 
     Raises:
         ValueError: fewer than two values, values that are not positive and finite, or values with different numbers of
@@ -128,7 +142,9 @@ def choose(
     if best in (0, len(values) - 1):
         status = ChoiceStatus.EDGE_LOW if best == 0 else ChoiceStatus.EDGE_HIGH
         return Choice(tried, status, seeds=seeds)
-    choice = _minimum(values, table, best, noise) or Choice(tried, ChoiceStatus.OK, regret=_tried_regret(table, best))
+    choice = _minimum(values, table, best, noise, kept) or Choice(
+        tried, ChoiceStatus.OK, regret=_tried_regret(table, best)
+    )
     curvature = choice.curvature if direction == "minimize" else -choice.curvature
     return replace(choice, curvature=curvature, seeds=seeds)
 
@@ -147,9 +163,9 @@ def extended(values: Sequence[float], status: ChoiceStatus) -> float:
     if len(ordered) < 2 or not ordered[0] > 0 or not isfinite(ordered[-1]):
         raise ValueError(f"a grid grows from two or more positive values, not {list(values)}")
     if status is ChoiceStatus.EDGE_LOW:
-        return _rounded(ordered[0] ** 2 / ordered[1])
+        return rounded(ordered[0] ** 2 / ordered[1])
     if status is ChoiceStatus.EDGE_HIGH:
-        return _rounded(ordered[-1] ** 2 / ordered[-2])
+        return rounded(ordered[-1] ** 2 / ordered[-2])
     raise ValueError(f"a grid grows at an edge, and the status is {status}")
 
 
@@ -221,7 +237,7 @@ def _residuals(x: Floats, table: Floats) -> Noise:
     return Noise(float(residuals @ residuals), max(0, len(loss) - design.shape[1]))
 
 
-def _minimum(values: Floats, table: Floats, best: int, noise: Noise | None) -> Choice | None:
+def _minimum(values: Floats, table: Floats, best: int, noise: Noise | None, kept: float | None) -> Choice | None:
     """The choice by the fitted curve; None if a next neighbor diverged or the parabola opens downwards."""
     near = _near(values, table, best)
     curve = None if near is None else _fitted(*near, noise)
@@ -230,7 +246,8 @@ def _minimum(values: Floats, table: Floats, best: int, noise: Noise | None) -> C
     x = np.log(values / values[best])
     lowest, highest = float(near[0][0]), float(near[0][-1])
     places = np.linspace(max(lowest, min(x[best - 1], -log(RATIO))), min(highest, max(x[best + 1], log(RATIO))), 1001)
-    value = _rounded(values[best] * exp(places[np.argmin(_powers(places) @ curve.coefficients)]))
+    minimum, *ends = values[best] * np.exp([places[np.argmin(_powers(places) @ curve.coefficients)], *places[[0, -1]]])
+    value = kept or rounded(minimum, *ends)
     chosen = log(value / values[best])
     slope = np.array([1.0, 2 * chosen, 3 * chosen**2, 4 * chosen**3])
     curvature = float(np.array([0.0, 1.0, 3 * chosen, 6 * chosen**2]) @ curve.coefficients)
@@ -292,6 +309,9 @@ def _tried_regret(table: Floats, best: int) -> float:
     return float(max(0.0, margin - (np.partition(means, 1)[1] - means.min())))
 
 
-def _rounded(value: float) -> float:
-    """A value with three significant digits."""
-    return float(f"{value:.{DIGITS}g}")
+def rounded(value: float, low: float = 0.0, high: float = inf) -> float:
+    """A value with three significant digits, or as many more as keep it between two others: 0.9998 is not 1."""
+    digits = DIGITS
+    while not low * (1 - 1e-9) <= (found := float(f"{value:.{digits}g}")) <= high * (1 + 1e-9):
+        digits += 1
+    return found

@@ -11,6 +11,7 @@ from lina_lab.decisions.contrast import contrast_values
 from lina_lab.decisions.power import resolvable, seeds_needed
 from lina_lab.records.record import read_record
 from lina_lab.records.status import CellStatus, Phase
+from lina_lab.study.compared import with_compared
 from lina_lab.study.cost import training_flops
 from lina_lab.study.grid import Cell, Plan, grid_cells
 from lina_lab.study.rounds import grown, grows
@@ -35,7 +36,7 @@ class Recorded:
 def known_so_far(workspace: Workspace) -> tuple[Workspace, States]:
     """The workspace with all cells that follow from the records in its folders, and these cells' states."""
     states: dict[str, Recorded] = {}
-    plan = workspace.plan
+    plan = with_compared(workspace.plan, workspace.folder)
     if not grows(plan) and plan.study.primary is None:
         return workspace, states
     read: set[str] = set()

@@ -60,6 +60,8 @@ class Plan:
     """The latest look at the primary comparison of a study that has `until`."""
     stopped: str = ""
     """Why no cell can follow although the study has not ended, as a sentence; empty: nothing is wrong."""
+    compared: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Point, see `point_key` -> the tuned value that its cells were compared at before; it stays."""
     _made: dict[str, Cell] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     """Cells that were made before: a plan that grows makes none again."""
 
@@ -113,6 +115,11 @@ class Plan:
     def point_name(self, values: Mapping[str, Any]) -> str:
         """A point's name for people, such as `division none 32`."""
         return " ".join(self.study.point_name(axis, values) for axis in self.study.axes)
+
+
+def point_key(point: Mapping[str, Any]) -> str:
+    """A point as text, whatever the order of its fields."""
+    return json.dumps(point, sort_keys=True)
 
 
 def make_plan(study: StudyConfig, base: Mapping[str, Any], overridden: Sequence[str] = ()) -> Plan:

@@ -1,6 +1,5 @@
-"""Whether a study in the store is the one of the command: its configuration, its folder, its tuned values."""
+"""Whether a study in the store is the one of the command: its configuration and its folder."""
 
-import json
 import uuid
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,13 @@ from typing import Any
 from optuna import Study
 
 from lina_lab.config import current_names, to_dict
-from lina_lab.records.status import Phase
 from lina_lab.study.grid import Plan
 from lina_lab.util.errors import ChangedError, StudyError
 from lina_lab.util.files import write_atomically
 from lina_lab.util.nested import flatten
 
-BASE, CHOSEN, FOLDER = "base", "tuned", "folder"
-"""Optuna's attributes of the study: what its cells share, the tuned values that it compared at, its folder's name."""
+BASE, FOLDER = "base", "folder"
+"""Optuna's attributes of the study: what its cells share, and its folder's name."""
 FOLDER_FILE = "folder.id"
 """Holds the name by which a storage elsewhere knows the study's folder."""
 
@@ -70,43 +68,3 @@ def check_folder(study: Study, folder: Path) -> None:
             "work on it must see one folder (paths.runs), on a file system that they share; to begin anew, give "
             "the study a name of its own (study.name=...) or another storage"
         )
-
-
-def check_choices(study: Study, plan: Plan, *, keep: bool = False) -> None:
-    """Refuse another tuning, or other tuned values, than those that the comparison's cells were made with.
-
-    Args:
-        study: the study in the store.
-        plan: the plan as it is now.
-        keep: note the plan's values, when cells with them are queued.
-
-    Raises:
-        ChangedError: what differs.
-    """
-    known = study.user_attrs.get(CHOSEN)
-    cells = {json.dumps(cell.axes): cell for cell in plan.cells if cell.phase is Phase.COMPARISON}
-    now = {point: value for point, cell in cells.items() for value in cell.tuned.values()}
-    settings = _settings(plan)
-    if known is not None:
-        before, values = known["settings"], known["values"]
-        changes = [f"{name} was {before[name]}" for name in before if settings.get(name) != before[name]]
-        changes += [
-            f"{plan.point_name(cells[point].axes)} had {values[point]:g}, now {now[point]:g}"
-            for point in now
-            if values.get(point, now[point]) != now[point]
-        ]
-        if changes:
-            raise ChangedError(
-                f"the study {plan.study.name} has compared its variants at values that were tuned otherwise "
-                f"({'; '.join(changes)}): make this one a new version (new_version=true), or give it a name of its own "
-                "(study.name=...)"
-            )
-    if keep and now and (known is None or now.keys() - known["values"].keys()):
-        study.set_user_attr(CHOSEN, {"settings": settings, "values": (known or {"values": {}})["values"] | now})
-
-
-def _settings(plan: Plan) -> dict[str, Any]:
-    """What tuning chooses by. A grid may grow further for a variant or size that is new: no choice changes by that."""
-    study = to_dict(plan.study)
-    found = flatten({name: study[name] for name in ("tune", "tuning")})
-    return {name: value for name, value in found.items() if name != "tuning.extend"}

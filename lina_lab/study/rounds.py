@@ -74,7 +74,10 @@ def _refusal(plan: Plan) -> str:
     """A sentence on optima that were not found."""
     name = next(iter(plan.study.tune))
     problems = "; ".join(one.problem for one in plan.tuned if one.problem)
+    wider = "a wider range, or let it grow with study.tuning.extend=N"
+    if all(one.limit for one in plan.tuned if one.problem):
+        wider = "values nearer to the limit"
     return (
-        f"no optimum of {name} was found: {problems}; give study.tune={{{name}:[...]}} a wider range, or let it grow "
-        "with study.tuning.extend=N (what is trained is kept)"
+        f"no optimum of {name} was found: {problems}; give study.tune={{{name}:[...]}} {wider} "
+        "(what is trained is kept)"
     )

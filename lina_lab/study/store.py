@@ -21,8 +21,9 @@ from lina_lab.records.files import CANCEL_FILE
 from lina_lab.records.status import CellStatus
 from lina_lab.study.backend import open_storage
 from lina_lab.study.cells import ATTEMPTS_LOST, CELL, ERROR, STATUS, CellState, state_of, waiting_trial
+from lina_lab.study.compared import check_compared, keep_compared, with_compared
 from lina_lab.study.grid import Cell
-from lina_lab.study.identity import check_choices, check_configuration, check_folder
+from lina_lab.study.identity import check_configuration, check_folder
 from lina_lab.study.lease import Lease, StaleLeases
 from lina_lab.study.patience import patiently
 from lina_lab.study.rounds import grown, grows
@@ -75,7 +76,7 @@ class Store:
     """
 
     def __init__(self, workspace: Workspace) -> None:
-        self.workspace, self.plan = workspace, grown(workspace.plan, {})
+        self.workspace, self.plan = workspace, grown(with_compared(workspace.plan, workspace.folder), {})
         self.runs, self.folder = workspace.runs, workspace.folder
         self.tell: Callable[[str], None] = partial(print, file=sys.stderr)
         """Called with a line when the queue is waited for."""
@@ -90,7 +91,7 @@ class Store:
         self.study = self._open()
         self._storage = storage_of(self.study)
         self.adopt(self.states() if grows(self.plan) else {})
-        check_choices(self.study, self.plan)
+        check_compared(self.folder, self.plan)
 
     @_patient
     def _open(self) -> optuna.Study:
@@ -134,12 +135,14 @@ class Store:
     def adopt(self, states: Mapping[str, CellState]) -> bool:
         """Let the plan grow by what follows from the cells' states; returns whether it has new cells."""
         ended = {config_hash: state.status for config_hash, state in states.items() if not state.status.open}
-        if ended == self._ended:
+        plan = with_compared(self.plan, self.folder)
+        if ended == self._ended and plan.compared == self.plan.compared:
             return False
-        self._ended, self.plan = ended, grown(self.plan, states)
-        fresh = {cell.config_hash: cell for cell in self.plan.cells if cell.config_hash not in self._cells}
-        self._cells |= fresh
-        self._order += fresh
+        self._ended, self.plan = ended, grown(plan, states)
+        cells = {cell.config_hash: cell for cell in self.plan.cells}
+        fresh = [config_hash for config_hash in cells if config_hash not in self._cells]
+        self._order = [*(config_hash for config_hash in self._order if config_hash in cells), *fresh]
+        self._cells = cells
         if self._longest_first and fresh:
             self.longest_first()
         return bool(fresh)
@@ -171,7 +174,7 @@ class Store:
         fresh = list(cells)
         for cell in fresh:
             (self.folder / cell.config_hash / CANCEL_FILE).unlink(missing_ok=True)
-        check_choices(self.study, self.plan, keep=True)
+        keep_compared(self.folder, self.plan)
         self.study.add_trials([waiting_trial(cell) for cell in fresh])
 
     @_patient

@@ -12,15 +12,12 @@ from math import inf, isinf, isnan, nan
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lina_lab.config.verdict import RACING_SEEDS
-from lina_lab.decisions.tuning import Choice, ChoiceStatus, choose, choose_all, extended
+from lina_lab.decisions.tuning import Choice, ChoiceStatus, choose, choose_all, extended, rounded
 from lina_lab.records.status import CellStatus, Phase
-from lina_lab.study.grid import Cell, Plan
+from lina_lab.study.grid import Cell, Plan, point_key
 
 if TYPE_CHECKING:
     import optuna
-
-DIGITS = 3
-"""Significant digits of a value that Optuna samples."""
 
 
 class State(Protocol):
@@ -51,6 +48,8 @@ class Tuned:
     """The cells that it needs so far."""
     choice: Choice | None = None
     """None: cells have not ended."""
+    limit: str = ""
+    """Why its grid cannot grow further, as part of a sentence; empty: nothing keeps it from that."""
 
     @property
     def value(self) -> float | None:
@@ -74,7 +73,9 @@ class Tuned:
             return ""
         if self.choice.status in (ChoiceStatus.EDGE_LOW, ChoiceStatus.EDGE_HIGH):
             end = "smallest" if self.choice.status is ChoiceStatus.EDGE_LOW else "largest"
-            return f"{self.name} is best at {self.choice.value:g}, the {end} value tried"
+            return f"{self.name} is best at {self.choice.value:g}, the {end} value tried" + (
+                self.limit and f" ({self.limit})"
+            )
         return f"{self.name} is equally good, or diverges, at all of {', '.join(f'{value:g}' for value in self.tried)}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,7 +107,8 @@ def tune(plan: Plan, states: States) -> tuple[Tuned, ...]:
     choices = [_decide(pair, sorted(set(values))) for pair in pairs]
     if None not in choices:
         # All have ended: now each is judged by the noise of all.
-        choices = list(choose_all([pair.losses for pair in pairs], pairs[0].direction))
+        kept = [plan.compared.get(point_key(pair.point)) for pair in pairs]
+        choices = list(choose_all([pair.losses for pair in pairs], pairs[0].direction, kept))
     return tuple(
         Tuned(
             point=pair.point,
@@ -115,6 +117,7 @@ def tune(plan: Plan, states: States) -> tuple[Tuned, ...]:
             tried=tuple(pair.losses),
             cells=tuple(pair.cells.values()),
             choice=choice,
+            limit=pair.limit,
         )
         for pair, choice in zip(pairs, choices, strict=True)
     )
@@ -128,15 +131,10 @@ def tuned_at(plan: Plan, tuned: Sequence[Tuned]) -> TunedAt:
     """
     if not tuned:
         return lambda point: None
-    found = {_key(one.point): one for one in tuned}
-    sources = [found[_key(plan.points[index])] for index in _sources(plan)]
-    by_point = {_key(point): source for point, source in zip(plan.points, sources, strict=True)}
-    return lambda point: by_point[_key(point)]
-
-
-def _key(point: Mapping[str, Any]) -> str:
-    """A point as text, whatever the order of its fields."""
-    return json.dumps(point, sort_keys=True)
+    found = {point_key(one.point): one for one in tuned}
+    sources = [found[point_key(plan.points[index])] for index in _sources(plan)]
+    by_point = {point_key(point): source for point, source in zip(plan.points, sources, strict=True)}
+    return lambda point: by_point[point_key(point)]
 
 
 def fields_at(at: TunedAt, point: Mapping[str, Any]) -> dict[str, float]:
@@ -181,6 +179,8 @@ class _Pair:
     cells: dict[str, Cell] = field(default_factory=dict)
     losses: dict[float, list[float]] = field(default_factory=dict)
     """Value -> objective of each seed; infinite: it diverged, NaN: there is none."""
+    limit: str = ""
+    """See `Tuned.limit`."""
 
     @property
     def seeds(self) -> list[int]:
@@ -206,6 +206,14 @@ class _Pair:
                 ended = False
         return row[:count] if ended else None
 
+    def takes(self, value: float) -> bool:
+        """Whether the trial takes a value by which the grid would grow; otherwise `limit` says why not."""
+        try:
+            self.plan.cell(self.point, self.seeds[0], {self.name: value}, Phase.TUNING)
+        except ValueError as error:
+            self.limit = str(error)
+        return not self.limit
+
     def sampler_seed(self) -> int:
         """A seed that differs between variants and sizes, and is the same in every process."""
         text = json.dumps([self.name, self.point], sort_keys=True)
@@ -224,7 +232,10 @@ def _decide(pair: _Pair, values: list[float]) -> Choice | None:
     for _ in range(tuning.extend):
         if choice.status not in (ChoiceStatus.EDGE_LOW, ChoiceStatus.EDGE_HIGH):
             break
-        if pair.need(extended(list(pair.losses), choice.status), whole) is None:
+        value = extended(list(pair.losses), choice.status)
+        if not pair.takes(value):
+            break
+        if pair.need(value, whole) is None:
             return None
         choice = choose(pair.losses, pair.direction)
     return choice
@@ -295,7 +306,7 @@ def _trials(study: "optuna.Study", listed: Sequence[float], count: int) -> Itera
         study.enqueue_trial({"value": value})
     for index in range(count):
         trial = study.ask(space)
-        sampled = float(f"{trial.params['value']:.{DIGITS}g}")
+        sampled = rounded(trial.params["value"], min(listed), max(listed))
         yield (listed[index] if index < len(listed) else sampled), trial
 
 

@@ -193,7 +193,7 @@ def tuning_rows(losses: dict[str, dict[float, tuple[float, float]]], size: int =
         {
             **{"cell": f"{variant}{value}{seed}", "variant": variant, "size": size, "seed": seed},
             **{"field": "optimizer.lr", "value": value, "objective": loss},
-            "state": "diverged" if np.isnan(loss) else "done",
+            **{"state": "diverged" if np.isnan(loss) else "done", "compared": np.nan},
         }
         for variant, by_value in losses.items()
         for value, pair in by_value.items()
@@ -221,6 +221,15 @@ def test_each_variant_and_size_has_its_choice_with_what_was_tried(planted: Plant
     assert list(table["value"]) == [first.choice.value, second.choice.value]
     assert set(table["tried"]) == {"0.001, 0.002, 0.004, 0.008"}
     assert tuned_rates(planted(effect)) is None
+
+
+def test_a_rate_that_was_compared_at_stays_and_one_of_other_seeds_is_left_out(planted: Planted) -> None:
+    table = tuning_rows({DIVISION: parabola(0.002, noise=0.01), SUBTRACTION: parabola(0.004, noise=0.01)})
+    other = table[table["value"] == 0.008].assign(value=0.016, seed=7)
+    table = pd.concat([table.assign(compared=0.0021), other.assign(compared=0.0021)])
+    for found in choices(replace(declared(planted(effect), **TUNED), tuning=table)):
+        assert (found.choice.value, found.choice.status) == (0.0021, "ok")
+        assert list(found.tried) == [0.001, 0.002, 0.004, 0.008]
 
 
 def test_the_choice_of_the_rates_widens_the_interval(planted: Planted) -> None:

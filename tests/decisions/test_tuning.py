@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lina_lab.decisions.sequential import MeanInterval
-from lina_lab.decisions.tuning import ChoiceStatus, choose, extended, widened
+from lina_lab.decisions.tuning import ChoiceStatus, choose, choose_all, extended, widened
 
 GRID = (0.001, 0.002, 0.004, 0.008, 0.016)
 
@@ -40,6 +40,19 @@ def test_three_values_are_enough() -> None:
 
 def test_the_choice_has_three_significant_digits() -> None:
     assert choose(parabola(0.0047123)).value == 0.00471
+
+
+def test_a_choice_is_not_rounded_to_beyond_the_values_around_it() -> None:
+    assert choose({0.999: [2.0], 0.9999: [1.0], 0.99999: [1.0001]}).value == 0.9999
+
+
+def test_a_value_that_was_chosen_before_stays_with_its_own_regret() -> None:
+    tables = [parabola(0.0025), parabola(0.004)]
+    own, (kept, other) = choose_all(tables), choose_all(tables, kept=[0.003, None])
+    assert (kept.value, kept.status) == (0.003, ChoiceStatus.OK)
+    assert kept.regret == pytest.approx(0.05 * log(0.003 / 0.0025) ** 2, rel=1e-3)
+    assert own[0].regret < 1e-5
+    assert other == own[1]
 
 
 def test_where_large_objectives_are_good_the_curve_is_turned_over() -> None:

@@ -1,6 +1,7 @@
 """A study that grows while workers run it: nothing is lost, and nothing is done twice."""
 
 import json
+import random
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -16,11 +17,13 @@ from lina_lab.config import TrialConfig
 from lina_lab.records.result import TrialResult
 from lina_lab.records.runstore import FORMAT, KIND, PHASE, TUNED_FILE
 from lina_lab.records.status import CellStatus, Phase, TrialStatus
+from lina_lab.study.forecast import known_so_far
 from lina_lab.study.grid import make_plan
 from lina_lab.study.rounds import grown
 from lina_lab.study.store import Store
+from lina_lab.study.versions import newest_version
 from lina_lab.util.errors import ChangedError
-from tests.study.conftest import RESULT, Lab, store_at
+from tests.study.conftest import RESULT, Lab, store_at, workspace_at
 
 RATES = [0.001, 0.002, 0.004, 0.008]
 PRIMARY = {"axis": "normalization", "treatment": "subtraction", "baseline": "division"}
@@ -209,6 +212,20 @@ def test_a_failed_cell_of_tuning_is_retried_by_the_same_command(growing: Callabl
     assert summary.stopped == ""
 
 
+def test_cancelled_cells_of_tuning_stop_the_study_until_they_are_queued_again(growing: Callable[..., Lab]) -> None:
+    lab = growing()
+    store = store_at(lab.runs, lab.plan)
+    store.enqueue()
+    finish(store, 3)
+    left = [cell.config_hash for cell in store.plan.cells][3:]
+    store.cancel(left)
+    summary = lab.run(joins=True)
+    assert summary.counts == {CellStatus.DONE: 3, CellStatus.CANCELLED: 5}
+    assert "(and 4 more) was cancelled, so the comparison cannot start" in summary.stopped
+    store_at(lab.runs, lab.plan).enqueue(left)
+    assert lab.run(joins=True).counts == {CellStatus.DONE: TUNING + COMPARED}
+
+
 def test_a_rate_that_diverges_is_as_bad_as_can_be(growing: Callable[..., Lab]) -> None:
     lab = growing()
     diverged = replace(RESULT, status=TrialStatus.DIVERGED, error="the loss is nan")
@@ -229,8 +246,59 @@ def test_another_tuning_after_the_comparison_began_is_refused(
 ) -> None:
     lab = growing()
     lab.run()
+    other = growing(**changes)
     with pytest.raises(ChangedError, match=said):
-        growing(**changes).run()
+        other.run()
+    # A new version tunes anew, and the same command finds it again.
+    for open_before in (True, False):
+        store = newest_version(workspace_at(lab.runs, other.plan))
+        assert store.plan.study.name == "tiny-v2"
+        assert {cell.phase for cell in store.plan.cells} == {Phase.TUNING, *([] if open_before else [Phase.COMPARISON])}
+        store.enqueue()
+        finish(store)
+    assert newest_version(workspace_at(lab.runs, lab.plan)).plan.study.name == "tiny"
+
+
+def sized(sizes: list[int]) -> dict[str, Any]:
+    return {"axes": GROWING["axes"] | {"size": {"model.dim": sizes}}}
+
+
+def test_a_size_that_is_added_moves_no_value_that_was_compared_at(growing: Callable[..., Lab]) -> None:
+    """The noise of all variants and sizes is pooled, so without the record each value would move."""
+    before = growing(**sized([8]))
+    before.behaviour = noisy
+    before.run()
+    lab = growing(**sized([8, 16]))
+    lab.behaviour = noisy
+    assert lab.run().counts == {CellStatus.DONE: 2 * TUNING + COMPARED + 4}
+    assert not set(lab.trained) & set(before.trained)
+    whole, alone = (store_at(lab.runs, one.plan).plan for one in (lab, before))
+    values = {one.name: one.value for one in alone.tuned}
+    assert {one.name: one.value for one in whole.tuned if one.name in values} == values
+    fresh = grown(lab.plan, store_at(lab.runs, lab.plan).states()).tuned
+    assert {one.name: one.value for one in fresh if one.name in values} != values
+    planned, _ = known_so_far(workspace_at(lab.runs, grown(lab.plan, {})))
+    assert planned.plan.digest() == whole.digest()
+
+
+def test_values_that_another_command_compares_at_meanwhile_are_taken(growing: Callable[..., Lab]) -> None:
+    whole = store_at((lab := growing(**sized([8, 16]))).runs, lab.plan)
+    whole.enqueue()
+    finish(whole, 2 * TUNING - 1)
+    part = growing(**sized([8]))
+    part.behaviour = noisy
+    part.run()
+    finish(whole)
+    assert {one.value for one in whole.plan.tuned[::2]} == {
+        one.value for one in store_at(part.runs, part.plan).plan.tuned
+    }
+    assert not whole.any_open()
+
+
+def noisy(config: TrialConfig) -> TrialResult:
+    result = planted(config)
+    loss = result.metrics["val/loss_ema"] + random.Random(config.config_hash()).gauss(0, 0.1)
+    return replace(result, metrics=result.metrics | {"val/loss_ema": loss})
 
 
 def test_a_grid_may_be_let_grow_further_after_the_comparison_began(growing: Callable[..., Lab]) -> None:

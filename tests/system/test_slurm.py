@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lina_lab.records.runstore import STATUS
@@ -151,19 +152,29 @@ def test_what_slurm_does_not_take_is_said_before_anything_runs(tmp_path: Path, s
     assert "invalid partition specified: nowhere" in err.splitlines()[-1]
 
 
-def test_several_jobs_at_once(tmp_path: Path, slurm: Cluster) -> None:
-    """`workers=2`: two jobs of one node each at once; all cells are done once."""
-    place = make_place(tmp_path, **CELLS | {"trainer": {"max_images": 1600, "val_every_images": 1600}})
+def test_several_jobs_at_once_tune_and_outlive_all_that_submitted_them(tmp_path: Path, slurm: Cluster) -> None:
+    """`workers=2`: two jobs of one node each at once; the processes are killed while cells are still to follow."""
+    tuned = {"axes": {"size": {"model.dim": [8]}}, "tune": {"optimizer.lr": [1e-6, 0.01, 10.0]}, "seeds": [0, 1]}
+    trainer = {"max_images": 1600, "val_every_images": 1600}
+    study = STUDY | tuned | {"tuning": {"seeds": [100]}}
+    place = make_place(tmp_path, **CELLS | {"study": study, "trainer": trainer})
     process = start(slurm, place, "study.resources.nodes=1", "workers=2")
     most = 0
-    while process.poll() is None:
+    while process.poll() is None and not list(place.folder.glob("runs/tiny/*/result.json")):
         most = max(most, slurm.run("squeue", "-h", "-t", "RUNNING", "-o", "%i").count("\n"))
         time.sleep(0.5)
-    out, err = process.communicate()
-    assert (process.returncode, err) == (0, ""), out
-    assert "tiny: 3 done" in out
-    # A job that has said what it came to may still be ending when the next one starts.
     assert most >= 2
-    assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"] * 3
+    for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.communicate()
+    wait_for(lambda: not slurm.run("squeue", "-h", "-o", "%i").strip(), seconds=180)
+    process = start(slurm, place, "study.resources.nodes=1", "workers=2")
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (0, ""), out
+    assert "tiny: 5 done" in out
+    assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"] * 5
     results = [json.loads(path.read_text())["result"] for path in place.folder.glob("runs/tiny/*/result.json")]
-    assert [(result["problems"], result["resumed_at"]) for result in results] == [([], None)] * 3
+    assert [(result["problems"], result["resumed_at"]) for result in results] == [([], None)] * 5
+    # A job that ended while nobody watched is that of its cell.
+    assert len(list(place.folder.glob("runs/tiny/*/logs/slurm/*_submission.sh"))) == 5

@@ -2,12 +2,13 @@
 
 import json
 import signal
+from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
 
-from lina_lab.records.runstore import STATUS
+from lina_lab.records.runstore import PHASE, STATUS
 from tests.conftest import STUDY, TINY
 from tests.system.conftest import Place, alive, make_place, wait_for
 
@@ -18,6 +19,13 @@ ONE_CELL = {
     "study": STUDY | {"axes": {"size": {"model.dim": [16]}}},
     "model": TINY["model"] | {"attention": {"normalization": "subtraction"}},
     "trainer": {"max_images": 2000, "val_every_images": 400},
+}
+
+GROWING = {
+    "study": STUDY
+    | {"axes": {"size": {"model.dim": [8]}}, "tune": {"optimizer.lr": [1e-6, 0.01, 10.0]}, "tuning": {"seeds": [100]}},
+    "trainer": {"max_images": 160, "val_every_images": 160},
+    "sampling": {"images_per_class": 0},
 }
 
 
@@ -67,6 +75,22 @@ def test_no_rank_outlives_the_process_that_leads_and_the_same_command_goes_on(
     assert (again, err) == (0, ""), out
     assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"]
     assert place.losses() == undisturbed
+
+
+def test_groups_tune_and_after_a_sigterm_between_two_rounds_go_on(tmp_path: Path) -> None:
+    place = make_place(tmp_path, **GROWING)
+    process = place.start("-m", "lina_lab.run", "study=tiny", *GROUPS)
+    # The last cell of tuning has ended; the cell that follows is queued, or about to be.
+    wait_for(lambda: len(list(tmp_path.glob("runs/tiny/*/result.json"))) == 3, seconds=300)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (143, "error: terminated; the same command resumes\n")
+    code, out, err = place.study(*GROUPS)
+    assert (code, err) == (0, ""), out
+    assert "tiny: 4 done" in out
+    assert Counter(run.data.tags[PHASE] for run in place.attempts()) == {"tuning": 3, "comparison": 1}
+    assert {run.data.tags[STATUS] for run in place.attempts()} == {"done"}
+    assert sorted(state for _, state in place.trials() if state != "interrupted") == ["done"] * 4
 
 
 def test_a_machine_without_a_gpu_says_so(tmp_path: Path) -> None:

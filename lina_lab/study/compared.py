@@ -1,0 +1,92 @@
+"""The tuned values that a study has compared at. They stay, whatever is tuned later.
+
+The choice for one variant and size rests on the noise of all (`decisions.tuning.choose_all`). A size that is added
+later, or trained in a command of its own, would move every value by a little, and make all cells anew.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lina_lab.config import to_dict
+from lina_lab.records.status import Phase
+from lina_lab.study.grid import Plan, point_key
+from lina_lab.util.errors import ChangedError
+from lina_lab.util.files import write_atomically
+from lina_lab.util.nested import flatten
+
+COMPARED_FILE = "compared.json"
+"""In the study's folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What the cells of a comparison were made with."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    """The fields of `study.tune` and `study.tuning` that a choice depends on; empty: nothing is compared yet."""
+    values: dict[str, float] = field(default_factory=dict)
+    """Point, see `grid.point_key` -> its value."""
+
+
+def read_compared(folder: Path) -> Compared:
+    """The tuned values that the study in a folder has compared at."""
+    try:
+        return Compared(**json.loads((folder / COMPARED_FILE).read_text()))
+    except FileNotFoundError:
+        return Compared()
+
+
+def keep_compared(folder: Path, plan: Plan) -> None:
+    """Note the values of a plan before its cells are queued, while no other process does.
+
+    Raises:
+        ChangedError: the study has compared at other values, or has tuned otherwise.
+    """
+    check_compared(folder, plan)
+    known, now = read_compared(folder), _values(plan)
+    if now.keys() - known.values.keys():
+        noted = Compared(settings=_settings(plan), values={**known.values, **now})
+        write_atomically(folder / COMPARED_FILE, json.dumps(asdict(noted), indent=1) + "\n")
+
+
+def check_compared(folder: Path, plan: Plan) -> None:
+    """Refuse another tuning, or other tuned values, than those that the comparison's cells were made with.
+
+    Raises:
+        ChangedError: what differs.
+    """
+    known, settings, now = read_compared(folder), _settings(plan), _values(plan)
+    if not known.settings:
+        return
+    changes = [f"{name} was {before}" for name, before in known.settings.items() if settings.get(name) != before]
+    changes += [
+        f"{plan.point_name(json.loads(point))} had {known.values[point]:g}, now {value:g}"
+        for point, value in now.items()
+        if known.values.get(point, value) != value
+    ]
+    if changes:
+        raise ChangedError(
+            f"the study {plan.study.name} has compared its variants at values that were tuned otherwise "
+            f"({'; '.join(changes)}): make this one a new version (new_version=true), or give it a name of its own "
+            "(study.name=...)"
+        )
+
+
+def with_compared(plan: Plan, folder: Path) -> Plan:
+    """The plan with the values that the study in a folder has compared at."""
+    return replace(plan, compared=read_compared(folder).values)
+
+
+def _values(plan: Plan) -> dict[str, float]:
+    cells = (cell for cell in plan.cells if cell.phase is Phase.COMPARISON)
+    return {point_key(cell.axes): value for cell in cells for value in cell.tuned.values()}
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    """What tuning chooses by. A grid may grow further for a variant or size that is new: no choice changes by that."""
+    study: Mapping[str, Any] = to_dict(plan.study)
+    found = flatten({name: study[name] for name in ("tune", "tuning")})
+    return {name: value for name, value in found.items() if name != "tuning.extend"}
