@@ -138,7 +138,7 @@ def test_a_launch_is_described_to_the_command_line() -> None:
     command = CommandConfig(launcher="torchrun", torchrun=TorchrunConfig(rendezvous="10.0.0.1:29500"))
     text = describe_launch(context(nodes=2, devices=4), command, "abc")
     assert "For each cell 8 processes (ddp)" in text
-    assert "-m lina_lab.launch.agent /runs/tiny/abc 1 10.0.0.1 PORT" in text
+    assert "-m lina_lab.launch.agent /runs/tiny/abc 1 10.0.0.1 PORT PARENT" in text
     assert "torchrun --nnodes=2 --nproc-per-node=4 --max-restarts=0 -m lina_lab.launch.rank /runs/tiny/abc" in text
     jobs = describe_launch(context(devices=4), CommandConfig(launcher="slurm", slurm=SlurmConfig(setup=None)), "abc")
     assert "#SBATCH --job-name=tiny-abc" in jobs
