@@ -16,6 +16,7 @@ from lina_lab.launch.contract import GroupExit, LaunchSpec, ProcessExit
 from lina_lab.launch.rank import end_with_parent, network_variables
 from lina_lab.records.files import LOGS
 from lina_lab.util.files import write_atomically
+from lina_lab.util.signals import dropped_stops_come_again
 
 JOIN_SECONDS = 60
 """How long the machines of a group wait for each other."""
@@ -51,7 +52,8 @@ def _run(folder: Path, node: int, master: str, port: int, spec: LaunchSpec) -> G
     )
     host = socket.gethostname()
     try:
-        elastic_launch(config, sys.executable)("-m", "lina_lab.launch.rank", str(folder), str(os.getpid()))
+        with dropped_stops_come_again():
+            elastic_launch(config, sys.executable)("-m", "lina_lab.launch.rank", str(folder), str(os.getpid()))
     except ChildFailedError as error:
         failures = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
         return GroupExit(exits=[ProcessExit(rank=rank, code=end.exitcode, host=host) for rank, end in failures])

@@ -14,6 +14,7 @@ from lina_lab.launch.nodes import NodeCommand, NodeCoordinator, NodeHeartbeat, R
 from lina_lab.launch.torchrun import Agent
 from lina_lab.records.status import NodeAction
 from lina_lab.util.errors import StudyError
+from lina_lab.util.signals import stop_if_asked
 
 
 def follow(rendezvous: RendezvousConfig, tell: Callable[[str], None]) -> None:
@@ -27,6 +28,7 @@ def follow(rendezvous: RendezvousConfig, tell: Callable[[str], None]) -> None:
     found = False
     try:
         while True:
+            stop_if_asked()
             command = follower.ask()
             now = time.monotonic()
             if command is not None:

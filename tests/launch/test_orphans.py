@@ -22,7 +22,8 @@ SPEC = LaunchSpec(
 )
 STARTS_AND_DIES = """
 import os, subprocess, sys
-print(subprocess.Popen([*sys.argv[1:], str(os.getpid())], stderr=subprocess.DEVNULL).pid, flush=True)
+quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+print(subprocess.Popen([*sys.argv[1:], str(os.getpid())], **quiet).pid, flush=True)
 os._exit(9)
 """
 HOLDS_THE_LOCK = """
@@ -58,7 +59,8 @@ def gone(number: int) -> bool:
 
 def test_an_agent_whose_launcher_died_before_it_could_look_starts_no_rank(folder: Path) -> None:
     command = agent_command(folder, 0, LOOPBACK, free_port(LOOPBACK), "")[:-1]
-    dead = subprocess.run([sys.executable, "-c", STARTS_AND_DIES, *command], stdout=subprocess.PIPE, text=True)
+    launcher = [sys.executable, "-c", STARTS_AND_DIES, *command]
+    dead = subprocess.run(launcher, stdout=subprocess.PIPE, text=True, check=False)
     wait_until(lambda: gone(int(dead.stdout)))
     assert list((folder / "logs").iterdir()) == []
 
@@ -70,6 +72,7 @@ def test_a_rank_whose_agent_died_before_it_could_look_ends(folder: Path) -> None
         [sys.executable, "-m", "lina_lab.launch.rank", str(folder), str(agent.pid)],
         env={**os.environ, "RANK": "0"},
         timeout=60,
+        check=False,
     )
     assert rank.returncode == ORPHANED
 
