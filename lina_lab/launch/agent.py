@@ -58,7 +58,7 @@ def _run(folder: Path, node: int, master: str, port: int, spec: LaunchSpec) -> G
         failures = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
         return GroupExit(exits=[ProcessExit(rank=rank, code=end.exitcode, host=host) for rank, end in failures])
     except Exception as error:
-        return GroupExit(sentence=f"{host}: {type(error).__name__}: {error}")
+        return GroupExit(sentence=f"{host}: {type(error).__name__}: {error}"[:2000])
     return GroupExit(well=True)
 
 
