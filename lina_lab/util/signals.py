@@ -75,6 +75,24 @@ def _exception(number: int) -> BaseException:
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
 
 
+PARENT = "LINA_PARENT"
+"""The variable by which a process that starts workers gives them its number."""
+PARENT_SECONDS = 1.0
+
+
+def stop_with_parent() -> None:
+    """Have this worker stop in order, as on SIGTERM, when the process that has started it is gone."""
+    if (parent := os.environ.get(PARENT)) is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(PARENT_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
 @contextmanager
 def dropped_stops_come_again() -> Iterator[None]:
     """Send a signal again whose exception Python has dropped: it was raised within a destructor or a callback of C."""

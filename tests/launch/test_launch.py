@@ -1,5 +1,6 @@
 """Which machine a study may run on."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -95,6 +96,7 @@ def test_workers_share_the_devices_and_the_processors(tmp_path: Path, monkeypatc
     environments = [pool._environment(index) for index in range(3)]
     assert [one["CUDA_VISIBLE_DEVICES"] for one in environments] == ["0,3", "1,4", "2,5"]
     assert [one["OMP_NUM_THREADS"] for one in environments] == ["2", "2", "2"]
+    assert {one["LINA_PARENT"] for one in environments} == {str(os.getpid())}
     groups = _Pool(tmp_path, 2, ["true"], [], ranks=2)
     assert groups._environment(0)["OMP_NUM_THREADS"] == "2"
 

@@ -267,6 +267,23 @@ def test_an_order_of_the_leader_is_obeyed_within_the_study_s_folder(
     assert lines == [f"following {HERE}:{port}", "the end"]
 
 
+def test_a_leader_and_a_follower_understand_each_other(
+    tmp_path: Path, coordinator: NodeCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "SHUTDOWN_SECONDS", 30.0)
+    coordinator.patience = 30
+    here = rendezvous_at(port_of(coordinator), tmp_path, 30)
+    with pytest.raises(StudyError, match=r"does not run what .*: torch is 2 there and 1 here"):
+        follow(replace(here, command={**COMMAND, "torch": "2"}), lambda line: None)
+    lines: list[str] = []
+    following = threading.Thread(target=follow, args=(here, lines.append))
+    following.start()
+    assert coordinator.gather(1) == [socket.gethostname()]
+    coordinator.close()
+    following.join(timeout=30)
+    assert lines[-1] == "the study has ended"
+
+
 @pytest.mark.parametrize("cell", ["..", "../cell", "/cell", "a/b", ""])
 def test_an_order_names_no_other_folder(cell: str) -> None:
     with pytest.raises(ValueError, match="cell"):

@@ -26,6 +26,20 @@ quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 print(subprocess.Popen([*sys.argv[1:], str(os.getpid())], **quiet).pid, flush=True)
 os._exit(9)
 """
+WORKS_FOR_A_POOL = """
+import os, pathlib, subprocess, sys, time
+if len(sys.argv) == 2:
+    environment = {**os.environ, "LINA_PARENT": str(os.getpid())}
+    subprocess.Popen([sys.executable, __file__, sys.argv[1], "work"], env=environment)
+    os._exit(9)
+from lina_lab.util.signals import stop_with_parent, stops_as_exceptions
+with stops_as_exceptions():
+    try:
+        stop_with_parent()
+        time.sleep(600)
+    finally:
+        pathlib.Path(sys.argv[1]).write_text(repr(sys.exc_info()[1]))
+"""
 HOLDS_THE_LOCK = """
 import pathlib, sys, time
 from lina_lab.launch.contract import LaunchSpec
@@ -44,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -71,7 +85,7 @@ def test_a_rank_whose_agent_died_before_it_could_look_ends(folder: Path) -> None
     rank = subprocess.run(
         [sys.executable, "-m", "lina_lab.launch.rank", str(folder), str(agent.pid)],
         env={**os.environ, "RANK": "0"},
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert rank.returncode == ORPHANED
@@ -88,3 +102,11 @@ def test_a_rank_of_an_earlier_attempt_gives_its_lock_to_the_later_one(folder: Pa
         replace(SPEC, attempt="b").write(folder)
         with FileLock(folder / "group.lock").acquire(timeout=20):
             assert earlier.wait(timeout=20) == ORPHANED
+
+
+def test_a_worker_whose_pool_died_before_it_could_look_stops_in_order(tmp_path: Path) -> None:
+    script, note = tmp_path / "work.py", tmp_path / "note"
+    script.write_text(WORKS_FOR_A_POOL)
+    subprocess.run([sys.executable, str(script), str(note)], check=False)
+    wait_until(lambda: note.exists() and note.read_text())
+    assert note.read_text() == "SystemExit(143)"
