@@ -182,7 +182,7 @@ class NodeCoordinator:
             refusal = self._refusal(heartbeat)
             if refusal is not None:
                 self._refused[heartbeat.host] = refusal
-                return NodeCommand(do=NodeAction.LEAVE, sentence=refusal)
+                return NodeCommand(do=NodeAction.LEAVE, sentence=refusal[:4096])
             self._refused.pop(heartbeat.host, None)
             self._heartbeats[heartbeat.host], self._seen[heartbeat.host] = heartbeat, time.monotonic()
             return self._commands.get(heartbeat.host, NodeCommand(do=NodeAction.WAIT))
