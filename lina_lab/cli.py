@@ -83,10 +83,12 @@ def _run(name: str, rest: list[str]) -> int:
             return 2
         rest.append(f"action={name}")
     from lina_lab.util.imports import gc_paused
+    from lina_lab.util.signals import dropped_stops_come_again
 
-    with gc_paused():
-        command = import_module(module).COMMAND
-    return int(command.main(rest))
+    with dropped_stops_come_again():
+        with gc_paused():
+            command = import_module(module).COMMAND
+        return int(command.main(rest))
 
 
 if __name__ == "__main__":

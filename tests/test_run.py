@@ -60,6 +60,13 @@ from tests.command_line import HEADER, OURS, QUESTION, STUDIES, composed, empty_
         ("data={name:digits}", ["there is no data set {'name': 'digits'}"]),
         ("data=shards", ["data.name=shards needs data.path"]),
         ("--multirun", ["a study lists its own cells"]),
+        # Hydra would unpickle the file.
+        ("--experimental-rerun=config.pickle", ["--experimental-rerun=config.pickle is not understood"]),
+        ("slurm.partition='a\nb'", ["slurm: 'partition'='a\\nb' has a control character"]),
+        ("slurm.account='a\x1bb'", ["slurm: 'account'='a\\x1bb' has a control character"]),
+        ("slurm.sbatch={comment:'a\rb'}", ["slurm: 'sbatch.comment'='a\\rb' has a control character"]),
+        ("slurm.sbatch={-x:node7}", ["sbatch: '-x' is not the long name of an option of sbatch"]),
+        ("paths.runs='a\nb'", ["runs='a\\nb': the folder has a control character in its name"]),
         ("--cfg", ["--cfg"]),
         ("--info", ["--info is not understood"]),
     ],

@@ -22,7 +22,7 @@ from lina_lab.study.summary import Summary, summarise
 from lina_lab.study.versions import newest_version
 from lina_lab.study.workspace import Workspace
 from lina_lab.util.errors import RefusedError, StudyError, explained
-from lina_lab.util.signals import sigterm_as_exit
+from lina_lab.util.signals import stop_with_parent, stops_as_exceptions
 
 STATUS_SECONDS = 2.0
 OPEN = tuple(status for status in CellStatus if status.open)
@@ -42,7 +42,7 @@ def run_and_report(workspace: Workspace, paths: PathsConfig, command: CommandCon
         this machine cannot do what the command asks for, 130 on Ctrl-C, 143 on SIGTERM.
     """
     try:
-        with explained(workspace.runs), sigterm_as_exit():
+        with explained(workspace.runs), stops_as_exceptions():
             if command.action in ACTIONS:
                 return ACTIONS[command.action](_store(workspace), command)
             if not _leads(workspace.plan, command):
@@ -85,6 +85,7 @@ def _work(store: Store, command: CommandConfig, arguments: Sequence[str]) -> Sum
 
     if command.workers > 1:
         return run_pool(store, command, worker_command(arguments), display())
+    stop_with_parent()
     shown = display()
     launcher = launcher_for(store.workspace.launch_context(), command, shown.line)
     return run_study(store, launcher, shown, joins=command.action == "work", other_code=command.other_code)

@@ -1,5 +1,6 @@
 """Where a study's results go, and the configuration of the command that runs it."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import field
 from importlib.resources import files
@@ -30,6 +31,8 @@ class PathsConfig(Checked):
 
     def _problems(self) -> Iterator[str]:
         path = str(Path(self.runs).absolute())
+        if not path.isprintable():
+            yield f"runs={self.runs!r}: the folder has a control character in its name"
         if any(character in path for character in NOT_IN_A_PATH):
             yield f"runs={self.runs}: the folder {path} has one of {NOT_IN_A_PATH} in its name"
 
@@ -52,7 +55,7 @@ class TorchrunConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
-class SlurmConfig:
+class SlurmConfig(Checked):
     """For launcher=slurm: what a cell's job requests. Not part of any trial's config hash."""
 
     partition: str | None = None
@@ -78,6 +81,16 @@ class SlurmConfig:
     default is replaced by the packaged file of that name where the working directory has none; copy it to edit it."""
     sbatch: dict[str, Any] = field(default_factory=dict)
     """Other options of sbatch by their long names, as in slurm.sbatch={exclude:node7}."""
+
+    def _problems(self) -> Iterator[str]:
+        texts = {name: getattr(self, name) for name in ("partition", "account", "qos", "constraint")}
+        for name, value in [*texts.items(), *((f"sbatch.{name}", value) for name, value in self.sbatch.items())]:
+            # A line break would end the option, and the rest would be a line of the batch file.
+            if not f"{name}{value}".isprintable():
+                yield f"{name!r}={value!r} has a control character"
+        for name in self.sbatch:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+                yield f"sbatch: {name!r} is not the long name of an option of sbatch"
 
     @property
     def setup_file(self) -> Path | None:

@@ -1,8 +1,8 @@
 """TorchElastic on one machine: starts a group's processes there and watches them.
 
-`python -m lina_lab.launch.agent FOLDER NODE MASTER PORT` does what `torchrun --node-rank NODE --master-addr MASTER
---master-port PORT` would do, without restarts (`group.py` restarts whole groups, each with an address of its own), and
-writes down how each process ended.
+`python -m lina_lab.launch.agent FOLDER NODE MASTER PORT PARENT` does what `torchrun --node-rank NODE --master-addr
+MASTER --master-port PORT` would do, without restarts (`group.py` restarts whole groups, each with an address of its
+own), and writes down how each process ended. It ends with the process PARENT, which has started it.
 """
 
 import json
@@ -16,15 +16,16 @@ from lina_lab.launch.contract import GroupExit, LaunchSpec, ProcessExit
 from lina_lab.launch.rank import end_with_parent, network_variables
 from lina_lab.records.files import LOGS
 from lina_lab.util.files import write_atomically
+from lina_lab.util.signals import dropped_stops_come_again
 
 JOIN_SECONDS = 60
 """How long the machines of a group wait for each other."""
 
 
-def main(folder: Path, node: int, master: str, port: int) -> int:
+def main(folder: Path, node: int, master: str, port: int, parent: int) -> int:
     """Run the machine's part of the group to its end; 0 if all its processes exited with 0."""
+    end_with_parent(parent)
     spec = LaunchSpec.read(folder)
-    end_with_parent()
     os.environ.update(network_variables(_own_address(master), os.environ))
     # The ranks of a machine share its processors.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // spec.resources.devices)))
@@ -51,12 +52,13 @@ def _run(folder: Path, node: int, master: str, port: int, spec: LaunchSpec) -> G
     )
     host = socket.gethostname()
     try:
-        elastic_launch(config, sys.executable)("-m", "lina_lab.launch.rank", str(folder))
+        with dropped_stops_come_again():
+            elastic_launch(config, sys.executable)("-m", "lina_lab.launch.rank", str(folder), str(os.getpid()))
     except ChildFailedError as error:
         failures = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
         return GroupExit(exits=[ProcessExit(rank=rank, code=end.exitcode, host=host) for rank, end in failures])
     except Exception as error:
-        return GroupExit(sentence=f"{host}: {type(error).__name__}: {error}")
+        return GroupExit(sentence=f"{host}: {type(error).__name__}: {error}"[:2000])
     return GroupExit(well=True)
 
 
@@ -69,4 +71,4 @@ def _own_address(master: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5])))

@@ -1,19 +1,19 @@
 """A machine that follows the commands of the one that leads (`nodes.py`)."""
 
-import json
+import secrets
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException
 
-import requests
-
-from lina_lab.launch import nodes
-from lina_lab.launch.nodes import NodeCommand, NodeCoordinator, NodeHeartbeat, RendezvousConfig
+from lina_lab.launch import messages, nodes
+from lina_lab.launch.messages import NodeCommand, NodeHeartbeat
+from lina_lab.launch.nodes import NodeCoordinator, RendezvousConfig
 from lina_lab.launch.torchrun import Agent
 from lina_lab.records.status import NodeAction
 from lina_lab.util.errors import StudyError
+from lina_lab.util.signals import stop_if_asked
 
 
 def follow(rendezvous: RendezvousConfig, tell: Callable[[str], None]) -> None:
@@ -27,6 +27,7 @@ def follow(rendezvous: RendezvousConfig, tell: Callable[[str], None]) -> None:
     found = False
     try:
         while True:
+            stop_if_asked()
             command = follower.ask()
             now = time.monotonic()
             if command is not None:
@@ -45,6 +46,7 @@ def follow(rendezvous: RendezvousConfig, tell: Callable[[str], None]) -> None:
                     raise StudyError(
                         f"{socket.gethostname()} has not reached {where} for {patience:.0f} s: see that the "
                         "same command runs there, and that torchrun.rendezvous is an address of that machine"
+                        f"{follower.doubt}"
                     )
             time.sleep(nodes.POLL_SECONDS)
     finally:
@@ -55,39 +57,57 @@ class _Follower:
     def __init__(self, rendezvous: RendezvousConfig) -> None:
         self.rendezvous = rendezvous
         self.agent: Agent | None = None
+        self.session, self.count = secrets.token_hex(16), 0
+        self.doubt = ""
+        """What the last exchange was like, for people."""
 
     def ask(self) -> NodeCommand | None:
-        """Report how this machine is, and return what it is to do; None: no answer."""
+        """Report how this machine is, and return what it is to do; None: no answer from the machine that leads."""
+        key, self.count = messages.read_key(self.rendezvous.folder), self.count + 1
         heartbeat = NodeHeartbeat(
             host=socket.gethostname(),
             command=dict(self.rendezvous.command),
-            join_token=self._join_token(),
+            session=self.session,
+            count=self.count,
             attempt=None if self.agent is None else self.agent.attempt,
             ended=None if self.agent is None else self.agent.look(),
         )
-        url = f"http://{self.rendezvous.address}:{self.rendezvous.port}/"
+        body = messages.pack(heartbeat)
+        signed, self.doubt = messages.signature(key, body), ""
         try:
-            answer = requests.post(url, json=asdict(heartbeat), timeout=nodes.ANSWER_SECONDS)
-            return NodeCommand.from_dict(answer.json())
-        except (requests.RequestException, TypeError, KeyError, ValueError):
-            # An answer that is no command is another service's at this address.
+            answer, signed_there = self._exchange(body, signed)
+        except (OSError, HTTPException):
             return None
-
-    def _join_token(self) -> str:
-        """The token that the leader wrote; empty where this machine does not see it, which the leader then says."""
+        if not messages.is_signed(key, signed_there, answer, signed):
+            # Another service's or a stranger's, or the leader does not take this machine for one of the study's.
+            file = self.rendezvous.folder / messages.KEY_FILE
+            self.doubt = (
+                f" (what answers there does not sign with the key in {file}: all machines must share that file)"
+            )
+            return None
         try:
-            return str(json.loads((self.rendezvous.folder / nodes.JOIN_FILE).read_text())["join_token"])
-        except (OSError, ValueError, KeyError):
-            return ""
+            return messages.command_of(answer)
+        except ValueError as error:
+            raise StudyError(
+                f"{self.rendezvous.address} runs another version of lina_lab: it gives other orders"
+            ) from error
+
+    def _exchange(self, body: bytes, signed: str) -> tuple[bytes, str]:
+        """Send a message; returns the answer and its signature. Neither a proxy nor another address is asked."""
+        address, port = self.rendezvous.address, self.rendezvous.port
+        with closing(HTTPConnection(address, port, timeout=nodes.ANSWER_SECONDS)) as connection:
+            connection.request("POST", "/", body, {messages.SIGNATURE: signed})
+            answer = connection.getresponse()
+            return answer.read(messages.MAX_BYTES), answer.headers.get(messages.SIGNATURE, "")
 
     def act(self, command: NodeCommand) -> None:
         """Carry out a command."""
         if command.do is not NodeAction.RUN:
             self.stop()
-        elif self.agent is None or self.agent.attempt != command.attempt:
+        elif command.cell and command.attempt and (self.agent is None or self.agent.attempt != command.attempt):
             self.stop()
-            address = self.rendezvous.address
-            self.agent = Agent(Path(command.folder), command.node, address, command.port, command.attempt)
+            address, folder = self.rendezvous.address, self.rendezvous.folder / command.cell
+            self.agent = Agent(folder, command.node, address, command.port, command.attempt)
 
     def stop(self) -> None:
         """End this machine's part at once: the ranks that it waits for are gone."""

@@ -13,6 +13,7 @@ from lina_lab.records.result import Report, TrialResult
 from lina_lab.records.runstore import TrackingRun
 from lina_lab.records.status import RankState, TrialStatus
 from lina_lab.util.code_versions import code_versions
+from lina_lab.util.signals import stop_if_asked
 
 LOOK_SECONDS = 0.2
 
@@ -75,6 +76,7 @@ class GroupLaunch:
         try:
             ended, last = None, None
             while ended is None:
+                stop_if_asked()
                 ended = running.look()
                 progress = read_progress(folder)
                 if progress is not None and progress != last:

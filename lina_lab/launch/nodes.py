@@ -5,78 +5,35 @@ second each other machine sends a heartbeat and gets a command (wait; start its 
 heartbeats stop is lost; the group is then restarted from the cell's last checkpoint, once that machine, or another one,
 is there. Every exchange has a time limit, so a link that is cut blocks no machine.
 
-All machines must see the folder of runs. A token that the leader writes there proves that they do, and keeps strangers
-out.
+All machines must see the folder of runs. A key that the leader writes there proves that they do, and keeps strangers
+out: all that is heard or obeyed is signed with it (`messages.py`).
 """
 
-import json
-import secrets
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from lina_lab.launch import messages
 from lina_lab.launch.contract import GroupExit
+from lina_lab.launch.messages import NodeCommand, NodeHeartbeat
 from lina_lab.records.status import NodeAction
 from lina_lab.util.errors import StudyError
-from lina_lab.util.files import write_atomically
 
-JOIN_FILE = "hosts.json"
 POLL_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
 """How long one exchange may take."""
 SHUTDOWN_SECONDS = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodeHeartbeat:
-    """What a machine says of itself."""
-
-    host: str
-    command: dict[str, str]
-    """What its command line asks for, and its code (`select.agreement_digest`): the same on all machines."""
-    join_token: str
-    """The token in the folder of runs, as this machine reads it."""
-    attempt: str | None = None
-    """The attempt that it works on, or has ended."""
-    ended: GroupExit | None = None
-    """How its part of the attempt ended; None: it has not."""
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "NodeHeartbeat":
-        """The heartbeat from its JSON.
-
-        Raises:
-            KeyError, TypeError: the data are not a heartbeat.
-        """
-        return cls(**{**data, "ended": None if data["ended"] is None else GroupExit.from_dict(data["ended"])})
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodeCommand:
-    """What a machine is to do."""
-
-    do: NodeAction
-    sentence: str = ""
-    """The reason to end or to leave, for people."""
-    folder: str = ""
-    """For `RUN`: the cell's folder; likewise the next three."""
-    attempt: str = ""
-    node: int = 0
-    port: int = 0
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "NodeCommand":
-        """The command from its JSON.
-
-        Raises:
-            KeyError, TypeError, ValueError: the data are not a command.
-        """
-        return cls(**{**data, "do": NodeAction(data["do"])})
+MAX_REFUSED = 32
+"""How many machines that are refused are remembered: anyone who reaches the port can be one."""
+MAX_SESSIONS = 4096
+"""Likewise, of processes that follow."""
+MAX_EXCHANGES = 64
+"""Exchanges at a time; further connections are closed."""
 
 
 def split_address(rendezvous: str | None) -> tuple[str, int]:
@@ -122,7 +79,7 @@ class RendezvousConfig:
     folder: Path
     """The study's, on a file system that all of them see."""
     command: Mapping[str, str]
-    """See `NodeHeartbeat`."""
+    """See `messages.NodeHeartbeat`."""
     first_seconds: float
     """How long they wait for each other at the start."""
     return_seconds: float
@@ -146,7 +103,6 @@ class NodeCoordinator:
     def __init__(self, rendezvous: RendezvousConfig, tell: Callable[[str], None]) -> None:
         self.address, self.command, self.tell = rendezvous.address, rendezvous.command, tell
         self.patience, self.return_seconds = rendezvous.first_seconds, rendezvous.return_seconds
-        self.join_token = secrets.token_hex(16)
         self._lock = threading.Lock()
         """Held by all that read or write the attributes below."""
         self._heartbeats: dict[str, NodeHeartbeat] = {}
@@ -159,16 +115,17 @@ class NodeCoordinator:
         """Hosts that have got it."""
         self._refused: dict[str, str] = {}
         """Host -> why."""
+        self._counts: dict[str, int] = {}
+        """Session -> the count of its last heartbeat."""
         try:
-            self._server = ThreadingHTTPServer((rendezvous.address, rendezvous.port), self._handler())
+            self._server = _Server((rendezvous.address, rendezvous.port), self._handler())
         except OSError as error:
             where = f"{rendezvous.address}:{rendezvous.port}"
             raise StudyError(
                 f"{socket.gethostname()} cannot listen at {where} ({error.strerror}): another study may lead from "
                 "there; give torchrun.rendezvous another port"
             ) from error
-        rendezvous.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(rendezvous.folder / JOIN_FILE, json.dumps({"join_token": self.join_token}))
+        self.key = messages.write_key(rendezvous.folder)
         threading.Thread(target=self._server.serve_forever, name="hosts", daemon=True).start()
 
     def _handler(coordinator: "NodeCoordinator") -> type[BaseHTTPRequestHandler]:  # noqa: N805
@@ -177,13 +134,20 @@ class NodeCoordinator:
 
             def do_POST(self) -> None:
                 try:
-                    data = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                    heartbeat = NodeHeartbeat.from_dict(data)
-                except (ValueError, TypeError, KeyError):
+                    length = int(self.headers["Content-Length"] or -1)
+                    if not 0 <= length <= messages.MAX_BYTES:
+                        raise ValueError(length)
+                    body, signed = self.rfile.read(length), self.headers.get(messages.SIGNATURE, "")
+                    heartbeat = messages.heartbeat_of(body)
+                except ValueError:
                     self.send_error(400, "not a heartbeat of a machine")
                     return
-                answer = json.dumps(asdict(coordinator.hear(heartbeat))).encode()
+                if not coordinator.admits(heartbeat, messages.is_signed(coordinator.key, signed, body)):
+                    self.send_error(403, "not signed with the key of this study")
+                    return
+                answer = messages.pack(coordinator.hear(heartbeat))
                 self.send_response(200)
+                self.send_header(messages.SIGNATURE, messages.signature(coordinator.key, answer, signed))
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)
@@ -192,6 +156,22 @@ class NodeCoordinator:
                 """Print nothing: there is one request each second."""
 
         return Handler
+
+    def admits(self, heartbeat: NodeHeartbeat, signed: bool) -> bool:
+        """Whether a heartbeat is one of the study's machines, and new: not one that a stranger has kept and repeats."""
+        with self._lock:
+            if not signed:
+                if len(self._refused) < MAX_REFUSED:
+                    self._refused[heartbeat.host] = (
+                        f"{heartbeat.host} does not see the folder of runs that {socket.gethostname()} writes to: all "
+                        "machines must share it, and work in it as the same user"
+                    )
+                return False
+            last = self._counts.get(heartbeat.session, -1)
+            if heartbeat.count <= last or (last < 0 and len(self._counts) >= MAX_SESSIONS):
+                return False
+            self._counts[heartbeat.session] = heartbeat.count
+            return True
 
     def hear(self, heartbeat: NodeHeartbeat) -> NodeCommand:
         """Take note of a machine's heartbeat, and answer with its command."""
@@ -202,15 +182,13 @@ class NodeCoordinator:
             refusal = self._refusal(heartbeat)
             if refusal is not None:
                 self._refused[heartbeat.host] = refusal
-                return NodeCommand(do=NodeAction.LEAVE, sentence=refusal)
+                return NodeCommand(do=NodeAction.LEAVE, sentence=refusal[:4096])
             self._refused.pop(heartbeat.host, None)
             self._heartbeats[heartbeat.host], self._seen[heartbeat.host] = heartbeat, time.monotonic()
             return self._commands.get(heartbeat.host, NodeCommand(do=NodeAction.WAIT))
 
     def _refusal(self, heartbeat: NodeHeartbeat) -> str | None:
         mine = socket.gethostname()
-        if heartbeat.join_token != self.join_token:
-            return f"{heartbeat.host} does not see the folder of runs that {mine} writes to: all machines must share it"
         differing = [
             f"{name} is {heartbeat.command.get(name, 'absent')} there and {self.command.get(name, 'absent')} here"
             for name in sorted(self.command.keys() | heartbeat.command.keys())
@@ -250,7 +228,7 @@ class NodeCoordinator:
         """Have machines start their parts of a group; this one is node 0."""
         with self._lock:
             self._commands = {
-                host: NodeCommand(do=NodeAction.RUN, folder=str(folder), attempt=attempt, node=node, port=port)
+                host: NodeCommand(do=NodeAction.RUN, cell=folder.name, attempt=attempt, node=node, port=port)
                 for node, host in enumerate(hosts, start=1)
             }
 
@@ -284,3 +262,23 @@ class NodeCoordinator:
             time.sleep(0.1)
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    """Answers each connection in a thread, and a bounded number of them at a time."""
+
+    def __init__(self, *args: Any) -> None:
+        self._free = threading.BoundedSemaphore(MAX_EXCHANGES)
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()

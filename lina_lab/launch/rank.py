@@ -1,4 +1,4 @@
-"""One process of a group that trains a trial: `python -m lina_lab.launch.rank FOLDER`, started by an engine.
+"""One process of a group that trains a trial: `python -m lina_lab.launch.rank FOLDER PARENT`, started by an engine.
 
 The folder holds the trial's configuration and the group's spec (`contract.LaunchSpec`). The process prints to its own
 log there and notes how it ended; the first rank also writes the trial's result.
@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +19,8 @@ import yaml
 from filelock import FileLock, Timeout
 
 from lina_lab.config import TrialConfig, from_dict
-from lina_lab.launch.contract import EngineName, LaunchSpec, RankStatus, write_outcome, write_progress
-from lina_lab.records.files import CONFIG_FILE, LOGS
+from lina_lab.launch.contract import EngineName, LaunchSpec, RankStatus, read_message, write_outcome, write_progress
+from lina_lab.records.files import CONFIG_FILE, GROUP_FILE, LOGS
 from lina_lab.records.result import Progress, TrialResult
 from lina_lab.util.code_versions import code_versions, differences
 from lina_lab.util.imports import gc_paused
@@ -30,21 +30,30 @@ if TYPE_CHECKING:
 
 RANK_VARIABLE = {EngineName.TORCHRUN: "RANK", EngineName.SLURM: "SLURM_PROCID"}
 WATCH_SECONDS = 0.5
+YIELD_SECONDS = 2.0
 PROGRESS_SECONDS = 1.0
 LOCK_SECONDS = 60.0
 """How long the first rank waits for the first rank of an earlier group that is still ending."""
 ORPHANED = 75
-"""Exit code of a process whose parent has ended."""
+"""Exit code of a process whose parent has ended, or whose cell a later group trains."""
 
 
-def main(folder: Path) -> "tuple[TrialResult, StopSignals]":
-    """Train as one rank; returns the result, and the signals that this process got meanwhile."""
+def main(folder: Path, parent: int | None = None) -> "tuple[TrialResult, StopSignals]":
+    """Train as one rank.
+
+    Args:
+        folder: the cell's.
+        parent: number of the process that started this one, which ends with it; None: it may outlive it.
+
+    Returns:
+        The result, and the signals that this process got meanwhile.
+    """
+    if parent is not None:
+        end_with_parent(parent)
     spec = LaunchSpec.read(folder)
     rank = int(os.environ[RANK_VARIABLE[spec.engine]])
     _log_to(folder / LOGS / f"rank-{rank}.log", spec)
     RankStatus.make(spec, rank).write(folder)
-    if spec.engine is EngineName.TORCHRUN:
-        end_with_parent()
     try:
         ended = _train(folder, spec, rank)
     except BaseException as error:
@@ -75,7 +84,7 @@ def _train(folder: Path, spec: LaunchSpec, rank: int) -> "tuple[TrialResult, Sto
             written = time.monotonic()
             write_progress(folder, progress)
 
-    with _only_group(folder) if rank == 0 else nullcontext():
+    with _only_group(folder, spec) if rank == 0 else nullcontext():
         result = run_trial(
             config,
             folder,
@@ -98,12 +107,20 @@ def _environment(spec: LaunchSpec) -> object:
     return SLURMEnvironment(auto_requeue=False) if spec.engine is EngineName.SLURM else TorchElasticEnvironment()
 
 
-def _only_group(folder: Path) -> AbstractContextManager[object]:
-    """The right to train in a folder: a group whose parents died may take a moment to notice.
+def _only_group(folder: Path, spec: LaunchSpec) -> AbstractContextManager[object]:
+    """The right to train in a folder, which goes to the latest attempt: this process ends when a later one has begun.
+
+    An earlier group may still train there, because nothing told it that its launcher is gone.
 
     Raises:
         RuntimeError: another group trains there, and does not end.
     """
+
+    def superseded() -> bool:
+        latest = read_message(folder / GROUP_FILE)
+        return latest is not None and latest["attempt"] != spec.attempt
+
+    _end_when(superseded, YIELD_SECONDS)
     try:
         return FileLock(folder / "group.lock").acquire(timeout=LOCK_SECONDS)
     except Timeout:
@@ -118,16 +135,25 @@ def _log_to(path: Path, spec: LaunchSpec) -> None:
         os.dup2(log.fileno(), sys.stderr.fileno())
 
 
-def end_with_parent() -> None:
-    """End this process when its parent has ended: no one else would, and its work would be done a second time."""
-    parent = os.getppid()
+def end_with_parent(parent: int) -> None:
+    """End this process when its parent has ended: no one else would, and its work would be done a second time.
+
+    Args:
+        parent: its number as the parent gave it. `os.getppid()` would be that of another process if the parent ended
+            before this one asks.
+    """
+    _end_when(lambda: os.getppid() != parent, WATCH_SECONDS)
+
+
+def _end_when(condition: Callable[[], bool], seconds: float) -> None:
+    """End this process once a condition holds, which is looked at now and then."""
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH_SECONDS)
+        while not condition():
+            time.sleep(seconds)
         os._exit(ORPHANED)
 
-    threading.Thread(target=watch, name="parent", daemon=True).start()
+    threading.Thread(target=watch, name="end", daemon=True).start()
 
 
 def network_variables(address: str, environment: Mapping[str, str]) -> dict[str, str]:
@@ -145,4 +171,4 @@ def network_variables(address: str, environment: Mapping[str, str]) -> dict[str,
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:3]))

@@ -100,7 +100,7 @@ def describe_launch(context: LaunchContext, command: CommandConfig, cell: str) -
     lines = ["", f"For each cell {resources.world_size} processes ({resources.strategy}); for the first one started by"]
     for node in range(resources.nodes):
         master = LOOPBACK if resources.nodes == 1 else (command.torchrun.rendezvous or "HOST:PORT").rpartition(":")[0]
-        lines.append(f"  machine {node}: {shlex.join(agent_command(folder, node, master, 'PORT'))}")
+        lines.append(f"  machine {node}: {shlex.join(agent_command(folder, node, master, 'PORT', 'PARENT'))}")
     lines.append(
         f"each of which is torchrun --nnodes={resources.nodes} --nproc-per-node={resources.devices} --max-restarts=0 "
         f"-m lina_lab.launch.rank {folder}"

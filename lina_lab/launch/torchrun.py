@@ -17,9 +17,9 @@ STOP_SECONDS = 60.0
 LOOPBACK = "127.0.0.1"
 
 
-def agent_command(folder: Path | str, node: int | str, master: str, port: int | str) -> list[str]:
-    """The command line of a machine's part of a group."""
-    return [sys.executable, "-m", "lina_lab.launch.agent", str(folder), str(node), master, str(port)]
+def agent_command(folder: Path, node: int, master: str, port: int | str, parent: int | str) -> list[str]:
+    """The command line of a machine's part of a group; it ends with the process `parent`."""
+    return [sys.executable, "-m", "lina_lab.launch.agent", str(folder), str(node), master, str(port), str(parent)]
 
 
 class Agent:
@@ -30,7 +30,7 @@ class Agent:
         with (folder / LOGS / f"node-{node}.log").open("ab") as log:
             # A session of its own: Ctrl-C in the terminal is for the launcher, which then ends the group in order.
             self.process = subprocess.Popen(
-                agent_command(folder, node, master, port), stdout=log, stderr=log, start_new_session=True
+                agent_command(folder, node, master, port, os.getpid()), stdout=log, stderr=log, start_new_session=True
             )
 
     def look(self) -> GroupExit | None:

@@ -6,6 +6,7 @@ from time import monotonic, sleep
 from typing import TypeVar
 
 from lina_lab.util.errors import StudyError, explanation, fault_of, first_line
+from lina_lab.util.signals import stop_if_asked
 
 T = TypeVar("T")
 
@@ -45,4 +46,5 @@ def patiently(
             if not announced:
                 tell(f"waiting for {store}: {first_line(error)}")
                 announced = True
+            stop_if_asked()
             sleep(PAUSE_SECONDS)

@@ -22,6 +22,7 @@ from lina_lab.study.rounds import grows, notes
 from lina_lab.study.store import Store
 from lina_lab.study.summary import Summary, summarise
 from lina_lab.util.errors import StudyError
+from lina_lab.util.signals import PARENT, stop_if_asked
 
 LOOK_SECONDS = 1.0
 STOP_SECONDS = 60.0
@@ -76,6 +77,7 @@ def _watch(store: Store, pool: "_Pool", display: PlainDisplay, states: Mapping[s
     shown = {cell.config_hash for cell in store.plan.cells}
     shown -= {cell.config_hash for cell in open_cells(store.plan, states)}
     while True:
+        stop_if_asked()
         alive = pool.look()
         states = store.states()
         store.adopt(states)
@@ -118,6 +120,7 @@ class _Pool:
     def _environment(self, index: int) -> dict[str, str]:
         count = len(self.workers)
         environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // (count * self.ranks))), **os.environ}
+        environment[PARENT] = str(os.getpid())
         if self.devices:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices[index::count])
         return environment

@@ -26,7 +26,7 @@ from lina_lab.study.store import Claim, Store
 from lina_lab.study.summary import Summary, summarise, table
 from lina_lab.study.tracking import SUMMARY_SECONDS, Tracker
 from lina_lab.util.errors import StudyError, explanation, first_line
-from lina_lab.util.signals import defer_signals
+from lina_lab.util.signals import defer_signals, stop_if_asked, stop_or
 
 T = TypeVar("T")
 
@@ -97,6 +97,7 @@ class _Worker:
 
     def work_on_next(self) -> bool:
         """Work on a cell, or wait for one; returns whether there may be more."""
+        stop_if_asked()
         clock, claim = time.perf_counter(), None
         try:
             if time.monotonic() - self._checked > STALE_CHECK_SECONDS:
@@ -118,7 +119,7 @@ class _Worker:
         except BaseException as error:
             if claim is None:
                 raise
-            self._record_fault(claim, error)
+            self._record_fault(claim, stop_or(error))
             return True
         if self.store.any_open():
             time.sleep(IDLE_SECONDS)
@@ -158,6 +159,7 @@ class _Worker:
 
     def _train(self, claim: Claim, folder: Path, run_id: str) -> Record:
         def report(progress: Progress) -> None:
+            stop_if_asked()
             claim.lease.progress(progress)
             self.display.cell_progress(progress)
 

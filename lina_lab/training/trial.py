@@ -77,8 +77,8 @@ def run_trial(
     Raises:
         ValueError: ranks differ in code, packages, configuration or checkpoint, the folder's checkpoint is of another
             trial, the batch cannot be divided, or the trial cannot measure what it asks for.
-        KeyboardInterrupt, SystemExit: on Ctrl-C, and on SIGTERM where that is an exception (`signals.sigterm_as_exit`),
-            after Lightning has closed the loggers.
+        KeyboardInterrupt, SystemExit: on Ctrl-C, and on SIGTERM where that is an exception
+            (`signals.stops_as_exceptions`), after Lightning has closed the loggers.
     """
     resources.check_batch(config.data.batch_size)
     if (sentence := unmeasurable(config)) is not None:

@@ -1,6 +1,9 @@
-"""Ctrl-C and SIGTERM: as exceptions, and not where they would leave a database in between."""
+"""Ctrl-C and SIGTERM: as exceptions of which none is lost, and not where they would leave a database in between."""
 
+import _thread
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,21 +13,118 @@ from typing import Any
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
+AGAIN_SECONDS = 0.1
+_asked: list[int] = []
+"""The signals that asked this process to stop."""
+
+
 @contextmanager
-def sigterm_as_exit() -> Iterator[None]:
-    """Make SIGTERM a SystemExit, so that context managers and `finally` blocks run."""
+def stops_as_exceptions() -> Iterator[None]:
+    """Make SIGTERM a SystemExit, as Ctrl-C is a KeyboardInterrupt, so that `finally` blocks run; no request is lost.
+
+    What other code swallows is raised again by the next `stop_if_asked`, at the latest when the block ends. What Python
+    drops comes again, see `dropped_stops_come_again`.
+    """
 
     def handler(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
+        _asked.append(number)
+        raise _exception(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, handler)
+    # Ctrl-C stays ignored below a shell that was started in the background.
+    taken = [n for n in STOPS if n == signal.SIGTERM or signal.getsignal(n) is signal.default_int_handler]
+    before = {number: signal.signal(number, handler) for number in taken}
+    _asked.clear()
+    try:
+        with dropped_stops_come_again():
+            yield
+        stop_if_asked()
+    except Exception as error:
+        raise stop_or(error) from error.__cause__
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
+        _asked.clear()
+
+
+def stop_if_asked() -> None:
+    """Stop here if a signal has asked for it and its exception was swallowed: called where the work can stop safely.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: as the signal within `stops_as_exceptions`.
+    """
+    if _asked and threading.current_thread() is threading.main_thread():
+        raise _exception(_asked[0])
+
+
+def stop_or(error: BaseException) -> BaseException:
+    """The stop that a signal has asked for, where another error came of it; otherwise the error itself.
+
+    Data workers that got the same signal make torch raise a RuntimeError, for example.
+    """
+    if not _asked or not isinstance(error, Exception):
+        return error
+    stop = _exception(_asked[0])
+    stop.__context__ = error
+    return stop
+
+
+def _exception(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+
+
+PARENT = "LINA_PARENT"
+"""The variable by which a process that starts workers gives them its number."""
+PARENT_SECONDS = 1.0
+
+
+def stop_with_parent() -> None:
+    """Have this worker stop in order, as on SIGTERM, when the process that has started it is gone."""
+    if (parent := os.environ.get(PARENT)) is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(PARENT_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+@contextmanager
+def dropped_stops_come_again() -> Iterator[None]:
+    """Send a signal again whose exception Python has dropped: it was raised within a destructor or a callback of C."""
+    before = sys.unraisablehook
+
+    def hook(dropped: Any) -> None:
+        number = _signal_of(dropped.exc_value)
+        if number is None:
+            before(dropped)
+        else:
+            # Not `threading.Thread`, which waits for a lock that the interrupted code may hold.
+            _thread.start_new_thread(_send_again, (number,))
+
+    sys.unraisablehook = hook
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        sys.unraisablehook = before
+
+
+def _signal_of(error: BaseException | None) -> int | None:
+    if isinstance(error, KeyboardInterrupt):
+        return signal.SIGINT
+    if isinstance(error, SystemExit):
+        return signal.SIGTERM if error.code == 128 + signal.SIGTERM else None
+    # `torch.distributed.elastic`'s SignalException.
+    return getattr(error, "sigval", None)
+
+
+def _send_again(number: int) -> None:
+    time.sleep(AGAIN_SECONDS)
+    os.kill(os.getpid(), number)
 
 
 IMPATIENCE_SECONDS = 2.0

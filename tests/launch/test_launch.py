@@ -1,5 +1,6 @@
 """Which machine a study may run on."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -95,6 +96,7 @@ def test_workers_share_the_devices_and_the_processors(tmp_path: Path, monkeypatc
     environments = [pool._environment(index) for index in range(3)]
     assert [one["CUDA_VISIBLE_DEVICES"] for one in environments] == ["0,3", "1,4", "2,5"]
     assert [one["OMP_NUM_THREADS"] for one in environments] == ["2", "2", "2"]
+    assert {one["LINA_PARENT"] for one in environments} == {str(os.getpid())}
     groups = _Pool(tmp_path, 2, ["true"], [], ranks=2)
     assert groups._environment(0)["OMP_NUM_THREADS"] == "2"
 
@@ -138,7 +140,7 @@ def test_a_launch_is_described_to_the_command_line() -> None:
     command = CommandConfig(launcher="torchrun", torchrun=TorchrunConfig(rendezvous="10.0.0.1:29500"))
     text = describe_launch(context(nodes=2, devices=4), command, "abc")
     assert "For each cell 8 processes (ddp)" in text
-    assert "-m lina_lab.launch.agent /runs/tiny/abc 1 10.0.0.1 PORT" in text
+    assert "-m lina_lab.launch.agent /runs/tiny/abc 1 10.0.0.1 PORT PARENT" in text
     assert "torchrun --nnodes=2 --nproc-per-node=4 --max-restarts=0 -m lina_lab.launch.rank /runs/tiny/abc" in text
     jobs = describe_launch(context(devices=4), CommandConfig(launcher="slurm", slurm=SlurmConfig(setup=None)), "abc")
     assert "#SBATCH --job-name=tiny-abc" in jobs

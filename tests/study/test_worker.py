@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from lina_lab.study.grid import make_plan
 from lina_lab.study.tracking import Tracker
 from lina_lab.study.versions import newest_version
 from lina_lab.util.errors import StudyError
+from lina_lab.util.signals import stops_as_exceptions
 from tests.study.conftest import RESULT, Lab, raising, second_only, store_at, workspace_at
 
 
@@ -150,6 +153,24 @@ def test_an_interruption_is_recorded_and_the_same_command_goes_on(lab: Lab, stop
     assert lab.run().counts == {"done": 4}
     assert lab.trained.count(lab.plan.cells[0].config_hash) == 1
     assert lab.trained.count(lab.plan.cells[1].config_hash) == 2
+
+
+@pytest.mark.parametrize("swallows", [True, False], ids=["swallowed", "another error came of it"])
+def test_a_sigterm_that_a_cell_s_code_does_not_let_through_stops_the_study_at_this_cell(
+    lab: Lab, swallows: bool
+) -> None:
+    def behaviour() -> TrialResult:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except SystemExit as stop:
+            if not swallows:
+                raise RuntimeError("DataLoader worker is killed by signal: Terminated") from stop
+        return RESULT
+
+    lab.behaviour = second_only(lab.plan, behaviour)
+    with pytest.raises(SystemExit), stops_as_exceptions():
+        lab.run()
+    assert lab.states() == ["done", "done" if swallows else "interrupted", "waiting", "waiting"]
 
 
 def test_a_full_disk_ends_the_study_with_a_sentence(lab: Lab) -> None:

@@ -93,6 +93,25 @@ def test_groups_tune_and_after_a_sigterm_between_two_rounds_go_on(tmp_path: Path
     assert sorted(state for _, state in place.trials() if state != "interrupted") == ["done"] * 4
 
 
+def processes_of(place: Place, module: str = "lina_lab.launch") -> list[psutil.Process]:
+    """Processes of groups that train cells of the place."""
+    listed = [(process, " ".join(process.info["cmdline"] or [])) for process in psutil.process_iter(["cmdline"])]
+    return [process for process, line in listed if module in line and f"{place.folder}/" in line]
+
+
+def test_a_launcher_that_dies_while_its_group_starts_leaves_no_process(tmp_path: Path, undisturbed: Losses) -> None:
+    place = make_place(tmp_path, **ONE_CELL)
+    process = place.start("-m", "lina_lab.run", "study=tiny", *GROUPS)
+    wait_for(lambda: processes_of(place, "lina_lab.launch.agent"))
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not any(alive(each) for each in processes_of(place)), seconds=20)
+    code, out, err = place.study(*GROUPS)
+    assert (code, err) == (0, ""), out
+    assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"]
+    assert place.losses() == undisturbed
+
+
 def test_a_machine_without_a_gpu_says_so(tmp_path: Path) -> None:
     place = make_place(tmp_path, empty=True, **ONE_CELL)
     code, out, err = place.study(*GROUPS, "study.resources.accelerator=gpu")

@@ -255,6 +255,7 @@ def test_submitit_writes_the_batch_file_of_a_job() -> None:
     script = batch_script(Path("/logs"), {"job_name": "x", "nodes": 2, "setup": ["module load cuda"]})
     assert {"#SBATCH --job-name=x", "#SBATCH --nodes=2", "module load cuda"} <= set(script.splitlines())
     assert "-m submitit.core._submit /logs" in script
+    assert "-m submitit.core._submit '/my logs'" in batch_script(Path("/my logs"), {"job_name": "x"})
     assert importlib.util.find_spec("submitit.core._submit") is not None
 
 

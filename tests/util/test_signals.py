@@ -2,12 +2,22 @@
 
 import os
 import signal
+import sys
 import threading
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, suppress
 
 import pytest
 
-from lina_lab.util.signals import STOPS, defer_signals, signals_deferred_for, sigterm_as_exit
+from lina_lab.util.signals import (
+    STOPS,
+    defer_signals,
+    dropped_stops_come_again,
+    signals_deferred_for,
+    stop_if_asked,
+    stop_or,
+    stops_as_exceptions,
+)
 
 
 def send(number: signal.Signals) -> None:
@@ -18,7 +28,7 @@ def send(number: signal.Signals) -> None:
 def test_one_comes_when_the_block_has_ended(number: signal.Signals, error: type[BaseException]) -> None:
     before, done = [signal.getsignal(each) for each in STOPS], []
 
-    @sigterm_as_exit()
+    @stops_as_exceptions()
     def block() -> None:
         try:
             with defer_signals():
@@ -144,3 +154,108 @@ def test_a_server_is_not_waited_for(uri: str, waits: bool) -> None:
     with pytest.raises(KeyboardInterrupt):
         block()
     assert bool(done) == waits
+
+
+class Dying:
+    """Sends a signal from its destructor, from which Python lets no exception out."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        send(self.number)
+        time.sleep(0)
+
+
+BOTH = pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)], ids=["int", "term"]
+)
+
+
+@BOTH
+def test_one_within_a_destructor_comes_again(number: signal.Signals, error: type[BaseException]) -> None:
+    before = [signal.getsignal(each) for each in STOPS]
+
+    @stops_as_exceptions()
+    def block() -> None:
+        Dying(number)
+        time.sleep(30)
+
+    start = time.monotonic()
+    with pytest.raises(error):
+        block()
+    assert time.monotonic() - start < 20
+    assert [signal.getsignal(each) for each in STOPS] == before
+
+
+def test_ctrl_c_within_a_destructor_comes_again_to_any_command() -> None:
+    @dropped_stops_come_again()
+    def block() -> None:
+        Dying(signal.SIGINT)
+        time.sleep(30)
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert time.monotonic() - start < 20
+
+
+def test_other_errors_of_destructors_are_reported_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def __del__(self) -> None:
+            raise SystemExit(3)
+
+    reported: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda dropped: reported.append(dropped.exc_value.code))
+    with dropped_stops_come_again():
+        Broken()
+    assert reported == [3]
+
+
+@BOTH
+def test_one_that_is_swallowed_is_honoured_at_the_next_safe_point(
+    number: signal.Signals, error: type[BaseException]
+) -> None:
+    done = []
+
+    @stops_as_exceptions()
+    def block() -> None:
+        with suppress(BaseException):
+            send(number)
+        done.append("swallowed")
+        stop_if_asked()
+        done.append("went on")
+
+    with pytest.raises(error):
+        block()
+    assert done == ["swallowed"]
+    stop_if_asked()
+
+
+@BOTH
+def test_one_that_is_swallowed_is_honoured_at_the_latest_at_the_end(
+    number: signal.Signals, error: type[BaseException]
+) -> None:
+    @stops_as_exceptions()
+    def block() -> None:
+        with suppress(BaseException):
+            send(number)
+
+    with pytest.raises(error):
+        block()
+
+
+def test_an_error_that_came_of_a_signal_is_the_stop() -> None:
+    @stops_as_exceptions()
+    def block() -> None:
+        try:
+            send(signal.SIGTERM)
+        finally:
+            raise RuntimeError("a data worker is gone")
+
+    with pytest.raises(SystemExit) as caught:
+        block()
+    assert caught.value.code == 143
+    assert isinstance(caught.value.__context__, RuntimeError)
+    error = RuntimeError("of its own")
+    assert stop_or(error) is error

@@ -3,6 +3,7 @@
 Public: `SlurmExecutor.submit`, which writes the file and submits it. Missing: to show the file alone.
 """
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,6 @@ def batch_script(folder: Path, parameters: dict[str, Any]) -> str:
     """
     from submitit.slurm.slurm import _make_sbatch_string
 
-    command = f"{sys.executable} -u -m submitit.core._submit {folder}"
+    command = shlex.join([sys.executable, "-u", "-m", "submitit.core._submit", str(folder)])
     text: str = _make_sbatch_string(command=command, folder=str(folder), **parameters)
     return text
