@@ -56,6 +56,9 @@ class ResourcesConfig:
     accumulate_grad_batches: PositiveInt = 1
     """Gradient accumulation: micro-batches of each device in one optimizer step. The global batch stays
     data.batch_size."""
+    threads: PositiveInt = 1
+    """Threads of each process on the CPU. Their number decides the order of sums, so it belongs to the study: cells
+    that are trained with another one are refused."""
     timeout_seconds: PositiveFloat = 300.0
     """Seconds that a device waits for another one before the process group counts as broken."""
     max_minutes: PositiveFloat | None = None

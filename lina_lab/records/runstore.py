@@ -34,6 +34,8 @@ AXES: Final = "lina.axes"
 CONFIG: Final = "lina.config"
 """A cell's configuration as JSON, typed; MLflow's parameters hold it as text, to filter by. What exceeds one tag
 continues in `lina.config.1`, `lina.config.2`, ...; a store of version 0.1 has none of these."""
+CONTENTS: Final = "lina.contents"
+"""Fingerprints of what a cell read from files and folders as JSON: data.path -> fingerprint, and so on."""
 TAG_LENGTH: Final = 8000
 """MLflow cuts the value of a tag after so many characters (MAX_TAG_VAL_LENGTH in MLflow 3.17)."""
 TRAIN_LOSS: Final = "train/loss"

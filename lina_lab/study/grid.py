@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lina_lab.config import BudgetConfig, StudyConfig, TrialConfig, from_dict
 from lina_lab.config.cautions import cautions, meaningless, unmeasurable
+from lina_lab.config.history import PLACES
 from lina_lab.config.metrics import METRICS
 from lina_lab.config.model import mixed_widths
 from lina_lab.records.status import Phase
@@ -39,6 +40,16 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Begun:
+    """What a study was begun with, where it may be another thing now."""
+
+    places: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Field of `history.PLACES` -> its value then, by which the cells are known in the stores."""
+    contents: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What the study reads -> its fingerprint, see `contents.contents_of`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A study with the cells that are known so far, and all that is needed to make more."""
 
@@ -49,6 +60,7 @@ class Plan:
     """The trial's fields before axes, tuned field and seed set theirs, as plain nested data."""
     points: tuple[dict[str, Any], ...]
     """Field -> value for each variant and size."""
+    begun: Begun = Begun()
     seed: int | None = None
     """The only seed, if the command line fixes it."""
     whole: bool = True
@@ -67,7 +79,8 @@ class Plan:
 
     def digest(self) -> str:
         """A short hash of all cells."""
-        return hashlib.sha256(" ".join(cell.config_hash for cell in self.cells).encode()).hexdigest()[:12]
+        # Not as the stores know them, which only the machine that leads has.
+        return hashlib.sha256(" ".join(cell.config.config_hash() for cell in self.cells).encode()).hexdigest()[:12]
 
     def cautions(self) -> tuple[str, ...]:
         """A sentence for each number of the cells that means less than its name says, see `config.cautions`."""
@@ -103,7 +116,7 @@ class Plan:
             shown = [f"{name.rpartition('.')[2]} {value:g}" for name, value in tuned.items()]
             parts = [self.point_name(values), *(shown if phase is Phase.TUNING else []), f"seed {seed}"]
             self._made[key] = Cell(
-                config_hash=config.config_hash(),
+                config_hash=self._hash(config, values),
                 axes=dict(values),
                 config=config,
                 label=" ".join(parts),
@@ -111,6 +124,16 @@ class Plan:
                 tuned=dict(tuned),
             )
         return self._made[key]
+
+    def _hash(self, config: TrialConfig, values: Mapping[str, Any]) -> str:
+        varied = {field: value for field, value in values.items() if field in PLACES}
+        return config.config_hash({**self.begun.places, **varied})
+
+    def as_begun(self, begun: Begun) -> "Plan":
+        """The plan with the cells as the stores of a begun study know them."""
+        plan = replace(self, begun=begun, _made={})
+        cells = tuple(replace(cell, config_hash=plan._hash(cell.config, cell.axes)) for cell in self.cells)
+        return replace(plan, cells=cells)
 
     def point_name(self, values: Mapping[str, Any]) -> str:
         """A point's name for people, such as `division none 32`."""

@@ -72,6 +72,7 @@ def run_study(
         store.longest_first()
     with store.setup():
         tracker = patiently(partial(Tracker.open, store.workspace), display.line, store.runs)
+    patiently(partial(tracker.abandon, store.abandoned), display.line, store.runs)
     with launcher() as launch:
         worker = _Worker(store, tracker, launch, display)
         try:
