@@ -96,6 +96,20 @@ def tuning_rows(
     return last.sort_values([*KEYS[1:], "value"])[TUNING].reset_index(drop=True)
 
 
+def again_rows(runs: Sequence[Run], study: StudyConfig) -> pd.DataFrame:
+    """Return a row for each cell whose second training counts: KEYS and the objectives.
+
+    Args:
+        runs: attempts at these cells; the last one counts.
+        study: names the objectives.
+    """
+    columns = [*KEYS, *(objective.metric for objective in study.objectives)]
+    if not runs:
+        return pd.DataFrame(columns=columns)
+    every = cell_rows(runs, study)
+    return every[every["reason"] == ""].sort_values(KEYS[1:])[columns].reset_index(drop=True)
+
+
 def diverged_rows(every: pd.DataFrame) -> pd.DataFrame:
     """Return KEYS of the cells that diverged.
 

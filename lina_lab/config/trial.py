@@ -240,10 +240,11 @@ class TrialConfig(Checked):
         Args:
             places: field of `history.PLACES` -> the value to hash, where a study began with it or varies it.
         """
-        data = recorded(placed(asdict(self), places or {}), _added(type(self)))
+        kind: Any = type(self)
+        data = recorded(placed(asdict(self), places or {}), _added(kind))
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @cache
-def _added(cls: type[TrialConfig]) -> dict[str, Any]:
+def _added(cls: Any) -> dict[str, Any]:
     return added_fields(cls)

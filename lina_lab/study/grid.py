@@ -37,6 +37,8 @@ class Cell:
     phase: Phase = Phase.COMPARISON
     tuned: dict[str, float] = dataclasses.field(default_factory=dict)
     """The field that the study tunes -> its value; empty where nothing is tuned."""
+    again: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """For phase=rounding: field of `study.resources` -> the value that makes another order of sums."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,14 +127,41 @@ class Plan:
             )
         return self._made[key]
 
-    def _hash(self, config: TrialConfig, values: Mapping[str, Any]) -> str:
+    def _hash(self, config: TrialConfig, values: Mapping[str, Any], again: Mapping[str, Any] | None = None) -> str:
         varied = {field: value for field, value in values.items() if field in PLACES}
-        return config.config_hash({**self.begun.places, **varied})
+        own = config.config_hash({**self.begun.places, **varied})
+        return hashlib.sha256(json.dumps([own, again], sort_keys=True).encode()).hexdigest()[:12] if again else own
+
+    def with_rounding(self) -> "Plan":
+        """The plan with the second trainings of its cells, by which the study measures rounding.
+
+        Raises:
+            ValueError: a batch cannot be divided as the second training needs it.
+        """
+        rounding = self.study.rounding
+        if rounding is None:
+            return self
+        again, resources = rounding.changes, replace(self.study.resources, **rounding.changes)
+        cells = [cell for cell in self.cells if cell.phase is Phase.COMPARISON]
+        for batch_size in {cell.config.data.batch_size for cell in cells}:
+            resources.check_batch(batch_size)
+        repeats = [
+            replace(
+                cell,
+                config_hash=self._hash(cell.config, cell.axes, again),
+                label=f"{cell.label} again",
+                phase=Phase.ROUNDING,
+                again=again,
+            )
+            for cell in cells
+            if cell.config.seed in (rounding.seeds or [cell.config.seed])
+        ]
+        return replace(self, cells=(*self.cells, *repeats))
 
     def as_begun(self, begun: Begun) -> "Plan":
         """The plan with the cells as the stores of a begun study know them."""
         plan = replace(self, begun=begun, _made={})
-        cells = tuple(replace(cell, config_hash=plan._hash(cell.config, cell.axes)) for cell in self.cells)
+        cells = tuple(replace(cell, config_hash=plan._hash(cell.config, cell.axes, cell.again)) for cell in self.cells)
         return replace(plan, cells=cells)
 
     def point_name(self, values: Mapping[str, Any]) -> str:
@@ -181,7 +210,7 @@ def make_plan(study: StudyConfig, base: Mapping[str, Any], overridden: Sequence[
     _check_seed(plan)
     # A tuned study's cells are checked here, with any of the values.
     cells = grid_cells(plan, lambda values: {name: tried[0] for name, tried in study.tune.items()})
-    return plan if study.tune else replace(plan, cells=cells)
+    return plan if study.tune else replace(plan, cells=cells).with_rounding()
 
 
 def grid_cells(plan: Plan, tuned_at: Callable[[Mapping[str, Any]], Mapping[str, float]]) -> tuple[Cell, ...]:

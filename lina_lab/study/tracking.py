@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, RunTag, ViewType
 from mlflow.utils import mlflow_tags
 
-from lina_lab.config import to_dict
+from lina_lab.config import StudyConfig, to_dict
 from lina_lab.records import runstore
 from lina_lab.records.files import PICTURE_FILE, RESULT_FILE
 from lina_lab.records.record import Record, read_record
@@ -108,7 +108,7 @@ class Tracker:
             run_id = self.client.create_run(self.experiment_id, tags=tags).info.run_id
         tags = {
             runstore.KIND: "study",
-            runstore.FORMAT: str(runstore.FORMAT_VERSION if study.tune else runstore.PLAIN_FORMAT),
+            runstore.FORMAT: str(_format_of(study)),
             runstore.NOTE: f"**{study.question.strip()}**",
             runstore.STUDY: json.dumps(to_dict(study)),
         }
@@ -271,6 +271,12 @@ class Tracker:
 
     def _set_tags(self, run_id: str, tags: dict[str, str]) -> None:
         self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+def _format_of(study: StudyConfig) -> int:
+    if study.rounding is not None:
+        return runstore.FORMAT_VERSION
+    return runstore.TUNED_FORMAT if study.tune else runstore.PLAIN_FORMAT
 
 
 def _metrics(values: dict[str, float], step: int) -> list[Metric]:
