@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from lina_lab.config import CHECKS, TrialConfig, from_dict, to_dict
 from lina_lab.config.history import ADDED, recorded
+from lina_lab.records.record import Record, write_record
 from lina_lab.records.runstore import CELL, CONTENTS, config_from_tags
 from lina_lab.records.status import CellStatus, TrialStatus
 from lina_lab.study import identity
@@ -62,6 +63,12 @@ def begun_before(lab: Lab) -> list[str]:
     for config_hash, cell in zip(hashes, lab.plan.cells, strict=True):
         attributes = {"cell": config_hash, "seed": 0, "status": "done", **cell.axes}
         study.add_trial(create_trial(state=TrialState.COMPLETE, values=[0.5], user_attrs=attributes))
+        record = Record(
+            config_hash=config_hash, axes=cell.axes, seed=0, status=CellStatus.DONE, mlflow_run="lost", result=RESULT
+        )
+        folder = lab.runs / "tiny" / config_hash
+        folder.mkdir(parents=True)
+        write_record(folder, record)
     return hashes
 
 
