@@ -7,11 +7,11 @@ import optuna
 
 from lina_lab.records.files import CHECKPOINTS
 from lina_lab.records.status import CellStatus
-from lina_lab.study.cells import CellState
+from lina_lab.study.cells import CELL, STATUS, CellState, state_of
 from lina_lab.study.grid import Begun, Plan
 from lina_lab.study.identity import FOLDER, check_configuration
 from lina_lab.study.lease import StaleLeases
-from lina_lab.util.compat.optuna import storage_of
+from lina_lab.util.compat.optuna import storage_of, trial_rows
 from lina_lab.util.errors import ChangedError
 
 ABANDONED = "abandoned"
@@ -65,6 +65,13 @@ def begun_or_corrected(
         study.set_user_attr(FOLDER, attributes[FOLDER])
     sentence = f"no cell of the study {plan.study.name} was trained, so it begins again: {changes}"
     return study, check_configuration(study, plan, folder), sentence
+
+
+def under_way(study: optuna.Study, folder: Path) -> bool:
+    """Whether a cell of a study in the store is trained or under way, so that no other configuration takes its place."""
+    rows = map(state_of, trial_rows(study, (CELL, STATUS)))
+    latest = {state.config_hash: state for state in rows if state is not None}
+    return any(_holds_work(state, folder / state.config_hash) for state in latest.values())
 
 
 def _holds_work(state: CellState, folder: Path) -> bool:
