@@ -27,9 +27,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $(TEXT) transformers tokenizers typer shellingham
 	touch $@
 
-# One thread for each worker: another number would round differently, and gains little at these sizes.
 study: setup  ## run a study (STUDY=normalization_scaling, WORKERS=2) and draw its figures
-	OMP_NUM_THREADS=1 $(BIN)/lina run study=$(STUDY) workers=$(WORKERS)
+	$(BIN)/lina run study=$(STUDY) workers=$(WORKERS)
 	$(BIN)/lina plots study=$(STUDY)
 	@echo
 	@echo "report:  reports/$(STUDY)/report.md, with its figures and tables"

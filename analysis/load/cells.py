@@ -16,6 +16,7 @@ from lina_lab.model import count
 from lina_lab.records.runstore import (
     AXES,
     CELL,
+    CONTENTS,
     ERROR,
     EVALUATION,
     IMAGES_PER_SECOND,
@@ -95,6 +96,20 @@ def tuning_rows(
     return last.sort_values([*KEYS[1:], "value"])[TUNING].reset_index(drop=True)
 
 
+def again_rows(runs: Sequence[Run], study: StudyConfig) -> pd.DataFrame:
+    """Return a row for each cell whose second training counts: KEYS and the objectives.
+
+    Args:
+        runs: attempts at these cells; the last one counts.
+        study: names the objectives.
+    """
+    columns = [*KEYS, *(objective.metric for objective in study.objectives)]
+    if not runs:
+        return pd.DataFrame(columns=columns)
+    every = cell_rows(runs, study)
+    return every[every["reason"] == ""].sort_values(KEYS[1:])[columns].reset_index(drop=True)
+
+
 def diverged_rows(every: pd.DataFrame) -> pd.DataFrame:
     """Return KEYS of the cells that diverged.
 
@@ -117,7 +132,7 @@ def check_cells(cells: pd.DataFrame, runs: Sequence[Run], study: StudyConfig) ->
         StoreError: cells of several data sets, or two cells of one variant, size and seed.
     """
     varied = {field for axis in study.axes.values() for field in axis}
-    if cells["data"].nunique() > 1 and not any(field.startswith("data.") for field in varied):
+    if _data_sets(cells) > 1 and not any(field.startswith("data.") for field in varied):
         counts = ", ".join(f"{number} of {name}" for name, number in cells["data"].value_counts().items())
         raise StoreError(
             f"the study {study.name} mixes data sets, which are not one of its axes: {counts} cells; losses on "
@@ -136,6 +151,16 @@ def check_cells(cells: pd.DataFrame, runs: Sequence[Run], study: StudyConfig) ->
         )
 
 
+def _data_sets(cells: pd.DataFrame) -> int:
+    """Return the number of data sets that cells were trained on.
+
+    A study goes on where its data have moved. It compares contents from when it first records them, so cells without
+    them read the same; where no cell has them, the paths tell data sets apart.
+    """
+    known = cells["contents"] != ""
+    return max(cells["data_name"].nunique(), (cells[known]["contents"] if known.any() else cells["data"]).nunique())
+
+
 def _row(run: Run, study: StudyConfig) -> dict[str, Any]:
     tags, metrics = run.data.tags, {name: float(as_logged(value)) for name, value in run.data.metrics.items()}
     axes = {current_name(field): value for field, value in json.loads(tags[AXES]).items()}
@@ -152,6 +177,7 @@ def _row(run: Run, study: StudyConfig) -> dict[str, Any]:
         "started": run.info.start_time,
         "error": tags.get(ERROR) or "it has not finished",
         **{field: as_text(value) for field, value in axes.items()},
+        "contents": json.loads(tags.get(CONTENTS, "{}")).get("data.path", ""),
         **_configured(run),
         **{name: metrics.get(name, nan) for name in (*LOSSES, *MEASURED)},
         **{name: value for name, value in metrics.items() if name.startswith(EVALUATION)},
@@ -175,6 +201,7 @@ def _derived(config_json: str) -> dict[str, Any]:
     total = count.parameters(config.model).total
     flops = count.FLOPS_PER_MULTIPLY_ADD * count.training_operations(config.model).total
     return {
+        "data_name": config.data.name,
         "data": config.data.name if config.data.path is None else f"{config.data.name} {config.data.path}",
         "parameters": total,
         "body_parameters": total - count.embedding_parameters(config.model),

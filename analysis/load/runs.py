@@ -20,7 +20,7 @@ from lina_lab.util.compat.mlflow import runs_of_client, runs_of_database
 from lina_lab.util.imports import gc_paused
 
 from .absent import absent_cells
-from .cells import KEYS, LOSSES, TUNING, cell_rows, check_cells, diverged_rows, tuning_rows
+from .cells import KEYS, LOSSES, TUNING, again_rows, cell_rows, check_cells, diverged_rows, tuning_rows
 from .errors import StoreError
 from .history import read_histories
 from .labels import as_text
@@ -52,6 +52,9 @@ class StudyRuns:
     table."""
     absent: list[str] = field(default_factory=list)
     """Names of the study's cells that have no run."""
+    again: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=KEYS))
+    """A row for each cell that was trained a second time with its sums in another order: KEYS and the objectives. It is
+    in no other table."""
     diverged: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=KEYS))
     """KEYS of each cell of the comparison that diverged; it is in `excluded` too."""
 
@@ -126,7 +129,8 @@ def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
     if not attempts:
         raise StoreError(f"the study {name} has no cell yet: run it first (lina run study={name})")
     tuning = [run for run in attempts if run.data.tags.get(PHASE) == Phase.TUNING]
-    attempts = [run for run in attempts if run.data.tags.get(PHASE) != Phase.TUNING]
+    again = [run for run in attempts if run.data.tags.get(PHASE) == Phase.ROUNDING]
+    attempts = [run for run in attempts if run.data.tags.get(PHASE) in (None, Phase.COMPARISON)]
     if not attempts:
         raise StoreError(f"the study {name} has tuning cells only, and none to compare yet: see lina status")
     every = cell_rows(attempts, study)
@@ -148,6 +152,7 @@ def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
         source=_source([run for run in attempts if run.info.run_id in counted]),
         tuning=tuning_rows(tuning, study, every, attempts),
         absent=absent_cells(every, study),
+        again=again_rows(again, study),
         diverged=diverged_rows(every),
     )
 

@@ -1,6 +1,7 @@
 """The design of a study, its metrics beside each other, and its tuned values, in sentences."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -9,7 +10,7 @@ from ..load.runs import StudyRuns
 from ..stats.agreement import metric_agreement
 from ..stats.budgets import BudgetView, audit_runs
 from .metric_names import metric_name
-from .tables import count, records, signed
+from .tables import count, plain, records, signed
 
 NAMED = 4
 """Cells that a sentence names."""
@@ -85,3 +86,27 @@ def excluded_sentences(runs: StudyRuns, diverged: pd.DataFrame) -> list[str]:
     if runs.absent:
         lines = [absent_sentence(runs), *lines]
     return [*lines, *(f"{r['label']} ({r['cell']}): {r['status']}, {r['reason']}." for r in records(runs.excluded))]
+
+
+def rounding_sentences(table: pd.DataFrame, changes: Mapping[str, int]) -> list[str]:
+    """Say how far each variant amplifies rounding.
+
+    Args:
+        table: see `stats.rounding.rounding_deviations`.
+        changes: field of study.resources -> its value in the second training.
+    """
+    how = ", ".join(f"{name}={value}" for name, value in changes.items())
+    if table.empty:
+        return [f"No cell has been trained a second time with {how} yet."]
+    lines = [f"Cells were trained a second time with the same seed and {how}: the same sums in another order."]
+    if (table["largest change"] == 0).all():
+        return [*lines, "Both trainings are equal bit for bit: on this machine that is no other order of sums."]
+    for metric in dict.fromkeys(table["metric"]):
+        worst = max(records(table[table["metric"] == metric]), key=lambda row: row["SD of rounding"])
+        seeds = f"{plain(worst['SD of seeds'])} over seeds"
+        beside = seeds if math.isfinite(worst["SD of seeds"]) else "and one seed shows no deviation of seeds"
+        lines.append(
+            f"{metric_name(metric)}: rounding alone moves {worst['variant']} at size {worst['size']} the most, with a "
+            f"standard deviation of {plain(worst['SD of rounding'])}, {beside}."
+        )
+    return lines

@@ -120,9 +120,11 @@ def _threads(runs: StudyRuns) -> list[str]:
     if THREADS not in runs.cells or runs.cells[THREADS].isna().all():
         return []
     counts = runs.cells[THREADS].dropna().astype(int).value_counts().sort_index()
-    cells = ", ".join(f"{threads} ({count(number, 'cell')})" for threads, number in counts.items())
-    mixed = "; rounding differs between them, so their losses may too" if len(counts) > 1 else ""
-    return [f"Threads of a process: {cells}{mixed}."]
+    cells = [f"{threads} ({count(number, 'cell')})" for threads, number in counts.items()]
+    unknown = int(runs.cells[THREADS].isna().sum())
+    cells += [f"not recorded ({count(unknown, 'cell')})"] if unknown else []
+    mixed = "; rounding differs between them, so their losses may too" if len(cells) > 1 else ""
+    return [f"Threads of a process: {', '.join(cells)}{mixed}."]
 
 
 def _origin(row: Mapping[str, str]) -> str:

@@ -12,7 +12,14 @@ from lina_lab.decisions.tuning import ChoiceStatus
 from ..stats.paired import mean_differences
 from .answer import answer_sentences
 from .fit_narrative import compact, fit_sentences, multiplier_sentences
-from .narrative import NOT_TUNED, absent_sentence, agreement_sentences, design_sentences, excluded_sentences
+from .narrative import (
+    NOT_TUNED,
+    absent_sentence,
+    agreement_sentences,
+    design_sentences,
+    excluded_sentences,
+    rounding_sentences,
+)
 from .page import Section
 from .study_report import StudyReport
 from .tables import count
@@ -46,6 +53,7 @@ def study_sections(
             tables=_named(tables, "primary_table"),
         ),
         _tuned(report, tables),
+        _rounding(report, tables),
         Section(
             title=f"Design and audit{': confounded with size' if confounds else ''}",
             lines=[*design_sentences(runs, report.views), PAIRING],
@@ -75,6 +83,18 @@ def _tuned(report: StudyReport, tables: Mapping[str, pd.DataFrame]) -> Section:
     open_ends = int((report.tuned["status"] != ChoiceStatus.OK).sum())
     title = f"Tuned rates{f': {open_ends} without an optimum' if open_ends else ''}"
     return Section(title=title, lines=[TUNED], tables=_named(tables, "tuned_table"), folded=True)
+
+
+def _rounding(report: StudyReport, tables: Mapping[str, pd.DataFrame]) -> Section:
+    rounding = report.runs.study.rounding
+    if rounding is None:
+        return Section(title="Rounding")
+    return Section(
+        title="Rounding: how far a variant amplifies it",
+        lines=rounding_sentences(report.rounding, rounding.changes),
+        tables=_named(tables, "rounding_table"),
+        folded=True,
+    )
 
 
 def _laws(report: StudyReport, tables: Mapping[str, pd.DataFrame], pictures: Mapping[str, Path]) -> Section:

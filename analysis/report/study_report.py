@@ -13,6 +13,7 @@ from lina_lab.records.runstore import TRAIN_LOSS
 from ..load.runs import StudyRuns
 from ..stats.budgets import BudgetView, confounded, iso_flop, iso_image, iso_step
 from ..stats.paired import paired_differences
+from ..stats.rounding import rounding_deviations
 from ..stats.study_fits import StudyFits, fit_study
 from ..stats.tuned import tuned_rates
 from ..stats.verdicts import PrimaryVerdict, divergences, exploratory, primary_verdict
@@ -38,6 +39,8 @@ class StudyReport:
     """See `stats.verdicts.divergences`."""
     tuned: pd.DataFrame | None
     """See `stats.tuned.tuned_rates`."""
+    rounding: pd.DataFrame
+    """See `stats.rounding.rounding_deviations`; empty where the study does not measure rounding."""
     views: tuple[BudgetView, ...]
     """Sizes at equal steps, images and FLOPs."""
     summary: pd.DataFrame
@@ -68,6 +71,7 @@ def analyze_study(runs: StudyRuns, tail: float = 0.5) -> StudyReport:
         differences=differences,
         diverged=divergences(runs),
         tuned=tuned_rates(runs),
+        rounding=rounding_deviations(runs),
         views=(iso_step(runs), iso_image(runs), iso_flop(runs)),
         summary=summary_table(runs),
         fits=fit_study(runs, confounders) if len(confounders) < len(LawKind) else None,
@@ -126,6 +130,7 @@ def study_tables(report: StudyReport) -> dict[str, pd.DataFrame]:
         "table": report.summary,
         "primary_table": top,
         "difference_table": difference_table(report.exploratory[~main]),
+        "rounding_table": report.rounding,
         "divergence_table": report.diverged[report.diverged["diverged"] > 0],
     }
     if report.tuned is not None:

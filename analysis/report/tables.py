@@ -47,6 +47,8 @@ FORMATS: dict[str, Form] = {
     **dict.fromkeys(("size", "seeds", "width", "points"), "{}"),
     **dict.fromkeys(SIGNED, signed),
     **dict.fromkeys(("block SE", "deviation needed", "SD", "regret", "curvature", "SE of log value"), plain),
+    **dict.fromkeys(("largest change", "SD of rounding", "SD of seeds"), plain),
+    "rounding / seeds": "{:.2f}",
     **dict.fromkeys(("parameters, M", "parameters, M, ours", "parameters, M, published"), "{:,.1f}"),
     "p (Holm)": _p_value,
     "FID": "{:.2f}",

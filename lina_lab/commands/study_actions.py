@@ -50,7 +50,10 @@ def run_and_report(workspace: Workspace, paths: PathsConfig, command: CommandCon
 
                 follow(rendezvous(workspace.launch_context(), command), display().line)
                 return 0
-            store = newest_version(workspace) if command.new_version else Store(workspace)
+            corrects = command.action == "run"
+            store = newest_version(workspace, corrects) if command.new_version else Store(workspace, corrects=corrects)
+            if store.corrected:
+                display().line(store.corrected)
             if command.new_version:
                 arguments = [*arguments, f"study.name={store.plan.study.name}"]
             summary = _work(store, command, arguments)

@@ -9,9 +9,10 @@ from lina_lab.config.checks import CHECKS, from_dict, to_dict
 from lina_lab.config.command import CommandConfig, PathsConfig, SlurmConfig, TorchrunConfig
 from lina_lab.config.history import current_name, current_names, from_stored, study_from_stored
 from lina_lab.config.model import AttentionConfig, LinaConfig
-from lina_lab.config.study import BudgetConfig, ObjectiveConfig, ResourcesConfig, StudyConfig
+from lina_lab.config.resources import ResourcesConfig
+from lina_lab.config.study import BudgetConfig, ObjectiveConfig, StudyConfig
 from lina_lab.config.trial import DataConfig, EmaConfig, OptimizerConfig, SamplingConfig, TrainerConfig, TrialConfig
-from lina_lab.config.verdict import ContrastTerm, PrimaryConfig, TuningConfig, UntilConfig
+from lina_lab.config.verdict import ContrastTerm, PrimaryConfig, RoundingConfig, TuningConfig, UntilConfig
 
 __all__ = [
     "CHECKS",
@@ -27,6 +28,7 @@ __all__ = [
     "PathsConfig",
     "PrimaryConfig",
     "ResourcesConfig",
+    "RoundingConfig",
     "SamplingConfig",
     "SlurmConfig",
     "StudyConfig",

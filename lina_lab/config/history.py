@@ -1,11 +1,15 @@
 """Fields that earlier versions did not have, or had under another name.
 
 Stores of earlier versions are read with today's names, and with the added fields at their recorded defaults. A trial's
-hash is made of the names that its fields were first recorded under, without added fields at their recorded defaults. So
-neither a renamed nor an added field loses a store or turns a finished cell into a new one.
+hash is made of the names that its fields were first recorded under, without added fields at their recorded defaults,
+and without where things are and how fast they are read. So neither a renamed nor an added field, nor a data set that
+moved, loses a store or turns a finished cell into a new one.
 """
 
-from collections.abc import Mapping
+import dataclasses
+import json
+import typing
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any, TypeVar
 
@@ -28,6 +32,24 @@ REMOVED = dict.fromkeys(
     ("study.held_equal", "study.controlled"), "delete it: `lina plan` and reports list what is equal for all cells"
 )
 """Dotted name of a study's field that this version lacks -> what to do. Stores that hold it are read without it."""
+FIRST: dict[str, str] = {
+    "": "model data optimizer ema trainer sampling seed",
+    "model": "latent_channels latent_size patch_size dim num_heads condition_depth depth flow_depth flow_dim "
+    "num_classes text_dim text_length attention encoder_attention condition_attention position condition_dropout "
+    "noise_samples_per_token compile gradient_checkpointing",
+    **dict.fromkeys(
+        ("model.attention", "model.encoder_attention", "model.condition_attention"),
+        "kind normalization feature_map conv conv_kernel gate mediators",
+    ),
+    "data": "name path flip encoder long_captions on_error max_skipped workers batch_size val_images val_batch_size",
+    "optimizer": "lr warmup_images betas weight_decay",
+    "ema": "decay every_n_steps",
+    "trainer": "max_images val_every_images log_every_n_steps precision divergence_factor divergence_steps",
+    "sampling": "images_per_class ar_steps ode_steps guidance_scale guidance_scale_start quality_images "
+    "quality_features quality_reference inception vae caption_images quality_every_images",
+}
+"""Section of a trial -> the fields that version 0.1 had, under today's names. Their values are always in the hash; any
+other field, of this version or of somebody's own, is only where it differs from its default."""
 RECORDED = {new: old for old, new in RENAMED.items()}
 ADDED: dict[str, Any] = {
     "model.parametrization": "standard",
@@ -38,7 +60,14 @@ ADDED: dict[str, Any] = {
     "trainer.rng_version": 1,
 }
 """Dotted name of a field of a trial that version 0.1 did not have -> the value that stands for its absence, as plain
-data. It stays as it is when the field's default changes."""
+data. It stays as it is when the field's default changes. For a field that is not listed it is the default."""
+STAND_INS: dict[str, Any] = {"data.path": None, "data.workers": 0, "trainer.log_every_n_steps": 1}
+"""Field that says where data are and how fast they are read or reported -> what is hashed in place of its value."""
+FILES = ("data.path", "data.encoder", "sampling.vae", "sampling.quality_reference", "sampling.inception")
+"""Fields that name files or folders; some may also name a model of the hub. A begun study compares what is there
+(`study.contents`), not the name."""
+PLACES = tuple(dict.fromkeys([*STAND_INS, *FILES]))
+"""Fields whose value may change while a study goes on. Its cells keep the hash that they were begun with."""
 
 
 def current_name(field: str) -> str:
@@ -62,10 +91,65 @@ def current_names(data: Mapping[str, Any], *, within: str = "") -> dict[str, Any
     return found
 
 
-def recorded(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial's nested data as version 0.1 would have recorded it: its names, and no added field at its default."""
-    plain: dict[str, Any] = _renamed(data, RECORDED, left_out=ADDED)
+def recorded(data: Mapping[str, Any], added: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A trial's nested data as version 0.1 would have recorded it: its names, and no added field at its default.
+
+    Args:
+        data: the trial.
+        added: field that version 0.1 lacked -> the value that stands for its absence.
+    """
+    plain: dict[str, Any] = _renamed(data, RECORDED, left_out=ADDED if added is None else added)
     return plain
+
+
+def without_defaults(data: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's nested data, stored or present, without the added fields at their defaults, to be compared."""
+    plain: dict[str, Any] = _renamed(data, {}, left_out=added)
+    return plain
+
+
+def added_fields(cls: Any) -> dict[str, Any]:
+    """Every field of a trial that version 0.1 lacked -> the plain value that stands for its absence.
+
+    Args:
+        cls: the trial's dataclass.
+    """
+    return {**dict(_added_in(cls, "")), **ADDED}
+
+
+def _added_in(cls: Any, section: str) -> Iterator[tuple[str, Any]]:
+    kinds = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        name = f"{section}.{field.name}" if section else field.name
+        if field.name not in FIRST.get(section, "").split():
+            if field.default_factory is not dataclasses.MISSING:
+                yield name, _plain(field.default_factory())
+            elif field.default is not dataclasses.MISSING:
+                yield name, _plain(field.default)
+        elif (inner := _dataclass_within(kinds[field.name])) is not None:
+            yield from _added_in(inner, name)
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value))  # type: ignore[arg-type]
+
+
+def _dataclass_within(kind: Any) -> Any:
+    """The dataclass that a field holds, or holds a list of; None: it holds none."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return kind
+    return next((found for part in typing.get_args(kind) if (found := _dataclass_within(part)) is not None), None)
+
+
+def placed(data: Mapping[str, Any], places: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's nested data with other values of `PLACES`: those given, otherwise the stand-ins."""
+    changed: dict[str, Any] = {
+        name: dict(value) if isinstance(value, Mapping) else value for name, value in data.items()
+    }
+    for field, value in {**STAND_INS, **places}.items():
+        section, _, name = field.partition(".")
+        changed[section][name] = value
+    return changed
 
 
 def from_stored(cls: type[T], data: Mapping[str, Any], *, within: str = "") -> T:

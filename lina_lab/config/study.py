@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from lina_lab.config.checks import CHECKS, Checked, NonNegativeInt, OneOf, PositiveFloat, PositiveInt
+from lina_lab.config.checks import CHECKS, Checked, NonNegativeInt, OneOf, PositiveFloat
 from lina_lab.config.metrics import METRICS
-from lina_lab.config.verdict import ContrastTerm, PrimaryConfig, TuningConfig, UntilConfig
+from lina_lab.config.resources import ResourcesConfig
+from lina_lab.config.verdict import ContrastTerm, PrimaryConfig, RoundingConfig, TuningConfig, UntilConfig
 
 RESERVED = ("mlartifacts", "Default")
 """Names that the stores use for themselves."""
@@ -39,51 +40,6 @@ class BudgetConfig:
     """images seen; image tokens seen; training FLOPs (two for each multiply-add, see `lina count`)."""
     amount: PositiveFloat
     """The budget in this unit."""
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKS)
-class ResourcesConfig:
-    """The hardware and the process group that train a cell."""
-
-    nodes: PositiveInt = 1
-    """Machines."""
-    devices: PositiveInt = 1
-    """Devices of each machine, with one process each: GPUs, or parts of the CPU where there are none."""
-    accelerator: Literal["auto", "gpu", "cpu"] = "auto"
-    """gpu: refuse a machine without GPUs; auto: use GPUs where there are any, otherwise the CPU."""
-    strategy: Literal["ddp", "fsdp"] = "ddp"
-    """How several devices train one model: ddp copies the model to each, fsdp shards it over them."""
-    accumulate_grad_batches: PositiveInt = 1
-    """Gradient accumulation: micro-batches of each device in one optimizer step. The global batch stays
-    data.batch_size."""
-    timeout_seconds: PositiveFloat = 300.0
-    """Seconds that a device waits for another one before the process group counts as broken."""
-    max_minutes: PositiveFloat | None = None
-    """Longest training time of a cell, over all its attempts; a cell that takes longer saves a checkpoint and is
-    cancelled. null: no limit."""
-    max_restarts: NonNegativeInt = 3
-    """How often a cell whose process group died is restarted, each time from its last checkpoint."""
-    flops_per_second: PositiveFloat | None = None
-    """Training FLOP/s of a device, for `lina plan`; null: as measured on the study's finished cells."""
-
-    @property
-    def world_size(self) -> int:
-        """Processes that train one model together."""
-        return self.nodes * self.devices
-
-    def check_batch(self, batch_size: int) -> None:
-        """Refuse a batch that does not divide evenly over devices and accumulation steps.
-
-        Raises:
-            ValueError: the numbers that do not fit.
-        """
-        shares = self.world_size * self.accumulate_grad_batches
-        if batch_size % shares:
-            raise ValueError(
-                f"data.batch_size={batch_size} cannot be divided evenly: study.resources has nodes={self.nodes} "
-                f"x devices={self.devices} x accumulate_grad_batches={self.accumulate_grad_batches} = {shares} "
-                "micro-batches"
-            )
 
 
 def _with_values(tune: dict[str, list[float]]) -> dict[str, list[float]]:
@@ -130,6 +86,9 @@ class StudyConfig(Checked):
     until: UntilConfig | None = None
     """When enough seeds are trained, such as {primary: resolved, max_seeds: 16} or {width: 0.01, max_seeds: 16}; null:
     `seeds` are all."""
+    rounding: RoundingConfig | None = None
+    """Measure how far each variant amplifies rounding, by a second training with the sums in another order, such as
+    {threads: 2} or {accumulate_grad_batches: 2, seeds: [0]}; null: not measured."""
     resources: ResourcesConfig = ResourcesConfig()
     """Hardware of each cell; not part of its config hash."""
 
@@ -156,6 +115,7 @@ class StudyConfig(Checked):
         yield from self._problems_of_until()
         yield from self._problems_of_primary()
         yield from self._problems_of_tuning()
+        yield from self._problems_of_rounding()
 
     def _problems_of_seeds(self) -> Iterator[str]:
         at_size = {f"seeds_at_size.{size}": seeds for size, seeds in self.seeds_at_size.items()}
@@ -225,13 +185,26 @@ class StudyConfig(Checked):
                 yield "tune: seed is not a field to tune"
             if self.tuning.sampler == "tpe" and self.tuning.trials <= len(set(values)):
                 yield f"tuning.trials={self.tuning.trials} must exceed the values of tune.{name} for sampler=tpe"
-        own = {*self.seeds, *(seed for seeds in self.seeds_at_size.values() for seed in seeds)}
-        both = sorted(own & set(self.tuning.seeds))
+        both = sorted(self._own_seeds & set(self.tuning.seeds))
         if self.tune and both:
             yield f"tuning.seeds: {both} are seeds of the study too; a choice made on them would favor its own results"
         for size in self.tuning.sizes:
             if self.named(self.size_axis, size) is None:
                 yield f"tuning.sizes: {size} is not one of the sizes {self.point_names(self.size_axis)}"
+
+    def _problems_of_rounding(self) -> Iterator[str]:
+        if self.rounding is None:
+            return
+        for name, value in self.rounding.changes.items():
+            if getattr(self.resources, name) == value:
+                yield f"rounding.{name}={value} is that of study.resources too: give another number"
+        foreign = [seed for seed in self.rounding.seeds if seed not in self._own_seeds]
+        if foreign:
+            yield f"rounding.seeds: {foreign} are not seeds of the study"
+
+    @property
+    def _own_seeds(self) -> set[int]:
+        return {*self.seeds, *(seed for seeds in self.seeds_at_size.values() for seed in seeds)}
 
     def named(self, axis: str, name: str) -> dict[str, Any] | None:
         """The values of an axis' fields at the point of that name, or whose first value reads so."""

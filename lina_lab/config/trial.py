@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, field
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -11,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from lina_lab.config.checks import CHECKS, FROM_LIST, Checked, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, Share
 from lina_lab.config.datasets import DATA_SETS, having
-from lina_lab.config.history import recorded
+from lina_lab.config.history import added_fields, placed, recorded
 from lina_lab.config.metrics import METRICS
 from lina_lab.config.model import LinaConfig
 from lina_lab.config.optimizers import OPTIMIZERS
@@ -165,7 +166,7 @@ class SamplingConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class TrialConfig(Checked):
-    """All that decides what one trial computes, and nothing else: its hash identifies the trial."""
+    """All that one trial computes with. What decides its numbers identifies it, see `config_hash`."""
 
     model: LinaConfig = LinaConfig()
     data: DataConfig = DataConfig()
@@ -233,6 +234,17 @@ class TrialConfig(Checked):
         """Lightning epochs: one for each validation; the last may be shorter."""
         return -(-self.max_steps // self.epoch_steps)
 
-    def config_hash(self) -> str:
-        """First 12 hex digits of the SHA-256 of the configuration, as version 0.1 recorded it (`config.history`)."""
-        return hashlib.sha256(json.dumps(recorded(asdict(self)), sort_keys=True).encode()).hexdigest()[:12]
+    def config_hash(self, places: Mapping[str, Any] | None = None) -> str:
+        """First 12 hex digits of the SHA-256 of what decides the numbers, as version 0.1 recorded it.
+
+        Args:
+            places: field of `history.PLACES` -> the value to hash, where a study began with it or varies it.
+        """
+        kind: Any = type(self)
+        data = recorded(placed(asdict(self), places or {}), _added(kind))
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@cache
+def _added(cls: Any) -> dict[str, Any]:
+    return added_fields(cls)

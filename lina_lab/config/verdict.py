@@ -99,3 +99,25 @@ class UntilConfig(Checked):
     def _problems(self) -> Iterator[str]:
         if (self.primary is None) == (self.width is None):
             yield "give either primary=resolved or width=NUMBER, and null for the other"
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKS)
+class RoundingConfig(Checked):
+    """How cells of the comparison are trained a second time: with the same seed, and their sums in another order."""
+
+    threads: PositiveInt | None = None
+    """Threads of each process in the second training; null: as in the first. On a GPU they change nothing."""
+    accumulate_grad_batches: PositiveInt | None = None
+    """Micro-batches of an optimizer step in the second training; null: as in the first."""
+    seeds: list[NonNegativeInt] = field(default_factory=list)
+    """Seeds that are trained a second time; empty: all of the study."""
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Field of study.resources -> its value in the second training."""
+        both = {"threads": self.threads, "accumulate_grad_batches": self.accumulate_grad_batches}
+        return {name: value for name, value in both.items() if value is not None}
+
+    def _problems(self) -> Iterator[str]:
+        if not self.changes:
+            yield "give threads or accumulate_grad_batches: without another order of sums nothing is rounded otherwise"

@@ -27,8 +27,7 @@ def main(folder: Path, node: int, master: str, port: int, parent: int) -> int:
     end_with_parent(parent)
     spec = LaunchSpec.read(folder)
     os.environ.update(network_variables(_own_address(master), os.environ))
-    # The ranks of a machine share its processors.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // spec.resources.devices)))
+    os.environ["OMP_NUM_THREADS"] = str(spec.resources.threads)
     ended = _run(folder, node, master, port, spec)
     write_atomically(folder / LOGS / f"node-{node}.json", json.dumps({"attempt": spec.attempt, **asdict(ended)}))
     return 0 if ended.well else 1

@@ -153,10 +153,19 @@ class Engine(Protocol):
 
 
 class Launch(Protocol):
-    """Trains one cell in `folder` and returns its result; an error of the cell is raised."""
+    """Trains one cell in `folder` and returns its result; an error of the cell is raised.
+
+    `resources` are the cell's own, on the machines of the study's; None: the study's.
+    """
 
     def __call__(
-        self, config: TrialConfig, folder: Path, *, tracking: TrackingRun | None, report: Report
+        self,
+        config: TrialConfig,
+        folder: Path,
+        *,
+        tracking: TrackingRun | None,
+        report: Report,
+        resources: ResourcesConfig | None = None,
     ) -> TrialResult: ...
 
 

@@ -44,25 +44,34 @@ class GroupLaunch:
         self.engine, self.resources, self.tell = engine, resources, tell
 
     def __call__(
-        self, config: TrialConfig, folder: Path, *, tracking: TrackingRun | None, report: Report
+        self,
+        config: TrialConfig,
+        folder: Path,
+        *,
+        tracking: TrackingRun | None,
+        report: Report,
+        resources: ResourcesConfig | None = None,
     ) -> TrialResult:
-        self.resources.check_batch(config.data.batch_size)
+        resources = resources or self.resources
+        resources.check_batch(config.data.batch_size)
         restarts: list[str] = []
         while True:
             try:
-                result = self._attempt(folder, tracking, report)
+                result = self._attempt(folder, tracking, report, resources)
             except GroupError as error:
-                if not error.again or len(restarts) == self.resources.max_restarts:
+                if not error.again or len(restarts) == resources.max_restarts:
                     raise
                 restarts.append(f"the group was restarted: {error}")
                 self.tell(restarts[-1])
                 continue
             return replace(result, problems=(*result.problems, *restarts))
 
-    def _attempt(self, folder: Path, tracking: TrackingRun | None, report: Report) -> TrialResult:
+    def _attempt(
+        self, folder: Path, tracking: TrackingRun | None, report: Report, resources: ResourcesConfig
+    ) -> TrialResult:
         found = self.engine.resume(folder)
         if found is None:
-            attempt, resources = uuid.uuid4().hex, self.resources
+            attempt = uuid.uuid4().hex
             spec = LaunchSpec(
                 attempt=attempt,
                 engine=self.engine.name,

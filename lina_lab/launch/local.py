@@ -17,8 +17,17 @@ def in_this_process(resources: ResourcesConfig) -> Iterator[Launch]:
     with gc_paused():
         from lina_lab.training.trial import run_trial
 
-    def launch(config: TrialConfig, folder: Path, *, tracking: TrackingRun | None, report: Report) -> TrialResult:
+    study = resources
+
+    def launch(
+        config: TrialConfig,
+        folder: Path,
+        *,
+        tracking: TrackingRun | None,
+        report: Report,
+        resources: ResourcesConfig | None = None,
+    ) -> TrialResult:
         refuse_job(folder)
-        return run_trial(config, folder, tracking=tracking, report=report, resources=resources)
+        return run_trial(config, folder, tracking=tracking, report=report, resources=resources or study)
 
     yield launch

@@ -24,9 +24,12 @@ STUDY: Final = "lina.study"
 """The study's definition as JSON: in a tag, so that a copied or moved folder of runs is complete."""
 FORMAT: Final = "lina.format"
 """Version of these names, on the study's run; a store without it is of version 1."""
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
+"""Format of a study with cells that are trained again, which readers of an earlier one would take for the others."""
+TUNED_FORMAT: Final = 2
+"""Format of a study with tuning."""
 PLAIN_FORMAT: Final = 1
-"""Format of a study without tuning: versions that know no phases can go on with it, and with no other one."""
+"""Format of any other study: versions that know no phases can go on with it, and with no other one."""
 TUNED_FILE: Final = "tuned.json"
 """Artifact of the study's run: a list with one entry for each tuned variant and size, see `Tuned.to_dict`."""
 AXES: Final = "lina.axes"
@@ -34,6 +37,8 @@ AXES: Final = "lina.axes"
 CONFIG: Final = "lina.config"
 """A cell's configuration as JSON, typed; MLflow's parameters hold it as text, to filter by. What exceeds one tag
 continues in `lina.config.1`, `lina.config.2`, ...; a store of version 0.1 has none of these."""
+CONTENTS: Final = "lina.contents"
+"""Fingerprints of what a cell read from files and folders as JSON: data.path -> fingerprint, and so on."""
 TAG_LENGTH: Final = 8000
 """MLflow cuts the value of a tag after so many characters (MAX_TAG_VAL_LENGTH in MLflow 3.17)."""
 TRAIN_LOSS: Final = "train/loss"

@@ -46,6 +46,8 @@ class Phase(StrEnum):
     """To compare the variants; each cell of a study that tunes nothing."""
     TUNING = "tuning"
     """To choose the value of the tuned field for its variant and size. It enters no comparison."""
+    ROUNDING = "rounding"
+    """To measure what another order of sums changes in a cell of the comparison. It enters no comparison."""
 
 
 class RunStatus(StrEnum):

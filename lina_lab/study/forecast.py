@@ -65,8 +65,11 @@ def to_follow(plan: Plan, speed: Speed | None) -> str:
         return ""
     trials = _most_trials(plan)
     # What a cell takes does not depend on the tuned value.
-    compared = grid_cells(plan, lambda point: {name: values[0] for name, values in study.tune.items()})
-    added = _most_added(plan)
+    grid = grid_cells(plan, lambda point: {name: values[0] for name, values in study.tune.items()})
+    compared = replace(plan, cells=grid).with_rounding().cells
+    # Seeds that are added are trained again too, unless the study names those that are.
+    twice = study.rounding is not None and not study.rounding.seeds
+    added = [(cell, times * (2 if twice else 1)) for cell, times in _most_added(plan)]
     if study.tune:
         tuned = {str(cell.axes) for cell, _ in trials}
         count = sum(times for _, times in trials)

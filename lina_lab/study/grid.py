@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lina_lab.config import BudgetConfig, StudyConfig, TrialConfig, from_dict
 from lina_lab.config.cautions import cautions, meaningless, unmeasurable
+from lina_lab.config.history import PLACES
 from lina_lab.config.metrics import METRICS
 from lina_lab.config.model import mixed_widths
 from lina_lab.records.status import Phase
@@ -36,6 +37,18 @@ class Cell:
     phase: Phase = Phase.COMPARISON
     tuned: dict[str, float] = dataclasses.field(default_factory=dict)
     """The field that the study tunes -> its value; empty where nothing is tuned."""
+    again: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """For phase=rounding: field of `study.resources` -> the value that makes another order of sums."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """What a study was begun with, where it may be another thing now."""
+
+    places: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Field of `history.PLACES` -> its value then, by which the cells are known in the stores."""
+    contents: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What the study reads -> its fingerprint, see `contents.contents_of`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +62,7 @@ class Plan:
     """The trial's fields before axes, tuned field and seed set theirs, as plain nested data."""
     points: tuple[dict[str, Any], ...]
     """Field -> value for each variant and size."""
+    begun: Begun = Begun()
     seed: int | None = None
     """The only seed, if the command line fixes it."""
     whole: bool = True
@@ -67,7 +81,8 @@ class Plan:
 
     def digest(self) -> str:
         """A short hash of all cells."""
-        return hashlib.sha256(" ".join(cell.config_hash for cell in self.cells).encode()).hexdigest()[:12]
+        # Not as the stores know them, which only the machine that leads has.
+        return hashlib.sha256(" ".join(cell.config.config_hash() for cell in self.cells).encode()).hexdigest()[:12]
 
     def cautions(self) -> tuple[str, ...]:
         """A sentence for each number of the cells that means less than its name says, see `config.cautions`."""
@@ -103,7 +118,7 @@ class Plan:
             shown = [f"{name.rpartition('.')[2]} {value:g}" for name, value in tuned.items()]
             parts = [self.point_name(values), *(shown if phase is Phase.TUNING else []), f"seed {seed}"]
             self._made[key] = Cell(
-                config_hash=config.config_hash(),
+                config_hash=self._hash(config, values),
                 axes=dict(values),
                 config=config,
                 label=" ".join(parts),
@@ -111,6 +126,43 @@ class Plan:
                 tuned=dict(tuned),
             )
         return self._made[key]
+
+    def _hash(self, config: TrialConfig, values: Mapping[str, Any], again: Mapping[str, Any] | None = None) -> str:
+        varied = {field: value for field, value in values.items() if field in PLACES}
+        own = config.config_hash({**self.begun.places, **varied})
+        return hashlib.sha256(json.dumps([own, again], sort_keys=True).encode()).hexdigest()[:12] if again else own
+
+    def with_rounding(self) -> "Plan":
+        """The plan with the second trainings of its cells, by which the study measures rounding.
+
+        Raises:
+            ValueError: a batch cannot be divided as the second training needs it.
+        """
+        rounding = self.study.rounding
+        if rounding is None:
+            return self
+        again, resources = rounding.changes, replace(self.study.resources, **rounding.changes)
+        cells = [cell for cell in self.cells if cell.phase is Phase.COMPARISON]
+        for batch_size in {cell.config.data.batch_size for cell in cells}:
+            resources.check_batch(batch_size)
+        repeats = [
+            replace(
+                cell,
+                config_hash=self._hash(cell.config, cell.axes, again),
+                label=f"{cell.label} again",
+                phase=Phase.ROUNDING,
+                again=again,
+            )
+            for cell in cells
+            if cell.config.seed in (rounding.seeds or [cell.config.seed])
+        ]
+        return replace(self, cells=(*self.cells, *repeats))
+
+    def as_begun(self, begun: Begun) -> "Plan":
+        """The plan with the cells as the stores of a begun study know them."""
+        plan = replace(self, begun=begun, _made={})
+        cells = tuple(replace(cell, config_hash=plan._hash(cell.config, cell.axes, cell.again)) for cell in self.cells)
+        return replace(plan, cells=cells)
 
     def point_name(self, values: Mapping[str, Any]) -> str:
         """A point's name for people, such as `division none 32`."""
@@ -158,7 +210,7 @@ def make_plan(study: StudyConfig, base: Mapping[str, Any], overridden: Sequence[
     _check_seed(plan)
     # A tuned study's cells are checked here, with any of the values.
     cells = grid_cells(plan, lambda values: {name: tried[0] for name, tried in study.tune.items()})
-    return plan if study.tune else replace(plan, cells=cells)
+    return plan if study.tune else replace(plan, cells=cells).with_rounding()
 
 
 def grid_cells(plan: Plan, tuned_at: Callable[[Mapping[str, Any]], Mapping[str, float]]) -> tuple[Cell, ...]:

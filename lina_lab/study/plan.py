@@ -43,15 +43,16 @@ def time_left(workspace: Workspace, cells: Sequence[Cell], workers: int) -> str:
 
 def cell_table(workspace: Workspace) -> pd.DataFrame:
     """A row for each cell: axes, seed, parameters, training FLOPs, memory of a device, steps, hours."""
-    speed, resources = speed_of(workspace), workspace.plan.study.resources
-    return pd.DataFrame([_row(cell, resources, speed) for cell in workspace.plan.cells])
+    speed, study = speed_of(workspace), workspace.plan.study
+    phases = bool(study.tune) or study.rounding is not None
+    return pd.DataFrame([_row(cell, study.resources, speed, phases=phases) for cell in workspace.plan.cells])
 
 
-def _row(cell: Cell, resources: ResourcesConfig, speed: Speed | None) -> dict[str, Any]:
+def _row(cell: Cell, resources: ResourcesConfig, speed: Speed | None, *, phases: bool) -> dict[str, Any]:
     return {
         "cell": cell.config_hash,
         **{field.rpartition(".")[2]: str(value) for field, value in cell.axes.items()},
-        **({"phase": cell.phase.value} if cell.tuned else {}),
+        **({"phase": cell.phase.value} if phases else {}),
         **{field.rpartition(".")[2]: f"{value:g}" for field, value in cell.tuned.items()},
         "seed": cell.config.seed,
         "parameters": parameters(cell.config.model),

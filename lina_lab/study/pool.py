@@ -60,7 +60,7 @@ def run_pool(store: Store, command: CommandConfig, arguments: Sequence[str], dis
         return summarise(plan, states, [])
     devices = () if command.launcher == "slurm" else gpus()
     workers = command.workers if grows(plan) else min(command.workers, left)
-    pool = _Pool(store.folder, workers, arguments, devices, plan.study.resources.devices)
+    pool = _Pool(store.folder, workers, arguments, devices, plan.study.resources.threads)
     try:
         pool.start()
         _watch(store, pool, display, states)
@@ -100,12 +100,12 @@ def _watch(store: Store, pool: "_Pool", display: PlainDisplay, states: Mapping[s
 
 
 class _Pool:
-    """Worker processes, each with its own share of the processors and its own log."""
+    """Worker processes, each with its share of the devices and its own log."""
 
     def __init__(
-        self, folder: Path, workers: int, command: Sequence[str], devices: Sequence[str], ranks: int = 1
+        self, folder: Path, workers: int, command: Sequence[str], devices: Sequence[str], threads: int = 1
     ) -> None:
-        self.folder, self.command, self.devices, self.ranks = folder, command, devices, ranks
+        self.folder, self.command, self.devices, self.threads = folder, command, devices, threads
         self.workers: list[subprocess.Popen[bytes] | None] = [None] * workers
         self.crashes = 0
 
@@ -119,8 +119,7 @@ class _Pool:
 
     def _environment(self, index: int) -> dict[str, str]:
         count = len(self.workers)
-        environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // (count * self.ranks))), **os.environ}
-        environment[PARENT] = str(os.getpid())
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), PARENT: str(os.getpid())}
         if self.devices:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices[index::count])
         return environment

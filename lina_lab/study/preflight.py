@@ -8,7 +8,7 @@ from lina_lab.config.datasets import DATA_SETS
 from lina_lab.launch.machine import check_machine
 from lina_lab.study.grid import Plan
 from lina_lab.study.workspace import Workspace
-from lina_lab.util.errors import StudyError, explained
+from lina_lab.util.errors import ChangedError, StudyError, explained
 
 
 def problems(plan: Plan, command: CommandConfig) -> Iterator[str]:
@@ -69,6 +69,7 @@ def problem_of_store(workspace: Workspace) -> str | None:
     import optuna
 
     from lina_lab.study.backend import open_storage
+    from lina_lab.study.correction import under_way
     from lina_lab.study.identity import BASE, check_configuration
 
     try:
@@ -79,7 +80,9 @@ def problem_of_store(workspace: Workspace) -> str | None:
             except KeyError:
                 return None
             if BASE in study.user_attrs:
-                check_configuration(study, workspace.plan)
+                check_configuration(study, workspace.plan, workspace.folder)
+    except ChangedError as error:
+        return str(error) if under_way(study, workspace.folder) else None
     except StudyError as error:
         return str(error)
     return None

@@ -33,7 +33,8 @@ def grown(plan: Plan, states: States) -> Plan:
         return replace(plan, stopped=plan.stopped or (_refusal(plan) if ended else ""))
     at = tuned_at(plan, tuned)
     added, look = more_seeds(plan, states, at) if study.until is not None else ((), None)
-    return replace(plan, cells=(*trials, *grid_cells(plan, lambda point: fields_at(at, point)), *added), look=look)
+    cells = (*trials, *grid_cells(plan, lambda point: fields_at(at, point)), *added)
+    return replace(plan, cells=cells, look=look).with_rounding()
 
 
 def grows(plan: Plan) -> bool:

@@ -8,7 +8,7 @@ process, and no cell is worked on twice at once.
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -22,8 +22,9 @@ from lina_lab.records.status import CellStatus
 from lina_lab.study.backend import open_storage
 from lina_lab.study.cells import ATTEMPTS_LOST, CELL, ERROR, STATUS, CellState, state_of, waiting_trial
 from lina_lab.study.compared import check_compared, keep_compared, with_compared
-from lina_lab.study.grid import Cell
-from lina_lab.study.identity import check_configuration, check_folder
+from lina_lab.study.correction import ABANDONED, begun_or_corrected, open_study
+from lina_lab.study.grid import Begun, Cell
+from lina_lab.study.identity import check_folder
 from lina_lab.study.lease import Lease, StaleLeases
 from lina_lab.study.patience import patiently
 from lina_lab.study.rounds import grown, grows
@@ -69,46 +70,50 @@ class Store:
 
     Args:
         workspace: the cells, and where the storage is.
+        corrects: begin the study again where it has another configuration and nothing is trained. `corrected` then
+            says so.
 
     Raises:
         ChangedError: the study exists with another configuration, or has compared at other tuned values.
         StudyError: the storage cannot be opened.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace, self.plan = workspace, grown(with_compared(workspace.plan, workspace.folder), {})
+    def __init__(self, workspace: Workspace, *, corrects: bool = False) -> None:
+        self.plan = workspace.plan
         self.runs, self.folder = workspace.runs, workspace.folder
         self.tell: Callable[[str], None] = partial(print, file=sys.stderr)
         """Called with a line when the queue is waited for."""
         self._stale = StaleLeases()
         self._known: dict[str, CellState] = {}
         self._passed: set[str] = set()
-        self._first = {cell.config_hash for cell in self.plan.cells}
         self._cells: dict[str, Cell] = {}
         self._order: list[str] = []
         self._ended: dict[str, CellStatus] | None = None
         self._longest_first = False
-        self.study = self._open()
+        self.study, begun, self.corrected = self._open(workspace, corrects=corrects)
+        self.workspace = replace(workspace, plan=workspace.plan.as_begun(begun))
+        self.plan = grown(with_compared(self.workspace.plan, self.folder), {})
+        self._first = {cell.config_hash for cell in self.plan.cells}
         self._storage = storage_of(self.study)
         self.adopt(self.states() if grows(self.plan) else {})
         check_compared(self.folder, self.plan)
 
     @_patient
-    def _open(self) -> optuna.Study:
-        """Open the study, or make it."""
+    def _open(self, workspace: Workspace, *, corrects: bool) -> tuple[optuna.Study, Begun, str]:
+        """Open the study, or make it; see `begun_or_corrected`."""
         with self.setup():
-            study = optuna.create_study(
-                study_name=self.plan.study.name,
-                storage=open_storage(self.workspace.storage, self.runs),
-                # Every trial is enqueued, so the sampler decides nothing; the default one would import more.
-                sampler=optuna.samplers.RandomSampler(seed=0),
-                directions=[objective.direction for objective in self.plan.study.objectives],
-                load_if_exists=True,
-            )
-            check_configuration(study, self.plan)
-            if self.workspace.storage is not None:
-                check_folder(study, self.folder)
-        return study
+            self.study = open_study(self.plan, open_storage(workspace.storage, self.runs))
+            states = list(self.states().values())
+            opened = begun_or_corrected(self.study, self.plan, self.folder, states, corrects=corrects)
+            if workspace.storage is not None:
+                check_folder(opened[0], self.folder)
+        return opened
+
+    @property
+    def abandoned(self) -> list[str]:
+        """Hashes of cells of a configuration that was corrected before anything was trained."""
+        found, known = self.study.user_attrs.get(ABANDONED, []), self.states()
+        return [config_hash for config_hash in found if config_hash not in known]
 
     @contextmanager
     def setup(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, RunTag, ViewType
 from mlflow.utils import mlflow_tags
 
-from lina_lab.config import to_dict
+from lina_lab.config import StudyConfig, to_dict
 from lina_lab.records import runstore
 from lina_lab.records.files import PICTURE_FILE, RESULT_FILE
 from lina_lab.records.record import Record, read_record
@@ -108,7 +108,7 @@ class Tracker:
             run_id = self.client.create_run(self.experiment_id, tags=tags).info.run_id
         tags = {
             runstore.KIND: "study",
-            runstore.FORMAT: str(runstore.FORMAT_VERSION if study.tune else runstore.PLAIN_FORMAT),
+            runstore.FORMAT: str(_format_of(study)),
             runstore.NOTE: f"**{study.question.strip()}**",
             runstore.STUDY: json.dumps(to_dict(study)),
         }
@@ -138,16 +138,19 @@ class Tracker:
             **{f"{runstore.AXIS}{field}": str(value) for field, value in cell.axes.items()},
             **(self.source if kept is None else kept.source or {}),
         }
-        run_id = self.run_of(cell.config_hash)
+        run_id, known = self.run_of(cell.config_hash), dict[str, str]()
         if run_id is None:
             run_id = str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
         else:
             self.client.update_run(run_id, status=RunStatus.RUNNING.value)
             source = {} if kept is not None else self.source
             self._set_tags(run_id, {runstore.STATUS: CellStatus.RUNNING.value} | source)
+            known = self.client.get_run(run_id).data.params
         config = to_dict(cell.config)
-        self._set_tags(run_id, runstore.config_tags(config))
-        params = [Param(name, str(value)) for name, value in flatten(config).items()]
+        contents = json.dumps(dict(self.plan.begun.contents))
+        self._set_tags(run_id, {**runstore.config_tags(config), runstore.CONTENTS: contents})
+        # MLflow refuses another value of a parameter: of what may move while a study goes on, it keeps the first.
+        params = [Param(name, str(value)) for name, value in flatten(config).items() if name not in known]
         for start in range(0, len(params), PARAMS_A_REQUEST):
             self.client.log_batch(run_id, params=params[start : start + PARAMS_A_REQUEST])
         self.client.log_artifact(run_id, str(config_file))
@@ -195,6 +198,13 @@ class Tracker:
             error=result.error,
             artifacts=tuple(file for file in (folder / RESULT_FILE, folder / PICTURE_FILE) if file.exists()),
         )
+
+    @_whole
+    def abandon(self, config_hashes: Sequence[str]) -> None:
+        """Delete the runs of cells whose configuration was corrected before anything was trained."""
+        for config_hash in config_hashes:
+            if (run_id := self.run_of(config_hash)) is not None:
+                self.client.delete_run(run_id)
 
     @_whole
     def end(
@@ -261,6 +271,12 @@ class Tracker:
 
     def _set_tags(self, run_id: str, tags: dict[str, str]) -> None:
         self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+def _format_of(study: StudyConfig) -> int:
+    if study.rounding is not None:
+        return runstore.FORMAT_VERSION
+    return runstore.TUNED_FORMAT if study.tune else runstore.PLAIN_FORMAT
 
 
 def _metrics(values: dict[str, float], step: int) -> list[Metric]:

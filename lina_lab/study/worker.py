@@ -72,6 +72,7 @@ def run_study(
         store.longest_first()
     with store.setup():
         tracker = patiently(partial(Tracker.open, store.workspace), display.line, store.runs)
+    patiently(partial(tracker.abandon, store.abandoned), display.line, store.runs)
     with launcher() as launch:
         worker = _Worker(store, tracker, launch, display)
         try:
@@ -164,7 +165,9 @@ class _Worker:
             self.display.cell_progress(progress)
 
         tracking = TrackingRun(uri=self.tracker.uri, run_id=run_id)
-        result = self.launch(claim.cell.config, folder, tracking=tracking, report=report)
+        again = claim.cell.again
+        other = {"resources": replace(self.store.plan.study.resources, **again)} if again else {}
+        result = self.launch(claim.cell.config, folder, tracking=tracking, report=report, **other)
         # Cautions were said at the start, for all cells.
         for problem in (p for p in result.problems if p not in cautions(claim.cell.config)):
             self.display.line(f"{claim.cell.label}: {problem}")

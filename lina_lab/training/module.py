@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from lina_lab.config import TrialConfig, from_stored, to_dict
+from lina_lab.config.history import PLACES
 from lina_lab.data.batch import DATA_STATE, Batch
 from lina_lab.data.order import RankLayout
 from lina_lab.model import LINA, LossInputs, initialize, sample_step_inputs
@@ -148,7 +149,9 @@ class LinaModule(L.LightningModule):
     def _check_configuration(self, stored: dict[str, Any]) -> None:
         """Refuse a checkpoint of another trial."""
         other = from_stored(TrialConfig, stored)
-        if other.config_hash() != self.config.config_hash():
+        # Files and folders may have moved; what they hold is compared by the study and by the data module.
+        anywhere = dict.fromkeys(PLACES)
+        if other.config_hash(anywhere) != self.config.config_hash(anywhere):
             then, now = flatten(to_dict(other)), flatten(to_dict(self.config))
             changed = [name for name in now if then.get(name) != now[name]]
             raise ValueError(

@@ -38,6 +38,7 @@ from lina_lab.training.mlflow_logger import BufferedMLflowLogger
 from lina_lab.training.module import LinaModule
 from lina_lab.training.stopping import CancelledError, PreemptedError, StopSignals
 from lina_lab.training.strategy import strategy_for
+from lina_lab.training.threads import fixed_threads
 
 ONE_PROCESS = ResourcesConfig()
 ENDS = {
@@ -60,9 +61,10 @@ def run_trial(
 ) -> TrialResult:
     """Train one model, and leave checkpoints and a grid of pictures in `folder`.
 
-    Resumes from the newest whole checkpoint in the folder. Two runs of one configuration on one machine give the same
-    losses, bit for bit, however often one of them was interrupted. Where several ranks train it, each calls this, and
-    each returns the same result; losses then differ from one rank's by rounding alone.
+    Resumes from the newest whole checkpoint in the folder. Two runs of one configuration on one kind of machine give
+    the same losses, bit for bit, however often one of them was interrupted and however many processors there are. Where
+    several ranks train it, each calls this, and each returns the same result; losses then differ from one rank's by
+    rounding alone.
 
     Args:
         config: the trial.
@@ -70,7 +72,7 @@ def run_trial(
         tracking: existing run that the metrics are sent to; None: nowhere. What the store does not take is left in the
             folder, see `mlflow_buffer.deliver_unsent`.
         report: called after each step, on the first rank.
-        resources: the layout of the ranks.
+        resources: the layout of the ranks, and the threads of each.
         requests: signals that ask this process to stop while it trains.
         environment: Lightning's view of the processes; None: this one is alone.
 
@@ -80,6 +82,19 @@ def run_trial(
         KeyboardInterrupt, SystemExit: on Ctrl-C, and on SIGTERM where that is an exception
             (`signals.stops_as_exceptions`), after Lightning has closed the loggers.
     """
+    with fixed_threads(resources.threads):
+        return _train(config, folder, tracking, report, resources, requests or StopSignals(), environment)
+
+
+def _train(
+    config: TrialConfig,
+    folder: Path,
+    tracking: TrackingRun | None,
+    report: Report | None,
+    resources: ResourcesConfig,
+    requests: StopSignals,
+    environment: Any,
+) -> TrialResult:
     resources.check_batch(config.data.batch_size)
     if (sentence := unmeasurable(config)) is not None:
         raise ValueError(sentence)
@@ -110,7 +125,7 @@ def run_trial(
                 WeightSyncCheck(),
                 average,
                 *_evaluations(config, folder, average),
-                StepSync(config, folder, resources, timer, checkpoints, requests or StopSignals(), report),
+                StepSync(config, folder, resources, timer, checkpoints, requests, report),
                 checkpoints,
                 *([pictures] if config.sampling.images_per_class else []),
             ],

@@ -4,7 +4,7 @@ Everything here is one sentence for people. A program decides by the class of an
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -15,7 +15,16 @@ class StudyError(RuntimeError):
 
 
 class ChangedError(StudyError):
-    """The study exists with another configuration."""
+    """The study exists with another configuration.
+
+    Args:
+        sentence: what differs, and what to do.
+        changes: what differs, a clause each.
+    """
+
+    def __init__(self, sentence: str, changes: Sequence[str] = ()) -> None:
+        super().__init__(sentence)
+        self.changes = changes
 
 
 class RefusedError(StudyError):

@@ -18,6 +18,7 @@ from benchmarks.report import EFFECTS, NAME, WIDTHS, ReportBenchConfig, make_sto
 from lina_lab.config import TrialConfig, from_dict
 from lina_lab.records.runstore import (
     CELL,
+    CONTENTS,
     ERROR,
     FORMAT_VERSION,
     KIND,
@@ -245,6 +246,32 @@ def test_tuning_cells_are_a_table_of_their_own(store: Store) -> None:
     for name in ("cells", "history", "checkpoints", "excluded", "source"):
         assert len(getattr(runs, name)) == len(getattr(before, name))
     assert runs.diverged.empty
+
+
+def test_cells_that_were_trained_again_are_a_table_of_their_own(store: Store) -> None:
+    before = store.read()
+    assert before.again.empty
+    again = store.copy(store.runs()[0], **{CELL: "again", PHASE: "rounding"})
+    assert again
+    runs = store.read()
+    assert list(runs.again["cell"]) == ["again"]
+    for name in ("cells", "history", "checkpoints", "excluded", "source", "tuning"):
+        assert len(getattr(runs, name)) == len(getattr(before, name))
+
+
+def test_data_that_moved_while_a_study_went_on_are_one_data_set_and_others_are_not(store: Store) -> None:
+    first, second, third, *_ = store.runs()
+    for run, path, contents in ((first, "/a", None), (second, "/b", "0123"), (third, "/c", "0123")):
+        store.change_field(run, "data.name", "latents")
+        store.change_field(run, "data.path", path)
+        if contents is not None:
+            store.client.set_tag(run.info.run_id, CONTENTS, json.dumps({"data.path": contents}))
+    for run in store.runs():
+        if run.info.run_id not in {one.info.run_id for one in (first, second, third)}:
+            store.client.delete_run(run.info.run_id)
+    assert len(store.read().cells) == 3
+    store.client.set_tag(third.info.run_id, CONTENTS, json.dumps({"data.path": "4567"}))
+    assert "mixes data sets" in store.complaint()
 
 
 def test_a_study_that_still_tunes_has_nothing_to_compare(store: Store) -> None:

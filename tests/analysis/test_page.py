@@ -203,8 +203,8 @@ def test_the_number_of_threads_is_stated_and_a_mixture_is_pointed_out(tmp_path: 
     runs = simulated(TWO, seeds=2)
     count = len(runs.cells)
     one, mixed = [1.0] * count, [1.0, 2.0] * (count // 2)
-    said = {}
-    for name, threads in {"one": one, "mixed": mixed, "unknown": [np.nan] * count}.items():
+    part, said = [np.nan, *one[1:]], {}
+    for name, threads in {"one": one, "mixed": mixed, "unknown": [np.nan] * count, "part": part}.items():
         known = replace(runs, cells=runs.cells.assign(**{THREADS: threads}))
         said[name] = [line for line in provenance(known, []).lines if "Threads" in line]
     assert said["one"] == [f"Threads of a process: 1 ({count} cells)."]
@@ -213,6 +213,7 @@ def test_the_number_of_threads_is_stated_and_a_mixture_is_pointed_out(tmp_path: 
         "their losses may too."
     ]
     assert said["unknown"] == []
+    assert f"1 ({count - 1} cells), not recorded (1 cell); rounding differs" in said["part"][0]
 
 
 def test_metrics_disagree_by_sign_or_by_size() -> None:

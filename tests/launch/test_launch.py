@@ -89,16 +89,16 @@ def test_devices_are_those_that_the_process_may_see(monkeypatch: pytest.MonkeyPa
     machine.gpus.cache_clear()
 
 
-def test_workers_share_the_devices_and_the_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+def test_workers_share_the_devices_and_have_the_threads_of_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
     pool = _Pool(tmp_path, 3, ["true"], ["0", "1", "2", "3", "4", "5"])
     environments = [pool._environment(index) for index in range(3)]
     assert [one["CUDA_VISIBLE_DEVICES"] for one in environments] == ["0,3", "1,4", "2,5"]
-    assert [one["OMP_NUM_THREADS"] for one in environments] == ["2", "2", "2"]
+    assert [one["OMP_NUM_THREADS"] for one in environments] == ["1", "1", "1"]
     assert {one["LINA_PARENT"] for one in environments} == {str(os.getpid())}
-    groups = _Pool(tmp_path, 2, ["true"], [], ranks=2)
-    assert groups._environment(0)["OMP_NUM_THREADS"] == "2"
+    assert _Pool(tmp_path, 2, ["true"], [], threads=2)._environment(0)["OMP_NUM_THREADS"] == "2"
 
 
 DEAF = """
