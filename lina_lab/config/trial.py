@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, field
+from dataclasses import asdict, field, replace
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -235,4 +236,16 @@ class TrialConfig(Checked):
 
     def config_hash(self) -> str:
         """First 12 hex digits of the SHA-256 of the configuration, as version 0.1 recorded it (`config.history`)."""
-        return hashlib.sha256(json.dumps(recorded(asdict(self)), sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(self._recorded, sort_keys=True).encode()).hexdigest()[:12]
+
+    def with_seed(self, seed: int) -> "TrialConfig":
+        """The same trial with another seed, without the work that the other fields take to hash."""
+        if seed == self.seed:
+            return self
+        config = replace(self, seed=seed)
+        config.__dict__["_recorded"] = {**self._recorded, "seed": seed}
+        return config
+
+    @cached_property
+    def _recorded(self) -> dict[str, Any]:
+        return recorded(asdict(self))

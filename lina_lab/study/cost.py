@@ -4,7 +4,7 @@ from functools import lru_cache
 
 from lina_lab.config import LinaConfig, TrialConfig
 from lina_lab.model import count
-from lina_lab.model.masking import num_masked
+from lina_lab.model.schedule import num_masked
 
 STATE_BYTES = 20
 """Bytes a parameter: weight, gradient, two moments and the moving average, in float32."""

@@ -16,6 +16,7 @@ from lina_lab.config.cautions import cautions, meaningless, unmeasurable
 from lina_lab.config.metrics import METRICS
 from lina_lab.config.model import mixed_widths
 from lina_lab.records.status import Phase
+from lina_lab.study.cost import flops_per_image
 
 if TYPE_CHECKING:
     from lina_lab.study.stopping import Look
@@ -62,6 +63,8 @@ class Plan:
     """Why no cell can follow although the study has not ended, as a sentence; empty: nothing is wrong."""
     _made: dict[str, Cell] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     """Cells that were made before: a plan that grows makes none again."""
+    _checked: dict[str, TrialConfig] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    """A configuration for each point and tuned value: other seeds differ from it in the seed alone."""
 
     def digest(self) -> str:
         """A short hash of all cells."""
@@ -94,10 +97,7 @@ class Plan:
         """
         key = json.dumps([values, seed, tuned, phase])
         if key not in self._made:
-            config = from_dict(TrialConfig, _with_values(self.trial, {**values, **tuned, "seed": seed}, list(tuned)))
-            if self.study.budget is not None:
-                config = _with_budget(config, self.study.budget)
-            _check_measured(self.study, config)
+            config = self._config(values, seed, tuned)
             shown = [f"{name.rpartition('.')[2]} {value:g}" for name, value in tuned.items()]
             parts = [self.point_name(values), *(shown if phase is Phase.TUNING else []), f"seed {seed}"]
             self._made[key] = Cell(
@@ -109,6 +109,17 @@ class Plan:
                 tuned=dict(tuned),
             )
         return self._made[key]
+
+    def _config(self, values: Mapping[str, Any], seed: int, tuned: Mapping[str, float]) -> TrialConfig:
+        """The trial of a point, checked once for all seeds: checking takes most of the time of a large study's plan."""
+        key = json.dumps([values, tuned])
+        if key not in self._checked:
+            config = from_dict(TrialConfig, _with_values(self.trial, {**values, **tuned, "seed": seed}, list(tuned)))
+            if self.study.budget is not None:
+                config = _with_budget(config, self.study.budget)
+            _check_measured(self.study, config)
+            self._checked[key] = config
+        return self._checked[key].with_seed(seed)
 
     def point_name(self, values: Mapping[str, Any]) -> str:
         """A point's name for people, such as `division none 32`."""
@@ -196,9 +207,6 @@ def _with_budget(config: TrialConfig, budget: BudgetConfig) -> TrialConfig:
     elif budget.unit == "tokens":
         cost = float(config.model.num_tokens)
     else:
-        # Imports torch, which most studies are planned without.
-        from lina_lab.study.cost import flops_per_image
-
         cost = float(flops_per_image(config.model))
     images = max(1, round(budget.amount / cost))
     return replace(config, trainer=replace(config.trainer, max_images=images))

@@ -2,7 +2,6 @@
 
 import json
 import statistics
-from collections.abc import Sequence
 from dataclasses import replace
 from math import isnan
 from typing import Any
@@ -38,15 +37,6 @@ def seconds_per_flop(workspace: Workspace) -> float | None:
         return float(statistics.median(measured))
     stated = plan.study.resources.flops_per_second
     return None if stated is None else 1 / (stated * plan.study.resources.world_size)
-
-
-def time_left(workspace: Workspace, cells: Sequence[Cell], workers: int) -> str:
-    """How long cells will take with so many workers, for people; empty where no speed is known."""
-    rate = seconds_per_flop(workspace)
-    if rate is None:
-        return ""
-    seconds = rate * sum(training_flops(cell.config) for cell in cells) / max(1, workers)
-    return f", about {seconds / 60:.1f} minutes with {max(1, workers)} at work"
 
 
 def cell_table(workspace: Workspace) -> pd.DataFrame:
