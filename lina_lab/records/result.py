@@ -72,6 +72,8 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
+LINE_SECONDS = 60.0
+"""Between two lines on a trial's progress in a log."""
 Report = Callable[[Progress], None]
 """Called after each optimizer step."""
 

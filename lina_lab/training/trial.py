@@ -36,6 +36,7 @@ from lina_lab.training.checkpoints import Checkpoints, newest
 from lina_lab.training.divergence import DivergedError
 from lina_lab.training.mlflow_logger import BufferedMLflowLogger
 from lina_lab.training.module import LinaModule
+from lina_lab.training.progress import ProgressMeter
 from lina_lab.training.stopping import CancelledError, PreemptedError, StopSignals
 from lina_lab.training.strategy import strategy_for
 
@@ -54,6 +55,7 @@ def run_trial(
     *,
     tracking: TrackingRun | None = None,
     report: Report | None = None,
+    log: Report | None = None,
     resources: ResourcesConfig = ONE_PROCESS,
     requests: StopSignals | None = None,
     environment: Any = None,
@@ -70,6 +72,7 @@ def run_trial(
         tracking: existing run that the metrics are sent to; None: nowhere. What the store does not take is left in the
             folder, see `mlflow_buffer.deliver_unsent`.
         report: called after each step, on the first rank.
+        log: called once a minute, on every rank.
         resources: the layout of the ranks.
         requests: signals that ask this process to stop while it trains.
         environment: Lightning's view of the processes; None: this one is alone.
@@ -88,6 +91,7 @@ def run_trial(
     logger = None if tracking is None else BufferedMLflowLogger(tracking, folder)
     module, average = _module_and_average(config, resources)
     timer, communication, profiler = TrialTimer(), CommunicationClock(), StepProfiler()
+    meter = ProgressMeter(config, timer, peak_memory_mib, log)
     checkpoints, pictures = Checkpoints(folder, logger), SampleGrid(config, folder / PICTURE_FILE, average)
     with _quiet_lightning():
         trainer = L.Trainer(
@@ -110,7 +114,8 @@ def run_trial(
                 WeightSyncCheck(),
                 average,
                 *_evaluations(config, folder, average),
-                StepSync(config, folder, resources, timer, checkpoints, requests or StopSignals(), report),
+                meter,
+                StepSync(config, folder, resources, timer, checkpoints, meter, requests or StopSignals(), report),
                 checkpoints,
                 *([pictures] if config.sampling.images_per_class else []),
             ],
