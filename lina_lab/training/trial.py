@@ -29,6 +29,7 @@ from lina_lab.training.callbacks.captions import CaptionAccuracy
 from lina_lab.training.callbacks.consistency import ConsistencyCheck, WeightSyncCheck
 from lina_lab.training.callbacks.ema import ExponentialAverage
 from lina_lab.training.callbacks.fid import FIDCallback
+from lina_lab.training.callbacks.progress import ProgressMeter
 from lina_lab.training.callbacks.sample_grid import SampleGrid
 from lina_lab.training.callbacks.step_sync import StepSync
 from lina_lab.training.callbacks.timing import CommunicationClock, StepProfiler, TrialTimer
@@ -36,7 +37,6 @@ from lina_lab.training.checkpoints import Checkpoints, newest
 from lina_lab.training.divergence import DivergedError
 from lina_lab.training.mlflow_logger import BufferedMLflowLogger
 from lina_lab.training.module import LinaModule
-from lina_lab.training.progress import ProgressMeter
 from lina_lab.training.stopping import CancelledError, PreemptedError, StopSignals
 from lina_lab.training.strategy import strategy_for
 

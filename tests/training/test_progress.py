@@ -3,15 +3,17 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from lina_lab.config import TrialConfig
+from lina_lab.model import count
 from lina_lab.records.result import Progress, duration
-from lina_lab.training import progress as progress_module
-from lina_lab.training.progress import gradient_norm
+from lina_lab.training.callbacks import progress as progress_module
+from lina_lab.training.callbacks.progress import ProgressMeter, gradient_norm
 from lina_lab.training.trial import run_trial
 
 Tiny = Callable[..., TrialConfig]
@@ -52,6 +54,21 @@ def test_a_line_has_all_that_says_whether_a_long_run_is_well(
     assert text.startswith("step 2, 32 of 64 images (50.0%), loss ")
     for part in ("learning rate 0.001", "gradient norm ", "images/s", "MiB", "left"):
         assert part in text
+
+
+def test_the_share_of_peak_is_the_model_s_flops_over_those_of_all_devices(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine without GPUs: what Lightning would say of one is made up."""
+    monkeypatch.setattr(progress_module, "get_available_flops", lambda device, dtype: 1e6)
+    timer, config = SimpleNamespace(so_far=0.0), tiny()
+    meter = ProgressMeter(config, timer, lambda: 0.0)  # type: ignore[arg-type]
+    module = SimpleNamespace(device=torch.device("cuda"), images_seen=0)
+    meter.on_train_start(SimpleNamespace(world_size=2), module)  # type: ignore[arg-type]
+    timer.so_far, module.images_seen = 2.0, 32
+    flops = count.FLOPS_PER_MULTIPLY_ADD * count.training_operations(config.model).total
+    assert meter.step_ended(module, 2, 1.0).share_of_peak == pytest.approx(16 * flops / 2e6)
+    assert "% of peak" in str(meter.step_ended(module, 2, 1.0))
 
 
 def test_progress_is_read_from_other_versions_too() -> None:

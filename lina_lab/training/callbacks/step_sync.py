@@ -14,10 +14,10 @@ from lina_lab.config import ResourcesConfig, TrialConfig
 from lina_lab.records.files import CANCEL_FILE
 from lina_lab.records.result import Report
 from lina_lab.records.runstore import TRAIN_LOSS
+from lina_lab.training.callbacks.progress import ProgressMeter
 from lina_lab.training.callbacks.timing import TrialTimer
 from lina_lab.training.checkpoints import Checkpoints
 from lina_lab.training.divergence import Divergence
-from lina_lab.training.progress import ProgressMeter
 from lina_lab.training.stopping import CancelledError, PreemptedError, StopSignals
 
 LOOK_SECONDS = 1.0
