@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command's name and its fields; None: those of this process.
 
     Returns:
-        0 if the command did its work, 1 if cells failed or the environment stopped it, 2 after one sentence on what is
-        wrong with the arguments, 130 or 143 if Ctrl-C or SIGTERM stopped it.
+        0 if the command did its work, 1 if cells failed or were cancelled or the environment stopped it, 2 after one
+        sentence on what is wrong with the arguments, 130 or 143 if Ctrl-C or SIGTERM stopped it.
     """
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:

@@ -27,6 +27,33 @@ def test_a_file_that_is_no_study_is_refused_by_name(
     assert "studies/study/broken.yaml is not" in refused(capsys, "study=broken")
 
 
+ENDLESS = {
+    "a circle": ("study: &s {question: x, labels: *s}", "an alias within what it stands for"),
+    "nine to the ninth": (
+        "\n".join(
+            ["a0: &a0 [1,1,1,1,1,1,1,1,1]"] + [f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
+        )
+        + "\nstudy: {question: x}",
+        "e+08 values with its aliases written out",
+    ),
+    "deep": (f"study: {{question: x, labels: {'[' * 900}{']' * 900}}}", "nests too deeply"),
+}
+
+
+@pytest.mark.parametrize(("text", "reason"), ENDLESS.values(), ids=ENDLESS)
+def test_a_file_without_end_is_refused_before_it_is_written_out(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, reason: str
+) -> None:
+    """Hydra writes aliases out, for minutes and into all memory; a parent is read as well."""
+    write(tmp_path, "study/endless", f"{HEADER}{text}")
+    write(tmp_path, "study/child", f"{HEADER}defaults: [endless, _self_]\nstudy: {{question: y}}")
+    for name in ("endless", "child"):
+        assert reason in refused(capsys, f"study={name}")
+    assert len(composed("study=kv_gate")[0].cells) > 1
+    assert run.main(["--help"]) == 0
+    assert "endless: cannot be run" in capsys.readouterr().out
+
+
 def test_a_broken_task_disturbs_only_those_who_choose_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     write(tmp_path, "task/odd", f"{HEADER}- 1")
     assert len(composed("study=kv_gate", "task=t2i")[0].cells) > 1

@@ -25,6 +25,7 @@ from lina_lab.evaluation.moments import moments_of
 from lina_lab.evaluation.quality import Reference, quality, rules
 from lina_lab.evaluation.sampling import RECIPE_FILE
 from lina_lab.records.runstore import EVALUATION, quiet_logs
+from lina_lab.util.compat.mlflow import ARTIFACTS, relocate_artifacts
 from lina_lab.util.files import read_json, sha256, write_atomically
 
 METRICS_FILE = "metrics.json"
@@ -112,6 +113,9 @@ def log_to_mlflow(run: str, tracking_uri: str | None, result: dict[str, Any]) ->
     quiet_logs()
     now = int(time.time() * 1000)
     metrics = [Metric(f"{EVALUATION}{name}", value, now, 0) for name, value in result["metrics"].items()]
+    database = Path((tracking_uri or "").removeprefix("sqlite:///"))
+    if (database.parent / ARTIFACTS).is_dir() and database.is_file():
+        relocate_artifacts(database)
     try:
         client = MlflowClient(tracking_uri)
         client.log_batch(run, metrics)

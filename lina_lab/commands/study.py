@@ -2,7 +2,9 @@
 
   lina run study=NAME [field=value ...]
 
-lina plan, status, work, retry and cancel take the same arguments; lina plan is lina run with action=plan, and so on.
+lina plan and work take the same arguments; lina plan is lina run with action=plan, and so on.
+lina status, retry and cancel read the stores, and take a study by its name alone; the other fields that the study was
+run with may be left out. lina status without study=NAME shows all studies of the folder of runs.
 A field that an axis varies is fixed by a value. Other values to compare are an axis, a changed or a new one:
   'study.axes.size={model.dim:[16,32]}'
 
@@ -20,6 +22,7 @@ in a task or a scale lies in study_task/NAME_TASK.yaml and study_scale/NAME_SCAL
 Flags
   --cfg job [--resolve]: print the configuration, and run nothing
   --config-dir FOLDER: search this folder first
+  --json: with lina status, write the state as JSON for programs
 """
 
 from collections.abc import Sequence
@@ -33,9 +36,12 @@ from lina_lab.config.fields import SECTIONS
 from lina_lab.config.grammar import fields_help, refuse
 from lina_lab.config.options import GROUPS, Options
 from lina_lab.study.grid import make_plan
-from lina_lab.study.rounds import grown
 from lina_lab.study.workspace import Workspace
+from lina_lab.util.errors import ConfigError
 from lina_lab.util.imports import gc_paused
+
+STORED = ("status", "retry", "cancel")
+"""Actions for which the stores are enough."""
 
 
 class StudyCommand:
@@ -48,9 +54,9 @@ class StudyCommand:
             arguments: flags and overrides.
 
         Returns:
-            0 if every cell of the plan is done, 1 if cells failed or the environment stopped the study, 2 if the
-            configuration or the data are wrong and nothing was started, or a plan shows what would be refused so, 130
-            or 143 if Ctrl-C or SIGTERM stopped it.
+            0 if every cell of the plan has a result, 1 if cells failed or were cancelled (also at their time limit) or
+            the environment stopped the study, 2 if the configuration or the data are wrong and nothing was started, or
+            a plan shows what would be refused so, 130 or 143 if Ctrl-C or SIGTERM stopped it.
         """
         try:
             line = CommandLine(arguments)
@@ -60,7 +66,16 @@ class StudyCommand:
             if line.flags.cfg:
                 print(OmegaConf.to_yaml(composed(line), resolve=line.flags.resolve), end="")
                 return 0
+            if line.action in STORED:
+                # Neither Lightning nor torch, pandas or MLflow, which take seconds and a GiB to import.
+                from lina_lab.commands.stored_study import main
+
+                return main(line)
+            if line.flags.json:
+                raise ConfigError("--json is for lina status")
             found = compose(line)
+            from lina_lab.study.rounds import grown
+
             plan = grown(make_plan(found.study, found.base, found.overridden), {})
             workspace = Workspace.of(plan, found.paths)
         except BrokenPipeError:

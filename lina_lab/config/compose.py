@@ -68,6 +68,11 @@ class CommandLine:
         return found | {o.key_or_group: o.value() for o in self.overrides if o.key_or_group in found}
 
     @property
+    def action(self) -> str:
+        """What the command is to do."""
+        return str(next((o.value() for o in reversed(self.overrides) if o.key_or_group == "action"), "run"))
+
+    @property
     def overridden(self) -> tuple[str, ...]:
         """Dotted names of the fields that are set: `model={dim:3}` sets `model.dim`."""
         found: list[str] = []
@@ -92,6 +97,7 @@ def _flags() -> argparse.ArgumentParser:
     parser.add_argument("--resolve", action="store_true")
     parser.add_argument("--config-dir", "-cd", type=Path)
     parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("--json", action="store_true")
     return parser
 
 

@@ -27,6 +27,8 @@ HEADER = "# @package _global_"
 PRESETS = ("size", "data")
 GROUPS = (*FILES, *PRESETS)
 HERE = Path("studies")
+MOST_VALUES = 100_000
+"""In one file, with its aliases written out: a study of ours has less than 200."""
 OURS = Path(str(files("lina_lab.studies")))
 
 
@@ -85,6 +87,17 @@ class Options:
         for group, name in named:
             if name is not None and (path := self.file(group, name)) is not None:
                 _check_file(group, path)
+                self._check_parents(group, path, {path})
+
+    def _check_parents(self, group: str, path: Path, seen: set[Path]) -> None:
+        """Read what a file starts from, before Hydra does, which writes aliases out without end."""
+        node = None if path.parents[1] == OURS.resolve() else _read(path)
+        named = node.get("defaults") if isinstance(node, dict) else None
+        for name in [d for d in named if isinstance(d, str)] if isinstance(named, list) else []:
+            folder, _, last = name.removeprefix("/").rpartition("/")
+            parent = self.file(folder or group, last)
+            if parent is not None and parent not in seen:
+                self._check_parents(folder or group, parent, seen | {parent})
 
     def questions(self) -> list[str]:
         """A line for each study: its name and its question, or what is wrong with its file."""
@@ -120,12 +133,47 @@ def studies_of_before() -> dict[str, str]:
 
 
 def _read(path: Path) -> Any:
+    """What a file holds.
+
+    Raises:
+        ConfigError: it cannot be read, is not YAML, or is too large once its aliases are written out, as Hydra does.
+    """
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        text = path.read_text(encoding="utf-8")
+        size = _expanded(yaml.compose(text, Loader=loader), {})
+        if not size:
+            raise ConfigError(f"{path} holds an alias within what it stands for")
+        if size > MOST_VALUES:
+            raise ConfigError(
+                f"{path} holds {size:.2g} values with its aliases written out: {MOST_VALUES:,} are the most"
+            )
+        return yaml.load(text, Loader=loader)
+    except ConfigError:
+        raise
+    except RecursionError:
+        raise ConfigError(f"{path} nests too deeply") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path} is not YAML: {one_line(error)}") from None
+
+
+def _expanded(node: Any, known: dict[int, int]) -> int:
+    """Values that a YAML node has once its aliases are written out, counted without writing them out; 0: endless.
+
+    Args:
+        node: PyYAML's; an alias is the same node again.
+        known: numbers of the nodes that were counted before; 0 while one is being counted.
+    """
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = 0
+        parts = [part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,))]
+        sizes = [_expanded(part, known) for part in parts]
+        known[id(node)] = 1 + sum(sizes) if all(sizes) else 0
+    return known[id(node)]
 
 
 def _check_file(group: str, path: Path) -> None:

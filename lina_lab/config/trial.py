@@ -3,8 +3,8 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, field
-from functools import cache
+from dataclasses import asdict, field, replace
+from functools import cache, cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -241,8 +241,20 @@ class TrialConfig(Checked):
             places: field of `history.PLACES` -> the value to hash, where a study began with it or varies it.
         """
         kind: Any = type(self)
-        data = recorded(placed(asdict(self), places or {}), _added(kind))
+        data = recorded(placed(self._plain, places or {}), _added(kind))
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+    def with_seed(self, seed: int) -> "TrialConfig":
+        """The same trial with another seed, without the work that the other fields take to hash."""
+        if seed == self.seed:
+            return self
+        config = replace(self, seed=seed)
+        config.__dict__["_plain"] = {**self._plain, "seed": seed}
+        return config
+
+    @cached_property
+    def _plain(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @cache

@@ -23,7 +23,7 @@ from lina_lab.data.pixels import Pixels
 from lina_lab.evaluation.grid import tile
 from lina_lab.model import LINA
 from lina_lab.model.lina import guidance_misfit
-from lina_lab.model.masking import step_schedule
+from lina_lab.model.schedule import step_schedule
 from lina_lab.util.files import atomic, read_json, write_atomically
 from lina_lab.util.seeds import RNG_VERSIONS, seeded
 

@@ -262,7 +262,7 @@ def read_outcome(folder: Path, spec: LaunchSpec) -> TrialResult | None:
 def read_progress(folder: Path) -> Progress | None:
     """How far the first rank last said it is; None: it has said nothing."""
     data = read_message(folder / PROGRESS_FILE)
-    return None if data is None else Progress(**data)
+    return None if data is None else Progress.from_dict(data)
 
 
 def write_progress(folder: Path, progress: Progress) -> None:

@@ -84,12 +84,16 @@ def _train(folder: Path, spec: LaunchSpec, rank: int) -> "tuple[TrialResult, Sto
             written = time.monotonic()
             write_progress(folder, progress)
 
+    def log(progress: Progress) -> None:
+        print(f"{time.strftime('%F %T')} {progress}", flush=True)
+
     with _only_group(folder, spec) if rank == 0 else nullcontext():
         result = run_trial(
             config,
             folder,
             tracking=spec.tracking,
             report=report,
+            log=log,
             resources=spec.resources,
             requests=requests,
             environment=_environment(spec),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lina_lab.config import AttentionConfig, LinaConfig
-from lina_lab.model.masking import num_masked, step_schedule, stratified_mask_ratios
+from lina_lab.model.schedule import mean_mask_ratio, num_masked, step_schedule
 from lina_lab.variants import POSITIONS, linear
 
 FLOPS_PER_MULTIPLY_ADD = 2
@@ -126,8 +126,7 @@ def _encode_operations(config: LinaConfig, visible: int) -> tuple[int, int]:
 
 def _masked(config: LinaConfig, mask_ratio: float | None) -> int:
     """Masked tokens at a ratio; None: at the mean of the training distribution."""
-    ratios = stratified_mask_ratios(1000) if mask_ratio is None else [mask_ratio]
-    return num_masked(sum(ratios) / len(ratios), config.num_tokens)
+    return num_masked(mean_mask_ratio() if mask_ratio is None else mask_ratio, config.num_tokens)
 
 
 def loss_operations(config: LinaConfig, mask_ratio: float | None = None) -> Counts:

@@ -12,7 +12,8 @@ from torch import Generator, Tensor
 
 from lina_lab.config import LinaConfig
 from lina_lab.model.flow import sample_logit_normal_timesteps
-from lina_lab.model.masking import num_masked, random_orders, sample_mask_ratio
+from lina_lab.model.masking import random_orders, sample_mask_ratio
+from lina_lab.model.schedule import num_masked
 from lina_lab.util.seeds import seeded
 
 

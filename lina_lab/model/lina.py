@@ -23,7 +23,7 @@ from lina_lab.model.backbone import (
 from lina_lab.model.flow import NUM_TIMESTEPS, FlowHead, integrate
 from lina_lab.model.initialization import initialize
 from lina_lab.model.inputs import LossInputs, sample_generation_inputs, sample_loss_inputs
-from lina_lab.model.masking import step_schedule
+from lina_lab.model.schedule import step_schedule
 
 RECOMPILATIONS = 64
 """Compiled forms of a block that a process may have: for other stacks, numbers of tokens, with gradients or without."""

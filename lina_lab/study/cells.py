@@ -2,15 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
 
 from lina_lab.records.status import CellStatus
+from lina_lab.study.cost import training_flops
 from lina_lab.study.grid import Cell, Plan
 from lina_lab.util.compat.optuna import TrialRow
 
 CELL, STATUS, ERROR, ATTEMPTS_LOST = "cell", "status", "error", "deaths"
 """Names of a trial's attributes, as they are stored since version 0.1."""
+OF_AN_ATTEMPT = (STATUS, ERROR, ATTEMPTS_LOST)
+IMAGES, FLOPS = "lina.images", "lina.flops"
+"""Attributes of a trial since version 0.3: the images of the cell's budget, and the FLOPs of its training."""
+
+AGAIN = "again"
+"""Attribute of a cell that is trained a second time to measure rounding: what is different from the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +43,17 @@ def open_cells(plan: Plan, states: Mapping[str, CellState]) -> list[Cell]:
     return [cell for cell in plan.cells if cell.config_hash not in states or states[cell.config_hash].status.open]
 
 
-def waiting_trial(cell: Cell, attempts_lost: int = 0) -> FrozenTrial:
-    """A trial that queues a cell."""
-    attributes = {CELL: cell.config_hash, "seed": cell.config.seed, **cell.axes, **cell.tuned}
-    lost = {ATTEMPTS_LOST: attempts_lost} if attempts_lost else {}
-    return create_trial(state=TrialState.WAITING, user_attrs=attributes | lost)
+def queued(cell: Cell) -> dict[str, Any]:
+    """The attributes of a trial that queues a cell: all that a command which has only the store can say of it."""
+    size = {IMAGES: cell.config.images_seen, FLOPS: training_flops(cell.config)}
+    again = {AGAIN: " ".join(f"{field}={value}" for field, value in cell.again.items())} if cell.again else {}
+    return {CELL: cell.config_hash, "seed": cell.config.seed, **cell.axes, **cell.tuned, **again, **size}
+
+
+def queued_again(attributes: Mapping[str, Any], attempts_lost: int = 0) -> dict[str, Any]:
+    """The attributes of another attempt at a cell, from those of an earlier one."""
+    kept = {name: value for name, value in attributes.items() if name not in OF_AN_ATTEMPT}
+    return kept | ({ATTEMPTS_LOST: attempts_lost} if attempts_lost else {})
 
 
 def state_of(trial: TrialRow) -> CellState | None:
@@ -60,3 +76,34 @@ def state_of(trial: TrialRow) -> CellState | None:
         attempts_lost=attributes.get(ATTEMPTS_LOST, 0),
         values=trial.values,
     )
+
+
+def end_trial(
+    storage: BaseStorage,
+    trial_id: int,
+    status: CellStatus,
+    error: str | None,
+    values: list[float] | None = None,
+    lost: int = 0,
+) -> None:
+    """Record how an attempt ended, unless that is recorded already.
+
+    Args:
+        storage: the queue.
+        trial_id: Optuna's number of the attempt.
+        status: how it ended.
+        error: why; for people.
+        values: the objectives of a cell that is done.
+        lost: attempts at the cell whose process died.
+    """
+    try:
+        storage.set_trial_user_attr(trial_id, STATUS, status.value)
+        if error is not None:
+            storage.set_trial_user_attr(trial_id, ERROR, error[:2000])
+        if lost:
+            storage.set_trial_user_attr(trial_id, ATTEMPTS_LOST, lost)
+        state = TrialState.COMPLETE if status is CellStatus.DONE else TrialState.FAIL
+        storage.set_trial_state_values(trial_id, state, values)
+    except UpdateFinishedTrialError:
+        # An earlier worker that was paused: the one that took over the cell has recorded how it ended.
+        pass

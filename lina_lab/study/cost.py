@@ -5,7 +5,7 @@ from math import ceil
 
 from lina_lab.config import LinaConfig, ResourcesConfig, SamplingConfig, TrialConfig
 from lina_lab.model import count
-from lina_lab.model.masking import num_masked
+from lina_lab.model.schedule import num_masked
 
 ONE_DEVICE = ResourcesConfig()
 STATE_BYTES = 20

@@ -1,12 +1,13 @@
 """What is shown while a study runs: a live display in a terminal, plain lines elsewhere."""
 
+import time
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from lina_lab.records.result import Progress
+from lina_lab.records.result import LINE_SECONDS, Progress
 from lina_lab.records.status import CellStatus
 from lina_lab.study.grid import Cell
 
@@ -16,6 +17,7 @@ class PlainDisplay:
 
     def __init__(self, console: Console) -> None:
         self.console, self.number, self.total = console, 0, 0
+        self._label, self._shown = "", time.monotonic()
         self._noted: set[str] = set()
 
     def started(self, waiting: int, total: int) -> None:
@@ -34,9 +36,13 @@ class PlainDisplay:
     def cell_started(self, cell: Cell) -> None:
         """A cell starts."""
         self.number += 1
+        self._label, self._shown = cell.label, time.monotonic()
 
     def cell_progress(self, progress: Progress) -> None:
-        """The running cell has come this far. Prints nothing: a log file is no place for a moving number."""
+        """The running cell has come this far. Prints a line a minute, so that no log is silent for days."""
+        if time.monotonic() - self._shown >= LINE_SECONDS:
+            self._shown = time.monotonic()
+            self.line(f"{time.strftime('%F %T')} {self.number}/{self.total}  {self._label}: {progress}")
 
     def cell_ended(self, cell: Cell, status: CellStatus, detail: str) -> None:
         """A cell ended; `detail` is for people."""
@@ -84,7 +90,8 @@ class LiveDisplay(PlainDisplay):
         )
 
     def cell_progress(self, progress: Progress) -> None:
-        self.progress.update(self.cell, completed=progress.images, note=f"images, loss {progress.loss:.4f}")
+        rate = "" if progress.images_per_second is None else f", {progress.images_per_second:,.0f}/s"
+        self.progress.update(self.cell, completed=progress.images, note=f"images, loss {progress.loss:.4f}{rate}")
 
     def cell_ended(self, cell: Cell, status: CellStatus, detail: str) -> None:
         super().cell_ended(cell, status, detail)

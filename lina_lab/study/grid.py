@@ -17,6 +17,7 @@ from lina_lab.config.history import PLACES
 from lina_lab.config.metrics import METRICS
 from lina_lab.config.model import mixed_widths
 from lina_lab.records.status import Phase
+from lina_lab.study.cost import flops_per_image
 
 if TYPE_CHECKING:
     from lina_lab.study.stopping import Look
@@ -78,6 +79,8 @@ class Plan:
     """Point, see `point_key` -> the tuned value that its cells were compared at before; it stays."""
     _made: dict[str, Cell] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     """Cells that were made before: a plan that grows makes none again."""
+    _checked: dict[str, TrialConfig] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    """A configuration for each point and tuned value: other seeds differ from it in the seed alone."""
 
     def digest(self) -> str:
         """A short hash of all cells."""
@@ -111,10 +114,7 @@ class Plan:
         """
         key = json.dumps([values, seed, tuned, phase])
         if key not in self._made:
-            config = from_dict(TrialConfig, _with_values(self.trial, {**values, **tuned, "seed": seed}, list(tuned)))
-            if self.study.budget is not None:
-                config = _with_budget(config, self.study.budget)
-            _check_measured(self.study, config)
+            config = self._config(values, seed, tuned)
             shown = [f"{name.rpartition('.')[2]} {value:g}" for name, value in tuned.items()]
             parts = [self.point_name(values), *(shown if phase is Phase.TUNING else []), f"seed {seed}"]
             self._made[key] = Cell(
@@ -163,6 +163,17 @@ class Plan:
         plan = replace(self, begun=begun, _made={})
         cells = tuple(replace(cell, config_hash=plan._hash(cell.config, cell.axes, cell.again)) for cell in self.cells)
         return replace(plan, cells=cells)
+
+    def _config(self, values: Mapping[str, Any], seed: int, tuned: Mapping[str, float]) -> TrialConfig:
+        """The trial of a point, checked once for all seeds: checking takes most of the time of a large study's plan."""
+        key = json.dumps([values, tuned])
+        if key not in self._checked:
+            config = from_dict(TrialConfig, _with_values(self.trial, {**values, **tuned, "seed": seed}, list(tuned)))
+            if self.study.budget is not None:
+                config = _with_budget(config, self.study.budget)
+            _check_measured(self.study, config)
+            self._checked[key] = config
+        return self._checked[key].with_seed(seed)
 
     def point_name(self, values: Mapping[str, Any]) -> str:
         """A point's name for people, such as `division none 32`."""
@@ -255,9 +266,6 @@ def _with_budget(config: TrialConfig, budget: BudgetConfig) -> TrialConfig:
     elif budget.unit == "tokens":
         cost = float(config.model.num_tokens)
     else:
-        # Imports torch, which most studies are planned without.
-        from lina_lab.study.cost import flops_per_image
-
         cost = float(flops_per_image(config.model))
     images = max(1, round(budget.amount / cost))
     return replace(config, trainer=replace(config.trainer, max_images=images))

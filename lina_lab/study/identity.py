@@ -51,7 +51,7 @@ def check_configuration(study: Study, plan: Plan, folder: Path) -> Begun:
         # A study of version 0.2 or before.
         flat[THREADS] = _trained_with(folder) or threads[THREADS]
     changes = _changes(flat, threads)
-    begun = {field: _at(before, field) for field in PLACES if field not in _varied(plan)}
+    begun = _places(before, plan)
     contents, moved = _contents(study, plan, begun)
     if changes or moved:
         raise ChangedError(
@@ -65,6 +65,21 @@ def check_configuration(study: Study, plan: Plan, folder: Path) -> Begun:
     if THREADS not in flatten(stored):
         study.set_user_attr(BASE, _with_threads(stored, flat[THREADS]))
     return Begun(places=begun, contents=contents)
+
+
+def begun_of(study: Study, plan: Plan) -> Begun:
+    """What a study in the store was begun with.
+
+    Args:
+        study: the study in the store, of which cells are queued.
+        plan: its plan, for the fields that it varies.
+    """
+    places = _places(current_names(study.user_attrs[BASE]), plan)
+    return Begun(places=places, contents=study.user_attrs.get(CONTENTS, {}))
+
+
+def _places(stored: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    return {field: _at(stored, field) for field in PLACES if field not in _varied(plan)}
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

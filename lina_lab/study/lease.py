@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -39,8 +39,8 @@ class Heartbeat:
 
     def to_json(self) -> str:
         """The file's contents, with the names that they have since version 0.1."""
-        images, loss = (0, None) if self.progress is None else (self.progress.images, self.progress.loss)
-        return json.dumps({"host": self.host, "pid": self.pid, "beat": self.count, "images": images, "loss": loss})
+        progress = {"images": 0, "loss": None} if self.progress is None else asdict(self.progress)
+        return json.dumps({"host": self.host, "pid": self.pid, "beat": self.count, **progress})
 
     @classmethod
     def from_json(cls, text: str) -> "Heartbeat":
@@ -50,7 +50,7 @@ class Heartbeat:
             ValueError, KeyError, TypeError: the text is not a heartbeat.
         """
         data = json.loads(text)
-        progress = None if data["loss"] is None else Progress(images=int(data["images"]), loss=float(data["loss"]))
+        progress = None if data["loss"] is None else Progress.from_dict(data)
         return cls(host=data["host"], pid=data["pid"], count=data["beat"], progress=progress)
 
 

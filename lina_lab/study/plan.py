@@ -1,7 +1,6 @@
 """The cost of a study: a table of its cells, and the audit of what is equal in them."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from math import isnan
 from shutil import disk_usage
@@ -28,17 +27,6 @@ WORDS = "words"
 """The text encoder that needs no file, see `data.text`."""
 ASSUMED = "hours, assumed"
 """Column of the hours where no cell was measured."""
-
-
-def time_left(workspace: Workspace, cells: Sequence[Cell], workers: int) -> str:
-    """How long cells will take with so many workers, for people; empty where no speed is known."""
-    speed = speed_of(workspace)
-    if speed is None:
-        return ""
-    resources = workspace.plan.study.resources
-    seconds = sum(speed.seconds(cell.config, resources) for cell in cells) / max(1, workers)
-    assumed = "" if speed.cells else ", at the assumed rate"
-    return f", about {seconds / 60:.1f} minutes with {max(1, workers)} at work{assumed}"
 
 
 def cell_table(workspace: Workspace) -> pd.DataFrame:

@@ -11,12 +11,9 @@ from pathlib import Path
 
 from lina_lab.config import CommandConfig
 from lina_lab.launch.machine import gpus
-from lina_lab.records.status import CellStatus
 from lina_lab.study.cells import CellState, open_cells
 from lina_lab.study.code import check_code
 from lina_lab.study.display import PlainDisplay
-from lina_lab.study.grid import Cell
-from lina_lab.study.lease import StaleLeases, read_heartbeat
 from lina_lab.study.restore import restore
 from lina_lab.study.rounds import grows, notes
 from lina_lab.study.store import Store
@@ -161,21 +158,3 @@ def worker_command(arguments: Sequence[str]) -> list[str]:
     """The command line of a worker for the same study."""
     kept = [a for a in arguments if not a.startswith(("action=", "workers=", "new_version="))]
     return [sys.executable, "-m", "lina_lab.run", *kept, "action=work"]
-
-
-def running_now(store: Store, states: Mapping[str, CellState]) -> list[tuple[Cell, str]]:
-    """Cells that a worker trains, and how far they are, for people."""
-    running = {config_hash for config_hash, state in states.items() if state.status is CellStatus.RUNNING}
-    return [(cell, _how_far(cell, store)) for cell in store.plan.cells if cell.config_hash in running]
-
-
-def _how_far(cell: Cell, store: Store) -> str:
-    lease = StaleLeases().acquire(store.folder / cell.config_hash)
-    if lease is not None:
-        lease.release()
-        return "stale: the process that ran it died"
-    heartbeat = read_heartbeat(store.folder / cell.config_hash)
-    if heartbeat is None:
-        return ""
-    images = 0 if heartbeat.progress is None else heartbeat.progress.images
-    return f"{images:,} of {cell.config.images_seen:,} images on {heartbeat.host}"

@@ -13,34 +13,40 @@ from functools import partial, wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
 import optuna
-from filelock import FileLock, Timeout
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from lina_lab.records.files import CANCEL_FILE
 from lina_lab.records.status import CellStatus
 from lina_lab.study.backend import open_storage
-from lina_lab.study.cells import ATTEMPTS_LOST, CELL, ERROR, STATUS, CellState, state_of, waiting_trial
+from lina_lab.study.cells import (
+    ATTEMPTS_LOST,
+    CELL,
+    ERROR,
+    STATUS,
+    CellState,
+    end_trial,
+    queued,
+    queued_again,
+    state_of,
+)
 from lina_lab.study.compared import check_compared, keep_compared, with_compared
 from lina_lab.study.correction import ABANDONED, begun_or_corrected, open_study
+from lina_lab.study.cost import training_flops
 from lina_lab.study.grid import Begun, Cell
 from lina_lab.study.identity import check_folder
 from lina_lab.study.lease import Lease, StaleLeases
 from lina_lab.study.patience import patiently
 from lina_lab.study.rounds import grown, grows
+from lina_lab.study.stored import RETRIED, note_definition, setup_lock
 from lina_lab.study.workspace import Workspace
-from lina_lab.util.compat.optuna import id_of, storage_of, trial_rows
-from lina_lab.util.errors import StudyError
+from lina_lab.util.compat.optuna import add_waiting, storage_of, trial_rows
 from lina_lab.util.signals import defer_signals
 
 QUEUE = "the queue"
-RETRIED = (CellStatus.FAILED, CellStatus.CANCELLED)
-"""Statuses that a new command starts again from."""
 CLAIMABLE = (CellStatus.WAITING, CellStatus.INTERRUPTED)
 MAX_ATTEMPTS_LOST = 3
 """Attempts at a cell whose process may die; then the cell has failed."""
-SETUP_WAIT_SECONDS = 900
-"""Longer than whoever makes trials meanwhile may wait for a store."""
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -123,11 +129,7 @@ class Store:
             StudyError: another process does not end it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            held = FileLock(self.runs / "setup.lock").acquire(timeout=SETUP_WAIT_SECONDS)
-        except Timeout as error:
-            raise StudyError(f"another process has held {error.lock_file} for minutes: stop it") from None
-        with held:
+        with setup_lock(self.runs):
             yield
 
     @_patient
@@ -153,16 +155,15 @@ class Store:
         return bool(fresh)
 
     @_patient
-    def enqueue(self, only: list[str] | None = None) -> None:
-        """Queue each cell of the plan, or of `only`, that is new, or failed or cancelled before."""
+    def enqueue(self) -> None:
+        """Queue each cell of the plan that is new, or failed or cancelled before."""
         with self.setup():
             states = self.states()
             self.adopt(states)
             self._add(
                 cell
                 for cell in self.plan.cells
-                if (only is None or cell.config_hash in only)
-                and (cell.config_hash not in states or states[cell.config_hash].status in RETRIED)
+                if cell.config_hash not in states or states[cell.config_hash].status in RETRIED
             )
         self.join()
 
@@ -180,7 +181,8 @@ class Store:
         for cell in fresh:
             (self.folder / cell.config_hash / CANCEL_FILE).unlink(missing_ok=True)
         keep_compared(self.folder, self.plan)
-        self.study.add_trials([waiting_trial(cell) for cell in fresh])
+        note_definition(self.study, self.plan)
+        add_waiting(self.study, [queued(cell) for cell in fresh])
 
     @_patient
     @defer_signals()
@@ -211,9 +213,6 @@ class Store:
 
     def longest_first(self) -> None:
         """Claim the costliest cells first from now on: several workers are then done sooner."""
-        # Imports torch, which commands that only read the store do without.
-        from lina_lab.study.cost import training_flops
-
         self._longest_first = True
         self._order.sort(key=lambda config_hash: -training_flops(self._cells[config_hash].config))
 
@@ -258,7 +257,7 @@ class Store:
             latest = self.states()[cell.config_hash]
             if latest != known:
                 return None
-            trial_id = self._storage.create_new_trial(id_of(self.study), waiting_trial(cell, known.attempts_lost))
+            (trial_id,) = add_waiting(self.study, [queued_again(queued(cell), known.attempts_lost)])
         try:
             return trial_id if self._storage.set_trial_state_values(trial_id, TrialState.RUNNING) else None
         except UpdateFinishedTrialError:
@@ -283,7 +282,7 @@ class Store:
             often = lost >= MAX_ATTEMPTS_LOST
             error = "the process that ran it died" + (f", {lost} times in all" if often else "")
             status = CellStatus.FAILED if often else CellStatus.INTERRUPTED
-            self._storage_end(state.trial_id, status, error, lost=lost)
+            self._end_trial(state.trial_id, status, error, lost=lost)
             lease.release()
             self.join()
             if often and self._known[config_hash].trial_id == state.trial_id:
@@ -301,39 +300,13 @@ class Store:
     ) -> None:
         """Record how an attempt ended, and free the cell; `values` are the objectives of one that is done."""
         try:
-            self._storage_end(claim.trial_id, status, error, values)
+            self._end_trial(claim.trial_id, status, error, values)
         finally:
             self._known.pop(claim.cell.config_hash, None)
             claim.lease.release()
 
     @_patient
-    def _storage_end(
+    def _end_trial(
         self, trial_id: int, status: CellStatus, error: str | None, values: list[float] | None = None, lost: int = 0
     ) -> None:
-        try:
-            self._storage.set_trial_user_attr(trial_id, STATUS, status.value)
-            if error is not None:
-                self._storage.set_trial_user_attr(trial_id, ERROR, error[:2000])
-            if lost:
-                self._storage.set_trial_user_attr(trial_id, ATTEMPTS_LOST, lost)
-            state = TrialState.COMPLETE if status is CellStatus.DONE else TrialState.FAIL
-            self._storage.set_trial_state_values(trial_id, state, values)
-        except UpdateFinishedTrialError:
-            # An earlier worker that was paused: the one that took over the cell has recorded how it ended.
-            pass
-
-    @_patient
-    def cancel(self, config_hashes: list[str]) -> None:
-        """Cancel waiting cells, and ask the workers of the others to stop."""
-        states = self.states()
-        for config_hash in config_hashes:
-            state = states[config_hash]
-            lease = None if state.status is CellStatus.RUNNING else Lease.take(self.folder / config_hash)
-            if lease is None:
-                (self.folder / config_hash / CANCEL_FILE).touch()
-                continue
-            trial_id = state.trial_id
-            if state.status is CellStatus.INTERRUPTED:
-                trial_id = self._storage.create_new_trial(id_of(self.study), waiting_trial(self._cells[config_hash]))
-            self._storage_end(trial_id, CellStatus.CANCELLED, "cancelled")
-            lease.release()
+        end_trial(self._storage, trial_id, status, error, values, lost)

@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from lina_lab.records.status import CellStatus, Phase
 from lina_lab.study.cells import CellState
 from lina_lab.study.grid import Cell, Plan
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,8 @@ def table(plan: Plan, states: Mapping[str, CellState]) -> str:
 
 
 def _rows(plan: Plan, states: Mapping[str, CellState], cells: list[Cell]) -> str:
+    import pandas as pd  # takes a second, which commands that start nothing do without
+
     objectives = [objective.metric for objective in plan.study.objectives]
     rows: list[dict[str, Any]] = []
     for cell in cells:

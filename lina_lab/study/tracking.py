@@ -23,7 +23,7 @@ from lina_lab.study.grid import Cell, Plan
 from lina_lab.study.tuning import Tuned
 from lina_lab.study.workspace import Workspace
 from lina_lab.util.code_versions import code_versions
-from lina_lab.util.compat.mlflow import make_tables
+from lina_lab.util.compat.mlflow import ARTIFACTS, make_tables, relocate_artifacts
 from lina_lab.util.errors import StudyError
 from lina_lab.util.nested import flatten
 from lina_lab.util.signals import signals_deferred_for
@@ -85,9 +85,10 @@ class Tracker:
         """The tracker of a workspace. Makes its SQLite file if needed: within `Store.setup`, not by two at once."""
         if workspace.tracking_uri is not None:
             return cls(workspace.tracking_uri, None, workspace.plan)
-        path, artifacts = workspace.tracking_file, workspace.runs / "mlartifacts"
+        path, artifacts = workspace.tracking_file, workspace.runs / ARTIFACTS
         quiet_logs()
         make_whole(path, lambda url: make_tables(url, str(artifacts)))
+        relocate_artifacts(path)
         return cls(workspace.tracking_address, artifacts, workspace.plan)
 
     def _study_run(self) -> str:

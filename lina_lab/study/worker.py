@@ -205,7 +205,8 @@ class _Worker:
         stopped = not isinstance(error, Exception)
         environment = str(error) if isinstance(error, StudyError) else explanation(error, self.runs)
         status = CellStatus.INTERRUPTED if stopped or environment else CellStatus.FAILED
-        sentence = "stopped by hand" if stopped else environment or f"{type(error).__name__}: {error}"
+        by = "terminated (SIGTERM)" if isinstance(error, SystemExit) else "stopped by hand"
+        sentence = by if stopped else environment or f"{type(error).__name__}: {error}"
         ended = False
         try:
             # A terminal sends Ctrl-C to this process and to the pool, which then sends SIGTERM.

@@ -29,6 +29,7 @@ from lina_lab.training.callbacks.captions import CaptionAccuracy
 from lina_lab.training.callbacks.consistency import ConsistencyCheck, WeightSyncCheck
 from lina_lab.training.callbacks.ema import ExponentialAverage
 from lina_lab.training.callbacks.fid import FIDCallback
+from lina_lab.training.callbacks.progress import ProgressMeter
 from lina_lab.training.callbacks.sample_grid import SampleGrid
 from lina_lab.training.callbacks.step_sync import StepSync
 from lina_lab.training.callbacks.timing import CommunicationClock, StepProfiler, TrialTimer
@@ -55,6 +56,7 @@ def run_trial(
     *,
     tracking: TrackingRun | None = None,
     report: Report | None = None,
+    log: Report | None = None,
     resources: ResourcesConfig = ONE_PROCESS,
     requests: StopSignals | None = None,
     environment: Any = None,
@@ -72,6 +74,7 @@ def run_trial(
         tracking: existing run that the metrics are sent to; None: nowhere. What the store does not take is left in the
             folder, see `mlflow_buffer.deliver_unsent`.
         report: called after each step, on the first rank.
+        log: called once a minute, on every rank.
         resources: the layout of the ranks, and the threads of each.
         requests: signals that ask this process to stop while it trains.
         environment: Lightning's view of the processes; None: this one is alone.
@@ -83,7 +86,7 @@ def run_trial(
             (`signals.stops_as_exceptions`), after Lightning has closed the loggers.
     """
     with fixed_threads(resources.threads):
-        return _train(config, folder, tracking, report, resources, requests or StopSignals(), environment)
+        return _train(config, folder, tracking, report, log, resources, requests or StopSignals(), environment)
 
 
 def _train(
@@ -91,6 +94,7 @@ def _train(
     folder: Path,
     tracking: TrackingRun | None,
     report: Report | None,
+    log: Report | None,
     resources: ResourcesConfig,
     requests: StopSignals,
     environment: Any,
@@ -103,6 +107,7 @@ def _train(
     logger = None if tracking is None else BufferedMLflowLogger(tracking, folder)
     module, average = _module_and_average(config, resources)
     timer, communication, profiler = TrialTimer(), CommunicationClock(), StepProfiler()
+    meter = ProgressMeter(config, timer, peak_memory_mib, log)
     checkpoints, pictures = Checkpoints(folder, logger), SampleGrid(config, folder / PICTURE_FILE, average)
     with _quiet_lightning():
         trainer = L.Trainer(
@@ -125,7 +130,8 @@ def _train(
                 WeightSyncCheck(),
                 average,
                 *_evaluations(config, folder, average),
-                StepSync(config, folder, resources, timer, checkpoints, requests, report),
+                meter,
+                StepSync(config, folder, resources, timer, checkpoints, meter, requests, report),
                 checkpoints,
                 *([pictures] if config.sampling.images_per_class else []),
             ],

@@ -12,7 +12,8 @@ from torch import Generator, nn
 from lina_lab.config import AttentionConfig, LinaConfig
 from lina_lab.model import LINA, initialize, sample_loss_inputs
 from lina_lab.model.flow import NUM_TIMESTEPS, integrate, sample_logit_normal_timesteps
-from lina_lab.model.masking import num_masked, sample_mask_ratio, step_schedule, stratified_mask_ratios
+from lina_lab.model.masking import sample_mask_ratio, stratified_mask_ratios
+from lina_lab.model.schedule import mean_mask_ratio, num_masked, step_schedule
 from tests.model.test_attention import every_attention
 
 SMALL = LinaConfig(
@@ -164,6 +165,7 @@ def test_mask_ratios_follow_the_published_law() -> None:
     expected = 1 + 0.25 * (density[0] - density[1]) / 0.38493
     assert ratios.mean() == pytest.approx(expected, abs=0.004)
     assert np.mean(stratified_mask_ratios(500)) == pytest.approx(expected, abs=1e-3)
+    assert mean_mask_ratio() == pytest.approx(np.mean(stratified_mask_ratios(1000)), abs=1e-12)
 
 
 def test_at_least_one_token_is_masked() -> None:

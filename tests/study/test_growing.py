@@ -138,9 +138,10 @@ def test_a_worker_that_dies_before_it_queues_what_follows_is_replaced(
     second.join()
     assert len(finish(first, TUNING)) == TUNING
     # It dies while it holds the plan of the comparison, and before the queue has it.
-    monkeypatch.setattr(first.study, "add_trials", lambda trials: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        finish(first)
+    with monkeypatch.context() as patch:
+        patch.setattr("lina_lab.study.store.add_waiting", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            finish(first)
     assert len(first.states()) == TUNING
     second.join()
     assert second.any_open()

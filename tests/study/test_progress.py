@@ -3,6 +3,7 @@
 import io
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from lina_lab.records.result import Progress
@@ -29,6 +30,20 @@ def test_a_file_gets_a_line_a_cell(tiny_study: Any) -> None:
         "3/4  subtraction 8 seed 0: done, val/loss_ema 0.5",
         "4/4  subtraction 16 seed 0: done, val/loss_ema 0.5",
     ]
+
+
+def test_a_file_gets_a_line_on_the_running_cell_once_a_minute(tiny_study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    file, cell = io.StringIO(), make_plan(*tiny_study()).cells[0]
+    shown = PlainDisplay(Console(file=file))
+    shown.started(4, 4)
+    shown.cell_started(cell)
+    for now in range(0, 150, 10):
+        shown.cell_progress(Progress(images=now, loss=0.75, step=now, seconds_left=7200.0))
+    lines = file.getvalue().splitlines()[1:]
+    assert len(lines) == 2
+    assert lines[0].endswith(f"1/4  {cell.label}: step 60, 60 images, loss 0.7500, 2 h 00 min left")
 
 
 def test_a_terminal_gets_bars_too(tiny_study: Any) -> None:

@@ -19,6 +19,7 @@ from lina_lab.study.backend import file_system, open_storage
 from lina_lab.study.grid import Plan, make_plan
 from lina_lab.study.lease import Lease, StaleLeases, read_heartbeat
 from lina_lab.study.store import MAX_ATTEMPTS_LOST, Store
+from lina_lab.study.stored import StoredStudy
 from lina_lab.study.tracking import Tracker
 from lina_lab.util.compat import optuna as optuna_doors
 from lina_lab.util.errors import StudyError
@@ -364,7 +365,8 @@ def test_cancelling_leaves_the_owner_on_another_machine_its_note(tmp_path: Path,
     claim.lease._lock.release()
     folder = store.folder / claim.cell.config_hash
     before = read_heartbeat(folder)
-    store_at(tmp_path, plan).cancel([cell.config_hash for cell in plan.cells])
+    study = StoredStudy(plan.study.name, tmp_path, None)
+    study.cancel(study.cells())
     assert before is not None
     assert read_heartbeat(folder) is not None
     assert (folder / "cancel").exists()

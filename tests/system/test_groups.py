@@ -186,6 +186,24 @@ def test_a_group_that_loses_a_rank_or_is_asked_to_leave_goes_on_to_the_same_end(
         assert result.resumed_at > 1400 / 16
 
 
+def test_the_log_of_each_rank_says_how_far_the_trial_is(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With sharded weights too, whose gradients' norm needs all ranks at the same step."""
+    (tmp_path / "sitecustomize.py").write_text("import lina_lab.records.result as r\nr.LINE_SECONDS = 0.0\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    lines = {}
+    for strategy in ("ddp", "fsdp"):
+        train(steady(tiny), tmp_path / strategy, devices=2, strategy=strategy)
+        for rank in (0, 1):
+            log = (tmp_path / strategy / f"logs/rank-{rank}.log").read_text()
+            found = re.findall(r"step (\d+), .* of 160 images .*, loss (\S+), .*, gradient norm (\S+),.* left", log)
+            assert [int(step) for step, *_ in found] == list(range(2, 11))
+            lines[strategy, rank] = [number for _, *numbers in found for number in map(float, numbers)]
+    for other in lines.values():
+        assert other == pytest.approx(lines["ddp", 0], rel=0.02)
+
+
 def test_a_group_is_cancelled_and_diverges_on_all_ranks_at_once(tiny: Tiny, tmp_path: Path) -> None:
     diverged = train(steady(tiny, optimizer={"lr": 1e30}), tmp_path / "one", devices=2)
     assert diverged.status == "diverged"

@@ -123,7 +123,7 @@ def test_a_stop_in_the_middle_of_a_cell_loses_no_finished_cell(
     found, out, err = place.stopped_in_the_second_cell(how)
     assert found == code
     assert err == f"error: {word}; the same command resumes\n"
-    assert out.splitlines()[-1].endswith("interrupted, stopped by hand")
+    assert out.splitlines()[-1].endswith("stopped by hand" if how is signal.SIGINT else "terminated (SIGTERM)")
     assert [state for _, state in place.trials()] == ["done", "interrupted", "waiting", "waiting"]
     assert [run.info.status for run in place.attempts()] == ["FINISHED", "KILLED"]
     goes_on_to_the_end(finished, place, of_before=1)

@@ -17,7 +17,8 @@ from torch.optim.swa_utils import get_ema_avg_fn
 from lina_lab.config import ResourcesConfig, TrialConfig, to_dict
 from lina_lab.data import make_data
 from lina_lab.model import LINA
-from lina_lab.model.masking import num_masked, stratified_mask_ratios
+from lina_lab.model.masking import stratified_mask_ratios
+from lina_lab.model.schedule import num_masked
 from lina_lab.records.result import Progress
 from lina_lab.training.callbacks.ema import ExponentialAverage
 from lina_lab.training.checkpoints import newest

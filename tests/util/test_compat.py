@@ -27,7 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 from lina_lab.config import CHECKS
 from lina_lab.util.compat import lightning as lightning_doors
 from lina_lab.util.compat.mlflow import make_tables, points_of_database, points_of_server, runs_of_database
-from lina_lab.util.compat.optuna import database_of, id_of, storage_of, trial_rows
+from lina_lab.util.compat.optuna import add_waiting, database_of, id_of, storage_of, trial_rows
 from lina_lab.util.compat.pydantic import field_descriptions
 from lina_lab.util.compat.submitit import batch_script
 from lina_lab.util.compat.torch import ddp_logging_data, profile_events
@@ -55,6 +55,26 @@ def test_optuna_s_storage_starts_and_ends_a_given_trial(study: optuna.Study) -> 
     storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0, 2.0])
     (found,) = study.get_trials()
     assert (found.state, found.values) == (TrialState.COMPLETE, [1.0, 2.0])
+
+
+def test_trials_added_at_once_are_those_that_optuna_adds_one_by_one(study: optuna.Study) -> None:
+    """Seen by Optuna itself: numbers, states, attributes; and a worker can start each."""
+    make = optuna.trial.create_trial
+    wanted = [{"cell": f"{i}", "dim": 8 * i, "list": [1, None], "text": "ä"} for i in range(3)]
+    study.add_trial(make(state=TrialState.WAITING, user_attrs=wanted[0]))
+    assert add_waiting(study, []) == []
+    added = add_waiting(study, wanted[1:])
+    found = study.get_trials()
+    assert [trial.number for trial in found] == [0, 1, 2]
+    assert [trial._trial_id for trial in found[1:]] == added
+    assert [(trial.state, trial.user_attrs) for trial in found] == [(TrialState.WAITING, one) for one in wanted]
+    assert storage_of(study).set_trial_state_values(added[1], TrialState.RUNNING)
+    rows = trial_rows(study)
+    assert [row.attributes for row in rows] == wanted
+    assert [row.started is None for row in rows] == [True, True, False]
+    start = study.get_trials()[2].datetime_start
+    assert start is not None
+    assert rows[2].started == start.astimezone()
 
 
 def test_optuna_s_tables_give_what_its_own_objects_give(study: optuna.Study) -> None:

@@ -12,8 +12,9 @@ from lightning.pytorch.callbacks import Callback
 
 from lina_lab.config import ResourcesConfig, TrialConfig
 from lina_lab.records.files import CANCEL_FILE
-from lina_lab.records.result import Progress, Report
+from lina_lab.records.result import Report
 from lina_lab.records.runstore import TRAIN_LOSS
+from lina_lab.training.callbacks.progress import ProgressMeter
 from lina_lab.training.callbacks.timing import TrialTimer
 from lina_lab.training.checkpoints import Checkpoints
 from lina_lab.training.divergence import Divergence
@@ -34,13 +35,15 @@ class Step:
     cancel: bool
     leave: bool
     late: bool = False
+    due: bool = False
+    """The next step is to be measured and logged, by the first rank's clock."""
 
 
 class StepSync(Callback):
     """Agrees on each step among the ranks, logs its loss, and ends the trial on all of them at once.
 
     What one rank alone knows (the file that cancels, a signal, the time, its part of the loss) is summed over the ranks
-    in one reduction of four numbers. Ranks act only on the reduced values, so none is left waiting in a collective.
+    in one reduction of five numbers. Ranks act only on the reduced values, so none is left waiting in a collective.
 
     Args:
         config: the trial.
@@ -48,6 +51,7 @@ class StepSync(Callback):
         resources: how long the trial may train.
         timer: knows how long it has trained, as the first rank sees it.
         checkpoints: save the state before the ranks leave.
+        meter: measures the progress.
         requests: signals that this process has received.
         report: called after each step.
 
@@ -65,13 +69,14 @@ class StepSync(Callback):
         resources: ResourcesConfig,
         timer: TrialTimer,
         checkpoints: Checkpoints,
+        meter: ProgressMeter,
         requests: StopSignals,
         report: Report | None,
     ) -> None:
         self.divergence = Divergence(config.trainer.divergence_factor, config.trainer.divergence_steps)
         self.limit = math.inf if resources.max_minutes is None else 60 * resources.max_minutes
         self.file, self.timer, self.checkpoints = folder / CANCEL_FILE, timer, checkpoints
-        self.requests, self.report = requests, report
+        self.meter, self.requests, self.report = meter, requests, report
         self._loss = 0.0
         """The loss of this rank's share of the step, summed over its micro-batches."""
         self._looked = -math.inf
@@ -90,8 +95,10 @@ class StepSync(Callback):
         # The images that the weights had seen that gave this loss.
         images = pl_module.images_seen - pl_module.config.data.batch_size
         pl_module.log_over_images({TRAIN_LOSS: step.loss}, images)
+        progress = self.meter.step_ended(pl_module, step.number, step.loss)
+        self.meter.due = step.due
         if self.report is not None and trainer.is_global_zero:
-            self.report(Progress(images=pl_module.images_seen, loss=step.loss))
+            self.report(progress)
         self.divergence.update(step.number, step.loss)
         if step.cancel:
             raise CancelledError("cancelled")
@@ -108,10 +115,11 @@ class StepSync(Callback):
     def _agree(self, trainer: L.Trainer) -> Step:
         cancel = trainer.is_global_zero and self._cancelled()
         late = trainer.is_global_zero and self.timer.so_far > self.limit
+        due = trainer.is_global_zero and self.meter.wants_line
         loss = torch.as_tensor(self._loss).float().reshape(1)
         if trainer.world_size == 1:
-            return Step(trainer.global_step, float(loss), cancel, self.requests.leave, late)
-        flags = torch.tensor([cancel, self.requests.leave, late], dtype=loss.dtype).to(loss.device)
+            return Step(trainer.global_step, float(loss), cancel, self.requests.leave, late, due)
+        flags = torch.tensor([cancel, self.requests.leave, late, due], dtype=loss.dtype).to(loss.device)
         reduced = torch.cat([loss / trainer.world_size, flags])
         torch.distributed.all_reduce(reduced)
         mean, *raised = reduced.tolist()

@@ -1,13 +1,20 @@
 """MLflow 3.17: making its tables, and thousands of runs and their curves at once.
 
 Public: `MlflowClient.search_runs`, which makes a dozen objects for each tag, and `get_metric_history`, which reads one
-metric of one run. Missing: to make the tables of a store without a request, and to read thousands of runs in seconds.
+metric of one run. Missing: to make the tables of a store without a request, to read thousands of runs in seconds, and
+to move a store.
 """
 
+import re
+import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from functools import cache
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import unquote
 
 import numpy as np
 import requests
@@ -38,6 +45,9 @@ TAGS = (
     "e.experiment_id = r.experiment_id WHERE e.name = :name AND e.lifecycle_stage = 'active' AND "
     "r.lifecycle_stage = 'active' AND t.key IN :tags ORDER BY r.start_time"
 )
+ARTIFACTS = "mlartifacts"
+"""Folder of a store's files, beside its database."""
+RUN_ADDRESS = ("runs", "run_uuid", "artifact_uri")
 RUNS = (
     f"SELECT run_uuid, user_id, status, start_time, end_time, artifact_uri, name FROM runs WHERE {CHOSEN} "
     "ORDER BY start_time DESC, run_uuid"
@@ -220,3 +230,36 @@ def points_of_server(uri: str, run_ids: Sequence[str], metric: str, *, most: int
     answer = requests.get(url, params=asked, timeout=SECONDS)
     answer.raise_for_status()
     return [(p["run_id"], p["key"], int(p["step"]), float(p["value"])) for p in answer.json()["metrics"]]
+
+
+def relocate_artifacts(database: Path) -> None:
+    """Point a store's experiments and runs at the folder of artifacts beside it, if both were moved or copied.
+
+    MLflow writes absolute addresses into its tables (`experiments.artifact_location`, `runs.artifact_uri`) and has no
+    call that changes them. Addresses elsewhere, such as those of a bucket, stay.
+
+    Args:
+        database: `mlflow.db` in a folder of runs.
+    """
+    artifacts = database.resolve().parent / ARTIFACTS
+    with closing(sqlite3.connect(database, timeout=SECONDS)) as connection, connection:
+        for table, key, column in (("experiments", "experiment_id", "artifact_location"), RUN_ADDRESS):
+            rows = connection.execute(f"SELECT {key}, {column} FROM {table}").fetchall()
+            moved = [(new, row) for row, old in rows if (new := _relocated(old, artifacts)) not in (None, old)]
+            connection.executemany(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", moved)
+
+
+@cache
+def _is_same(place: str, artifacts: Path) -> bool:
+    """Whether an address is another name of the folder, as where it is mounted twice."""
+    path = Path(unquote(place.removeprefix("file://")))
+    return path.exists() and artifacts.exists() and path.samefile(artifacts)
+
+
+def _relocated(address: str | None, artifacts: Path) -> str | None:
+    """An address below the folder of artifacts as it is now; None: it is no such address, or it holds still."""
+    found = re.fullmatch(rf"((?:file://)?/(?:.*/)?{ARTIFACTS})(/.*)?", address or "")
+    if found is None or _is_same(found[1], artifacts):
+        return None
+    here = artifacts.as_uri() if found[1].startswith("file:") else str(artifacts)
+    return here + (found[2] or "")

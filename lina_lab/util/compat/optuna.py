@@ -1,26 +1,31 @@
 """Optuna 5.0: the storage of a study, numbers of studies and trials, and its tables.
 
 Public: `Study.get_trials`, which makes an object of every row of every table, and `Study.ask` and `Study.tell`, which
-leave it to a sampler and to one process which trial is next. Missing: to read some attributes of all trials, and to
-start or end one given trial.
+leave it to a sampler and to one process which trial is next. Missing: to read some attributes of all trials, to start
+or end one given trial, and to add thousands of trials at once (`Study.add_trials` adds one after the other).
 """
 
 import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.trial import TrialState
-from sqlalchemy import bindparam, text
+from optuna.storages._rdb import models
+from optuna.trial import TrialState, create_trial
+from sqlalchemy import bindparam, insert, select, text
 
-TRIALS = "SELECT trial_id, state FROM trials WHERE study_id = :study ORDER BY number"
+TRIALS = select(models.TrialModel.trial_id, models.TrialModel.state, models.TrialModel._datetime_start_utc).order_by(
+    models.TrialModel.number
+)
 ATTRIBUTES = (
     "SELECT a.trial_id, a.key, a.value_json FROM trial_user_attributes a JOIN trials t ON t.trial_id = a.trial_id "
-    "WHERE t.study_id = :study AND a.key IN :names"
+    "WHERE t.study_id = :study"
 )
+NAMED = " AND a.key IN :names"
 VALUES = (
     "SELECT v.trial_id, v.value FROM trial_values v JOIN trials t ON t.trial_id = v.trial_id "
     "WHERE t.study_id = :study ORDER BY v.objective"
@@ -35,6 +40,8 @@ class TrialRow:
     state: TrialState
     attributes: dict[str, Any]
     values: list[float] | None
+    started: datetime | None = None
+    """When a worker took it, with its time zone."""
 
 
 def storage_of(study: optuna.Study) -> BaseStorage:
@@ -54,32 +61,79 @@ def database_of(study: optuna.Study) -> RDBStorage | None:
     return backend if isinstance(backend, RDBStorage) else None
 
 
-def trial_rows(study: optuna.Study, attributes: Sequence[str]) -> list[TrialRow]:
-    """All trials of a study in their order, with some of their user attributes (`FrozenTrial._trial_id`).
+def trial_rows(study: optuna.Study, attributes: Sequence[str] | None = None) -> list[TrialRow]:
+    """All trials of a study in their order, with their user attributes (`FrozenTrial._trial_id`).
 
     A database is read with three plain queries: `get_trials` takes seconds for a large study, again at each look for
     all trials that have not ended.
+
+    Args:
+        study: the study.
+        attributes: names of the attributes that are read; None: all.
     """
     database = database_of(study)
     if database is not None:
         return _rows_of_database(database, id_of(study), attributes)
     return [
         TrialRow(
-            trial._trial_id, trial.state, {k: v for k, v in trial.user_attrs.items() if k in attributes}, trial.values
+            trial_id=trial._trial_id,
+            state=trial.state,
+            attributes={k: v for k, v in trial.user_attrs.items() if attributes is None or k in attributes},
+            values=trial.values,
+            started=None if trial.datetime_start is None else trial.datetime_start.astimezone(),
         )
         for trial in study.get_trials(deepcopy=False)
     ]
 
 
-def _rows_of_database(storage: RDBStorage, study_id: int, attributes: Sequence[str]) -> list[TrialRow]:
+def _rows_of_database(storage: RDBStorage, study_id: int, attributes: Sequence[str] | None) -> list[TrialRow]:
     """Optuna's tables `trials`, `trial_user_attributes` and `trial_values` (schema version 12)."""
-    names: Any = bindparam("names", list(attributes), expanding=True)
     of_trial: dict[int, dict[str, Any]] = defaultdict(dict)
     values: dict[int, list[float]] = defaultdict(list)
+    wanted, asked = text(ATTRIBUTES), dict[str, Any](study=study_id)
+    if attributes is not None:
+        wanted = text(ATTRIBUTES + NAMED).bindparams(bindparam("names", expanding=True))
+        asked["names"] = list(attributes)
     with storage.engine.connect() as connection:
-        trials = connection.execute(text(TRIALS), {"study": study_id}).all()
-        for trial_id, name, value in connection.execute(text(ATTRIBUTES).bindparams(names), {"study": study_id}):
+        trials = connection.execute(TRIALS.where(models.TrialModel.study_id == study_id)).all()
+        for trial_id, name, value in connection.execute(wanted, asked):
             of_trial[trial_id][name] = json.loads(value)
         for trial_id, value in connection.execute(text(VALUES), {"study": study_id}):
             values[trial_id].append(value)
-    return [TrialRow(i, TrialState[state], of_trial[i], values.get(i)) for i, state in trials]
+    return [
+        # The table holds UTC without saying so.
+        TrialRow(i, state, of_trial[i], values.get(i), None if start is None else start.replace(tzinfo=UTC))
+        for i, state, start in trials
+    ]
+
+
+def add_waiting(study: optuna.Study, attributes: Sequence[dict[str, Any]]) -> list[int]:
+    """Add a waiting trial for each mapping of user attributes; returns Optuna's numbers of them (`_trial_id`).
+
+    A database gets all rows or none, in one transaction: Optuna's own way takes 8 ms for each trial.
+    """
+    database = database_of(study)
+    if database is None:
+        new = [create_trial(state=TrialState.WAITING, user_attrs=dict(one)) for one in attributes]
+        return [study._storage.create_new_trial(study._study_id, template_trial=one) for one in new]
+    if not attributes:
+        return []
+    study_id, trial = id_of(study), models.TrialModel
+    with database.engine.begin() as connection:
+        # As Optuna does: whoever numbers trials holds the study's row (SQLite: the whole database).
+        connection.execute(select(models.StudyModel.study_id).filter_by(study_id=study_id).with_for_update())
+        first = connection.execute(text("SELECT COUNT(*) FROM trials WHERE study_id = :study"), {"study": study_id})
+        start = first.scalar_one()
+        rows = [
+            {"number": start + i, "study_id": study_id, "state": TrialState.WAITING} for i in range(len(attributes))
+        ]
+        connection.execute(insert(trial), rows)
+        numbered = select(trial.number, trial.trial_id).where(trial.study_id == study_id, trial.number >= start)
+        ids = {number: trial_id for number, trial_id in connection.execute(numbered)}
+        held = [
+            {"trial_id": ids[start + i], "key": key, "value_json": json.dumps(value)}
+            for i, one in enumerate(attributes)
+            for key, value in one.items()
+        ]
+        connection.execute(insert(models.TrialUserAttributeModel), held)
+    return [ids[row["number"]] for row in rows]

@@ -1,0 +1,243 @@
+"""The state of a study, as text for people and as data for programs."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from lina_lab.records.record import Record
+from lina_lab.records.result import Progress, duration
+from lina_lab.records.status import CellStatus
+from lina_lab.study.stored import StoredCell, StoredStudy
+
+ENOUGH = 100
+"""Finished cells whose time is read at most, to estimate that of the others."""
+SHOWN = 100
+"""Cells that a table for people lists at most; those that wait or are done are left out first."""
+COLUMNS = ("id", "state", "cell", "images", "loss", "images/s", "left", "where", "since")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellView:
+    """What is known of one cell."""
+
+    cell: StoredCell
+    label: str
+    """Its values with the names of their fields, such as `gate=kv dim=16 seed=0`."""
+    progress: Progress | None = None
+    """Of a cell that has been trained, or is being trained."""
+    metrics: Mapping[str, float] | None = None
+    """The objectives of a cell that is done."""
+    host: str | None = None
+    job: str | None = None
+    stale: bool = False
+    """It is noted as running, and the process that ran it has died."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for programs."""
+        state, progress = self.cell.state, self.progress
+        return {
+            "id": state.config_hash,
+            "label": self.label,
+            "fields": self.cell.point,
+            "state": state.status.value,
+            "stale": self.stale,
+            "images": 0 if progress is None else progress.images,
+            "total_images": self.cell.images,
+            "loss": None if progress is None else progress.loss,
+            "step": None if progress is None else progress.step,
+            "images_per_second": None if progress is None else progress.images_per_second,
+            "seconds_left": None if progress is None else progress.seconds_left,
+            "objectives": self.metrics,
+            "host": self.host,
+            "job": self.job,
+            "since": None
+            if self.cell.started is None
+            else self.cell.started.astimezone().isoformat(timespec="seconds"),
+            "error": state.error,
+        }
+
+    def row(self) -> tuple[str, ...]:
+        """The cells of a table's row, see `COLUMNS`."""
+        state, progress, total = self.cell.state, self.progress, self.cell.images
+        loss = next(iter(self.metrics.values())) if self.metrics else None if progress is None else progress.loss
+        rate, left = (None, None) if progress is None else (progress.images_per_second, progress.seconds_left)
+        images = 0 if progress is None else progress.images
+        where = " ".join([*([self.host] if self.host else []), *([f"job {self.job}"] if self.job else [])])
+        return (
+            state.config_hash,
+            "stale" if self.stale else state.status.value,
+            self.label,
+            f"{images:,}" + ("" if total is None else f" of {total:,}"),
+            "" if loss is None else f"{loss:.4f}",
+            "" if rate is None else f"{rate:,.0f}",
+            "" if left is None else duration(left),
+            where,
+            "" if self.cell.started is None else f"{self.cell.started.astimezone():%Y-%m-%d %H:%M}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyView:
+    """What is known of a study."""
+
+    name: str
+    cells: Sequence[CellView]
+    counts: Mapping[CellStatus, int]
+    lines: Sequence[str]
+    """How tuning and stopping stand, for people."""
+    seconds_left: float | None
+    """Of all that is left, with as many workers as there are now, or one; None: no cell tells how long one takes."""
+
+    @property
+    def working(self) -> bool:
+        """Whether any cell is being trained."""
+        return any(view.cell.state.status is CellStatus.RUNNING for view in self.cells)
+
+    @property
+    def open(self) -> int:
+        """Cells that have not ended."""
+        return sum(count for status, count in self.counts.items() if status.open)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for programs."""
+        return {
+            "study": self.name,
+            "counts": {status.value: count for status, count in self.counts.items()},
+            "left": self.open,
+            "seconds_left": self.seconds_left,
+            "notes": list(self.lines),
+            "cells": [view.to_dict() for view in self.cells],
+        }
+
+    def summary(self) -> str:
+        """One line: how many cells have which status, and the time left."""
+        counted = ", ".join(f"{count} {status}" for status, count in self.counts.items())
+        text = f"{self.name}: {counted or 'no cells'}"
+        return text + (f"; {duration(self.seconds_left)} left" if self.open and self.seconds_left is not None else "")
+
+    def __str__(self) -> str:
+        """The whole state for people."""
+        lines = [self.summary(), *(f"  {line}" for line in self.lines)]
+        order = list(CellStatus)
+        quiet = (CellStatus.DONE, CellStatus.WAITING)
+        first = [view for view in self.cells if view.cell.state.status not in quiet]
+        others = [view for view in self.cells if view.cell.state.status in quiet]
+        shown = (first + others)[:SHOWN]
+        shown.sort(key=lambda view: order.index(view.cell.state.status))
+        table = [COLUMNS, *(view.row() for view in shown)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        if shown:
+            lines += ["  ".join(["", *map(str.ljust, row, widths)]).rstrip() for row in table]
+        if len(self.cells) > len(shown):
+            lines.append(f"  and {len(self.cells) - len(shown)} more: --json lists them all")
+        bad = [view for view in first if view.cell.state.error]
+        lines += [f"  {view.cell.state.config_hash} {view.cell.state.status}: {view.cell.state.error}" for view in bad]
+        return "\n".join(lines) + "\n"
+
+
+def look(study: StoredStudy, choose: Callable[[list[StoredCell]], list[StoredCell]]) -> StudyView:
+    """Look at a study's stores and at its cells' folders.
+
+    Args:
+        study: the study.
+        choose: chooses the cells that are shown. What is left and the counts are the whole study's.
+    """
+    every = study.cells()
+    chosen = choose(every)
+    names = _short_names(every)
+    views = [_view(study, cell, names) for cell in chosen]
+    return StudyView(
+        name=study.name,
+        cells=views,
+        counts=dict(Counter(cell.state.status for cell in every)),
+        lines=_lines(study, every),
+        seconds_left=_seconds_left(study, every),
+    )
+
+
+def label(cell: StoredCell, names: Mapping[str, str]) -> str:
+    """A cell's values with the names of their fields."""
+    return " ".join(f"{names[field]}={value}" for field, value in cell.point.items())
+
+
+def labels(cells: Sequence[StoredCell]) -> dict[str, str]:
+    """The label of each cell, by its config hash."""
+    names = _short_names(cells)
+    return {cell.state.config_hash: label(cell, names) for cell in cells}
+
+
+def _short_names(cells: Sequence[StoredCell]) -> dict[str, str]:
+    """The last part of each field's name; the whole name where two fields share that part."""
+    every = {field for cell in cells for field in cell.point}
+    last = Counter(field.rpartition(".")[2] for field in every)
+    return {field: short if last[short := field.rpartition(".")[2]] == 1 else field for field in every}
+
+
+def _view(study: StoredStudy, cell: StoredCell, names: Mapping[str, str]) -> CellView:
+    shown = label(cell, names)
+    if cell.state.status is CellStatus.WAITING:
+        return CellView(cell=cell, label=shown)
+    if cell.state.status is CellStatus.RUNNING:
+        lives, beat = study.owner(cell)
+        if beat is None:
+            return CellView(cell=cell, label=shown, stale=not lives)
+        return CellView(cell=cell, label=shown, progress=beat.progress, host=beat.host, job=study.job(cell))
+    record, progress = study.record(cell), None
+    if record is not None and record.result is not None:
+        result = record.result
+        loss = result.metrics.get("train/loss", float("nan"))
+        rate = result.images_per_second
+        progress = Progress(images=result.images_seen, loss=loss, step=result.steps, images_per_second=rate)
+    return CellView(cell=cell, label=shown, progress=progress, metrics=_objectives(study, cell))
+
+
+def _objectives(study: StoredStudy, cell: StoredCell) -> dict[str, float] | None:
+    if cell.state.values is None:
+        return None
+    if study.definition is None:
+        return dict(zip((f"objective {i}" for i in range(len(cell.state.values))), cell.state.values, strict=True))
+    metrics = [objective.metric for objective in study.definition.objectives]
+    return dict(zip(metrics, cell.state.values, strict=True))
+
+
+def _lines(study: StoredStudy, cells: Sequence[StoredCell]) -> list[str]:
+    definition = study.definition
+    if definition is None or not (definition.tune or definition.until):
+        return []
+    plan = study.plan(cells)
+    if plan is None:
+        return []
+    from lina_lab.study.rounds import notes, phase
+
+    stopped = [f"stopped: {plan.stopped}"] if plan.stopped else []
+    return [f"phase: {phase(plan)}", *notes(plan), *stopped]
+
+
+def _seconds_left(study: StoredStudy, cells: Sequence[StoredCell]) -> float | None:
+    """Time of the cells that have not ended: of a running one as it says, of another from what finished ones took."""
+    left, running, paces = 0.0, 0, list[float]()
+    for cell in cells:
+        if cell.state.status is CellStatus.DONE and cell.flops and len(paces) < ENOUGH:
+            record = study.record(cell)
+            if record is not None and (seconds := _seconds(record)) is not None:
+                paces.append(seconds / cell.flops)
+    for cell in cells:
+        lives, beat = study.owner(cell) if cell.state.status is CellStatus.RUNNING else (False, None)
+        running += lives
+        if beat is not None and beat.progress is not None and beat.progress.seconds_left is not None:
+            left += beat.progress.seconds_left
+        elif cell.state.status.open:
+            if not paces or not cell.flops:
+                return None
+            left += median(paces) * cell.flops
+    return left / max(1, running)
+
+
+def _seconds(record: Record) -> float | None:
+    """What a whole cell took: with validation and sampling where one attempt trained it, else training alone."""
+    result = record.result
+    if result is None or not result.images_per_second:
+        return None
+    return result.fit_seconds if result.resumed_at is None else result.images_seen / result.images_per_second

@@ -1,0 +1,86 @@
+"""What a trial's log says once a minute."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from lina_lab.config import TrialConfig
+from lina_lab.model import count
+from lina_lab.records.result import Progress, duration
+from lina_lab.training.callbacks import progress as progress_module
+from lina_lab.training.callbacks.progress import ProgressMeter, gradient_norm
+from lina_lab.training.trial import run_trial
+
+Tiny = Callable[..., TrialConfig]
+
+
+def test_the_norm_is_that_of_all_gradients_together() -> None:
+    module = nn.Linear(2, 1)
+    module.weight.grad, module.bias.grad = torch.tensor([[3.0, 0.0]]), torch.tensor([4.0])
+    assert gradient_norm(module) == 5.0
+
+
+def test_a_line_has_all_that_says_whether_a_long_run_is_well(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet: list[Progress] = []
+    (tmp_path / "quiet").mkdir()
+    before = run_trial(tiny(), tmp_path / "quiet", log=quiet.append)
+    assert quiet == []  # it takes less than a minute
+    monkeypatch.setattr(progress_module, "LINE_SECONDS", 0.0)
+    lines: list[Progress] = []
+    (tmp_path / "loud").mkdir()
+    after = run_trial(tiny(), tmp_path / "loud", log=lines.append)
+    assert after.metrics == before.metrics  # looking changes no number
+    assert [line.step for line in lines] == [2, 3, 4]
+    for line in lines:
+        assert line.learning_rate == 1e-3
+        assert line.gradient_norm is not None
+        assert math.isfinite(line.gradient_norm)
+        assert line.gradient_norm > 0
+        assert line.images_per_second is not None
+        assert line.images_per_second > 0
+        assert line.memory_mib is not None
+        assert line.memory_mib > 50
+    assert len({line.gradient_norm for line in lines}) == 3
+    assert (lines[1].images, lines[1].total_images) == (48, 64)
+    assert lines[-1].seconds_left == 0
+    text = str(lines[0])
+    assert text.startswith("step 2, 32 of 64 images (50.0%), loss ")
+    for part in ("learning rate 0.001", "gradient norm ", "images/s", "MiB", "left"):
+        assert part in text
+
+
+def test_the_share_of_peak_is_the_model_s_flops_over_those_of_all_devices(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine without GPUs: what Lightning would say of one is made up."""
+    monkeypatch.setattr(progress_module, "get_available_flops", lambda device, dtype: 1e6)
+    timer, config = SimpleNamespace(so_far=0.0), tiny()
+    meter = ProgressMeter(config, timer, lambda: 0.0)  # type: ignore[arg-type]
+    module = SimpleNamespace(device=torch.device("cuda"), images_seen=0)
+    meter.on_train_start(SimpleNamespace(world_size=2), module)  # type: ignore[arg-type]
+    timer.so_far, module.images_seen = 2.0, 32
+    flops = count.FLOPS_PER_MULTIPLY_ADD * count.training_operations(config.model).total
+    assert meter.step_ended(module, 2, 1.0).share_of_peak == pytest.approx(16 * flops / 2e6)
+    assert "% of peak" in str(meter.step_ended(module, 2, 1.0))
+
+
+def test_progress_is_read_from_other_versions_too() -> None:
+    old = {"images": 5, "loss": 0.5}
+    assert Progress.from_dict(old) == Progress(images=5, loss=0.5)
+    assert Progress.from_dict({**old, "later": 1}) == Progress(images=5, loss=0.5)
+    assert str(Progress(images=5, loss=0.5)) == "5 images, loss 0.5000"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.4, "59 s"), (61, "1 min"), (3590, "1 h 00 min"), (4000, "1 h 07 min"), (200_000, "2 d 8 h")],
+)
+def test_times_are_for_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
