@@ -68,7 +68,7 @@ def begun_or_corrected(
 
 
 def under_way(study: optuna.Study, folder: Path) -> bool:
-    """Whether a cell of a study in the store is trained or under way: then no other configuration takes its place."""
+    """Whether a cell of a study in the store is trained or under way, so that it keeps its configuration."""
     rows = map(state_of, trial_rows(study, (CELL, STATUS)))
     latest = {state.config_hash: state for state in rows if state is not None}
     return any(_holds_work(state, folder / state.config_hash) for state in latest.values())

@@ -21,6 +21,7 @@ from lina_lab.study.forecast import known_so_far
 from lina_lab.study.grid import make_plan
 from lina_lab.study.rounds import grown
 from lina_lab.study.store import Store
+from lina_lab.study.stored import StoredStudy
 from lina_lab.study.versions import newest_version
 from lina_lab.util.errors import ChangedError
 from tests.study.conftest import RESULT, Lab, store_at, workspace_at
@@ -218,12 +219,13 @@ def test_cancelled_cells_of_tuning_stop_the_study_until_they_are_queued_again(gr
     store = store_at(lab.runs, lab.plan)
     store.enqueue()
     finish(store, 3)
+    stored = StoredStudy(lab.plan.study.name, lab.runs, None)
     left = [cell.config_hash for cell in store.plan.cells][3:]
-    store.cancel(left)
+    stored.cancel([cell for cell in stored.cells() if cell.state.config_hash in left])
     summary = lab.run(joins=True)
     assert summary.counts == {CellStatus.DONE: 3, CellStatus.CANCELLED: 5}
     assert "(and 4 more) was cancelled, so the comparison cannot start" in summary.stopped
-    store_at(lab.runs, lab.plan).enqueue(left)
+    assert len(stored.retry(stored.cells())) == len(left)
     assert lab.run(joins=True).counts == {CellStatus.DONE: TUNING + COMPARED}
 
 

@@ -14,7 +14,7 @@ from lina_lab.records.record import Record, write_record
 from lina_lab.records.status import CellStatus
 from lina_lab.study.cost import checkpoint_bytes, memory_bytes, other_flops, parameters, training_flops
 from lina_lab.study.grid import Cell, Plan, make_plan
-from lina_lab.study.plan import audit, cell_table, describe, size, time_left
+from lina_lab.study.plan import audit, cell_table, describe, size
 from lina_lab.study.speed import Speed, speed_of
 from tests.study.conftest import RESULT, workspace_at
 
@@ -61,7 +61,6 @@ def test_an_assumed_rate_is_called_so(tiny_study: Any, tmp_path: Path) -> None:
     assert " device-hours at the assumed rate\n" in text
     assert "an assumption, not a measurement: study.resources.flops_per_second=1e+09 of a device" in text
     assert "Start-up, checkpoints and decoding are not in it." in text
-    assert time_left(workspace, plan.cells, 1).endswith("with 1 at work, at the assumed rate")
     end(tmp_path / "tiny", plan.cells[0])
     text = describe(workspace)
     assert "an assumption" not in text

@@ -10,6 +10,7 @@ import pytest
 from lina_lab import run
 from lina_lab.config import CommandConfig, from_dict
 from lina_lab.data.modules.latents import LatentsDataModule
+from lina_lab.records.status import CellStatus
 from lina_lab.study.grid import Plan, make_plan
 from lina_lab.study.preflight import problem_of_store, problems
 from tests.study.conftest import store_at, workspace_at
@@ -128,6 +129,11 @@ def test_a_study_with_another_configuration_is_a_problem(tiny_study: Any, tmp_pa
     store.enqueue()
     assert problem_of_store(workspace) is None
     changed = workspace_at(tmp_path / "runs", planned(tiny_study, {"optimizer.lr": 0.5}))
+    # Nothing is trained yet, so the run would begin the study again.
+    assert problem_of_store(changed) is None
+    claim = store.claim()
+    assert claim is not None
+    store.end(claim, CellStatus.DONE, values=[0.5])
     assert "was run with another configuration: optimizer.lr was 0.001 and is 0.5" in str(problem_of_store(changed))
 
 
