@@ -1,7 +1,8 @@
-"""The tuned values that a study has compared at. They stay, whatever is tuned later.
+"""What a study has compared with: its tuned values, and the rule by which it added seeds. Both stay.
 
 The choice for one variant and size rests on the noise of all (`decisions.tuning.choose_all`). A size that is added
-later, or trained in a command of its own, would move every value by a little, and make all cells anew.
+later, or trained in a command of its own, would move every value by a little, and make all cells anew. The interval of
+a study that adds seeds until it is resolved holds for the looks that were planned, and for no others.
 """
 
 import json
@@ -29,6 +30,8 @@ class Compared:
     """The fields of `study.tune` and `study.tuning` that a choice depends on; empty: nothing is compared yet."""
     values: dict[str, float] = field(default_factory=dict)
     """Point, see `grid.point_key` -> its value."""
+    until: dict[str, Any] = field(default_factory=dict)
+    """`study.until` when seeds were added last; empty: none were."""
 
 
 def read_compared(folder: Path) -> Compared:
@@ -47,18 +50,21 @@ def keep_compared(folder: Path, plan: Plan) -> None:
     """
     check_compared(folder, plan)
     known, now = read_compared(folder), _values(plan)
+    noted = replace(known, until=_rule(plan) if plan.look is not None else known.until)
     if now.keys() - known.values.keys():
-        noted = Compared(settings=_settings(plan), values={**known.values, **now})
+        noted = replace(noted, settings=_settings(plan), values={**known.values, **now})
+    if noted != known:
         write_atomically(folder / COMPARED_FILE, json.dumps(asdict(noted), indent=1) + "\n")
 
 
 def check_compared(folder: Path, plan: Plan) -> None:
-    """Refuse another tuning, or other tuned values, than those that the comparison's cells were made with.
+    """Refuse another tuning, other tuned values or other looks than those that the comparison's cells were made with.
 
     Raises:
         ChangedError: what differs.
     """
     known, settings, now = read_compared(folder), _settings(plan), _values(plan)
+    _check_looks(known.until, _rule(plan), plan.study.name)
     if not known.settings:
         return
     changes = [f"{name} was {before}" for name, before in known.settings.items() if settings.get(name) != before]
@@ -75,9 +81,31 @@ def check_compared(folder: Path, plan: Plan) -> None:
         )
 
 
+def _check_looks(before: Mapping[str, Any], now: Mapping[str, Any], name: str) -> None:
+    """Refuse a rule under which the looks that were taken count otherwise.
+
+    A study that ends at a width does not ask what the difference is, so it may go on to more seeds. One that ends when
+    it is resolved has spent its 5% on the looks that were planned.
+    """
+    changed = [field for field in before if before[field] != now.get(field)]
+    if not before or (now and (not changed or (before["primary"] is None and now["primary"] is None))):
+        return
+    then = ", ".join(f"{field} {before[field]}" for field in before if before[field] is not None)
+    raise ChangedError(
+        f"the study {name} has added seeds under study.until ({then}), and its interval holds for the looks of that "
+        "rule only: leave study.until as it was, or make this one a new version (new_version=true)",
+        [f"study.until.{field}" for field in changed],
+    )
+
+
 def with_compared(plan: Plan, folder: Path) -> Plan:
     """The plan with the values that the study in a folder has compared at."""
     return replace(plan, compared=read_compared(folder).values)
+
+
+def _rule(plan: Plan) -> dict[str, Any]:
+    rule: dict[str, Any] = {} if plan.study.until is None else to_dict(plan.study.until)
+    return rule
 
 
 def _values(plan: Plan) -> dict[str, float]:

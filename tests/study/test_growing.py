@@ -324,6 +324,31 @@ def test_more_seeds_than_before_go_on_where_the_study_was(growing: Callable[...,
     assert len(more.trained) == 4
 
 
+RESOLVED = {"primary": "resolved", "max_seeds": 4}
+
+
+@pytest.mark.parametrize("changed", [None, {"primary": "resolved", "max_seeds": 6}, {"width": 1e-9, "max_seeds": 4}])
+def test_seeds_that_were_added_until_it_is_resolved_keep_their_rule(
+    growing: Callable[..., Lab], changed: dict[str, Any] | None
+) -> None:
+    plain = {"tune": {}, "primary": PRIMARY | {"margin": 1e-9}}
+    lab = growing(**plain, until=RESOLVED)
+    lab.behaviour = noisy
+    lab.run()
+    other = growing(**plain, until=changed)
+    with pytest.raises(
+        ChangedError, match=r"has added seeds under study.until \(max_seeds 4, primary resolved, step 2\)"
+    ):
+        other.run()
+    assert lab.run().counts == {CellStatus.DONE: COMPARED}
+
+
+def test_a_rule_may_change_before_seeds_were_added(growing: Callable[..., Lab]) -> None:
+    plain = {"tune": {}, "primary": PRIMARY}
+    growing(**plain, until={"width": 1e9, "max_seeds": 4}).run()
+    assert growing(**plain, until=None).run().counts == {CellStatus.DONE: 4}
+
+
 def test_cells_of_tuning_are_tried_before_any_of_the_comparison(growing: Callable[..., Lab]) -> None:
     lab = growing()
     lab.run()
