@@ -3,7 +3,9 @@
   lina paper [runs=FOLDER] [geneval=FILE] [out=FOLDER]
 
 Published numbers are read from `analysis/published`, ours from the run store, from a GenEval file and from the model's
-own counts. An empty cell shows a dash, and the notes of the table say what is missing and why.
+own counts. A study that `scale=paper` ran is found as NAME_paper. A study of other images than the published runs' is
+evidence for the claims, and no part of the tables. An empty cell shows a dash, and the notes of the table say what is
+missing and why.
 """
 
 if __name__ == "__main__":
@@ -13,6 +15,7 @@ if __name__ == "__main__":
 
     raise SystemExit(main(["paper", *sys.argv[1:]]))
 
+from functools import cache
 from pathlib import Path
 
 from pydantic.dataclasses import dataclass
@@ -28,6 +31,7 @@ from .report.paper_claims import claims_table
 from .report.paper_cost import cost_table, geneval_table
 from .report.paper_studies import (
     PaperTable,
+    at_paper_scale,
     gate_label,
     locality_label,
     placement_label,
@@ -69,16 +73,19 @@ def tables(config: PaperConfig) -> list[PaperTable]:
         ResultsError: the GenEval file is damaged or incomplete.
     """
 
+    @cache
     def read(study: str) -> StudyRuns:
         return read_study(study, Path(config.runs), config.tracking_uri)
 
+    named = (config.scaling, config.gates, config.locality, config.placement, config.quality)
+    scaling, gates, locality, placement, quality = (at_paper_scale(name, read) for name in named)
     return [
-        claims_table((config.scaling, config.gates, config.locality), read),
-        studied_table("scaling", "Scaling: variant and size", config.scaling, read, scaling_label),
-        studied_table("gates", "Gates", config.gates, read, gate_label),
-        studied_table("locality", "Locality", config.locality, read, locality_label),
-        studied_table("placement", "Placement of softmax", config.placement, read, placement_label),
-        quality_table(config.quality, read),
+        claims_table((scaling, gates, locality), read),
+        studied_table("scaling", "Scaling: variant and size", scaling, read, scaling_label),
+        studied_table("gates", "Gates", gates, read, gate_label),
+        studied_table("locality", "Locality", locality, read, locality_label),
+        studied_table("placement", "Placement of softmax", placement, read, placement_label),
+        quality_table(quality, read),
         geneval_table(config.geneval),
         cost_table(),
     ]

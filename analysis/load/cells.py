@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from mlflow.entities import Run
 
-from lina_lab.config import StudyConfig, TrialConfig, current_name, from_stored
+from lina_lab.config import LinaConfig, StudyConfig, TrialConfig, current_name, from_stored
 from lina_lab.config.cautions import cautions
 from lina_lab.config.factors import FACTORS
 from lina_lab.model import count
@@ -41,7 +41,18 @@ TUNING = [*KEYS, "field", "value", "objective", "state", "compared"]
 that its variant is compared at at this size (NaN where it is not)."""
 CAUTIONS = "cautions"
 """Column: a line for each number of the cell that means less than its name says, see `config.cautions`."""
+IMAGE_KIND = "image kind"
+"""Column: see `image_kind`."""
 MEASURED = (IMAGES_PER_SECOND, "fit_seconds", "peak_memory_mib", THREADS)
+
+
+def image_kind(model: LinaConfig) -> str:
+    """Return the shape and the condition of the images that a model learns; losses of other kinds do not compare."""
+    height, width = model.latent_size
+    condition = "captions" if model.text_dim is not None else "no condition"
+    if model.num_classes is not None:
+        condition = f"{model.num_classes:,} classes"
+    return f"{model.latent_channels} x {height} x {width} numbers with {condition}"
 
 
 def cell_rows(runs: Sequence[Run], study: StudyConfig) -> pd.DataFrame:
@@ -51,7 +62,7 @@ def cell_rows(runs: Sequence[Run], study: StudyConfig) -> pd.DataFrame:
         `run`, KEYS, `state`, `reason` (why it does not count; empty for a run that counts), `label`, the varied fields
         as text, `data`, `parameters` (all), `body_parameters` (without embeddings), `flops_per_image`, `flops` (of
         training), the last losses (NaN where there are none), measurements, metrics of generated images, the
-        factors of training and shape, and CAUTIONS.
+        factors of training and shape, CAUTIONS and IMAGE_KIND.
 
     Raises:
         StoreError: a stored configuration is not one of this version.
@@ -209,6 +220,7 @@ def _derived(config_json: str) -> dict[str, Any]:
         "flops": float(flops) * config.images_seen,
         **{name: factor.value(config) for name, factor in FACTORS.items()},
         CAUTIONS: "\n".join(cautions(config)),
+        IMAGE_KIND: image_kind(config.model),
     }
 
 

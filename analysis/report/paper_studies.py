@@ -6,9 +6,11 @@ from typing import Any
 
 import pandas as pd
 
+from lina_lab.config import LinaConfig, from_dict
+from lina_lab.config.presets import SIZES
 from lina_lab.records.runstore import EVALUATION, TRAIN_LOSS
 
-from ..load.cells import KEYS
+from ..load.cells import IMAGE_KIND, KEYS, image_kind
 from ..load.errors import StoreError
 from ..load.published import FID, FIELDS, parameters, published_metrics, read_published
 from ..load.runs import StudyRuns
@@ -27,6 +29,10 @@ PUBLISHED_NOTE = (
     "published: one seed; loss of one rank over iterations 150,000 to 200,000; FID at 200,000, without guidance. Batch "
     "and images seen fall with width, so the sizes are not a scaling comparison."
 )
+AT_PAPER_SCALE = "_paper"
+"""What `scale=paper` adds to the name of a study."""
+PUBLISHED_KIND = image_kind(from_dict(LinaConfig, SIZES["width768"]))
+"""The images of the published runs: latents of ImageNet at 256 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +76,37 @@ def placement_label(row: dict[str, Any]) -> str | None:
     return row.get("variant")
 
 
+def at_paper_scale(study: str, read: ReadStudy) -> str:
+    """Return the study that can stand beside published numbers: itself, or what `scale=paper` made of it.
+
+    If neither can, the study itself is returned; its tables say why they lack it.
+    """
+    for name in (study, f"{study}{AT_PAPER_SCALE}"):
+        try:
+            _read_comparable(name, read)
+        except StoreError:
+            continue
+        return name
+    return study
+
+
+def _read_comparable(study: str, read: ReadStudy) -> StudyRuns:
+    """Read a study whose losses can stand beside the published ones.
+
+    Raises:
+        StoreError: it cannot be read, or it learned other images.
+    """
+    found = read(study)
+    others = sorted(set(found.cells[IMAGE_KIND]) - {PUBLISHED_KIND})
+    if others:
+        raise StoreError(
+            f"the study {study} learned images of {' and of '.join(others)}, and the published runs {PUBLISHED_KIND}: "
+            f"such losses do not compare (its own report is lina plots study={study}; scale=paper runs the paper's "
+            "sizes and images)"
+        )
+    return found
+
+
 def studied_table(name: str, title: str, study: str, read: ReadStudy, label: Label) -> PaperTable:
     """Make the table of one of our studies and of the published runs on the same question."""
     published, (ours, notes) = _published_cells(label), _our_cells(study, read, label)
@@ -81,7 +118,9 @@ def studied_table(name: str, title: str, study: str, read: ReadStudy, label: Lab
         notes = (*notes, "published: the available data has no such runs.")
     elif missing:
         notes = (*notes, f"{FID_PUBLISHED}: not available for {missing} of the {len(published)} cells.")
-    return PaperTable(name=name, title=title, frame=frame.reset_index(drop=True), notes=(*notes, PUBLISHED_NOTE))
+    # Rows without a study of ours would make the numbers of seeds floats.
+    frame = frame.reset_index(drop=True).astype({"seeds": "Int64"})
+    return PaperTable(name=name, title=title, frame=frame, notes=(*notes, PUBLISHED_NOTE))
 
 
 def _published_cells(label: Label) -> pd.DataFrame:
@@ -99,7 +138,7 @@ def _our_cells(study: str, read: ReadStudy, label: Label) -> tuple[pd.DataFrame,
     fid = f"{EVALUATION}fid"
     columns = ["variant", "size", LOSS_OURS, "SD", "seeds", FID_OURS]
     try:
-        found = read(study)
+        found = _read_comparable(study, read)
     except StoreError as error:
         return pd.DataFrame(columns=columns), (f"ours: none, because {error}.",)
     cells, objective = found.cells, found.study.objective
@@ -144,7 +183,7 @@ def quality_table(study: str, read: ReadStudy) -> PaperTable:
 
 def _our_quality(study: str, read: ReadStudy) -> tuple[pd.DataFrame, tuple[str, ...]]:
     try:
-        found = read(study)
+        found = _read_comparable(study, read)
     except StoreError as error:
         return pd.DataFrame(), (f"ours: none, because {error}.",)
     measured = {name: f"{EVALUATION}{name}" for name in QUALITY if f"{EVALUATION}{name}" in found.cells}
@@ -154,4 +193,4 @@ def _our_quality(study: str, read: ReadStudy) -> tuple[pd.DataFrame, tuple[str, 
     frame = groups[list(measured.values())].mean().rename(columns={v: k for k, v in measured.items()}).reset_index()
     size = groups["parameters"].first().to_numpy(float) / 1e6
     frame = frame.rename(columns={"variant": "model", "size": "width"}).assign(source="ours", **{"parameters, M": size})
-    return frame, (f"ours: the study {study}, mean over seeds, on its own data; not comparable with ImageNet.",)
+    return frame, (f"ours: the study {study}, mean over seeds.",)

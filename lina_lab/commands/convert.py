@@ -1,6 +1,6 @@
 """Convert a checkpoint that the authors published to a model folder of ours.
 
-  lina convert source=DOWNLOADED_FOLDER out=FOLDER [model.FIELD=VALUE ...]
+  lina convert source=DOWNLOADED out=FOLDER [model.FIELD=VALUE ...]
 
 The configuration is read off the weights. What the weights do not show is assumed, and each assumption is printed.
 """
@@ -21,7 +21,8 @@ class ConvertConfig:
     """Fields of `lina convert`."""
 
     source: str
-    """Folder of the downloaded checkpoint: `diffusion_pytorch_model.safetensors` or `.bin`."""
+    """Downloaded weights: a folder with `diffusion_pytorch_model.safetensors` or `.bin`, whole or in parts with their
+    index; the folder of a pipeline; or a file of weights."""
     out: str
     """Folder to write the model to."""
     model: dict[str, object] | None = None

@@ -105,6 +105,7 @@ def study_help(options: Options) -> str:
 
 
 def _plan(workspace: Workspace, command: CommandConfig) -> int:
+    from lina_lab.launch.machine import layout_cautions
     from lina_lab.study.plan import describe
     from lina_lab.study.preflight import problem_of_store, problems
 
@@ -117,6 +118,9 @@ def _plan(workspace: Workspace, command: CommandConfig) -> int:
             print(describe_launch(workspace.launch_context(), command, workspace.plan.cells[0].config_hash))
         except StudyError as error:
             return refuse(error)
+    loaders = max((cell.config.data.workers for cell in workspace.plan.cells), default=0)
+    for caution in layout_cautions(workspace.plan.study.resources, command, loaders):
+        print(caution)
     found = [*problems(workspace.plan, command), None if command.new_version else problem_of_store(workspace)]
     refused = [problem for problem in found if problem is not None]
     for problem in refused:

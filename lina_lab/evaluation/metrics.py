@@ -32,6 +32,8 @@ ROWS = 1024
 """Rows of which distances are computed together."""
 KID_SUBSETS, KID_SIZE = 100, 1000
 BOOTSTRAP_SAMPLES = 20
+EXTRAPOLATED_IMAGES = 20
+"""Fewest images that FID is extrapolated from."""
 SIZES = 8
 """Sizes of subsets that FID is extrapolated from."""
 
@@ -96,9 +98,18 @@ def precision_recall(reference: Tensor, generated: Tensor, neighbor: int = NEIGH
         ValueError: a side has no k-th neighbor.
     """
     for name, features in (("reference", reference), ("generated", generated)):
-        if len(features) <= neighbor:
-            raise ValueError(f"{len(features)} {name} images have no {neighbor}rd nearest neighbor: more are needed")
+        check_neighbors(name, len(features), neighbor)
     return _share_within(reference, generated, neighbor), _share_within(generated, reference, neighbor)
+
+
+def check_neighbors(name: str, images: int, neighbor: int = NEIGHBOR) -> None:
+    """Refuse so few images of a side that none has a k-th neighbor.
+
+    Raises:
+        ValueError: there are too few.
+    """
+    if images <= neighbor:
+        raise ValueError(f"{images} {name} images have no {neighbor}rd nearest neighbor: more are needed")
 
 
 def _share_within(manifold: Tensor, points: Tensor, neighbor: int) -> float:
@@ -151,14 +162,23 @@ def _kernel(x: Array, y: Array) -> Array:
     return np.asarray((x @ y.T / x.shape[1] + 1) ** 3)
 
 
+def check_extrapolation(images: int) -> None:
+    """Refuse so few images that the line through subsets of them is of no use.
+
+    Raises:
+        ValueError: there are too few.
+    """
+    if images < EXTRAPOLATED_IMAGES:
+        raise ValueError(f"{images} images are too few to extrapolate from: {EXTRAPOLATED_IMAGES} are needed")
+
+
 def extrapolate(reference: Gaussian, generated: Array, seed: int = 0) -> Extrapolation:
     """The Fréchet distance at infinitely many generated images, by a line in 1/N through random subsets.
 
     Raises:
         ValueError: fewer than 20 images.
     """
-    if len(generated) < 20:
-        raise ValueError(f"{len(generated)} images are too few to extrapolate from: 20 are needed")
+    check_extrapolation(len(generated))
     generator, distance = np.random.default_rng(seed), distances_to(reference)
     sizes = np.unique(np.linspace(len(generated) // 10, len(generated), SIZES + 1)[1:].astype(int))
     distances = [distance(generated[generator.choice(len(generated), n, replace=False)]) for n in sizes]

@@ -13,6 +13,8 @@ from lina_lab.evaluation.metrics import (
     SPLITS,
     adm_splits,
     bootstrap_std,
+    check_extrapolation,
+    check_neighbors,
     equal_splits,
     extrapolate,
     inception_score,
@@ -40,6 +42,21 @@ class Reference:
     spatial: Gaussian | None
     images: Rows | None
     """Features [n, d] of its images; None where there are only stored statistics."""
+
+
+def check_counts(generated: int, reference: int | None) -> None:
+    """Refuse what `quality` would refuse, before features are computed.
+
+    Args:
+        generated: number of generated images.
+        reference: number of images of the reference; None: it has only stored statistics.
+
+    Raises:
+        ValueError: there are too few images.
+    """
+    check_extrapolation(generated)
+    if reference is not None:
+        check_neighbors("reference", reference)
 
 
 def quality(generated: Features, reference: Reference) -> dict[str, float]:

@@ -2,9 +2,15 @@
 
 import os
 import socket
+from collections.abc import Iterator
 from functools import lru_cache
 
 from lina_lab.config import CommandConfig, ResourcesConfig
+
+GPU_OPTIONS = {"gres", "gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket"}
+"""Options of sbatch that ask for GPUs."""
+CORE_OPTIONS = {"cpus-per-task", "cpus-per-gpu", "exclusive"}
+"""Options of sbatch that give a rank other cores than the one of SLURM's default."""
 
 
 @lru_cache
@@ -49,3 +55,36 @@ def check_machine(resources: ResourcesConfig, command: CommandConfig) -> None:
         raise ValueError(
             f"study.resources.devices={resources.devices} is more than {host} has: no GPU, and {processors} processors"
         )
+
+
+def layout_cautions(resources: ResourcesConfig, command: CommandConfig, data_workers: int) -> Iterator[str]:
+    """Sentences on a layout that is allowed and probably not meant: jobs without a GPU, data loaders without a core.
+
+    Args:
+        resources: the ranks of a cell.
+        command: the launcher and its options.
+        data_workers: `data.workers`, the data loader processes of each rank.
+    """
+    slurm = command.launcher == "slurm"
+    asked = {name.replace("_", "-") for name in command.slurm.sbatch}
+    if slurm and resources.accelerator == "auto" and not asked & GPU_OPTIONS:
+        yield (
+            "The job asks for no GPU, since study.resources.accelerator=auto takes what it finds: "
+            f"study.resources.accelerator=gpu asks for {resources.devices} on each node"
+        )
+    if slurm and command.slurm.cpus_per_task is None and asked & CORE_OPTIONS:
+        return
+    ranks = resources.devices * command.workers
+    cores = (command.slurm.cpus_per_task or 1) if slurm else max(len(os.sched_getaffinity(0)) // ranks, 1)
+    if data_workers <= cores:
+        return
+    if slurm:
+        given = "by SLURM's default" if command.slurm.cpus_per_task is None else f"by slurm.cpus_per_task={cores}"
+        advice = f"slurm.cpus_per_task={data_workers + 1} also leaves one to the rank itself"
+    else:
+        given = f"of this machine, which has {len(os.sched_getaffinity(0))} for {ranks} rank{'s' if ranks > 1 else ''}"
+        advice = f"data.workers={cores} gives each its own"
+    yield (
+        f"data.workers={data_workers} is more than the {cores} core{'s' if cores > 1 else ''} that a rank has {given}: "
+        f"{advice}"
+    )

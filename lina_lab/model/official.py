@@ -2,47 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from lina_lab.model.detect import Found, detect
+from lina_lab.model.download import read_official
 from lina_lab.model.folder import CONFIG, WEIGHTS, not_finite, save_model
 from lina_lab.model.layout import load_official
 from lina_lab.model.lina import LINA
-from lina_lab.util.errors import first_line
-
-STEM = "diffusion_pytorch_model"
-
-
-def read_official(folder: Path) -> dict[str, Tensor]:
-    """Read the weights of a downloaded folder: safetensors, or else `.bin`, from which only tensors are unpickled.
-
-    Raises:
-        ValueError: there is neither, or the file is damaged or holds anything else.
-    """
-    safe, pickled = folder / f"{STEM}.safetensors", folder / f"{STEM}.bin"
-    try:
-        if safe.exists():
-            return load_file(safe)
-        if not pickled.exists():
-            raise ValueError(f"{folder} has neither {safe.name} nor {pickled.name}")
-        loaded = torch.load(pickled, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"the weights in {folder} cannot be read: {first_line(error)}") from error
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError(f"{pickled} does not hold names and tensors")
-    return loaded
 
 
 def convert(source: Path, target: Path, known: Mapping[str, object] | None = None) -> Found:
-    """Convert a downloaded folder to a model folder of ours, see `lina_lab.model.folder`.
+    """Convert downloaded weights to a model folder of ours, see `lina_lab.model.folder`.
 
     Args:
-        source: folder with the authors' weights.
+        source: folder or file with the authors' weights, see `lina_lab.model.download.read_official`.
         target: where to write.
         known: fields of the configuration that do not follow from the weights.
 

@@ -1,16 +1,20 @@
 """The paper's tables: published numbers next to ours, and a note for every empty cell."""
 
+import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from lina_lab.analysis.load.geneval_results import TASKS
 from lina_lab.analysis.load.published import published_metrics
-from lina_lab.analysis.paper import COMMAND, PaperConfig, tables
+from lina_lab.analysis.paper import COMMAND, PaperConfig, tables, write_tables
 from lina_lab.analysis.report import paper_studies
 
+from benchmarks import report
 from benchmarks.report import NAME, ReportBenchConfig, make_store
+from lina_lab.config import TrialConfig
 
 
 def by_name(config: PaperConfig) -> dict[str, pd.DataFrame]:
@@ -61,10 +65,29 @@ def test_a_note_explains_every_empty_cell(nothing_of_ours: PaperConfig) -> None:
     assert any("the available data has no such runs" in note for note in placement.notes)
 
 
-def test_our_rows_are_next_to_the_published_ones(tmp_path: Path) -> None:
+def at_the_paper_s_images(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Have `make_store` write a study of this name that learned latents of the published runs' shape and classes."""
+    small = report._trial
+
+    def trial(variant: tuple[str, str], width: int, config: ReportBenchConfig) -> TrialConfig:
+        made = small(variant, width, config)
+        model = replace(made.model, latent_channels=16, latent_size=(16, 16), num_classes=1000)
+        return replace(made, model=model, data=replace(made.data, name="latents", path="imagenet"))
+
+    monkeypatch.setattr(report, "_trial", trial)
+    monkeypatch.setattr(report, "NAME", name)
+
+
+def test_our_rows_are_next_to_the_published_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five widths of ours and three published ones: eight sizes of four variants, and no number in a wrong row."""
+    at_the_paper_s_images(monkeypatch, NAME)
     make_store(ReportBenchConfig(cells=40, checkpoints=2, max_images=960), tmp_path)
-    scaling = by_name(PaperConfig(runs=str(tmp_path), scaling=NAME))["scaling"]
+    config = PaperConfig(runs=str(tmp_path), scaling=NAME, out=str(tmp_path))
+    scaling = by_name(config)["scaling"]
+    write_tables(config)
+    seeds = [row["seeds"] for row in csv.DictReader((tmp_path / "paper/scaling.csv").read_text().splitlines())]
+    assert sorted(seeds) == [""] * 12 + ["2"] * 20
+    assert "2.0 |" not in (tmp_path / "paper/scaling.md").read_text()
     assert len(scaling) == 4 * 8
     assert (scaling["loss, ours"].notna() ^ scaling["training loss, published"].notna()).all()
     ours = scaling.dropna(subset=["loss, ours"])
@@ -73,6 +96,33 @@ def test_our_rows_are_next_to_the_published_ones(tmp_path: Path) -> None:
     wide = ours.pivot(index="size", columns="variant", values="loss, ours")
     assert (wide["division + convolution"] < wide["division"]).all()
     assert (wide["division"] < wide["subtraction"]).all()
+
+
+def test_a_study_of_other_images_is_kept_out_of_the_tables(tmp_path: Path) -> None:
+    make_store(ReportBenchConfig(cells=40, checkpoints=2, max_images=960), tmp_path)
+    found = {table.name: table for table in tables(PaperConfig(runs=str(tmp_path), scaling=NAME, quality=NAME))}
+    scaling, quality = found["scaling"], found["class_conditional"]
+    assert scaling.frame["loss, ours"].isna().all()
+    assert len(scaling.frame) == 12
+    said = (
+        f"ours: none, because the study {NAME} learned images of 1 x 8 x 8 numbers with 10 classes, and the published "
+        "runs 16 x 16 x 16 numbers with 1,000 classes: such losses do not compare"
+    )
+    assert scaling.notes[0].startswith(said)
+    assert quality.notes[0].startswith(said)
+    assert set(quality.frame["source"]) == {"published"}
+
+
+def test_a_study_at_the_paper_s_scale_is_taken_under_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the small study of the same question, which has the name that was asked for."""
+    make_store(ReportBenchConfig(cells=40, checkpoints=2, max_images=960), tmp_path)
+    at_the_paper_s_images(monkeypatch, f"{NAME}_paper")
+    make_store(ReportBenchConfig(cells=40, checkpoints=2, max_images=960), tmp_path)
+    scaling = next(t for t in tables(PaperConfig(runs=str(tmp_path), scaling=NAME)) if t.name == "scaling")
+    assert scaling.frame["loss, ours"].notna().sum() == 20
+    assert any(f"of the study {NAME}_paper, mean" in note for note in scaling.notes)
 
 
 def test_a_geneval_file_fills_its_column(tmp_path: Path) -> None:

@@ -88,13 +88,18 @@ def test_what_cannot_be_judged_is_said_before_training(
         tiny(sampling={"vae": "somewhere"})
     stored = moments_of(np.random.default_rng(0).normal(size=(30, 768))).gaussian
     np.savez(tmp_path / "stored.npz", mu=stored.mean, sigma=stored.covariance)
-    np.savez(tmp_path / "wide.npz", arr_0=np.zeros((3, 32, 32, 3), np.uint8))
+    for name, side in (("wide", 32), ("large", 64)):
+        np.savez(tmp_path / f"{name}.npz", arr_0=np.zeros((3, side, side, 3), np.uint8))
     for number, (sampling, sentence) in enumerate(
         [
             ({"quality_reference": str(tmp_path / "stored.npz")}, "quality_features=pixels needs images"),
             ({"quality_reference": str(tmp_path / "nowhere.npz")}, "there is no such file"),
             ({"quality_features": "inception"}, "the Inception network's weights are not here"),
-            ({"quality_reference": str(tmp_path / "wide.npz")}, "of 3072 numbers, and generated images of 768"),
+            (
+                {"quality_reference": str(tmp_path / "wide.npz")},
+                "32 x 32 pixels and generated images have 16 x 16",
+            ),
+            ({"quality_reference": str(tmp_path / "large.npz")}, "64 x 64 pixels and generated images have 16 x 16"),
         ]
     ):
         with pytest.raises(ValueError, match=sentence):

@@ -14,7 +14,7 @@ from torch import nn
 
 from lina_lab.commands.evaluate import COMMAND
 from lina_lab.evaluation import features as features_module
-from lina_lab.evaluation.features import FEATURES, extract, inception
+from lina_lab.evaluation.features import FEATURES, Features, extract, inception
 from lina_lab.evaluation.images import read_images, read_statistics
 from lina_lab.evaluation.moments import moments_of
 
@@ -100,10 +100,16 @@ def test_metrics_go_to_an_mlflow_run_with_their_recipe(sets: Path) -> None:
         (["samples={}/header.npz", "reference={}/folder"], "header.npz is damaged: "),
         (["samples={}/samples.npz", "reference={}/moments.npz"], "moments.npz is damaged: "),
         (["samples={}/samples.npz", "reference={}/nan.npz"], "nan.npz holds moments that are not finite"),
-        (["samples={}/sizes", "reference={}/folder"], "holds pictures of several sizes"),
+        (["samples={}/sizes", "reference={}/folder"], "00.png has 6 x 5 pixels and {}/sizes/25.png 6 x 6"),
+        (["samples={}/sizes", "reference={}/folder", "batch_size=1"], "holds pictures of several sizes: "),
         (["samples={}/broken", "reference={}/folder"], "is no picture that can be read"),
         (["samples={}/samples.npz", "reference={}/stats.npz"], "features=pixels needs images"),
         (["samples={}/few.npz", "reference={}/folder"], "3 images are too few to extrapolate from"),
+        (["samples={}/samples.npz", "reference={}/few.npz"], "3 reference images have no 3rd nearest neighbor"),
+        (
+            ["samples={}/samples.npz", "reference={}/large.npz"],
+            "features=pixels compares images of one size: {}/samples.npz has 6 x 5 pixels and {}/large.npz has 12 x 9",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_said(
@@ -115,6 +121,7 @@ def test_what_cannot_be_compared_is_said(
     np.savez(sets / "float.npz", arr_0=np.zeros((3, 2, 2, 3)))
     np.savez(sets / "other.npz", x=np.zeros(3))
     np.savez(sets / "few.npz", arr_0=pictures(3))
+    np.savez(sets / "large.npz", arr_0=np.zeros((30, 12, 9, 3), np.uint8))
     np.savez(sets / "stats.npz", mu=np.zeros(4), sigma=np.eye(4))
     np.savez(sets / "nan.npz", mu=np.full(4, np.nan), sigma=np.eye(4))
     header = b"\x93NUMPY\x01\x00\x76\x00{'descr': (" + b" " * 200
@@ -124,14 +131,71 @@ def test_what_cannot_be_compared_is_said(
                 archive.writestr(f"{member}.npy", header)
     whole = (sets / "samples.npz").read_bytes()
     (sets / "cut.npz").write_bytes(whole[: len(whole) // 2])
-    for number, size in enumerate(((4, 4), (5, 4))):
-        Image.new("RGB", size).save(sets / f"sizes/{number}.png")
+    for number in range(30):
+        Image.new("RGB", (6 if number == 25 else 5, 6)).save(sets / f"sizes/{number:02d}.png")
     (sets / "broken/1.png").write_bytes(b"no picture")
     assert COMMAND.main([argument.format(sets) for argument in arguments] + ["features=pixels"]) == 2
     printed = capsys.readouterr()
-    assert sentence in printed.err
+    assert sentence.replace("{}", str(sets)) in printed.err
     assert len(printed.err.splitlines()) == 1
     assert not (sets / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["samples={}/few.npz", "reference={}/folder"], "3 images are too few to extrapolate from: 20 are needed"),
+        (["samples={}/samples.npz", "reference={}/few.npz"], "3 reference images have no 3rd nearest neighbor"),
+        (["run=abc", "tracking_uri=sqlite:///{}/mlflow.db"], "run=abc: "),
+        (["run=deleted", "tracking_uri=sqlite:///{}/mlflow.db"], "this run was deleted"),
+        (["run=abc", "tracking_uri=sqlite:///{}/none.db"], "none.db: there is no such file"),
+        (["out={}/none/metrics.json"], "none/metrics.json is in a folder that is not there"),
+        (["out={}/folder"], "folder is a folder: give a file"),
+    ],
+)
+def test_what_will_be_refused_is_refused_before_any_feature(
+    sets: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    extracted: list[int] = []
+
+    def extractor(images: torch.Tensor) -> Features:
+        extracted.append(len(images))
+        return Features(pool=images.flatten(1).float().numpy())
+
+    monkeypatch.setitem(FEATURES, "pixels", lambda *_: extractor)
+    np.savez(sets / "few.npz", arr_0=pictures(3))
+    client = MlflowClient(f"sqlite:///{sets / 'mlflow.db'}")
+    deleted = client.create_run(client.create_experiment("x")).info.run_id
+    client.delete_run(deleted)
+    whole = [f"samples={sets / 'samples.npz'}", f"reference={sets / 'folder'}", "features=pixels"]
+    named = {argument.partition("=")[0]: argument for argument in whole}
+    named |= {argument.partition("=")[0]: argument.format(sets) for argument in arguments}
+    if named.get("run") == "run=deleted":
+        named["run"] = f"run={deleted}"
+    assert COMMAND.main(list(named.values())) == 2
+    assert sentence in capsys.readouterr().err
+    assert extracted == []
+    assert not (sets / "none.db").exists()
+    assert COMMAND.main(whole) == 0
+    assert extracted
+
+
+def test_other_sizes_that_a_network_resizes_are_said(
+    sets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        FEATURES, "inception", lambda *_: lambda images: Features(pool=images[:, :, :4, :4].flatten(1).float().numpy())
+    )
+    np.savez(sets / "large.npz", arr_0=RNG.integers(0, 200, (30, 12, 9, 3)).astype(np.uint8))
+    both = f"{sets}/samples.npz has 6 x 5 pixels and {sets}/large.npz has 12 x 9 pixels"
+    for reference, said in (("large.npz", both), ("folder", None)):
+        assert COMMAND.main([f"samples={sets / 'samples.npz'}", f"reference={sets / reference}"]) == 0
+        assert ("the resizing is a part" in capsys.readouterr().out) == (said is not None)
+        assert json.loads((sets / "metrics.json").read_text())["sizes_differ"] == said
 
 
 def test_without_the_network_s_weights_one_sentence_says_how_to_get_them(

@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lina_lab.config import ResourcesConfig, SlurmConfig
+from lina_lab import run
+from lina_lab.config import CommandConfig, ResourcesConfig, SlurmConfig, from_dict
 from lina_lab.launch import slurm
 from lina_lab.launch.contract import EngineName, LaunchSpec, write_outcome
+from lina_lab.launch.machine import layout_cautions
 from lina_lab.launch.slurm import Slurm, executor_for, job_parameters, job_state, not_ended, submission_text
 from lina_lab.util.errors import StudyError
 from tests.study.conftest import RESULT
@@ -78,6 +81,49 @@ def test_a_job_has_the_packaged_lines_where_the_working_directory_has_none(
     text = submission_text(SlurmConfig(), FOUR_NODES, "x", Path("/runs/x/cell"))
     assert "module load mine" in text
     assert "OMP_NUM_THREADS" not in text
+
+
+def cautions(resources: ResourcesConfig, data_workers: int = 0, **command: Any) -> list[str]:
+    return list(layout_cautions(resources, from_dict(CommandConfig, command), data_workers))
+
+
+def test_a_job_without_a_gpu_is_said_where_none_was_refused_or_asked_for() -> None:
+    auto, cpu = ResourcesConfig(devices=2), ResourcesConfig(accelerator="cpu")
+    (sentence,) = cautions(auto, launcher="slurm")
+    assert "asks for no GPU, since study.resources.accelerator=auto" in sentence
+    assert "study.resources.accelerator=gpu asks for 2 on each node" in sentence
+    assert cautions(auto) == cautions(cpu, launcher="slurm") == cautions(FOUR_NODES, launcher="slurm") == []
+    for option in ("gres", "gpus-per-node", "gpus_per_task"):
+        assert cautions(auto, launcher="slurm", slurm={"sbatch": {option: "gpu:1"}}) == []
+
+
+def test_data_loaders_without_a_core_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    (sentence,) = cautions(FOUR_NODES, 4, launcher="slurm")
+    assert "data.workers=4 is more than the 1 core that a rank has by SLURM's default" in sentence
+    assert "slurm.cpus_per_task=5 also leaves one" in sentence
+    (sentence,) = cautions(FOUR_NODES, 4, launcher="slurm", slurm={"cpus_per_task": 3})
+    assert "the 3 cores that a rank has by slurm.cpus_per_task=3" in sentence
+    assert cautions(FOUR_NODES, 4, launcher="slurm", slurm={"cpus_per_task": 4}) == []
+    assert cautions(FOUR_NODES, 4, launcher="slurm", slurm={"sbatch": {"cpus-per-gpu": 8}}) == []
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    two = ResourcesConfig(devices=2, accelerator="cpu")
+    (sentence,) = cautions(two, 4, launcher="torchrun", workers=2)
+    assert "the 2 cores that a rank has of this machine, which has 8 for 4 ranks: data.workers=2" in sentence
+    assert cautions(two, 4, launcher="torchrun") == []
+
+
+def test_the_plan_ends_with_what_its_jobs_lack(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arguments = ["study=kv_gate", "launcher=slurm", "data.workers=4", "action=plan", f"paths.runs={tmp_path}"]
+    assert run.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "gpus-per-node" not in printed
+    assert "The job asks for no GPU" in printed
+    assert "data.workers=4 is more than the 1 core" in printed
+    assert run.main([*arguments, "study.resources.accelerator=gpu", "slurm.cpus_per_task=5"]) == 0
+    printed = capsys.readouterr().out
+    assert "--gpus-per-node=1" in printed
+    assert "asks for no GPU" not in printed
+    assert "is more than" not in printed
 
 
 def test_what_a_job_lacks_is_said(tmp_path: Path, commands: Path) -> None:

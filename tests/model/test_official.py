@@ -1,5 +1,8 @@
 """Downloaded weights: what configuration they are found to have, and what is refused."""
 
+import json
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +14,8 @@ from lina_lab.commands.convert import COMMAND
 from lina_lab.config import AttentionConfig, LinaConfig
 from lina_lab.model import LINA, initialize, load_model, save_model, save_official
 from lina_lab.model.detect import detect
-from lina_lab.model.official import STEM, convert
+from lina_lab.model.download import STEM
+from lina_lab.model.official import convert
 from tests.model.test_attention import every_attention
 from tests.model.test_lina import SMALL, small
 from tests.model.test_placements import PLAIN, ROTARY, SOFTMAX, TEXT
@@ -29,27 +33,149 @@ MODELS = {
 }
 
 
-def official(config: LinaConfig, folder: Path, *, pickled: bool = False) -> LINA:
+def official(config: LinaConfig, folder: Path, *, as_pickle: bool = False) -> LINA:
     model = LINA(config)
     initialize(model, seed=5)
     folder.mkdir()
     weights = {name: value.contiguous() for name, value in save_official(model).items()}
-    if pickled:
+    if as_pickle:
         torch.save(weights, folder / f"{STEM}.bin")
     else:
         save_file(weights, folder / f"{STEM}.safetensors")
     return model
 
 
-@pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "bin"])
+@pytest.mark.parametrize("as_pickle", [False, True], ids=["safetensors", "bin"])
 @pytest.mark.parametrize("config", MODELS.values(), ids=MODELS)
-def test_converted_weights_are_the_same_model(config: LinaConfig, pickled: bool, tmp_path: Path) -> None:
-    model = official(config, tmp_path / "in", pickled=pickled)
+def test_converted_weights_are_the_same_model(config: LinaConfig, as_pickle: bool, tmp_path: Path) -> None:
+    model = official(config, tmp_path / "in", as_pickle=as_pickle)
     found = convert(tmp_path / "in", tmp_path / "out", {"num_heads": 2}).config
     converted = load_model(tmp_path / "out")
     assert converted.config == found
     assert found == config
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in converted.state_dict().items())
+
+
+Weights = dict[str, torch.Tensor]
+
+
+def parts(folder: Path, weights: Weights, index: str = f"{STEM}.safetensors.index.json", *, ending: str) -> None:
+    """Write weights in two parts with an index."""
+    names, places = sorted(weights), {}
+    for number, chosen in enumerate((names[::2], names[1::2]), 1):
+        file = folder / f"{STEM}-{number:05}-of-00002{ending}"
+        held = {name: weights[name] for name in chosen}
+        save_file(held, file) if ending == ".safetensors" else torch.save(held, file)
+        places |= dict.fromkeys(chosen, file.name)
+    (folder / index).write_text(json.dumps({"metadata": {}, "weight_map": places}))
+
+
+def pipeline(folder: Path, weights: Weights) -> None:
+    (folder / "transformer").mkdir()
+    (folder / "model_index.json").write_text("{}")
+    save_file(weights, folder / "transformer" / f"{STEM}.safetensors")
+
+
+def pickled(folder: Path, content: object, name: str = f"{STEM}.bin") -> None:
+    torch.save(content, folder / name)
+
+
+def renamed(weights: Weights, change: Callable[[str], str]) -> Weights:
+    return {change(name): value for name, value in weights.items()}
+
+
+FORMS: dict[str, Callable[[Path, Weights], None]] = {
+    "parts": lambda folder, w: parts(folder, w, ending=".safetensors"),
+    "pickled parts": lambda folder, w: parts(folder, w, f"{STEM}.bin.index.json", ending=".bin"),
+    "parts of a variant": lambda folder, w: parts(
+        folder, w, f"{STEM}.safetensors.fp16.index.json", ending=".safetensors"
+    ),
+    "parts of a variant, before": lambda folder, w: parts(
+        folder, w, f"{STEM}.safetensors.index.fp16.json", ending=".safetensors"
+    ),
+    "variant": lambda folder, w: save_file(w, folder / f"{STEM}.fp16.safetensors"),
+    "pipeline": pipeline,
+    "replica": lambda folder, w: save_file(renamed(w, "module.{}".format), folder / f"{STEM}.safetensors"),
+    "compiled": lambda folder, w: pickled(folder, renamed(w, "_orig_mod.{}".format)),
+    "both": lambda folder, w: pickled(folder, renamed(w, "module._orig_mod.{}".format)),
+    "compiled blocks": lambda folder, w: pickled(
+        folder, renamed(w, lambda name: name.replace(".attn.", "._orig_mod.attn."))
+    ),
+    "model": lambda folder, w: pickled(folder, {"model": w, "step": 7, "optimizer": {"state": {0: {"m": w}}}}),
+    "state_dict": lambda folder, w: pickled(folder, {"state_dict": renamed(w, "module.{}".format), "epoch": 3}),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_weights_are_read_in_every_form_of_a_certain_meaning(form: str, tmp_path: Path) -> None:
+    model = LINA(SQUARE)
+    initialize(model, seed=5)
+    (tmp_path / "in").mkdir()
+    FORMS[form](tmp_path / "in", {name: value.contiguous() for name, value in save_official(model).items()})
+    assert convert(tmp_path / "in", tmp_path / "out").config == SQUARE
+    converted = load_model(tmp_path / "out").state_dict()
+    assert all(torch.equal(value, converted[name]) for name, value in model.state_dict().items())
+
+
+def test_a_file_of_weights_may_have_any_name(tmp_path: Path) -> None:
+    model = official(SQUARE, tmp_path / "in")
+    (tmp_path / "in" / f"{STEM}.safetensors").rename(tmp_path / "in" / "ours.safetensors")
+    with pytest.raises(ValueError, match=r"if ours\.safetensors holds the weights, give that file"):
+        convert(tmp_path / "in", tmp_path / "out")
+    convert(tmp_path / "in" / "ours.safetensors", tmp_path / "out")
+    assert torch.equal(load_model(tmp_path / "out").backbone.mask_token, model.backbone.mask_token)
+
+
+UNCERTAIN: dict[str, tuple[Callable[[Path, Weights], object], str]] = {
+    "no index": (
+        lambda folder, w: save_file(w, folder / f"{STEM}-00001-of-00002.safetensors"),
+        f"parts such as {STEM}-00001-of-00002.safetensors without their index",
+    ),
+    "part missing": (
+        lambda folder, w: (parts(folder, w, ending=".bin"), (folder / f"{STEM}-00002-of-00002.bin").unlink()),
+        f"lacks {STEM}-00002-of-00002.bin, a part of the weights",
+    ),
+    "part of another download": (
+        lambda folder, w: (
+            parts(folder, w, ending=".bin"),
+            pickled(folder, {"x": torch.zeros(1)}, f"{STEM}-00002-of-00002.bin"),
+        ),
+        "they are not of the same download",
+    ),
+    "part elsewhere": (
+        lambda folder, w: (folder / f"{STEM}.bin.index.json").write_text('{"weight_map": {"x": "../x.bin"}}'),
+        "names '../x.bin', which is not a file of weights beside it",
+    ),
+    "variants": (
+        lambda folder, w: [save_file(w, folder / f"{STEM}.{kind}.safetensors") for kind in ("bf16", "fp16")],
+        f"give one file of {STEM}.bf16.safetensors, {STEM}.fp16.safetensors",
+    ),
+    "two sets": (lambda folder, w: pickled(folder, {"model": w, "ema": w}), "holds weights under model, ema, and"),
+    "another set": (lambda folder, w: pickled(folder, {"ema": w}), "holds weights under ema, and"),
+    "same names": (
+        lambda folder, w: save_file(
+            {**w, "_orig_mod.label_embed.weight": torch.zeros(1)}, folder / f"{STEM}.safetensors"
+        ),
+        "weights of the same name with and without a wrapper's prefix",
+    ),
+    "empty": (lambda folder, w: save_file({}, folder / f"{STEM}.safetensors"), "not the weights of a LINA"),
+}
+
+
+@pytest.mark.parametrize("form", UNCERTAIN)
+def test_what_could_mean_several_weights_is_refused_with_what_to_do(form: str, tmp_path: Path) -> None:
+    write, sentence = UNCERTAIN[form]
+    write(tmp_path, {name: value.contiguous() for name, value in save_official(LINA(SQUARE)).items()})
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        convert(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_parts_run_no_code(tmp_path: Path) -> None:
+    pickled(tmp_path, {"x": Path("a")}, "part.bin")
+    (tmp_path / f"{STEM}.bin.index.json").write_text('{"weight_map": {"x": "part.bin"}}')
+    with pytest.raises(ValueError, match="cannot be read"):
+        convert(tmp_path, tmp_path / "out")
 
 
 @every_attention

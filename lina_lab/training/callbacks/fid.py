@@ -13,7 +13,7 @@ from lina_lab.data.modules.base import StepDataModule
 from lina_lab.data.pixels import Pixels, channels_first, to_pixels
 from lina_lab.evaluation.decoding import decoder_of
 from lina_lab.evaluation.features import FEATURES, Extractor
-from lina_lab.evaluation.images import has_images, read_images, read_statistics
+from lina_lab.evaluation.images import READ_BATCH_SIZE, has_images, open_images, read_statistics
 from lina_lab.evaluation.moments import Gaussian, Moments, frechet_distance, merged, moments_of
 from lina_lab.evaluation.sampling import Condition, generate
 from lina_lab.model import LINA
@@ -61,7 +61,7 @@ class FIDCallback(Evaluation):
         blank = self._decode(torch.zeros(1, model.latent_channels, *model.latent_size, device=device))
         width = self._extract(channels_first(blank)).pool.shape[1]
         if sampling.quality_reference is not None:
-            self._reference = self._configured_reference(Path(sampling.quality_reference))
+            self._reference = self._configured_reference(Path(sampling.quality_reference), blank.shape[1:3])
             if len(self._reference.mean) != width:
                 raise ValueError(
                     f"sampling.quality_reference={sampling.quality_reference} has features of "
@@ -97,7 +97,8 @@ class FIDCallback(Evaluation):
 
         return partition.moments(min(data.images, REFERENCE_IMAGES), FID_BATCH_SIZE, moments).gaussian
 
-    def _configured_reference(self, path: Path) -> Gaussian:
+    def _configured_reference(self, path: Path, size: tuple[int, ...]) -> Gaussian:
+        """The moments of the configured reference; `size` is that of generated images."""
         stored = read_statistics(path)
         if stored is not None and self.config.sampling.quality_features == "inception":
             return stored.pool
@@ -105,7 +106,13 @@ class FIDCallback(Evaluation):
             raise ValueError(
                 f"{path} holds statistics of Inception's features, and quality_features=pixels needs images"
             )
-        return merged(self._moments(pixels) for pixels in read_images(path)).gaussian
+        images = open_images(path)
+        if images.size != size and self.config.sampling.quality_features == "pixels":
+            raise ValueError(
+                f"quality_features=pixels compares images of one size: sampling.quality_reference={path} has "
+                f"{images.shown_size} and generated images have {size[0]} x {size[1]} pixels"
+            )
+        return merged(self._moments(pixels) for pixels in images.batches(READ_BATCH_SIZE)).gaussian
 
     def _moments(self, pixels: Pixels) -> Moments:
         return moments_of(self._extract(channels_first(pixels)).pool)
