@@ -227,6 +227,36 @@ def test_the_axis_that_is_proposed_is_taken() -> None:
     assert command.slurm.sbatch == {"exclude": "node7"}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "field", "value"),
+    [
+        (["study.axes={b:{model.flow_depth:[2,3]}}"], "axes", {"b": {"model.flow_depth": [2, 3]}}),
+        (["study.axes.b={model.flow_depth:[2,3]}"], "axes", {"b": {"model.flow_depth": [2, 3]}}),
+        (["study.axes.b.model.flow_depth=[2,3]"], "axes", {"b": {"model.flow_depth": [2, 3]}}),
+        (["study.tune={optimizer.lr:[1e-3,2e-3,4e-3]}"], "tune", {"optimizer.lr": [0.001, 0.002, 0.004]}),
+        (["study.tune.optimizer.lr=[1e-3,2e-3,4e-3]"], "tune", {"optimizer.lr": [0.001, 0.002, 0.004]}),
+        (["study.seeds_at_size={16:[0,1]}"], "seeds_at_size", {"16": [0, 1]}),
+        (["study.seeds_at_size.16=[0,1]"], "seeds_at_size", {"16": [0, 1]}),
+        (["study.seeds_at_size.16=[0]", "study.seeds_at_size={16:[1]}"], "seeds_at_size", {"16": [1]}),
+        (["study.labels={size:[a,'b, c']}"], "labels", {"size": ["a", "b, c"]}),
+        (["study.labels.size=[1,2e3]"], "labels", {"size": ["1", "2e3"]}),
+    ],
+)
+def test_names_of_the_user_s_own_need_no_plus(
+    tmp_path: Path, arguments: list[str], field: str, value: dict[str, Any]
+) -> None:
+    """As one mapping, or each as a dotted name; the field that an axis varies keeps the dots of its name."""
+    write(tmp_path, "study/mine", f"{HEADER}{QUESTION}")
+    held = getattr(composed("study=mine", *arguments)[0].study, field)
+    assert {name: held[name] for name in value} == value
+
+
+def test_a_size_is_a_number_in_a_file(tmp_path: Path) -> None:
+    write(tmp_path, "study/mine", f"{HEADER}{QUESTION}".replace("seeds: [0]", "seeds: [0]\n  seeds_at_size: {16: [1]}"))
+    assert composed("study=mine")[0].study.seeds_at_size == {"16": [1]}
+    assert composed("study=mine", "study.seeds_at_size.16=[2]")[0].study.seeds_at_size == {"16": [2]}
+
+
 @pytest.mark.parametrize("text", ["2024", "1e3", "3_090", "1.0", "-1", "nan", "true", "00", "a"])
 def test_a_text_that_looks_like_a_number_is_the_text_that_was_typed(tmp_path: Path, text: str) -> None:
     write(tmp_path, "study/mine", f"{HEADER}{QUESTION}")

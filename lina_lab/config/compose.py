@@ -32,7 +32,7 @@ from lina_lab.config.fields import (
     optional_section,
     placed,
 )
-from lina_lab.config.grammar import MISSING, as_typed, one_line, parse_override
+from lina_lab.config.grammar import MISSING, as_typed, one_line, parse_override, shown
 from lina_lab.config.hints import NO_SWEEPER, check_word, check_words, is_several, several_values
 from lina_lab.config.options import FILES, GROUPS, HEADER, PRESETS, Options, presets, studies_of_before
 from lina_lab.util.errors import ConfigError
@@ -125,7 +125,7 @@ def compose(line: CommandLine) -> Composed:
     Raises:
         ValueError: one sentence that names what is wrong and what is allowed.
     """
-    data = typing.cast(dict[str, Any], OmegaConf.to_container(composed(line), resolve=True))
+    data = _with_names(OmegaConf.to_container(composed(line), resolve=True))
     check_sections(data)
     if "study" in data["study"]:
         raise ConfigError(f"a file that the study starts from lacks the line {HEADER}")
@@ -142,6 +142,13 @@ def compose(line: CommandLine) -> Composed:
         base={name: data[name] for name in TRIAL},
         overridden=line.overridden,
     )
+
+
+def _with_names(data: Any) -> Any:
+    """The data with text for each key: a size is a number in YAML and on the command line, and a name in a mapping."""
+    if isinstance(data, list):
+        return [_with_names(part) for part in data]
+    return {shown(name): _with_names(part) for name, part in data.items()} if isinstance(data, dict) else data
 
 
 def composed(line: CommandLine) -> DictConfig:
@@ -214,14 +221,16 @@ def _for_hydra(override: Any) -> list[str]:
     """What Hydra is asked for in place of an override.
 
     Names of the user's own need no plus (`study.axes.NAME={...}`, `slurm.sbatch={...}`), nor do fields of a section
-    that may be null. A section of the
+    that may be null; the dots in such a name, as in `study.tune.optimizer.lr=[...]`, are part of it. A section of the
     study that is given whole replaces the study's own, where Hydra would merge the two: another `study.primary` shares
     no field with the first one.
     """
     name, line = override.key_or_group, str(override.input_line)
-    section, (_, entry, kind) = optional_section(name), placed(name)
+    section, (mapping, entry, kind) = optional_section(name), placed(name)
     if section is None and not entry and typing.get_origin(kind) is not dict:
         return [line]
+    if "." in entry:
+        line = f"{mapping}={{{entry}:{line.partition('=')[2]}}}"
     replaces = name == section and name.startswith("study.") and isinstance(override.value(), dict)
     return [*([f"{name}=null"] if replaces else []), f"++{line.lstrip('+')}"]
 
