@@ -125,6 +125,7 @@ class Fields:
 
     path: str | None = None
     numbers: list[int] | None = None
+    texts: str | list[str] | None = None
     model: dict[str, Any] | None = None
 
 
@@ -139,6 +140,9 @@ class Fields:
         (["path=null"], {"path": None}),
         (["path=sqlite:////srv/x.db"], {"path": "sqlite:////srv/x.db"}),
         (["numbers=[1,2]"], {"numbers": [1, 2]}),
+        (["texts=[1e3,'a, 2',a\\, b]"], {"texts": ["1e3", "a, 2", "a, b"]}),
+        (["texts=1_000"], {"texts": "1_000"}),
+        (["texts=[]"], {"texts": []}),
         (["model.dim=3", "model.attention.gate=none"], {"model": {"dim": 3, "attention": {"gate": "none"}}}),
         (["model={dim:3}", "model.depth=2"], {"model": {"dim": 3, "depth": 2}}),
     ],

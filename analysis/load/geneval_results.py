@@ -41,10 +41,12 @@ def read_results(path: Path, *, partial: bool = False) -> Results:
         ResultsError: a line is damaged or an image is listed twice, or the file is incomplete and `partial` is not set.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # A text may hold other separators of lines, such as U+2028; an editor may have put a byte order mark first.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ResultsError(f"{path} cannot be read: {error}") from error
-    images = pd.DataFrame([_row(path, number, line) for number, line in enumerate(lines, start=1)], columns=[*FIELDS])
+    rows = [_row(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    images = pd.DataFrame(rows, columns=[*FIELDS])
     if images.empty:
         raise ResultsError(f"{path} has no images")
     twice = images[images["filename"].duplicated()]

@@ -1,6 +1,7 @@
 """Tables of a study, as CSV, Markdown and LaTeX."""
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,15 @@ SHOWN = [
     *("comparison", "kind", "size", "metric", "difference", "block_se", "low", "high", "holm", "outcome"),
     *("needed_deviation", "seeds"),
 ]
+LATEX = {
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
+    **{"−": "$-$", "–": "--", "\n": " "},
+}
+"""Mark -> how LaTeX writes it in text, in its oldest font encoding (OT1) too."""
+EXPONENT = re.compile(r"\\textasciicircum{}-(alpha|beta)\b")
+"""A power in the name of a law, once its marks are written as LaTeX has them."""
 KINDS = {Kind.DIFFERENCE: "difference", Kind.GROWTH: "growth", Kind.LOG_GROWTH: "log growth"}
 
 
@@ -180,18 +190,19 @@ def write_table(table: pd.DataFrame, path: Path) -> list[Path]:
     """Write a table as `path` with the suffixes .csv (all digits), .md and .tex (rounded); returns the files."""
     files = [path.with_suffix(ending) for ending in (".csv", ".md", ".tex")]
     table.to_csv(files[0], index=False)
-    text = rounded(table)
-    files[1].write_text(markdown(table) + "\n")
+    files[1].write_text(markdown(table) + "\n", encoding="utf-8")
     columns = "".join("r" if pd.api.types.is_numeric_dtype(table[column]) else "l" for column in table)
-    latex = text.map(_latex).rename(columns=_latex).style.hide(axis="index")
-    files[2].write_text(latex.to_latex(column_format=columns, hrules=True))
+    text = rounded(table).map(_latex).rename(columns=_latex).style.hide(axis="index")
+    files[2].write_text(text.to_latex(column_format=columns, hrules=True), encoding="utf-8")
     return files
 
 
 def _latex(text: str) -> str:
-    for mark, command in {"−": "$-$", "–": "--", "%": r"\%", "_": r"\_"}.items():
-        text = text.replace(mark, command)
-    return text
+    """Text as LaTeX sets it, with the exponents of a law's name raised."""
+    marked = "".join(LATEX.get(mark, mark) for mark in text)
+    marked = EXPONENT.sub(r"$^{-\\\1}$", marked)
+    # After the end of a row, LaTeX takes a bracket or a star for an argument of that end.
+    return f"{{}}{marked}" if marked.startswith(("[", "*")) else marked
 
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:
@@ -222,7 +233,16 @@ def _written(form: Form, value: Any) -> str:
 def markdown(table: pd.DataFrame) -> str:
     """Return the table in Markdown, with numbers aligned right."""
     align = ["right" if pd.api.types.is_numeric_dtype(table[column]) else "left" for column in table]
-    return rounded(table).to_markdown(index=False, disable_numparse=True, colalign=align)
+    text = rounded(table).map(_marked_down).rename(columns=_marked_down)
+    return text.to_markdown(index=False, disable_numparse=True, colalign=align)
+
+
+def _marked_down(text: str) -> str:
+    """Text as a cell of one line: a bar would end the cell, and backslashes before it would end the bar's own escape.
+
+    Source: GitHub Flavored Markdown, section 4.10.
+    """
+    return re.sub(r"(\\*)\|", lambda found: found[1] * 2 + r"\|", " ".join(text.splitlines()))
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

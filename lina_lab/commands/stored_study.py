@@ -76,22 +76,15 @@ def _check(line: CommandLine) -> None:
 
 def _place(line: CommandLine) -> tuple[str | None, PathsConfig]:
     """The study's name in the stores, and where these are; None: no study is named."""
-    given = {o.key_or_group: o for o in line.overrides}
-    chosen = _text(given["study"]) if "study" in given else None
+    given = {o.key_or_group: o.value() for o in line.overrides}
+    chosen = given.get("study")
     if chosen is not None and chosen in line.options.names("study"):
         # Its file, its task and its scale may say a name and paths of their own.
         found: Any = OmegaConf.to_container(composed(line), resolve=True)
         return str(found["study"]["name"]), from_dict(PathsConfig, found["paths"], within="paths")
-    paths = {name.removeprefix("paths."): _text(o) for name, o in given.items() if name.startswith("paths.")}
-    if "study.name" in given:
-        chosen = _text(given["study.name"])
-    return chosen, from_dict(PathsConfig, paths, within="paths")
-
-
-def _text(override: Any) -> str:
-    """A value as it was written, though it may look like a number."""
-    value = override.value()
-    return value if isinstance(value, str) else str(override.input_line).partition("=")[2]
+    paths = {name.removeprefix("paths."): value for name, value in given.items() if name.startswith("paths.")}
+    chosen = given.get("study.name", chosen)
+    return None if chosen is None else str(chosen), from_dict(PathsConfig, paths, within="paths")
 
 
 def _prefixes(line: CommandLine) -> list[str]:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import field
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from lina_lab.config.checks import CHECKS, Checked, NonNegativeInt, PositiveFloat, PositiveInt
@@ -16,6 +16,10 @@ SETUP = "studies/slurm.sh"
 """Shell lines of a job, in the working directory and in the package."""
 NOT_IN_A_PATH = "%?#"
 """Characters that a database's address cannot hold."""
+# A number of a YAML file is text to sbatch; on the command line, it is the text that was typed.
+Option = Annotated[
+    str | bool | None, BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)
+]
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -79,7 +83,7 @@ class SlurmConfig(Checked):
     setup: str | None = SETUP
     """File of shell lines that make a job's environment (modules, variables), in the working directory; null: none. The
     default is replaced by the packaged file of that name where the working directory has none; copy it to edit it."""
-    sbatch: dict[str, Any] = field(default_factory=dict)
+    sbatch: dict[str, Option] = field(default_factory=dict)
     """Other options of sbatch by their long names, as in slurm.sbatch={exclude:node7}."""
 
     def _problems(self) -> Iterator[str]:

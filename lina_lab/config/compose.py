@@ -22,8 +22,17 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lina_lab.config import CommandConfig, PathsConfig, StudyConfig, from_dict
-from lina_lab.config.fields import COMMAND, TRIAL, check_field, check_sections, defaults, in_a_mapping, optional_section
-from lina_lab.config.grammar import MISSING, one_line, parse_override
+from lina_lab.config.fields import (
+    COMMAND,
+    TRIAL,
+    check_field,
+    check_sections,
+    defaults,
+    field_type,
+    optional_section,
+    placed,
+)
+from lina_lab.config.grammar import MISSING, as_typed, one_line, parse_override, shown
 from lina_lab.config.hints import NO_SWEEPER, check_word, check_words, is_several, several_values
 from lina_lab.config.options import FILES, GROUPS, HEADER, PRESETS, Options, presets, studies_of_before
 from lina_lab.util.errors import ConfigError
@@ -59,7 +68,7 @@ class CommandLine:
         """
         self.flags, rest = _flags().parse_known_args(list(arguments))
         self.options = Options(self.flags.config_dir)
-        self.overrides = [parse_override(argument) for argument in rest]
+        self.overrides = [_read(argument) for argument in rest]
 
     @property
     def chosen(self) -> dict[str, str | None]:
@@ -85,6 +94,15 @@ class CommandLine:
         return tuple(found)
 
 
+def _read(argument: str) -> Any:
+    """An argument as Hydra's `Override`, whose text is what was typed though it looks like a number."""
+    override = parse_override(argument)
+    if override.is_sweep_override():
+        return override
+    name = override.key_or_group
+    return parse_override(as_typed(argument, str if name in GROUPS else placed(name)[2], field_type))
+
+
 class _Flags(argparse.ArgumentParser):
     def error(self, message: str) -> typing.NoReturn:
         raise ConfigError(message)
@@ -107,7 +125,7 @@ def compose(line: CommandLine) -> Composed:
     Raises:
         ValueError: one sentence that names what is wrong and what is allowed.
     """
-    data = typing.cast(dict[str, Any], OmegaConf.to_container(composed(line), resolve=True))
+    data = _with_names(OmegaConf.to_container(composed(line), resolve=True))
     check_sections(data)
     if "study" in data["study"]:
         raise ConfigError(f"a file that the study starts from lacks the line {HEADER}")
@@ -124,6 +142,13 @@ def compose(line: CommandLine) -> Composed:
         base={name: data[name] for name in TRIAL},
         overridden=line.overridden,
     )
+
+
+def _with_names(data: Any) -> Any:
+    """The data with text for each key: a size is a number in YAML and on the command line, and a name in a mapping."""
+    if isinstance(data, list):
+        return [_with_names(part) for part in data]
+    return {shown(name): _with_names(part) for name, part in data.items()} if isinstance(data, dict) else data
 
 
 def composed(line: CommandLine) -> DictConfig:
@@ -165,13 +190,11 @@ def _check_choice(options: Options, override: Any) -> None:
     what, names = group.replace("data", "data set"), options.names(group)
     if override.is_sweep_override():
         raise ConfigError(f"{group} takes one value: give a command for each {what}")
-    value, text = override.value(), override.get_value_element_as_str()
+    value = override.value()
     if group == "study" and str(value) in (moved := studies_of_before()):
         raise ConfigError(moved[str(value)])
     if value is None or value in names:
         return
-    if not isinstance(value, str) and text in names:
-        raise ConfigError(f"{group}={text} is not text to Hydra: write \"{group}='{text}'\"")
     plural = what.replace("study", "studie") + "s"
     raise ConfigError(f"there is no {what} {value}; the {plural} are {', '.join(names)}")
 
@@ -198,13 +221,16 @@ def _for_hydra(override: Any) -> list[str]:
     """What Hydra is asked for in place of an override.
 
     Names of the user's own need no plus (`study.axes.NAME={...}`, `slurm.sbatch={...}`), nor do fields of a section
-    that may be null. A section of the study that is given whole replaces the study's own, where Hydra would merge the
-    two: another `study.primary` shares no field with the first one.
+    that may be null; the dots in such a name, as in `study.tune.optimizer.lr=[...]`, are part of it. A section of the
+    study that is given whole replaces the study's own, where Hydra would merge the two: another `study.primary` shares
+    no field with the first one.
     """
     name, line = override.key_or_group, str(override.input_line)
-    section = optional_section(name)
-    if section is None and not in_a_mapping(name):
+    section, (mapping, entry, kind) = optional_section(name), placed(name)
+    if section is None and not entry and typing.get_origin(kind) is not dict:
         return [line]
+    if "." in entry:
+        line = f"{mapping}={{{entry}:{line.partition('=')[2]}}}"
     replaces = name == section and name.startswith("study.") and isinstance(override.value(), dict)
     return [*([f"{name}=null"] if replaces else []), f"++{line.lstrip('+')}"]
 

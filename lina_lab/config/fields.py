@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lina_lab.config import CommandConfig, PathsConfig, StudyConfig, TrialConfig
-from lina_lab.config.grammar import dataclass_in, default_values
+from lina_lab.config.grammar import dataclass_in, default_values, entry_type
 from lina_lab.util.errors import ConfigError
 
 SECTIONS: dict[str, Any] = {"study": StudyConfig, "paths": PathsConfig}
@@ -105,10 +105,24 @@ def children(kind: Any) -> dict[str, Any]:
     return {} if nested is None else typing.get_type_hints(nested)
 
 
-def in_a_mapping(name: str) -> bool:
-    """Whether a dotted name is that of a field that holds names of the user's own, or lies in one."""
-    parts = name.split(".")
-    return any(typing.get_origin(field_type(".".join(parts[:i]))) is dict for i in range(1, len(parts) + 1))
+def placed(name: str) -> tuple[str, str, Any]:
+    """Where the value of a dotted name lies: an entry of a mapping may have dots in its own name.
+
+    Returns:
+        The name up to the innermost mapping that the value is an entry of, the entry's name there, and the type of the
+        value; the whole name, "" and the type where the value is no such entry.
+    """
+    parts, kind = name.split("."), None
+    for place, part in enumerate(parts):
+        if typing.get_origin(kind) is not dict:
+            kind = (children(kind) if place else TOP).get(part)
+            continue
+        value = typing.get_args(kind)[1]
+        if typing.get_origin(value) is not dict:
+            entry = ".".join(parts[place:])
+            return ".".join(parts[:place]), entry, entry_type(kind, entry, field_type)
+        kind = value
+    return name, "", kind
 
 
 def takes_list(kind: Any) -> bool:

@@ -7,6 +7,7 @@ A command is a checked dataclass of fields and a function that takes one. Fields
 import dataclasses
 import json
 import sys
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
@@ -92,9 +93,7 @@ def parse(cls: type[T], arguments: Sequence[str], *, renamed: Mapping[str, str] 
                 raise ConfigError(f"{name} is called {renamed[name]} in this version: write {renamed[name]}=VALUE")
             if override.is_sweep_override():
                 raise ConfigError(f"{name} takes one value; a list is written {name}=[A,B]")
-            value = override.value()
-            if isinstance(value, int | float) and _is_text(kinds.get(name)):
-                value = argument.partition("=")[2]  # a folder or a run may well be called 2024
+            value = parse_override(as_typed(argument, kinds.get(name))).value()
             OmegaConf.update(data, name, value, merge=True, force_add=True)
         return from_dict(cls, OmegaConf.to_container(data, resolve=True))
     except OmegaConfBaseException as error:
@@ -131,10 +130,68 @@ def _can_be_quoted(value: str) -> bool:
     return bool(value) and value[0] not in "[{\"'" and not set(value) & set("\"'\\")
 
 
-def _is_text(kind: Any) -> bool:
-    """Whether a field holds text and no number."""
-    options = typing.get_args(kind) or (kind,)
-    return str in options and not {int, float, bool} & set(options)
+def as_typed(argument: str, kind: Any, field_type: Callable[[str], Any] = lambda _: None) -> str:
+    """An argument with quotes around each text that Hydra would read as a number: a folder may be called 2024.
+
+    Args:
+        argument: `field=value` in Hydra's grammar, of one value.
+        kind: the field's type.
+        field_type: the type of the field that a key names, where a mapping of fields holds values of any type.
+    """
+    name, _, value = argument.partition("=")
+    return f"{name}={_quoted(value, kind, field_type)}"
+
+
+def _quoted(text: str, kind: Any, field_type: Callable[[str], Any]) -> str:
+    """A value, or a part of one, with these quotes."""
+    kinds, bare = _options(kind), text.strip()
+    if bare.startswith("["):
+        held = next((typing.get_args(k)[0] for k in kinds if typing.get_origin(k) in (list, tuple)), None)
+        return f"[{','.join(_quoted(part, held, field_type) for part in _split(bare[1:-1], ','))}]"
+    if bare.startswith("{"):
+        pairs = [_split(pair, ":", 1) for pair in _split(bare[1:-1], ",")]
+        entries = ((key, _quoted(value, entry_type(kind, key.strip(), field_type), field_type)) for key, value in pairs)
+        return f"{{{','.join(f'{key}:{value}' for key, value in entries)}}}"
+    if str not in kinds:
+        return text
+    value = parse_override(f"x={bare}").value()
+    numbers = (int, float, bool) if isinstance(value, bool) else (int, float)
+    return f"'{bare}'" if isinstance(value, int | float) and not {*numbers} & {*kinds} else text
+
+
+def entry_type(kind: Any, key: str, field_type: Callable[[str], Any]) -> Any:
+    """The type of an entry of a mapping, or of a field of a dataclass; None where it has none. See `as_typed`."""
+    for option in _options(kind):
+        if dataclasses.is_dataclass(option):
+            return typing.get_type_hints(option).get(key)
+        if typing.get_origin(option) is dict:
+            value, named = typing.get_args(option)[1], field_type(key)
+            # Axes and rules of `exclude` hold values of the field that the key names, one or a list of them.
+            holds_any = named is not None and value in (Any, list[Any])
+            return named | types.GenericAlias(list, (named,)) if holds_any else value
+    return None
+
+
+def _options(kind: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type."""
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+
+def _split(text: str, mark: str, most: int = -1) -> list[str]:
+    """Split a value where a mark is outside of quotes and brackets, at most so often; nothing has no parts."""
+    parts, depth, quote, escaped = [""], 0, "", False
+    for letter in text:
+        if letter == mark and not (depth or quote or escaped) and len(parts) != most + 1:
+            parts.append("")
+            continue
+        parts[-1] += letter
+        if escaped or letter == "\\":
+            escaped = not escaped
+        elif quote or letter in "\"'":
+            quote = "" if letter == quote else quote or letter
+        else:
+            depth += (letter in "[{(") - (letter in ")}]")
+    return parts if text.strip() else []
 
 
 def refuse(error: BaseException | str, code: int = 2) -> int:

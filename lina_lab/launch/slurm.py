@@ -94,7 +94,7 @@ def setup_lines(config: SlurmConfig) -> list[str]:
     if path is None:
         return []
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise StudyError(f"slurm.setup={config.setup} cannot be read: {reason}") from error

@@ -173,6 +173,39 @@ def test_damage_is_named_and_partial_does_not_help(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
+def test_a_separator_of_lines_within_a_prompt_ends_no_line(tmp_path: Path, separator: str) -> None:
+    rows = [row | {"prompt": f"{row['prompt']}{separator}end"} for row in images()]
+    path = tmp_path / "results.jsonl"
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    assert list(read_results(path).images["prompt"]) == [row["prompt"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text + "\n",
+        lambda text: text.replace("\n", "\n \n", 1),
+        lambda text: "\n" + text,
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace("\n", "\r\n"),
+    ],
+    ids=["empty last line", "empty line within", "empty first line", "byte order mark", "ends of lines of Windows"],
+)
+def test_what_editors_leave_in_a_file_changes_no_image(tmp_path: Path, change: Callable[[str], str]) -> None:
+    path = written(tmp_path / "results.jsonl", images())
+    expected = read_results(path).images
+    path.write_bytes(change(path.read_text()).encode())
+    pd.testing.assert_frame_equal(read_results(path).images, expected)
+
+
+def test_a_damaged_line_has_its_number_in_the_file_whatever_is_empty_before_it(tmp_path: Path) -> None:
+    path = written(tmp_path / "results.jsonl", images())
+    path.write_text("\n\n{\n" + path.read_text())
+    with pytest.raises(ResultsError, match="line 3 is not JSON"):
+        read_results(path)
+
+
 def test_files_without_common_prompts_and_missing_files_are_refused(tmp_path: Path) -> None:
     one = read_results(written(tmp_path / "one.jsonl", images()))
     other = [row | {"prompt": row["prompt"] + "!"} for row in images()]

@@ -17,6 +17,7 @@ from lina_lab.analysis.report.forest import differences_figure
 from lina_lab.analysis.report.narrative import design_sentences
 from lina_lab.analysis.report.study_report import analyze_study
 from lina_lab.analysis.report.tables import rounded, summary_table, write_table
+from lina_lab.analysis.stats.laws import ScalingLaw, power, surface
 from lina_lab.analysis.stats.paired import paired_differences
 from lina_lab.analysis.stats.verdicts import exploratory
 from matplotlib.figure import Figure
@@ -55,6 +56,49 @@ def test_tables_are_written_in_three_forms(tmp_path: Path) -> None:
     assert r"\toprule" in text
     assert r"a\_b $-$ c & 0.1235 & 1,234 \\" in text
     assert r"95\% low" in text
+
+
+SPECIAL = "50%_div & <i>x</i> | sub|traction_$1^{2}~#\\x"
+
+
+def cells_of_latex(line: str) -> list[str]:
+    """A row as LaTeX reads it: an ampersand after a backslash is text."""
+    return [cell.strip() for cell in re.split(r"(?<!\\)&", line.removesuffix(r"\\"))]
+
+
+def test_any_label_is_one_cell_of_latex_and_its_marks_are_text(tmp_path: Path) -> None:
+    table = pd.DataFrame({SPECIAL: [SPECIAL, "[1, 2]", "*"], "y": [0.5, 1.5, 2.5]})
+    *_, latex = write_table(table, tmp_path / "table")
+    head, first, bracket, star = [
+        cells_of_latex(line) for line in latex.read_text(encoding="utf-8").splitlines() if line.endswith(r"\\")
+    ]
+    marks = r"50\%\_div \& \textless{}i\textgreater{}x\textless{}/i\textgreater{} \textbar{} sub\textbar{}traction"
+    marks += r"\_\$1\textasciicircum{}\{2\}\textasciitilde{}\#\textbackslash{}x"
+    assert head == [marks, "y"]
+    assert first == [marks, "0.5000"]
+    # Right after the end of a row, a bracket or a star would be an argument of that end.
+    assert bracket == ["{}[1, 2]", "1.5000"]
+    assert star == ["{}*", "2.5000"]
+
+
+@pytest.mark.parametrize("law", [power(), surface()], ids=lambda law: law.name)
+def test_the_name_of_a_law_needs_no_mathematics_around_it_in_latex(tmp_path: Path, law: ScalingLaw) -> None:
+    """A circumflex outside of mathematics ends LaTeX with `Missing $ inserted`."""
+    *_, latex = write_table(pd.DataFrame({"law": [law.name]}), tmp_path / "table")
+    text = latex.read_text()
+    assert r"parameters$^{-\alpha}$" in text
+    assert "^" not in re.sub(r"\$.*?\$", "", text)
+
+
+def test_a_bar_in_a_label_is_no_border_of_a_markdown_table(tmp_path: Path) -> None:
+    """A bar after a backslash is text, unless the backslash is one itself (GitHub Flavored Markdown, 4.10)."""
+    labels = ["a|b", "a\\|b", "a\\\\|b", "two\nlines"]
+    _, markdown, _ = write_table(pd.DataFrame({"x|y": labels, "z": range(4)}), tmp_path / "table")
+    rows = [re.findall(r"(?:\\.|[^|\\])+", line) for line in markdown.read_text().splitlines()]
+    cells = [row[0].strip() for row in rows]
+    assert {len(row) for row in rows} == {2}
+    assert cells[0] == r"x\|y"
+    assert cells[2:] == [r"a\|b", r"a\\\|b", r"a\\\\\|b", "two lines"]
 
 
 def test_a_missing_number_is_a_dash() -> None:

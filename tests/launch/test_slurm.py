@@ -71,6 +71,14 @@ def test_a_job_has_the_cell_s_layout_and_the_user_s_lines(tmp_path: Path) -> Non
     assert "gpus_per_node" not in job_parameters(config, ResourcesConfig(nodes=2), "x")
 
 
+def test_a_line_of_the_user_s_is_one_to_the_shell(tmp_path: Path) -> None:
+    """The shell ends a line at a line feed alone; `str.splitlines` would cut this one in three."""
+    setup, line = tmp_path / "setup.sh", "export TITLE='one\u2028two\x0cthree'"
+    setup.write_text(f"{line}\nmodule load cuda\n", encoding="utf-8")
+    config = SlurmConfig(setup=str(setup))
+    assert job_parameters(config, FOUR_NODES, "x")["setup"] == [line, "module load cuda"]
+
+
 def test_a_job_has_the_packaged_lines_where_the_working_directory_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
