@@ -22,6 +22,7 @@ from yaml import YAMLError
 
 from lina_lab.config import CHECKS
 from lina_lab.config.grammar import Command
+from lina_lab.util.imports import gc_paused
 
 from .load.errors import StoreError
 from .load.published import read_published
@@ -72,7 +73,9 @@ def run(config: PlotsConfig) -> int:
         ValueError: there is nothing to draw.
     """
     try:
-        files = write_report(config)
+        # A report makes millions of objects that stay until it is written; scanning them takes an eighth of its time.
+        with gc_paused(freeze_at_end=False):
+            files = write_report(config)
     except OSError as error:
         raise ValueError(f"cannot write {error.filename} ({error.strerror}): choose another out=FOLDER") from error
     for file in files:

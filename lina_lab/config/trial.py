@@ -240,8 +240,11 @@ class TrialConfig(Checked):
         Args:
             places: field of `history.PLACES` -> the value to hash, where a study began with it or varies it.
         """
-        kind: Any = type(self)
-        data = recorded(placed(self._plain, places or {}), _added(kind))
+        key = json.dumps(places or {}, sort_keys=True)
+        if key not in self._recorded:
+            kind: Any = type(self)
+            self._recorded[key] = recorded(placed(asdict(self), places or {}), _added(kind))
+        data = {**self._recorded[key], "seed": self.seed}
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
     def with_seed(self, seed: int) -> "TrialConfig":
@@ -249,12 +252,13 @@ class TrialConfig(Checked):
         if seed == self.seed:
             return self
         config = replace(self, seed=seed)
-        config.__dict__["_plain"] = {**self._plain, "seed": seed}
+        config.__dict__["_recorded"] = self._recorded
         return config
 
     @cached_property
-    def _plain(self) -> dict[str, Any]:
-        return asdict(self)
+    def _recorded(self) -> dict[str, dict[str, Any]]:
+        """Places -> what is hashed with them, but for the seed; shared by trials that differ in their seed alone."""
+        return {}
 
 
 @cache

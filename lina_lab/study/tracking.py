@@ -32,8 +32,6 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 PARAMS_A_REQUEST = 100
-SUMMARY_SECONDS = 5.0
-"""Between two writes of the study's table; it is also written at the end."""
 TABLE_FILE = "table.md"
 PLAIN_NUMBERS = ("parameters", "trainable_parameters", "images_per_second", "fit_seconds", "peak_memory_mib")
 NUMBERS = {

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from lina_lab.config import to_dict
 from lina_lab.config.cautions import cautions
@@ -24,14 +24,18 @@ from lina_lab.study.restore import restore
 from lina_lab.study.rounds import notes
 from lina_lab.study.store import Claim, Store
 from lina_lab.study.summary import Summary, summarise, table
-from lina_lab.study.tracking import SUMMARY_SECONDS, Tracker
 from lina_lab.util.errors import StudyError, explanation, first_line
 from lina_lab.util.signals import defer_signals, stop_if_asked, stop_or
+
+if TYPE_CHECKING:
+    from lina_lab.study.tracking import Tracker
 
 T = TypeVar("T")
 
 IDLE_SECONDS = 1.0
 """Between two looks at a store whose open cells are all in other hands."""
+SUMMARY_SECONDS = 5.0
+"""Between two writes of the study's table; it is also written at the end."""
 STALE_CHECK_SECONDS = 10.0
 """Between two looks for dead workers, while this worker has cells of its own."""
 
@@ -70,6 +74,9 @@ def run_study(
         return summarise(store.plan, states, [])
     if joins:
         store.longest_first()
+    # Imports MLflow, which takes longer than all before.
+    from lina_lab.study.tracking import Tracker
+
     with store.setup():
         tracker = patiently(partial(Tracker.open, store.workspace), display.line, store.runs)
     patiently(partial(tracker.abandon, store.abandoned), display.line, store.runs)
@@ -89,7 +96,7 @@ def run_study(
 class _Worker:
     """One process that takes cells from the store. See `run_study`."""
 
-    def __init__(self, store: Store, tracker: Tracker, launch: Launch, display: PlainDisplay) -> None:
+    def __init__(self, store: Store, tracker: "Tracker", launch: Launch, display: PlainDisplay) -> None:
         self.store, self.tracker, self.launch, self.display = store, tracker, launch, display
         self.runs = store.runs
         self.overhead: list[float] = []
