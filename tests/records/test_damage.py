@@ -118,14 +118,13 @@ def test_a_job_s_setup_that_is_no_text_is_named(tmp_path: Path) -> None:
 def test_a_library_s_error_without_a_message_is_told_by_its_class(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lina_lab.model import official
+    from lina_lab.model import download, official
 
     (tmp_path / "diffusion_pytorch_model.bin").write_bytes(b"")
 
     def fails(*arguments: Any, **keywords: Any) -> None:
         raise EOFError
 
-    monkeypatch.setattr(official.torch, "load", fails)
-    monkeypatch.setattr(official, "STEM", "diffusion_pytorch_model")
+    monkeypatch.setattr(download.torch, "load", fails)
     with pytest.raises(ValueError, match=r"cannot be read: EOFError$"):
         official.read_official(tmp_path)
