@@ -302,7 +302,7 @@ def test_captions_that_are_not_there_are_said(
     line = [f"images={pictures}", f"vae={vae}", "resolution=16"]
     capsys.readouterr()
     assert CACHE.main([*line, f"out={tmp_path / 'odd'}"]) == 2
-    assert "has not both captions beside it (.txt and .long.txt)" in capsys.readouterr().err
+    assert "0.png has no caption beside it, and others have: 0.long.txt" in capsys.readouterr().err
     (pictures / "3.long.txt").unlink()
     assert CACHE.main([*line, f"out={bare}", "images_per_shard=8", "text=words", "text_dim=4"]) == 2
     assert "holds shards of another text" in capsys.readouterr().err
