@@ -21,6 +21,8 @@ from .tables import count, markdown, records, rounded
 TEMPLATE = "page.html.j2"
 SCALE_PERCENT = 65
 """Size of pictures on the page, in percent of their pixels; wider ones are fitted to the page."""
+PROSE = 60
+"""A table with a cell of more characters has lines that wrap, so that no column lies beyond the page."""
 DIRTY = {"true": "with uncommitted changes", "false": "without uncommitted changes"}
 UNKNOWN = "uncommitted changes unknown"
 PACKAGES = ("lina_lab", "pandas", "numpy", "scipy", "matplotlib", "mlflow")
@@ -140,7 +142,9 @@ def versions() -> Section:
 
 
 def _table_html(table: pd.DataFrame) -> Markup:
-    return Markup(rounded(_shown(table)).to_html(index=False, border=0))
+    text = rounded(_shown(table))
+    wraps = any(len(str(cell)) > PROSE for cell in text.to_numpy().flat)
+    return Markup(text.to_html(index=False, border=0, classes="prose" if wraps else None))
 
 
 def _shown(table: pd.DataFrame) -> pd.DataFrame:

@@ -24,7 +24,8 @@ def plain(value: float | None) -> str:
     """Write a deviation or an error with two significant digits."""
     if value is None or not math.isfinite(value) or value == 0:
         return "0" if value == 0 else EMPTY if value is None or math.isnan(value) else str(value)
-    return f"{value:.{min(max(1 - math.floor(math.log10(abs(value))), 0), 7)}f}"
+    decimals = max(1 - math.floor(math.log10(abs(value))), 0)
+    return f"{value:.{decimals}f}" if decimals < 8 else f"{value:.1e}"
 
 
 def count(number: Any, noun: str) -> str:

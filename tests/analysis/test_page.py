@@ -199,6 +199,15 @@ def test_empty_sections_and_tables_are_left_out(tmp_path: Path) -> None:
     assert "<summary>Closed</summary>\n\nA line.\n\n</details>" in text.read_text()
 
 
+def test_a_table_with_sentences_wraps_them_and_one_of_numbers_does_not(tmp_path: Path) -> None:
+    for cell, wraps in (
+        ("a sentence that is far too long to stand in one line of a table's column", True),
+        ("no", False),
+    ):
+        write_report(tmp_path, "x", [], [Section(title="t", tables=[pd.DataFrame({"claim": [cell]})])])
+        assert ('class="dataframe prose"' in (tmp_path / "index.html").read_text()) == wraps
+
+
 def test_the_number_of_threads_is_stated_and_a_mixture_is_pointed_out(tmp_path: Path) -> None:
     runs = simulated(TWO, seeds=2)
     count = len(runs.cells)

@@ -134,3 +134,23 @@ def test_whole_studies_without_an_effect_are_read_as_such() -> None:
     stated = np.mean([table["outcome"].isin(RESOLVED).any() for table in families])
     assert wrong <= at_most(0.05, studies)
     assert stated <= at_most(0.05, studies)
+
+
+def test_seeds_beyond_the_last_look_suit_a_rule_of_width_and_not_one_of_resolution() -> None:
+    """Studies without an effect that are given 16 seeds after 8 were not enough, as `study.compared` allows or not."""
+    count, width = 4 * STUDIES, 2.2 * DEVIATION
+    values = np.random.default_rng(5).normal(0, DEVIATION, (count, 16))
+    plans = (looks(4, 8, 2), looks(4, 16, 2))
+    wrong = {"width": 0, "resolved": 0}
+    for own in values:
+        taken = [
+            sequential_interval(list(own[:n]), plan)
+            for plan, after in zip(plans, (0, 8), strict=True)
+            for n in plan
+            if n > after
+        ]
+        enough = next((one for one in taken if one.high - one.low <= width), taken[-1])
+        wrong["width"] += judge(enough) in RESOLVED
+        wrong["resolved"] += any(judge(one) in RESOLVED for one in taken)
+    assert wrong["width"] / count <= at_most(0.05, count)
+    assert wrong["resolved"] / count > 0.06
