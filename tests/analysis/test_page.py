@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from lina_lab.analysis.load.runs import StudyRuns
 from lina_lab.analysis.report import styles
+from lina_lab.analysis.report.forest import multipliers_figure
 from lina_lab.analysis.report.page import Section, provenance, write_report
 from lina_lab.analysis.report.study_report import analyze_study, study_figures
 from lina_lab.analysis.report.tables import difference_table, plain, rounded, signed
@@ -96,12 +97,16 @@ def test_compute_has_no_second_row_where_no_budget_is_equal() -> None:
 
 
 def test_the_axis_of_multipliers_ends_near_the_largest_and_the_smallest() -> None:
-    figure, numbers = study_figures(analyze_study(CASES["four"]()))["multipliers"]
-    for axes, (_, mine) in zip(figure.axes, numbers.groupby("resource", sort=False), strict=True):
+    report = analyze_study(CASES["four"]())
+    assert report.fits is not None
+    # Values so far apart that a linear axis begins below zero.
+    wide = replace(report.fits.multipliers[0].pinned, value=8.0, low=0.5, high=60.0)
+    found = [replace(one, pinned=wide, free=wide) for one in report.fits.multipliers]
+    figure, _ = multipliers_figure(found, report.runs.variants)
+    for axes in figure.axes:
         low, high = axes.get_xlim()
-        ends = mine[["value", "low", "high"]].to_numpy(float)
-        assert low > min(1, np.nanmin(ends)) / 20
-        assert high < max(1, np.nanmax(ends)) * 20
+        assert 0.5 / 20 < low < 0.5
+        assert 60 < high < 60 * 20
     plt.close(figure)
 
 
