@@ -40,6 +40,7 @@ TINY: dict[str, Any] = {
     "ema": {"decay": 0.5, "every_n_steps": 1},
     "trainer": {"max_images": 64, "val_every_images": 32},
     "sampling": {"images_per_class": 1, "ar_steps": 2, "ode_steps": 2},
+    "start": {},
 }
 
 

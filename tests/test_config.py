@@ -9,7 +9,16 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from lina_lab.config import AttentionConfig, LinaConfig, StudyConfig, TrialConfig, from_dict, study_from_stored, to_dict
+from lina_lab.config import (
+    AttentionConfig,
+    LinaConfig,
+    StartConfig,
+    StudyConfig,
+    TrialConfig,
+    from_dict,
+    study_from_stored,
+    to_dict,
+)
 from lina_lab.config.history import ADDED, REMOVED, RENAMED, STAND_INS, current_names, recorded
 from tests.conftest import STUDY, TINY
 
@@ -84,6 +93,7 @@ ONE_VALUED = {
     "sampling.quality_reference",
     "sampling.inception",
     "sampling.vae",
+    *(f"start.{field.name}" for field in dataclasses.fields(StartConfig)),
 }
 """Fields that cannot change alone in a trial on digits."""
 

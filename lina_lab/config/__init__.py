@@ -7,11 +7,16 @@ The string under a field is its documentation: `python -m lina_lab.run --help` p
 
 from lina_lab.config.checks import CHECKS, from_dict, to_dict
 from lina_lab.config.command import CommandConfig, PathsConfig, SlurmConfig, TorchrunConfig
+from lina_lab.config.ema import EmaConfig
 from lina_lab.config.history import current_name, current_names, from_stored, study_from_stored
 from lina_lab.config.model import AttentionConfig, LinaConfig
+from lina_lab.config.objectives import BudgetConfig, ObjectiveConfig
+from lina_lab.config.optimizers import OptimizerConfig
 from lina_lab.config.resources import ResourcesConfig
-from lina_lab.config.study import BudgetConfig, ObjectiveConfig, StudyConfig
-from lina_lab.config.trial import DataConfig, EmaConfig, OptimizerConfig, SamplingConfig, TrainerConfig, TrialConfig
+from lina_lab.config.stages import StagesConfig
+from lina_lab.config.start import StartConfig
+from lina_lab.config.study import StudyConfig
+from lina_lab.config.trial import DataConfig, SamplingConfig, TrainerConfig, TrialConfig
 from lina_lab.config.verdict import ContrastTerm, PrimaryConfig, RoundingConfig, TuningConfig, UntilConfig
 
 __all__ = [
@@ -31,6 +36,8 @@ __all__ = [
     "RoundingConfig",
     "SamplingConfig",
     "SlurmConfig",
+    "StagesConfig",
+    "StartConfig",
     "StudyConfig",
     "TorchrunConfig",
     "TrainerConfig",

@@ -22,6 +22,7 @@ PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 # YAML has no tuples.
 FROM_LIST = BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)
 Pair = Annotated[tuple[PositiveInt, PositiveInt], FROM_LIST]

@@ -66,6 +66,8 @@ STAND_INS: dict[str, Any] = {"data.path": None, "data.workers": 0, "trainer.log_
 FILES = ("data.path", "data.encoder", "sampling.vae", "sampling.quality_reference", "sampling.inception")
 """Fields that name files or folders; some may also name a model of the hub. A begun study compares what is there
 (`study.contents`), not the name."""
+NEVER: dict[str, Any] = {"start.source": None}
+"""Field that is never hashed -> what is hashed in its place: another field stands for what it names."""
 PLACES = tuple(dict.fromkeys([*STAND_INS, *FILES]))
 """Fields whose value may change while a study goes on. Its cells keep the hash that they were begun with."""
 
@@ -121,13 +123,18 @@ def _added_in(cls: Any, section: str) -> Iterator[tuple[str, Any]]:
     kinds = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         name = f"{section}.{field.name}" if section else field.name
-        if field.name not in FIRST.get(section, "").split():
-            if field.default_factory is not dataclasses.MISSING:
-                yield name, _plain(field.default_factory())
-            elif field.default is not dataclasses.MISSING:
-                yield name, _plain(field.default)
-        elif (inner := _dataclass_within(kinds[field.name])) is not None:
+        inner = _dataclass_within(kinds[field.name])
+        if field.name in FIRST.get(section, "").split():
+            if inner is not None:
+                yield from _added_in(inner, name)
+        elif inner is kinds[field.name]:
+            # Left out without its fields at their defaults, and without what is added to it later.
+            yield name, {}
             yield from _added_in(inner, name)
+        elif field.default_factory is not dataclasses.MISSING:
+            yield name, _plain(field.default_factory())
+        elif field.default is not dataclasses.MISSING:
+            yield name, _plain(field.default)
 
 
 def _plain(value: Any) -> Any:
@@ -146,9 +153,11 @@ def placed(data: Mapping[str, Any], places: Mapping[str, Any]) -> dict[str, Any]
     changed: dict[str, Any] = {
         name: dict(value) if isinstance(value, Mapping) else value for name, value in data.items()
     }
-    for field, value in {**STAND_INS, **places}.items():
+    for field, value in {**STAND_INS, **places, **NEVER}.items():
         section, _, name = field.partition(".")
-        changed[section][name] = value
+        # A stored trial of an earlier version lacks the sections that were added since.
+        if section in changed:
+            changed[section][name] = value
     return changed
 
 

@@ -3,43 +3,19 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from lina_lab.config.checks import CHECKS, Checked, NonNegativeInt, OneOf, PositiveFloat
-from lina_lab.config.metrics import METRICS
+from lina_lab.config.checks import CHECKS, Checked, NonNegativeInt, PositiveFloat
+from lina_lab.config.objectives import BudgetConfig, ObjectiveConfig
 from lina_lab.config.resources import ResourcesConfig
+from lina_lab.config.stages import StagesConfig
 from lina_lab.config.verdict import ContrastTerm, PrimaryConfig, RoundingConfig, TuningConfig, UntilConfig
 
 RESERVED = ("mlartifacts", "Default")
 """Names that the stores use for themselves."""
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKS)
-class ObjectiveConfig(Checked):
-    """A metric at the end of training, by which cells are compared."""
-
-    metric: Annotated[str, OneOf(METRICS)]
-    """Name of the metric."""
-    direction: Literal["minimize", "maximize"] = "minimize"
-    """Which way is better: maximize for eval/captions, minimize for the other built-in metrics."""
-
-    def _problems(self) -> Iterator[str]:
-        better = METRICS[self.metric].direction
-        if self.direction != better:
-            yield f"metric={self.metric} needs direction={better}"
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKS)
-class BudgetConfig:
-    """The training budget of a cell, equal for all cells; it is converted to images."""
-
-    unit: Literal["images", "tokens", "flops"]
-    """images seen; image tokens seen; training FLOPs (two for each multiply-add, see `lina count`)."""
-    amount: PositiveFloat
-    """The budget in this unit."""
 
 
 def _with_values(tune: dict[str, list[float]]) -> dict[str, list[float]]:
@@ -89,6 +65,8 @@ class StudyConfig(Checked):
     rounding: RoundingConfig | None = None
     """Measure how far each variant amplifies rounding, by a second training with the sums in another order, such as
     {threads: 2} or {accumulate_grad_batches: 2, seeds: [0]}; null: not measured."""
+    stages: StagesConfig | None = None
+    """Cells that start from the weights of others; null: each cell starts from drawn weights, or from start.source."""
     resources: ResourcesConfig = ResourcesConfig()
     """Hardware of each cell; not part of its config hash."""
 
@@ -116,6 +94,7 @@ class StudyConfig(Checked):
         yield from self._problems_of_primary()
         yield from self._problems_of_tuning()
         yield from self._problems_of_rounding()
+        yield from self._problems_of_stages()
 
     def _problems_of_seeds(self) -> Iterator[str]:
         at_size = {f"seeds_at_size.{size}": seeds for size, seeds in self.seeds_at_size.items()}
@@ -201,6 +180,27 @@ class StudyConfig(Checked):
         foreign = [seed for seed in self.rounding.seeds if seed not in self._own_seeds]
         if foreign:
             yield f"rounding.seeds: {foreign} are not seeds of the study"
+
+    def _problems_of_stages(self) -> Iterator[str]:
+        stages = self.stages
+        if stages is None:
+            return
+        if stages.axis not in self.axes or stages.axis == self.size_axis:
+            yield f"stages.axis={stages.axis} is not an axis that makes variants"
+            return
+        named = [*stages.starts.items(), *stages.same_flops.items()]
+        for name in dict.fromkeys([*(part for pair in named for part in pair), *stages.not_compared]):
+            if name not in self.point_names(stages.axis):
+                yield f"stages: {stages.axis} has no value {name}; it has {', '.join(self.point_names(stages.axis))}"
+        if self.tune:
+            yield "stages and tune do not go together: tune each stage in a study of its own, and give its value"
+        primary = self.primary
+        if primary is not None:
+            sides = [primary.treatment, primary.baseline] if primary.axis == stages.axis else []
+            sides += [name for axis, name in primary.at.items() if axis == stages.axis]
+            for name in sides:
+                if name in stages.not_compared:
+                    yield f"stages.not_compared: {name} is in the primary comparison"
 
     @property
     def _own_seeds(self) -> set[int]:

@@ -3,19 +3,21 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, field, replace
+from dataclasses import asdict, replace
 from functools import cache, cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from lina_lab.config.checks import CHECKS, FROM_LIST, Checked, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, Share
+from lina_lab.config.checks import CHECKS, FROM_LIST, Checked, NonNegativeInt, OneOf, PositiveInt, Share
 from lina_lab.config.datasets import DATA_SETS, having
+from lina_lab.config.ema import EmaConfig
 from lina_lab.config.history import added_fields, placed, recorded
 from lina_lab.config.metrics import METRICS
 from lina_lab.config.model import LinaConfig
-from lina_lab.config.optimizers import OPTIMIZERS
+from lina_lab.config.optimizers import OPTIMIZERS, OptimizerConfig
+from lina_lab.config.start import StartConfig
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -51,46 +53,6 @@ class DataConfig:
     first ones."""
     val_batch_size: PositiveInt = 60
     """Images that share one mask ratio in the frozen validation loss."""
-
-
-Decay = Annotated[float, Field(ge=0, lt=1)]
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKS)
-class OptimizerConfig(Checked):
-    """The optimizer, with a linear warm-up of the learning rate and then a constant one."""
-
-    name: Annotated[str, OneOf(OPTIMIZERS)] = "adamw"
-    """Optimizer: adamw, or one of an installed package."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Options of an optimizer from another package, by its own names; adamw has none."""
-    lr: PositiveFloat = 8e-4
-    """Learning rate after the warm-up."""
-    warmup_images: NonNegativeInt = 0
-    """Images seen during the linear warm-up of the learning rate."""
-    betas: Annotated[tuple[Decay, Decay], FROM_LIST] = (0.9, 0.95)
-    """Decay rates of the first and second moment."""
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.02
-    """Weight decay; norms have none."""
-
-    def _problems(self) -> Iterator[str]:
-        known = OPTIMIZERS[self.name].options
-        for option, value in self.options.items():
-            if option not in known:
-                listed = f"which has {', '.join(known)}" if known else "which has none"
-                yield f"options.{option} is not an option of name={self.name}, {listed}"
-            if not isinstance(value, bool | int | float | str | None):
-                yield f"options.{option}={value!r} must be a number, a text, true, false or null"
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKS)
-class EmaConfig:
-    """Exponential moving average of the weights."""
-
-    decay: Decay = 0.99
-    """Decay rate of the average at each update."""
-    every_n_steps: PositiveInt = 100
-    """Optimizer steps between two updates."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -174,6 +136,7 @@ class TrialConfig(Checked):
     ema: EmaConfig = EmaConfig()
     trainer: TrainerConfig = TrainerConfig()
     sampling: SamplingConfig = SamplingConfig()
+    start: StartConfig = StartConfig()
     seed: NonNegativeInt = 0
     """Seed of the weights, the data order, the masks and the noise."""
 

@@ -48,6 +48,8 @@ class Phase(StrEnum):
     """To choose the value of the tuned field for its variant and size. It enters no comparison."""
     ROUNDING = "rounding"
     """To measure what another order of sums changes in a cell of the comparison. It enters no comparison."""
+    SOURCE = "source"
+    """For the cells that start from its weights. It enters no comparison."""
 
 
 class RunStatus(StrEnum):

@@ -124,7 +124,7 @@ def _varied(plan: Plan) -> set[str]:
 
 def _at(data: Mapping[str, Any], field: str) -> Any:
     section, _, name = field.partition(".")
-    return data[section].get(name)
+    return data.get(section, {}).get(name)
 
 
 def _contents(study: Study, plan: Plan, begun: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:

@@ -14,7 +14,7 @@ from optuna.trial import TrialState, create_trial
 from pydantic.dataclasses import dataclass
 
 from lina_lab.config import CHECKS, TrialConfig, from_dict, to_dict
-from lina_lab.config.history import ADDED, recorded
+from lina_lab.config.history import ADDED, added_fields, recorded
 from lina_lab.records.record import Record, write_record
 from lina_lab.records.runstore import CELL, CONTENTS, config_from_tags
 from lina_lab.records.status import CellStatus, TrialStatus
@@ -51,7 +51,8 @@ def data(tmp_path: Path) -> Path:
 
 def hash_before(config: TrialConfig) -> str:
     """The hash of a cell up to version 0.2: of every field."""
-    return hashlib.sha256(json.dumps(recorded(asdict(config)), sort_keys=True).encode()).hexdigest()[:12]
+    then = recorded(asdict(config), added_fields(TrialConfig))
+    return hashlib.sha256(json.dumps(then, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def begun_before(lab: Lab) -> list[str]:
