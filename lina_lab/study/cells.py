@@ -9,8 +9,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from lina_lab.records.status import CellStatus
-from lina_lab.study.cost import training_flops
 from lina_lab.study.grid import Cell, Plan
+from lina_lab.study.lineage import own_flops
 from lina_lab.util.compat.optuna import TrialRow
 
 CELL, STATUS, ERROR, ATTEMPTS_LOST = "cell", "status", "error", "deaths"
@@ -19,6 +19,8 @@ OF_AN_ATTEMPT = (STATUS, ERROR, ATTEMPTS_LOST)
 IMAGES, FLOPS = "lina.images", "lina.flops"
 """Attributes of a trial since version 0.3: the images of the cell's budget, and the FLOPs of its training."""
 
+STARTS_FROM = "starts_from"
+"""Attribute of a cell that starts from another one of the study: the hash of that one."""
 AGAIN = "again"
 """Attribute of a cell that is trained a second time to measure rounding: what is different from the first."""
 
@@ -45,9 +47,10 @@ def open_cells(plan: Plan, states: Mapping[str, CellState]) -> list[Cell]:
 
 def queued(cell: Cell) -> dict[str, Any]:
     """The attributes of a trial that queues a cell: all that a command which has only the store can say of it."""
-    size = {IMAGES: cell.config.images_seen, FLOPS: training_flops(cell.config)}
+    size = {IMAGES: cell.config.images_seen, FLOPS: own_flops(cell)}
     again = {AGAIN: " ".join(f"{field}={value}" for field, value in cell.again.items())} if cell.again else {}
-    return {CELL: cell.config_hash, "seed": cell.config.seed, **cell.axes, **cell.tuned, **again, **size}
+    start = {STARTS_FROM: cell.config.start.cell} if cell.config.start.cell is not None else {}
+    return {CELL: cell.config_hash, "seed": cell.config.seed, **cell.axes, **cell.tuned, **again, **start, **size}
 
 
 def queued_again(attributes: Mapping[str, Any], attempts_lost: int = 0) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Any
 
 from lina_lab.config import to_dict
 from lina_lab.records.status import Phase
-from lina_lab.study.grid import Plan, point_key
+from lina_lab.study.grid import Plan
+from lina_lab.study.points import point_key
 from lina_lab.util.errors import ChangedError
 from lina_lab.util.files import write_atomically
 from lina_lab.util.nested import flatten
@@ -29,7 +30,7 @@ class Compared:
     settings: dict[str, Any] = field(default_factory=dict)
     """The fields of `study.tune` and `study.tuning` that a choice depends on; empty: nothing is compared yet."""
     values: dict[str, float] = field(default_factory=dict)
-    """Point, see `grid.point_key` -> its value."""
+    """Point, see `points.point_key` -> its value."""
     until: dict[str, Any] = field(default_factory=dict)
     """`study.until` when seeds were added last; empty: none were."""
 

@@ -12,8 +12,8 @@ from lina_lab.decisions.power import resolvable, seeds_needed
 from lina_lab.records.record import read_record
 from lina_lab.records.status import CellStatus, Phase
 from lina_lab.study.compared import with_compared
-from lina_lab.study.cost import training_flops
 from lina_lab.study.grid import Cell, Plan, grid_cells
+from lina_lab.study.lineage import own_flops
 from lina_lab.study.rounds import grown, grows
 from lina_lab.study.speed import Speed
 from lina_lab.study.tuning import States
@@ -81,10 +81,10 @@ def to_follow(plan: Plan, speed: Speed | None) -> str:
         count = sum(times for _, times in added)
         lines.append(f"Until the primary comparison is answered, at most {count} cells more: seeds of its cells.")
     everything = [*trials, *((cell, 1) for cell in compared), *added]
-    flops = sum(times * training_flops(cell.config) for cell, times in everything)
+    flops = sum(times * own_flops(cell) for cell, times in everything)
     time = ""
     if speed is not None:
-        seconds = sum(times * speed.seconds(cell.config, study.resources) for cell, times in everything)
+        seconds = sum(times * speed.seconds(cell, study.resources) for cell, times in everything)
         assumed = "" if speed.cells else " at the assumed rate"
         time = f", {seconds * study.resources.world_size / 3600:,.3g} device-hours{assumed}"
     lines.append(f"In all at most {sum(times for _, times in everything)} cells, {flops:.3g} FLOPs{time}.")

@@ -5,19 +5,17 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import getitem
 from typing import TYPE_CHECKING, Any
 
-from lina_lab.config import BudgetConfig, StudyConfig, TrialConfig, from_dict
+from lina_lab.config import StudyConfig, TrialConfig, from_dict
 from lina_lab.config.cautions import cautions, meaningless, unmeasurable
 from lina_lab.config.history import PLACES
 from lina_lab.config.metrics import METRICS
 from lina_lab.config.model import mixed_widths
 from lina_lab.records.status import Phase
-from lina_lab.study.cost import flops_per_image
+from lina_lab.study import lineage
+from lina_lab.study.points import grid_points, shared, with_budget, with_values
 
 if TYPE_CHECKING:
     from lina_lab.study.stopping import Look
@@ -40,6 +38,10 @@ class Cell:
     """The field that the study tunes -> its value; empty where nothing is tuned."""
     again: dict[str, Any] = dataclasses.field(default_factory=dict)
     """For phase=rounding: field of `study.resources` -> the value that makes another order of sums."""
+    images_before: int = 0
+    """Images that the source has seen, where the cell goes on with its training."""
+    flops_before: float = 0.0
+    """Training FLOPs of all cells that the cell starts from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,7 @@ class Plan:
     stopped: str = ""
     """Why no cell can follow although the study has not ended, as a sentence; empty: nothing is wrong."""
     compared: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Point, see `point_key` -> the tuned value that its cells were compared at before; it stays."""
+    """Point, see `points.point_key` -> the tuned value that its cells were compared at before; it stays."""
     _made: dict[str, Cell] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     """Cells that were made before: a plan that grows makes none again."""
     _checked: dict[str, TrialConfig] = dataclasses.field(default_factory=dict, repr=False, compare=False)
@@ -114,7 +116,13 @@ class Plan:
         """
         key = json.dumps([values, seed, tuned, phase])
         if key not in self._made:
-            config = self._config(values, seed, tuned)
+            config, source = self._config(values, seed, tuned), self._source(values, seed)
+            before: dict[str, Any] = {}
+            if source is not None:
+                config = lineage.started_from(config, source, seed)
+                before = {"flops_before": lineage.total_flops(source)}
+                if config.start.state == "training":
+                    before["images_before"] = source.config.images_seen
             shown = [f"{name.rpartition('.')[2]} {value:g}" for name, value in tuned.items()]
             parts = [self.point_name(values), *(shown if phase is Phase.TUNING else []), f"seed {seed}"]
             self._made[key] = Cell(
@@ -122,10 +130,24 @@ class Plan:
                 axes=dict(values),
                 config=config,
                 label=" ".join(parts),
-                phase=phase,
+                phase=lineage.phase_of(self.study, values) if phase is Phase.COMPARISON else phase,
                 tuned=dict(tuned),
+                **before,
             )
         return self._made[key]
+
+    def _source(self, values: Mapping[str, Any], seed: int) -> Cell | None:
+        """The cell that the cell of a point starts from."""
+        point = lineage.source_point(self.study, values)
+        return None if point is None else self.cell(point, seed, {})
+
+    def with_sources(self) -> "Plan":
+        """The plan with all cells that its cells start from."""
+        if self.study.stages is None:
+            return self
+        return replace(
+            self, cells=lineage.with_sources(self.cells, lambda cell: self._source(cell.axes, cell.config.seed))
+        )
 
     def _hash(self, config: TrialConfig, values: Mapping[str, Any], again: Mapping[str, Any] | None = None) -> str:
         varied = {field: value for field, value in values.items() if field in PLACES}
@@ -160,17 +182,28 @@ class Plan:
 
     def as_begun(self, begun: Begun) -> "Plan":
         """The plan with the cells as the stores of a begun study know them."""
-        plan = replace(self, begun=begun, _made={})
-        cells = tuple(replace(cell, config_hash=plan._hash(cell.config, cell.axes, cell.again)) for cell in self.cells)
-        return replace(plan, cells=cells)
+        plan, cells = replace(self, begun=begun, _made={}), list[Cell]()
+        for cell in self.cells:
+            config, source = cell.config, plan._source(cell.axes, cell.config.seed)
+            if source is not None:
+                config = lineage.started_from(config, source, config.seed)
+            cells.append(replace(cell, config=config, config_hash=plan._hash(config, cell.axes, cell.again)))
+        return replace(plan, cells=tuple(cells))
 
     def _config(self, values: Mapping[str, Any], seed: int, tuned: Mapping[str, float]) -> TrialConfig:
         """The trial of a point, checked once for all seeds: checking takes most of the time of a large study's plan."""
         key = json.dumps([values, tuned])
         if key not in self._checked:
-            config = from_dict(TrialConfig, _with_values(self.trial, {**values, **tuned, "seed": seed}, list(tuned)))
+            data = with_values(self.trial, {**values, **tuned, "seed": seed}, list(tuned))
+            if self.study.stages is not None:
+                starts = lineage.source_point(self.study, values) is not None
+                if starts or data["start"]["source"] is None:
+                    data["start"] = lineage.start_fields(data, starts=starts)
+            config = from_dict(TrialConfig, data)
             if self.study.budget is not None:
-                config = _with_budget(config, self.study.budget)
+                config = with_budget(config, self.study.budget)
+            if (point := lineage.budget_point(self.study, values)) is not None:
+                config = lineage.with_flops_of(config, self.cell(point, seed, {}))
             _check_measured(self.study, config)
             self._checked[key] = config
         return self._checked[key].with_seed(seed)
@@ -178,11 +211,6 @@ class Plan:
     def point_name(self, values: Mapping[str, Any]) -> str:
         """A point's name for people, such as `division none 32`."""
         return " ".join(self.study.point_name(axis, values) for axis in self.study.axes)
-
-
-def point_key(point: Mapping[str, Any]) -> str:
-    """A point as text, whatever the order of its fields."""
-    return json.dumps(point, sort_keys=True)
 
 
 def make_plan(study: StudyConfig, base: Mapping[str, Any], overridden: Sequence[str] = ()) -> Plan:
@@ -202,26 +230,18 @@ def make_plan(study: StudyConfig, base: Mapping[str, Any], overridden: Sequence[
     """
     if set(study.tune) & set(overridden):
         study = replace(study, tune={})
-    axes = [_points(name, axis, base, overridden) for name, axis in study.axes.items()]
-    points = [
-        {field: value for point in combination for field, value in point.items()}
-        for combination in itertools.product(*axes)
-    ]
-    kept = [values for values in points if not any(_matches(values, rule) for rule in study.exclude)]
-    if not kept:
-        raise ValueError("exclude leaves no cell of the study")
     plan = Plan(
         study=study,
-        base=_shared(study, base),
+        base=shared(study, base),
         trial=dict(base),
-        points=tuple(kept),
+        points=grid_points(study, base, overridden),
         seed=base["seed"] if "seed" in overridden else None,
         whole=not any(name in axis for axis in study.axes.values() for name in overridden),
     )
     _check_seed(plan)
     # A tuned study's cells are checked here, with any of the values.
     cells = grid_cells(plan, lambda values: {name: tried[0] for name, tried in study.tune.items()})
-    return plan if study.tune else replace(plan, cells=cells).with_rounding()
+    return plan if study.tune else replace(plan, cells=cells).with_sources().with_rounding()
 
 
 def grid_cells(plan: Plan, tuned_at: Callable[[Mapping[str, Any]], Mapping[str, float]]) -> tuple[Cell, ...]:
@@ -255,53 +275,6 @@ def _check_seed(plan: Plan) -> None:
         raise ValueError(f"seed={plan.seed} is one of study.tuning.seeds {plan.study.tuning.seeds}; take another")
 
 
-def _matches(values: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
-    return all(values[field] in (wanted if isinstance(wanted, list) else [wanted]) for field, wanted in rule.items())
-
-
-def _with_budget(config: TrialConfig, budget: BudgetConfig) -> TrialConfig:
-    """The trial with as many images as the budget allows, rounded to the nearest number."""
-    if budget.unit == "images":
-        cost = 1.0
-    elif budget.unit == "tokens":
-        cost = float(config.model.num_tokens)
-    else:
-        cost = float(flops_per_image(config.model))
-    images = max(1, round(budget.amount / cost))
-    return replace(config, trainer=replace(config.trainer, max_images=images))
-
-
-def _points(
-    name: str, axis: Mapping[str, list[Any]], base: Mapping[str, Any], overridden: Sequence[str]
-) -> list[dict[str, Any]]:
-    """The axis' points, each a value for each of its fields."""
-    points = [dict(zip(axis, values, strict=True)) for values in zip(*axis.values(), strict=True)]
-    for field in axis:
-        if field not in overridden:
-            continue
-        value = reduce(getitem, field.split("."), base)
-        if len(axis) == 1:
-            return [{field: value}]
-        points = [point for point in points if point[field] == value]
-        if not points:
-            raise ValueError(f"{field}={value} is not among the values of the linked axis {name}: {axis[field]}")
-    return points
-
-
-def _with_values(base: Mapping[str, Any], values: Mapping[str, Any], tuned: Sequence[str] = ()) -> dict[str, Any]:
-    """A copy of `base` in which each dotted field has its value; fields of `tuned` are named so where one is wrong."""
-    changed = deepcopy(dict(base))
-    for field, value in values.items():
-        *parents, last = field.split(".")
-        node = changed
-        for part in parents:
-            node = node.get(part) if isinstance(node, dict) else None  # type: ignore[assignment]
-        if not isinstance(node, dict) or last not in node or (field in tuned and isinstance(node[last], dict)):
-            raise ValueError(f"{'tune' if field in tuned else 'axes'}: {field} is not a field of a trial")
-        node[last] = value
-    return changed
-
-
 def _check_measured(study: StudyConfig, config: TrialConfig) -> None:
     for objective in study.objectives:
         if (field := METRICS[objective.metric].not_measured(config.sampling)) is not None:
@@ -310,10 +283,3 @@ def _check_measured(study: StudyConfig, config: TrialConfig) -> None:
             raise ValueError(f"study.objectives names {objective.metric}, which {why}")
     if (sentence := unmeasurable(config)) is not None:
         raise ValueError(sentence)
-
-
-def _shared(study: StudyConfig, base: Mapping[str, Any]) -> dict[str, Any]:
-    varied = [field for axis in study.axes.values() for field in axis]
-    shared = _with_values(base, dict.fromkeys([*varied, *study.tune, "seed"]), list(study.tune))
-    plain: dict[str, Any] = json.loads(json.dumps(shared))
-    return plain

@@ -8,20 +8,29 @@ from typing import Any
 
 import pandas as pd
 
-from lina_lab.config import ResourcesConfig
+from lina_lab.config import StudyConfig
 from lina_lab.config.factors import FACTORS, PAIRING, Audit, AuditedCell
 from lina_lab.config.factors import audit as compared
 from lina_lab.records.files import CHECKPOINTS_KEPT
 from lina_lab.records.record import read_record
 from lina_lab.records.status import Phase
-from lina_lab.study.cost import checkpoint_bytes, memory_bytes, micro_batch, parameters, training_flops
+from lina_lab.study.cost import checkpoint_bytes, memory_bytes, micro_batch, parameters
 from lina_lab.study.forecast import known_so_far, resolution, to_follow
 from lina_lab.study.grid import Cell, Plan
+from lina_lab.study.lineage import own_flops, total_flops
 from lina_lab.study.rounds import notes
 from lina_lab.study.speed import Speed, speed_of
 from lina_lab.study.workspace import Workspace
 
-SHOWN = {"parameters": "{:,}", "FLOPs": "{:.3g}", "GiB a device": "{:.2g}", "hours": "{:.3g}"}
+TOTAL = "with its sources"
+"""Column of the training FLOPs of a cell and of all that it starts from."""
+SHOWN = {
+    "parameters": "{:,}",
+    "FLOPs": "{:.3g}",
+    TOTAL: "{:.3g}",
+    "GiB a device": "{:.2g}",
+    "hours": "{:.3g}",
+}
 """Column of numbers -> its format."""
 WORDS = "words"
 """The text encoder that needs no file, see `data.text`."""
@@ -32,22 +41,25 @@ ASSUMED = "hours, assumed"
 def cell_table(workspace: Workspace) -> pd.DataFrame:
     """A row for each cell: axes, seed, parameters, training FLOPs, memory of a device, steps, hours."""
     speed, study = speed_of(workspace), workspace.plan.study
-    phases = bool(study.tune) or study.rounding is not None
-    return pd.DataFrame([_row(cell, study.resources, speed, phases=phases) for cell in workspace.plan.cells])
+    return pd.DataFrame([_row(cell, study, speed) for cell in workspace.plan.cells])
 
 
-def _row(cell: Cell, resources: ResourcesConfig, speed: Speed | None, *, phases: bool) -> dict[str, Any]:
+def _row(cell: Cell, study: StudyConfig, speed: Speed | None) -> dict[str, Any]:
+    resources, stages = study.resources, study.stages
+    phases = bool(study.tune) or study.rounding is not None or stages is not None
     return {
         "cell": cell.config_hash,
         **{field.rpartition(".")[2]: str(value) for field, value in cell.axes.items()},
         **({"phase": cell.phase.value} if phases else {}),
+        **({"starts from": stages.starts.get(study.point_name(stages.axis, cell.axes), "")} if stages else {}),
         **{field.rpartition(".")[2]: f"{value:g}" for field, value in cell.tuned.items()},
         "seed": cell.config.seed,
         "parameters": parameters(cell.config.model),
-        "FLOPs": training_flops(cell.config),
+        "FLOPs": own_flops(cell),
+        **({TOTAL: total_flops(cell)} if stages is not None else {}),
         "GiB a device": memory_bytes(cell.config, resources) / 2**30,
         "steps": cell.config.max_steps,
-        "hours": float("nan") if speed is None else speed.seconds(cell.config, resources) / 3600,
+        "hours": float("nan") if speed is None else speed.seconds(cell, resources) / 3600,
     }
 
 
@@ -64,7 +76,7 @@ def describe(workspace: Workspace) -> str:
         merged = merged.groupby(points, sort=False, dropna=False)[tuned].agg(" ".join).reset_index()
     for name in ("seed", *tuned):
         merged.insert(len(plan.cells[0].axes) + len(tuned), name.replace("seed", "seeds"), merged.pop(name))
-    for name, shown in SHOWN.items():
+    for name, shown in {name: shown for name, shown in SHOWN.items() if name in merged}.items():
         merged[name] = merged[name].map(shown.format).replace("nan", "unknown")
     if speed is not None and not speed.cells:
         merged = merged.rename(columns={"hours": ASSUMED})

@@ -34,7 +34,7 @@ def grown(plan: Plan, states: States) -> Plan:
     at = tuned_at(plan, tuned)
     added, look = more_seeds(plan, states, at) if study.until is not None else ((), None)
     cells = (*trials, *grid_cells(plan, lambda point: fields_at(at, point)), *added)
-    return replace(plan, cells=cells, look=look).with_rounding()
+    return replace(plan, cells=cells, look=look).with_sources().with_rounding()
 
 
 def grows(plan: Plan) -> bool:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-from lina_lab.config import ResourcesConfig, TrialConfig
+from lina_lab.config import ResourcesConfig
 from lina_lab.records.record import read_record
 from lina_lab.records.status import CellStatus
 from lina_lab.study.cost import other_flops, training_flops
+from lina_lab.study.grid import Cell
+from lina_lab.study.lineage import own_flops
 from lina_lab.study.workspace import Workspace
 
 ENOUGH = 100
@@ -29,9 +31,9 @@ class Speed:
     cells: int = 0
     """Finished cells that it is measured on; 0: the rate is assumed."""
 
-    def seconds(self, config: TrialConfig, resources: ResourcesConfig) -> float:
-        """Seconds that a cell takes."""
-        return self.start + self.training * training_flops(config) + self.other * other_flops(config, resources)
+    def seconds(self, cell: Cell, resources: ResourcesConfig) -> float:
+        """Seconds that a cell takes, without what it starts from."""
+        return self.start + self.training * own_flops(cell) + self.other * other_flops(cell.config, resources)
 
 
 def speed_of(workspace: Workspace) -> Speed | None:

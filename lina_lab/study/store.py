@@ -32,10 +32,10 @@ from lina_lab.study.cells import (
 )
 from lina_lab.study.compared import check_compared, keep_compared, with_compared
 from lina_lab.study.correction import ABANDONED, begun_or_corrected, open_study
-from lina_lab.study.cost import training_flops
 from lina_lab.study.grid import Begun, Cell
 from lina_lab.study.identity import check_folder
 from lina_lab.study.lease import Lease, StaleLeases
+from lina_lab.study.lineage import critical_flops, ready, unusable
 from lina_lab.study.patience import patiently
 from lina_lab.study.rounds import grown, grows
 from lina_lab.study.stored import RETRIED, note_definition, setup_lock
@@ -212,9 +212,10 @@ class Store:
         self.adopt(self._known)
 
     def longest_first(self) -> None:
-        """Claim the costliest cells first from now on: several workers are then done sooner."""
+        """Claim the costliest chains of cells first from now on: several workers are then done sooner."""
         self._longest_first = True
-        self._order.sort(key=lambda config_hash: -training_flops(self._cells[config_hash].config))
+        flops = critical_flops(self._cells.values())
+        self._order.sort(key=lambda config_hash: -flops[config_hash])
 
     @_patient
     @defer_signals()
@@ -224,12 +225,29 @@ class Store:
         if claimed is not None:
             return claimed
         self.join()
+        self._refuse_unusable()
         return self._claim_known()
+
+    def _refuse_unusable(self) -> None:
+        """End each waiting cell as failed whose source has ended without weights to start from."""
+        if self.plan.study.stages is None:
+            return
+        for config_hash, sentence in unusable(self._cells.values(), self._known).items():
+            known, lease = self._known[config_hash], Lease.take(self.folder / config_hash)
+            if lease is None:
+                continue
+            if self.states()[config_hash] == known:
+                self._end_trial(known.trial_id, CellStatus.FAILED, sentence)
+                self.tell(f"{self._cells[config_hash].label}: {sentence}")
+            lease.release()
+        self._known = self.states()
 
     def _claim_known(self) -> Claim | None:
         for config_hash in self._order:
             cell, known = self._cells[config_hash], self._known.get(config_hash)
             if known is None or known.status not in CLAIMABLE or config_hash in self._passed:
+                continue
+            if not ready(cell, self._known):
                 continue
             # Whatever happens: this one need not be tried again before the next look at the store.
             self._passed.add(config_hash)

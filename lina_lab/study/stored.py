@@ -23,6 +23,7 @@ from lina_lab.study.cells import (
     FLOPS,
     IMAGES,
     OF_AN_ATTEMPT,
+    STARTS_FROM,
     CellState,
     end_trial,
     queued_again,
@@ -79,7 +80,7 @@ class StoredCell:
     @cached_property
     def point(self) -> dict[str, Any]:
         """Field -> value for the fields that the study varies or tunes, and the seed."""
-        known = {CELL, IMAGES, FLOPS, "seed", *OF_AN_ATTEMPT}
+        known = {CELL, IMAGES, FLOPS, STARTS_FROM, "seed", *OF_AN_ATTEMPT}
         varied = {current_name(field): value for field, value in self.attributes.items() if field not in known}
         return {**varied, "seed": self.attributes.get("seed")}
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lina_lab.config.verdict import RACING_SEEDS
 from lina_lab.decisions.tuning import Choice, ChoiceStatus, choose, choose_all, extended, rounded
 from lina_lab.records.status import CellStatus, Phase
-from lina_lab.study.grid import Cell, Plan, point_key
+from lina_lab.study.grid import Cell, Plan
+from lina_lab.study.points import point_key
 
 if TYPE_CHECKING:
     import optuna
