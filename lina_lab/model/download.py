@@ -14,17 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lina_lab.records.weights import ENDINGS, official_file, places_of_parts
 from lina_lab.util.errors import first_line
-from lina_lab.util.files import read_json
 
-STEM = "diffusion_pytorch_model"
-ENDINGS = (".safetensors", ".bin")
-"""Endings of weights; the first is preferred, since nothing in it is unpickled."""
-OTHER_ENDINGS = (".pt", ".pth", ".ckpt")
-"""Endings of other pickled weights, which are read if the file itself is named."""
-INDEX = ".index.json"
-PIPELINE_PART = "transformer"
-"""Folder of the model within a pipeline of diffusers."""
 SETS = ("state_dict", "model")
 """Keys under which a training script saves the weights of its model."""
 TORCH_WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -48,32 +40,7 @@ def read_official(source: Path) -> Weights:
     Raises:
         ValueError: there are no weights or several, or a file is missing, damaged or holds anything else.
     """
-    return _unprefixed(_read(_file(source) if source.is_dir() else source), source)
-
-
-def _file(folder: Path) -> Path:
-    """The one file in a folder that holds the weights or their index."""
-    names = sorted(file.name for file in folder.iterdir())
-    for ending in ENDINGS:
-        for name in (f"{STEM}{ending}", f"{STEM}{ending}{INDEX}"):
-            if name in names:
-                return folder / name
-    for ending in ENDINGS:
-        # diffusers wrote a variant's index as `.safetensors.index.fp16.json` before `.safetensors.fp16.index.json`.
-        form = rf"{STEM}(\.[^.]+{ending}|{ending}\.[^.]+\.index\.json|{ending}\.index\.[^.]+\.json)"
-        variants = [name for name in names if re.fullmatch(form, name)]
-        if len(variants) > 1:
-            raise ValueError(f"{folder} holds several variants of the weights: give one file of {', '.join(variants)}")
-        if variants:
-            return folder / variants[0]
-    if (folder / PIPELINE_PART).is_dir():
-        return _file(folder / PIPELINE_PART)
-    missing = f"{folder} has neither {STEM}{ENDINGS[0]} nor {STEM}{ENDINGS[1]}"
-    if parts := [name for name in names if re.search(r"-\d+-of-\d+\.", name)]:
-        raise ValueError(f"{missing}, and parts such as {parts[0]} without their index: download the file *{INDEX} too")
-    if others := [name for name in names if name.endswith((*ENDINGS, *OTHER_ENDINGS))]:
-        raise ValueError(f"{missing}: if {others[0]} holds the weights, give that file")
-    raise ValueError(f"{missing}, nor an index of their parts, nor a folder {PIPELINE_PART}")
+    return _unprefixed(_read(official_file(source) if source.is_dir() else source), source)
 
 
 def _read(file: Path) -> Weights:
@@ -90,16 +57,8 @@ def _read(file: Path) -> Weights:
 
 def _read_parts(index: Path) -> Weights:
     """Join the parts that an index names; each tensor must lie in the part that the index names for it."""
-    content = read_json(index)
-    places = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(places, dict) or not places:
-        raise ValueError(f"{index} is not an index of weights: it has no weight_map")
-    weights: Weights = {}
-    for part in sorted(set(map(str, places.values()))):
-        if Path(part).name != part or not part.endswith(ENDINGS):
-            raise ValueError(f"{index} names {part!r}, which is not a file of weights beside it")
-        if not (index.parent / part).exists():
-            raise ValueError(f"{index.parent} lacks {part}, a part of the weights that {index.name} names: download it")
+    places, weights = places_of_parts(index), Weights()
+    for part in sorted(set(places.values())):
         found, listed = _read(index.parent / part), {name for name, place in places.items() if place == part}
         if differing := sorted(listed ^ set(found)):
             raise ValueError(

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from lina_lab.config import LinaConfig, from_stored, to_dict
 from lina_lab.model.lina import LINA
+from lina_lab.records.files import CONFIG_FILE
+from lina_lab.records.weights import MODEL_FILE
 from lina_lab.util.files import atomic
 
-CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
+CONFIG, WEIGHTS = CONFIG_FILE, MODEL_FILE
 
 
 def not_finite(weights: Mapping[str, Tensor]) -> str:

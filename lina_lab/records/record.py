@@ -69,7 +69,7 @@ def follow_run(folder: Path, mlflow_run: str, *, anew: bool = False) -> bool:
     Returns:
         Whether this run has the curve so far, or will have it when what waits in the folder is delivered.
     """
-    same = _noted_run(folder) == mlflow_run
+    same = noted_run(folder) == mlflow_run
     if same and not anew:
         return True
     curve = read_curve(folder)
@@ -84,7 +84,8 @@ def follow_run(folder: Path, mlflow_run: str, *, anew: bool = False) -> bool:
     return curve is not None
 
 
-def _noted_run(folder: Path) -> str | None:
+def noted_run(folder: Path) -> str | None:
+    """The run that a cell's metrics go to; None: none is noted."""
     try:
         return (folder / files.RUN_FILE).read_text().strip()
     except (FileNotFoundError, UnicodeDecodeError):

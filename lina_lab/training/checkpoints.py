@@ -12,11 +12,11 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from lina_lab.records.curve import Point
 from lina_lab.records.files import CHECKPOINTS, CHECKPOINTS_KEPT
+from lina_lab.records.weights import digest_file, written_hash
 from lina_lab.training.mlflow_logger import BufferedMLflowLogger
 from lina_lab.util.files import atomic, sha256, write_atomically
 
 PATTERN = f"{CHECKPOINTS}.ckpt"
-DIGEST = ".sha256"
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(draft)
             if trainer.is_global_zero:
                 # Before the file has its name: without a digest it would pass for a damaged one.
-                write_atomically(_digest_file(path), sha256(draft) + "\n")
+                write_atomically(digest_file(path), sha256(draft) + "\n")
         if trainer.is_global_zero:
             for old in sorted(self.folder.glob(PATTERN))[:-CHECKPOINTS_KEPT]:
                 old.unlink()
-                _digest_file(old).unlink(missing_ok=True)
+                digest_file(old).unlink(missing_ok=True)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._random is not None:
@@ -92,11 +92,4 @@ def newest(folder: Path) -> tuple[SavedStep | None, list[str]]:
 
 
 def _whole(path: Path) -> bool:
-    try:
-        return _digest_file(path).read_bytes().strip() == sha256(path).encode()
-    except (FileNotFoundError, IsADirectoryError):
-        return False
-
-
-def _digest_file(path: Path) -> Path:
-    return path.with_name(path.name + DIGEST)
+    return written_hash(path) == sha256(path)
