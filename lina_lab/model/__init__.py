@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from lina_lab.model.inputs import LossInputs, sample_loss_inputs, sample_step_inputs
     from lina_lab.model.layout import load_official, save_official
     from lina_lab.model.lina import LINA
-    from lina_lab.model.resizing import resize
 
 __all__ = [
     "LINA",
@@ -19,7 +18,6 @@ __all__ = [
     "initialize",
     "load_model",
     "load_official",
-    "resize",
     "sample_loss_inputs",
     "sample_step_inputs",
     "save_model",
@@ -32,7 +30,6 @@ MODULES = {
     "initialize": "initialization",
     "load_model": "folder",
     "load_official": "layout",
-    "resize": "resizing",
     "sample_loss_inputs": "inputs",
     "sample_step_inputs": "inputs",
     "save_model": "folder",
