@@ -131,7 +131,7 @@ def run(config: SampleConfig) -> int:
     console = Console()
     rank, world_size = torchrun_layout()
     device = local_device()
-    trained, out = load_trained(Path(config.checkpoint), config.weights), Path(config.out)
+    trained, out = load_trained(config.checkpoint, config.weights), Path(config.out)
     prompts = [] if config.prompts is None else read_prompts(Path(config.prompts))
     text = None if config.shards is None else read_manifest(Path(config.shards)).text
     recipe = recipe_of(config, trained, [metadata["prompt"] for metadata in prompts], text)

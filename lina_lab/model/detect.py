@@ -33,12 +33,15 @@ class Found:
     """One sentence for each field that does not follow from the weights."""
 
 
-def detect(weights: Mapping[str, Tensor], known: Mapping[str, Any] | None = None) -> Found:
+def detect(
+    weights: Mapping[str, Tensor], known: Mapping[str, Any] | None = None, like: LinaConfig | None = None
+) -> Found:
     """The configuration of a whole model's weights in the authors' layout.
 
     Args:
         weights: names to tensors; only their shapes are used.
         known: known fields of the configuration, which replace what would be found.
+        like: a model that has what the weights do not show of heads, latents and texts; None: the published ones.
 
     Raises:
         ValueError: the weights are not those of such a model, or more fields must be known.
@@ -67,9 +70,11 @@ def detect(weights: Mapping[str, Tensor], known: Mapping[str, Any] | None = None
         fields["num_classes"] = shapes["label_embed.weight"][0] - 1
     if "text_embed.proj.weight" in shapes:
         fields["text_dim"] = shapes["text_embed.proj.weight"][1]
-        assumed.append(("text_length", "text_length=256: a text's length is not in the weights"))
-    fields["num_heads"] = _heads(shapes, dim, known.get("num_heads"))
-    fields["latent_size"] = _latent_size(shapes, dim, patch, assumed)
+        length = 256 if like is None or like.text_dim is None else like.text_length
+        assumed.append(("text_length", f"text_length={length}: a text's length is not in the weights"))
+        fields["text_length"] = length
+    fields["num_heads"] = _heads(shapes, dim, known.get("num_heads"), like)
+    fields["latent_size"] = _latent_size(shapes, dim, patch, assumed, like)
     fields |= _attentions(shapes, fields, assumed)
     for name, value in known.items():
         both = isinstance(value, Mapping) and isinstance(fields.get(name), Mapping)
@@ -98,7 +103,7 @@ def _sizes(shapes: Shapes, dim: int, size: str) -> Iterator[int]:
                 yield found[size]
 
 
-def _heads(shapes: Shapes, dim: int, known: int | None) -> int:
+def _heads(shapes: Shapes, dim: int, known: int | None, like: LinaConfig | None) -> int:
     if known is not None:
         return known
     found = set(_sizes(shapes, dim, "heads"))
@@ -106,20 +111,25 @@ def _heads(shapes: Shapes, dim: int, known: int | None) -> int:
         raise ValueError(f"the attentions have different numbers of heads: {sorted(found)}")
     if found:
         return found.pop()
+    if like is not None and like.dim == dim:
+        return like.num_heads
     if dim not in KNOWN_HEADS:
         raise ValueError(f"the number of heads at width {dim} is not in the weights: give model.num_heads=N")
     return KNOWN_HEADS[dim]
 
 
-def _latent_size(shapes: Shapes, dim: int, patch: int, assumed: list[tuple[str, str]]) -> tuple[int, int]:
+def _latent_size(
+    shapes: Shapes, dim: int, patch: int, assumed: list[tuple[str, str]], like: LinaConfig | None
+) -> tuple[int, int]:
     """From the length of a gate by position: N image tokens on a square, and those of half the side, rounded up."""
     lengths = set(_sizes(shapes, dim, "tokens"))
     if len(lengths) > 1:
         raise ValueError(f"the gates are of different lengths: {sorted(lengths)}")
     if not lengths:
-        side = UNGATED_GRID
-        assumed.append(("latent_size", f"latent_size=[{side * patch},{side * patch}]: no gate shows the grid"))
-        return side * patch, side * patch
+        published = (UNGATED_GRID * patch, UNGATED_GRID * patch)
+        height, width = like.latent_size if like is not None and like.patch_size == patch else published
+        assumed.append(("latent_size", f"latent_size=[{height},{width}]: no gate shows the grid"))
+        return height, width
     tokens = lengths.pop()
     for side in range(1, isqrt(tokens) + 1):
         if side**2 + ((side + 1) // 2) ** 2 == tokens:

@@ -51,13 +51,10 @@ class Inherited:
         parts = [f"{len(self.taken)} parameters taken"]
         if self.interpolated:
             parts.append(f"{len(self.interpolated)} interpolated")
-        parts += [
-            f"{len(names)} {what} ({_some(names)})" for what, names in vars(self).items() if what in LISTED if names
-        ]
+        for what, names in (("drawn", self.drawn), ("left", self.left)):
+            if names:
+                parts.append(f"{len(names)} {what} ({_some(names)})")
         return ", ".join(parts)
-
-
-LISTED = ("drawn", "left")
 
 
 def inherit(model: LINA, weights: Mapping[str, Tensor], source: LinaConfig, start: StartConfig) -> Inherited:

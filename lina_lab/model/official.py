@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from lina_lab.config import LinaConfig
 from lina_lab.model.detect import Found, detect
 from lina_lab.model.download import read_official
 from lina_lab.model.folder import CONFIG, WEIGHTS, not_finite, save_model
@@ -25,11 +26,28 @@ def convert(source: Path, target: Path, known: Mapping[str, object] | None = Non
     """
     if (target / CONFIG).exists() or (target / WEIGHTS).exists():
         raise FileExistsError(f"{target} holds a model already")
+    model, found = official_model(source, known)
+    save_model(model, target)
+    return found
+
+
+def official_model(
+    source: Path, known: Mapping[str, object] | None = None, like: LinaConfig | None = None
+) -> tuple[LINA, Found]:
+    """The model of downloaded weights, and what was found and assumed of it.
+
+    Args:
+        source: see `convert`.
+        known: see `convert`.
+        like: see `detect`.
+
+    Raises:
+        ValueError: see `convert`.
+    """
     weights = read_official(source)
     if broken := not_finite(weights):
         raise ValueError(f"the weights in {source} are not finite ({broken}): the download or the training is damaged")
-    found = detect(weights, known)
+    found = detect(weights, known, like)
     model = LINA(found.config)
     load_official(model, weights)
-    save_model(model, target)
-    return found
+    return model, found

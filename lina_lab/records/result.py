@@ -113,6 +113,8 @@ class TrialResult:
     """Step at which the last attempt resumed it; None: it started at the beginning."""
     problems: tuple[str, ...] = ()
     """Problems that did not end training."""
+    origin: str | None = None
+    """What it started from, and what became of those weights; None: weights that were drawn from the seed."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "TrialResult":

@@ -25,6 +25,7 @@ def problems(plan: Plan, command: CommandConfig) -> Iterator[str]:
             yield str(error)
     found = (_problem_of_data(config) for config in _different_data(cell.config for cell in plan.cells))
     yield from dict.fromkeys(problem for problem in found if problem is not None)
+    yield from dict.fromkeys(_problems_of_sources((cell.config for cell in plan.cells), command.paths.folder))
 
 
 def _different_data(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
@@ -48,6 +49,22 @@ def _problem_of_data(config: TrialConfig) -> str | None:
     except (ValueError, OSError) as error:
         return str(error)
     return None
+
+
+def _problems_of_sources(configs: Iterable[TrialConfig], runs: Path) -> Iterator[str]:
+    """Sentences on weights from elsewhere that a trial cannot start from; each source and model is looked at once."""
+    kinds: dict[str, TrialConfig] = {}
+    for config in configs:
+        if config.start.source is not None:
+            # All of a trial must be equal to go on with its training, and the model alone to take weights.
+            whole = config.start.state == "training"
+            kinds.setdefault(str((config.start, to_dict(config if whole else config.model))), config)
+    for config in kinds.values():
+        # Reading checkpoints takes torch, which a plan without sources does without.
+        from lina_lab.training.start import planned_problem
+
+        if (problem := planned_problem(config, runs)) is not None:
+            yield problem
 
 
 def _check_files(config: TrialConfig) -> None:

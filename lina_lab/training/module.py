@@ -15,14 +15,14 @@ from lina_lab.config.history import PLACES
 from lina_lab.data.batch import DATA_STATE, Batch
 from lina_lab.data.order import RankLayout
 from lina_lab.model import LINA, LossInputs, initialize, sample_step_inputs
-from lina_lab.training.optimizer_state import State, with_names
+from lina_lab.model.inherit import Inherited
+from lina_lab.training.optimizer_state import LAYOUT, State, with_names
 from lina_lab.training.optimizers import make_optimizer
+from lina_lab.training.start import Start, go_on
 from lina_lab.training.validation import frozen_loss_inputs
 from lina_lab.util.nested import flatten
 from lina_lab.util.partition import held_out
 
-LAYOUT = 3
-"""Version of the layout of checkpoints. 3: the optimizer's state by parameter names, the data module's under `data`."""
 INDEXED_LAYOUT = 2
 """Written by version 0.1: the optimizer's state by the parameters' indices, the data module's under its class name."""
 VALIDATION_WEIGHTS = ("raw", "ema")
@@ -37,14 +37,27 @@ class LinaModule(L.LightningModule):
 
     Args:
         config: the trial.
+        start: what it starts from; None: weights that are drawn from the seed, or those of its own checkpoint.
+
+    Raises:
+        ValueError: the weights do not fit the model.
     """
 
-    def __init__(self, config: TrialConfig) -> None:
+    def __init__(self, config: TrialConfig, start: Start | None = None) -> None:
         super().__init__()
         self.save_hyperparameters(to_dict(config))
         self.config = config
         self.model = LINA(config.model)
         initialize(self.model, config.seed, config.trainer.rng_version)
+        self.inherited: Inherited | None = None
+        """What became of the weights that training starts from."""
+        self.origin: str | None = None
+        """What training started from, as a sentence."""
+        self._goes_on = False
+        """Whether the checkpoint that is to be loaded is of the source."""
+        if start is not None:
+            self.inherited = start.give(self.model, config)
+            self.origin, self._goes_on = start.note(self.inherited), start.checkpoint is not None
         self.frozen: list[tuple[LossInputs, int]] = []
         """For each validation batch the loss inputs of this rank's images, and how many of these images count."""
         self.averages = False
@@ -105,6 +118,8 @@ class LinaModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["layout"] = LAYOUT
+        if self.origin is not None:
+            checkpoint["origin"] = self.origin
         if self.device_mesh is None:
             checkpoint["optimizer_states"] = [get_optimizer_state_dict(self, o) for o in self.trainer.optimizers]
         else:
@@ -121,7 +136,17 @@ class LinaModule(L.LightningModule):
         layout = checkpoint.get("layout")
         if layout not in (INDEXED_LAYOUT, LAYOUT):
             raise ValueError("the checkpoint was written by another version of lina_lab: move the cell's folder away")
-        self._check_configuration(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
+        if self._goes_on:
+            layout_of_ranks = RankLayout.of(self.trainer)
+            go_on(
+                checkpoint,
+                self.config,
+                accumulate_grad_batches=layout_of_ranks.accumulate_grad_batches,
+                callbacks={callback.state_key for callback in self.trainer.callbacks},  # type: ignore[attr-defined]
+            )
+        else:
+            self._check_configuration(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
+            self.origin = checkpoint.get("origin")
         if layout == LAYOUT:
             checkpoint[self._data_name] = checkpoint.pop(DATA_STATE)
         if self.device_mesh is None:
@@ -134,6 +159,17 @@ class LinaModule(L.LightningModule):
             for optimizer, state in zip(self.trainer.optimizers, self._optimizer_states, strict=True):
                 set_optimizer_state_dict(self, optimizer, state)
         self._optimizer_states = []
+        if self._goes_on:
+            self._set_rates()
+
+    def _set_rates(self) -> None:
+        """Have the next step's rate follow this trial's schedule, not the one of the source."""
+        for config in self.trainer.lr_scheduler_configs:
+            scheduler = config.scheduler
+            assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
+            rates = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            for group, base, factor in rates:
+                group["lr"] = base * factor(scheduler.last_epoch)
 
     def _check_averaging(self) -> None:
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]

@@ -54,11 +54,15 @@ class ShardedAverage(ExponentialAverage):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, ShardedModule)
-        twin = LinaModule(pl_module.config).to(trainer.strategy.root_device)
+        twin = LinaModule(pl_module.config)
+        # Not sharded yet, and maybe those of another model.
+        twin.load_state_dict(pl_module.state_dict())
+        twin = twin.to(trainer.strategy.root_device)
         average = AveragedModel(twin, avg_fn=get_ema_avg_fn(self.decay), use_buffers=False)  # type: ignore[no-untyped-call]
         set_averaged_model(self, average)
         shard(self.averaged().model, data_mesh(pl_module))
         pl_module.averages = True
+        self._begin(pl_module)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Write the same entries as without sharding, whole, on the first rank."""

@@ -29,6 +29,7 @@ from lina_lab.training.callbacks.captions import CaptionAccuracy
 from lina_lab.training.callbacks.consistency import ConsistencyCheck, WeightSyncCheck
 from lina_lab.training.callbacks.ema import ExponentialAverage
 from lina_lab.training.callbacks.fid import FIDCallback
+from lina_lab.training.callbacks.moments import TakeMoments
 from lina_lab.training.callbacks.progress import ProgressMeter
 from lina_lab.training.callbacks.sample_grid import SampleGrid
 from lina_lab.training.callbacks.step_sync import StepSync
@@ -37,6 +38,7 @@ from lina_lab.training.checkpoints import Checkpoints, newest
 from lina_lab.training.divergence import DivergedError
 from lina_lab.training.mlflow_logger import BufferedMLflowLogger
 from lina_lab.training.module import LinaModule
+from lina_lab.training.start import Start, initial
 from lina_lab.training.stopping import CancelledError, PreemptedError, StopSignals
 from lina_lab.training.strategy import strategy_for
 from lina_lab.training.threads import fixed_threads
@@ -63,10 +65,10 @@ def run_trial(
 ) -> TrialResult:
     """Train one model, and leave checkpoints and a grid of pictures in `folder`.
 
-    Resumes from the newest whole checkpoint in the folder. Two runs of one configuration on one kind of machine give
-    the same losses, bit for bit, however often one of them was interrupted and however many processors there are. Where
-    several ranks train it, each calls this, and each returns the same result; losses then differ from one rank's by
-    rounding alone.
+    Resumes from the newest whole checkpoint in the folder; without one, it starts as `config.start` says. Two runs of
+    one configuration on one kind of machine give the same losses, bit for bit, however often one of them was
+    interrupted and however many processors there are. Where several ranks train it, each calls this, and each returns
+    the same result; losses then differ from one rank's by rounding alone.
 
     Args:
         config: the trial.
@@ -81,7 +83,8 @@ def run_trial(
 
     Raises:
         ValueError: ranks differ in code, packages, configuration or checkpoint, the folder's checkpoint is of another
-            trial, the batch cannot be divided, or the trial cannot measure what it asks for.
+            trial, the weights to start from are not there or do not fit, the batch cannot be divided, or the trial
+            cannot measure what it asks for.
         KeyboardInterrupt, SystemExit: on Ctrl-C, and on SIGTERM where that is an exception
             (`signals.stops_as_exceptions`), after Lightning has closed the loggers.
     """
@@ -105,7 +108,9 @@ def _train(
     forget_peak_memory()
     checkpoint, problems = newest(folder)
     logger = None if tracking is None else BufferedMLflowLogger(tracking, folder)
-    module, average = _module_and_average(config, resources)
+    start = initial(config, folder) if checkpoint is None else None
+    path = (None if start is None else start.checkpoint) if checkpoint is None else checkpoint.path
+    module, average = _module_and_average(config, resources, start)
     timer, communication, profiler = TrialTimer(), CommunicationClock(), StepProfiler()
     meter = ProgressMeter(config, timer, peak_memory_mib, log)
     checkpoints, pictures = Checkpoints(folder, logger), SampleGrid(config, folder / PICTURE_FILE, average)
@@ -124,7 +129,8 @@ def _train(
             logger=logger or False,
             # Lightning calls them in this order.
             callbacks=[
-                ConsistencyCheck(config, None if checkpoint is None else checkpoint.path),
+                ConsistencyCheck(config, path),
+                *([] if start is None else [TakeMoments(start)]),
                 timer,
                 communication,
                 WeightSyncCheck(),
@@ -143,15 +149,14 @@ def _train(
             use_distributed_sampler=False,
         )
         status = TrialStatus.DONE
-        error, start = None, time.perf_counter()
+        error, begun = None, time.perf_counter()
         data = make_data(config)
         with _interruptible(trainer):
             try:
-                path = None if checkpoint is None else checkpoint.path
                 trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
             except (DivergedError, CancelledError, PreemptedError) as ended:
                 status, error = ENDS[type(ended)], str(ended)
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - begun
     logged = {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
     problems += [
         *cautions(config),
@@ -177,6 +182,7 @@ def _train(
         error=error,
         resumed_at=None if checkpoint is None else checkpoint.step,
         problems=tuple(problems),
+        origin=module.origin,
     )
 
 
@@ -189,12 +195,14 @@ def _evaluations(config: TrialConfig, folder: Path, average: ExponentialAverage)
     ]
 
 
-def _module_and_average(config: TrialConfig, resources: ResourcesConfig) -> tuple[LinaModule, ExponentialAverage]:
+def _module_and_average(
+    config: TrialConfig, resources: ResourcesConfig, start: Start | None
+) -> tuple[LinaModule, ExponentialAverage]:
     if resources.strategy == "ddp":
-        return LinaModule(config), ExponentialAverage(config.ema)
+        return LinaModule(config, start), ExponentialAverage(config.ema)
     from lina_lab.training.sharding import ShardedAverage, ShardedModule
 
-    return ShardedModule(config), ShardedAverage(config.ema)
+    return ShardedModule(config, start), ShardedAverage(config.ema)
 
 
 def forget_peak_memory() -> None:

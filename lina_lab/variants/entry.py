@@ -174,7 +174,7 @@ class Gate(Variant):
     """As in `Variant`; None for a gate that acts on the output alone, which goes with every core."""
     why: str = "it acts after the feature map"
     by_position: tuple[str, ...] = ()
-    """Names of its parameters that hold a weight for each token, [H or 1, T, 1]; another resolution interpolates them."""
+    """Names of its parameters that hold a weight for each token, [H or 1, T, 1]; `inherit` interpolates them."""
 
 
 @dataclass(frozen=True, kw_only=True)

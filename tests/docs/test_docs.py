@@ -274,6 +274,19 @@ def test_the_example_in_python_runs() -> None:
     assert names["images"].shape == (6, 1, 8, 8)
 
 
+def test_the_training_loop_of_plain_pytorch_learns_and_generates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, typing.Any] = {}
+    exec("\n".join(blocks((ROOT / "docs/plain-pytorch.md").read_text(), "python")), names)
+    losses = names["losses"]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    assert (tmp_path / "three.png").exists()
+    assert all(".attn." in name for name in names["inherited"].drawn + names["inherited"].left)
+    assert names["inherited"].taken
+
+
 def test_the_readme_can_be_read_in_three_minutes() -> None:
     words = prose((ROOT / "README.md").read_text()).split()
     assert len(words) < 750

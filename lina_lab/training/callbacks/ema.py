@@ -8,7 +8,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lina_lab.config import EmaConfig
 from lina_lab.training.module import LinaModule
-from lina_lab.util.compat.lightning import averaged_module, swap_models
+from lina_lab.util.compat.lightning import averaged_model, averaged_module, swap_models
 
 
 class ExponentialAverage(WeightAveraging):
@@ -33,6 +33,12 @@ class ExponentialAverage(WeightAveraging):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         cast(LinaModule, pl_module).averages = stage == "fit"
+        self._begin(cast(LinaModule, pl_module))
+
+    def _begin(self, module: LinaModule) -> None:
+        """Have the first update count the weights that training starts from, unless they are drawn."""
+        if module.inherited is not None:
+            averaged_model(self).n_averaged.fill_(1)
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """After every `every_n_steps` steps, counted from the first one."""
