@@ -35,7 +35,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 def composed(*arguments: str) -> tuple[Plan, PathsConfig, CommandConfig]:
     found = compose(CommandLine(arguments))
-    return make_plan(found.study, found.base, found.overridden), found.paths, found.command
+    return make_plan(found.study, found.base, found.overridden, found.paths.folder), found.paths, found.command
 
 
 def write(folder: Path, name: str, text: str) -> None:

@@ -76,7 +76,7 @@ class StudyCommand:
             found = compose(line)
             from lina_lab.study.rounds import grown
 
-            plan = grown(make_plan(found.study, found.base, found.overridden), {})
+            plan = grown(make_plan(found.study, found.base, found.overridden, found.paths.folder), {})
             workspace = Workspace.of(plan, found.paths)
         except BrokenPipeError:
             raise

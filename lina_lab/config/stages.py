@@ -1,6 +1,6 @@
 """Cells that start from other cells of the same study."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import field
 from typing import Annotated
 
@@ -47,6 +47,13 @@ class StagesConfig(Checked):
                     f"same_flops: {point} starts from drawn weights and has the budget of another point, whose own "
                     "budget is given"
                 )
+
+    def problems_of_names(self, points: Sequence[str]) -> Iterator[str]:
+        """A sentence for each name that is not one of the axis' points."""
+        named = [*self.starts.items(), *self.same_flops.items()]
+        for name in dict.fromkeys([*(part for pair in named for part in pair), *self.not_compared]):
+            if name not in points:
+                yield f"stages: {self.axis} has no value {name}; it has {', '.join(points)}"
 
     def lineage(self, point: str) -> list[str]:
         """The points that a point starts from: the nearest first."""

@@ -67,6 +67,9 @@ class StudyConfig(Checked):
     {threads: 2} or {accumulate_grad_batches: 2, seeds: [0]}; null: not measured."""
     stages: StagesConfig | None = None
     """Cells that start from the weights of others; null: each cell starts from drawn weights, or from start.source."""
+    extends: str | None = None
+    """Another study in the folder of runs with a smaller trainer.max_images: each cell that differs from a finished one
+    of it in the budget alone goes on where that ended; null: none."""
     resources: ResourcesConfig = ResourcesConfig()
     """Hardware of each cell; not part of its config hash."""
 
@@ -182,23 +185,25 @@ class StudyConfig(Checked):
             yield f"rounding.seeds: {foreign} are not seeds of the study"
 
     def _problems_of_stages(self) -> Iterator[str]:
-        stages = self.stages
-        if stages is None:
+        if self.extends is not None:
+            for name, value in {"stages": self.stages, "rounding": self.rounding}.items():
+                if value is not None:
+                    yield f"extends and {name} do not go together"
+            if self.extends == self.name:
+                yield f"extends={self.extends} is the study itself: give the longer one another name (study.name=...)"
+        if self.stages is None:
             return
+        stages = self.stages
         if stages.axis not in self.axes or stages.axis == self.size_axis:
             yield f"stages.axis={stages.axis} is not an axis that makes variants"
             return
-        named = [*stages.starts.items(), *stages.same_flops.items()]
-        for name in dict.fromkeys([*(part for pair in named for part in pair), *stages.not_compared]):
-            if name not in self.point_names(stages.axis):
-                yield f"stages: {stages.axis} has no value {name}; it has {', '.join(self.point_names(stages.axis))}"
+        yield from stages.problems_of_names(self.point_names(stages.axis))
         if self.tune:
             yield "stages and tune do not go together: tune each stage in a study of its own, and give its value"
         primary = self.primary
         if primary is not None:
             sides = [primary.treatment, primary.baseline] if primary.axis == stages.axis else []
-            sides += [name for axis, name in primary.at.items() if axis == stages.axis]
-            for name in sides:
+            for name in [*sides, *(name for axis, name in primary.at.items() if axis == stages.axis)]:
                 if name in stages.not_compared:
                     yield f"stages.not_compared: {name} is in the primary comparison"
 

@@ -6,6 +6,8 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lina_lab.config import StudyConfig, TrialConfig, from_dict
@@ -15,6 +17,7 @@ from lina_lab.config.metrics import METRICS
 from lina_lab.config.model import mixed_widths
 from lina_lab.records.status import Phase
 from lina_lab.study import lineage
+from lina_lab.study.extension import Extension, images_of
 from lina_lab.study.points import grid_points, shared, with_budget, with_values
 
 if TYPE_CHECKING:
@@ -68,6 +71,8 @@ class Plan:
     begun: Begun = Begun()
     seed: int | None = None
     """The only seed, if the command line fixes it."""
+    runs: Path = Path("runs")
+    """Folder of all results, where weights to start from may be."""
     whole: bool = True
     """The command line fixes no field of an axis."""
     cells: tuple[Cell, ...] = ()
@@ -123,6 +128,9 @@ class Plan:
                 before = {"flops_before": lineage.total_flops(source)}
                 if config.start.state == "training":
                     before["images_before"] = source.config.images_seen
+            elif (extension := self._extension) is not None:
+                config = extension.extended(config)
+                before = {"images_before": images_of(config)}
             shown = [f"{name.rpartition('.')[2]} {value:g}" for name, value in tuned.items()]
             parts = [self.point_name(values), *(shown if phase is Phase.TUNING else []), f"seed {seed}"]
             self._made[key] = Cell(
@@ -135,6 +143,11 @@ class Plan:
                 **before,
             )
         return self._made[key]
+
+    @cached_property
+    def _extension(self) -> Extension | None:
+        """The study that this one extends."""
+        return None if self.study.extends is None else Extension(self.runs / self.study.extends)
 
     def _source(self, values: Mapping[str, Any], seed: int) -> Cell | None:
         """The cell that the cell of a point starts from."""
@@ -199,7 +212,7 @@ class Plan:
                 starts = lineage.source_point(self.study, values) is not None
                 if starts or data["start"]["source"] is None:
                     data["start"] = lineage.start_fields(data, starts=starts)
-            config = from_dict(TrialConfig, data)
+            config = lineage.with_hash(from_dict(TrialConfig, data), self.runs)
             if self.study.budget is not None:
                 config = with_budget(config, self.study.budget)
             if (point := lineage.budget_point(self.study, values)) is not None:
@@ -213,7 +226,9 @@ class Plan:
         return " ".join(self.study.point_name(axis, values) for axis in self.study.axes)
 
 
-def make_plan(study: StudyConfig, base: Mapping[str, Any], overridden: Sequence[str] = ()) -> Plan:
+def make_plan(
+    study: StudyConfig, base: Mapping[str, Any], overridden: Sequence[str] = (), runs: Path = Path("runs")
+) -> Plan:
     """Cross the axes and the seeds.
 
     Args:
@@ -221,13 +236,16 @@ def make_plan(study: StudyConfig, base: Mapping[str, Any], overridden: Sequence[
         base: the trial's fields as plain nested data.
         overridden: fields that the command line fixes: an axis that varies one keeps only the value in `base`, and one
             that the study tunes is not tuned.
+        runs: folder of all results, where weights to start from may be.
 
     Returns:
         The plan with the cells that depend on no result: none yet where a field is tuned, see `rounds.grown`.
 
     Raises:
-        ValueError: the study varies an unknown field, a trial refuses a value, or two cells are equal.
+        ValueError: the study varies an unknown field, a trial refuses a value, two cells are equal, or weights to start
+            from are not there.
     """
+    base = lineage.with_hash_of_source(base, runs)
     if set(study.tune) & set(overridden):
         study = replace(study, tune={})
     plan = Plan(
@@ -235,6 +253,7 @@ def make_plan(study: StudyConfig, base: Mapping[str, Any], overridden: Sequence[
         base=shared(study, base),
         trial=dict(base),
         points=grid_points(study, base, overridden),
+        runs=runs,
         seed=base["seed"] if "seed" in overridden else None,
         whole=not any(name in axis for axis in study.axes.values() for name in overridden),
     )

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lina_lab.config import StudyConfig, TrialConfig, to_dict
 from lina_lab.config.start import StartConfig
 from lina_lab.records.status import CellStatus, Phase
+from lina_lab.records.weights import locate
 from lina_lab.study.cost import flops_per_image, training_flops
 
 if TYPE_CHECKING:
@@ -60,6 +62,27 @@ def phase_of(study: StudyConfig, values: Mapping[str, Any]) -> Phase:
 def start_fields(base: Mapping[str, Any], *, starts: bool) -> dict[str, Any]:
     """A trial's fields of `start`: those of a point that starts from another one, or the defaults."""
     return {**base["start"], "source": None, "sha256": None, "cell": UNKNOWN} if starts else to_dict(StartConfig())
+
+
+def with_hash_of_source(base: Mapping[str, Any], runs: Path) -> Mapping[str, Any]:
+    """A trial's nested data with the hash of the weights that `start.source` names, unless it is there.
+
+    Raises:
+        ValueError: there are no weights.
+    """
+    # A stored study of an earlier version has no such section.
+    start = base.get("start", {})
+    if start.get("source") is None or start.get("sha256") is not None:
+        return base
+    return {**base, "start": {**start, "sha256": locate(start["source"], runs).sha256}}
+
+
+def with_hash(config: TrialConfig, runs: Path) -> TrialConfig:
+    """As `with_hash_of_source`, of a trial whose source an axis varies."""
+    start = config.start
+    if start.source is None or start.sha256 is not None:
+        return config
+    return replace(config, start=replace(start, sha256=locate(start.source, runs).sha256))
 
 
 def own_flops(cell: "Cell") -> float:

@@ -143,7 +143,7 @@ class StoredStudy:
         # Imports scipy, which most studies are looked at without.
         from lina_lab.study.rounds import grown
 
-        plan = make_plan(self.definition, stored["trial"])
+        plan = make_plan(self.definition, stored["trial"], runs=self.runs)
         plan = with_compared(plan.as_begun(begun_of(self.study, plan)), self.folder)
         return grown(plan, {cell.state.config_hash: cell.state for cell in cells})
 

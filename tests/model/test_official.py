@@ -14,8 +14,8 @@ from lina_lab.commands.convert import COMMAND
 from lina_lab.config import AttentionConfig, LinaConfig
 from lina_lab.model import LINA, initialize, load_model, save_model, save_official
 from lina_lab.model.detect import detect
-from lina_lab.records.weights import STEM
 from lina_lab.model.official import convert
+from lina_lab.records.weights import STEM
 from tests.model.test_attention import every_attention
 from tests.model.test_lina import SMALL, small
 from tests.model.test_placements import PLAIN, ROTARY, SOFTMAX, TEXT

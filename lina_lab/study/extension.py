@@ -1,0 +1,81 @@
+"""A study that goes on with the cells of another one: equal but for a larger budget, none of them is trained twice."""
+
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import yaml
+
+from lina_lab.config import TrialConfig, from_stored
+from lina_lab.config.history import PLACES
+from lina_lab.config.start import StartConfig
+from lina_lab.records.files import CONFIG_FILE
+from lina_lab.records.record import read_record
+from lina_lab.records.status import CellStatus
+from lina_lab.records.weights import locate
+
+
+@dataclass(frozen=True)
+class Extension:
+    """The study that is extended."""
+
+    folder: Path
+    """Its folder."""
+
+    def __post_init__(self) -> None:
+        if not self.folder.is_dir():
+            raise ValueError(f"study.extends={self.folder.name}: there is no such study in {self.folder.parent}")
+
+    @cached_property
+    def _done(self) -> dict[str, list[tuple[int, Path]]]:
+        """A trial whatever its budget -> images and folders of its cells that are done, the fewest images first."""
+        found: dict[str, list[tuple[int, Path]]] = {}
+        for file in self.folder.glob(f"*/{CONFIG_FILE}"):
+            record = read_record(file.parent, file.parent.name)
+            if record is not None and record.status is CellStatus.DONE:
+                config = from_stored(TrialConfig, yaml.load(file.read_text(), yaml.CSafeLoader))
+                found.setdefault(_without_budget(config), []).append((config.images_seen, file.parent))
+        return {key: sorted(cells) for key, cells in found.items()}
+
+    def extended(self, config: TrialConfig) -> TrialConfig:
+        """The trial as it goes on with a cell of the study; unchanged where the study has none that is done.
+
+        Raises:
+            ValueError: the cell has seen as many images as the trial asks for.
+        """
+        cells = self._done.get(_without_budget(config), [])
+        if not cells:
+            return config
+        images, folder = cells[-1]
+        if [seen for seen, _ in cells].count(images) > 1:
+            raise ValueError(
+                f"study.extends={self.folder.name}: {folder.name} was trained twice to measure rounding, and which of "
+                "both goes on is not certain"
+            )
+        if images >= config.images_seen:
+            raise ValueError(
+                f"study.extends={self.folder.name}: its cell {folder.name} has seen {images:,} images, and "
+                f"trainer.max_images={config.trainer.max_images} asks for no more"
+            )
+        source = StartConfig(source=str(folder), sha256=locate(str(folder)).sha256, state="training")
+        return replace(config, start=source)
+
+
+def images_of(config: TrialConfig) -> int:
+    """Images that the source of an extended trial has seen; 0: the trial goes on with none."""
+    start = config.start
+    if start.source is None or start.state != "training":
+        return 0
+    file = Path(start.source) / CONFIG_FILE
+    if not file.is_file():
+        return 0
+    return from_stored(TrialConfig, yaml.load(file.read_text(), yaml.CSafeLoader)).images_seen
+
+
+def _without_budget(config: TrialConfig) -> str:
+    """What a trial computes at each step, whatever it goes on with and for how long."""
+    start = StartConfig() if config.start.state == "training" else config.start
+    anywhere = dict.fromkeys(PLACES)
+    plain = replace(config, trainer=replace(config.trainer, max_images=1), start=start)
+    return json.dumps([plain.config_hash(anywhere)])
