@@ -121,7 +121,8 @@ def _plan(workspace: Workspace, command: CommandConfig) -> int:
     loaders = max((cell.config.data.workers for cell in workspace.plan.cells), default=0)
     for caution in layout_cautions(workspace.plan.study.resources, command, loaders):
         print(caution)
-    found = [*problems(workspace.plan, command), None if command.new_version else problem_of_store(workspace)]
+    of_store = None if command.new_version else problem_of_store(workspace)
+    found = [*problems(workspace.plan, command, workspace.runs), of_store]
     refused = [problem for problem in found if problem is not None]
     for problem in refused:
         refuse(f"lina run would refuse this: {problem}")

@@ -196,9 +196,7 @@ def _planned(config: TrialConfig, runs: Path) -> Located:
     assert start.source is not None
     located = locate(start.source, runs)
     if start.sha256 is not None and located.sha256 != start.sha256:
-        raise ValueError(
-            f"the weights in {start.source} changed since the plan: plan the study again, or put them back"
-        )
+        raise ValueError(f"the weights in {start.source} changed since the plan: put them back, or plan a new study")
     return located
 
 
