@@ -121,8 +121,7 @@ def _plan(workspace: Workspace, command: CommandConfig) -> int:
     loaders = max((cell.config.data.workers for cell in workspace.plan.cells), default=0)
     for caution in layout_cautions(workspace.plan.study.resources, command, loaders):
         print(caution)
-    of_store = None if command.new_version else problem_of_store(workspace)
-    found = [*problems(workspace.plan, command, workspace.runs), of_store]
+    found = [*problems(workspace.plan, command), None if command.new_version else problem_of_store(workspace)]
     refused = [problem for problem in found if problem is not None]
     for problem in refused:
         refuse(f"lina run would refuse this: {problem}")

@@ -34,7 +34,7 @@ def run_and_report(workspace: Workspace, paths: PathsConfig, command: CommandCon
     """
     try:
         with explained(workspace.runs), stops_as_exceptions():
-            if not _leads(workspace, command):
+            if not _leads(workspace.plan, command):
                 from lina_lab.launch.follow import follow
 
                 follow(rendezvous(workspace.launch_context(), command), display().line)
@@ -56,17 +56,17 @@ def run_and_report(workspace: Workspace, paths: PathsConfig, command: CommandCon
     return 1 if summary.failures or summary.stopped or summary.counts.get(CellStatus.CANCELLED) else 0
 
 
-def _leads(workspace: Workspace, command: CommandConfig) -> bool:
+def _leads(plan: Plan, command: CommandConfig) -> bool:
     """Whether this machine leads: it has the study's stores, and the others follow it.
 
     Raises:
         RefusedError: this machine, the layout of the ranks or the data cannot do what the command asks for.
     """
-    problem = next(problems(workspace.plan, command, workspace.runs), None)
+    problem = next(problems(plan, command), None)
     if problem is not None:
         raise RefusedError(problem)
     try:
-        return is_leader(workspace.plan.study.resources, command)
+        return is_leader(plan.study.resources, command)
     except ValueError as error:
         raise RefusedError(str(error)) from error
 

@@ -65,7 +65,7 @@ def load(
 ) -> LINA:
     """The trained model of a cell, a checkpoint, a model's folder or an official download, in eval mode.
 
-    What official weights do not show is assumed; each assumption is a warning.
+    What official weights do not show is assumed, and a warning says it.
 
     Args:
         source: see `load_trained`.
@@ -77,6 +77,6 @@ def load(
         ValueError: there is no model, or not a whole one.
     """
     trained = load_trained(source, which, known, runs)
-    for sentence in trained.assumptions:
-        warnings.warn(f"assumed, not in the weights: {sentence}", stacklevel=2)
+    if trained.assumptions:
+        warnings.warn(f"assumed, not in the weights: {'; '.join(trained.assumptions)}", stacklevel=2)
     return trained.model

@@ -11,14 +11,9 @@ from lina_lab.study.workspace import Workspace
 from lina_lab.util.errors import ChangedError, StudyError, explained
 
 
-def problems(plan: Plan, command: CommandConfig, runs: Path = Path("runs")) -> Iterator[str]:
-    """Sentences on what this machine, the ranks' layout, the data and the weights to start from do not allow.
-
-    Args:
-        plan: the cells; without a sentence they can be trained.
-        command: what trains.
-        runs: the folder of all results.
-    """
+def problems(plan: Plan, command: CommandConfig) -> Iterator[str]:
+    """Sentences on what this machine, the ranks' layout, the data and the weights to start from do not allow; none: the
+    cells can be trained."""
     resources = plan.study.resources
     try:
         check_machine(resources, command)
@@ -31,7 +26,7 @@ def problems(plan: Plan, command: CommandConfig, runs: Path = Path("runs")) -> I
             yield str(error)
     found = (_problem_of_data(config) for config in _different_data(cell.config for cell in plan.cells))
     yield from dict.fromkeys(problem for problem in found if problem is not None)
-    yield from dict.fromkeys(_problems_of_sources((cell.config for cell in plan.cells), runs))
+    yield from dict.fromkeys(_problems_of_sources((cell.config for cell in plan.cells), plan.runs))
 
 
 def _different_data(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
