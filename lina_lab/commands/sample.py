@@ -42,7 +42,8 @@ class SampleConfig:
     """Fields of `lina sample`."""
 
     checkpoint: str
-    """Checkpoint of a trial (step-*.ckpt), folder of a cell, or folder of a model."""
+    """Checkpoint of a trial (step-*.ckpt), folder of a cell, folder of a model, weights that the authors published, or
+    runs:/ID for a cell's run in MLflow."""
     out: str
     """Folder to write the images to."""
     weights: Literal["ema", "raw"] = "ema"
@@ -132,6 +133,8 @@ def run(config: SampleConfig) -> int:
     rank, world_size = torchrun_layout()
     device = local_device()
     trained, out = load_trained(config.checkpoint, config.weights), Path(config.out)
+    for assumption in trained.assumptions:
+        console.print(f"assumed, not in the weights: {assumption}", soft_wrap=True)
     prompts = [] if config.prompts is None else read_prompts(Path(config.prompts))
     text = None if config.shards is None else read_manifest(Path(config.shards)).text
     recipe = recipe_of(config, trained, [metadata["prompt"] for metadata in prompts], text)

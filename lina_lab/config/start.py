@@ -36,8 +36,8 @@ class StartConfig(Checked):
     named: Annotated[tuple[str, ...], FROM_LIST] = ()
     """For take=named: patterns of parameter names, as in a shell: decoder.*.mlp.*."""
     gates: Literal["interpolate", "restart", "drop"] = "interpolate"
-    """Gates by position, where the resolution changes. interpolate: bilinearly on their grid; restart: from 1; drop:
-    the model has none, and those of the source are left out."""
+    """Gates by position. interpolate: taken, and bilinearly on their grid where the resolution changes; restart: from
+    1; drop: the model has none, and those of the source are left out."""
     unfit: Literal["refuse", "leave"] = "refuse"
     """Parameters of the source that the model lacks or has in another shape. refuse: the trial is refused and names
     them; leave: they are left out, and those of the model are drawn."""

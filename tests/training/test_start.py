@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from lina_lab.config import TrialConfig
+from lina_lab.config import ResourcesConfig, TrialConfig
 from lina_lab.model import LINA, initialize, save_model
 from lina_lab.model.inherit import inherit
 from lina_lab.records.result import Progress, TrialResult
 from lina_lab.records.weights import locate
 from lina_lab.training.start import initial, teacher
+from lina_lab.training.stopping import StopSignals
 from lina_lab.training.trial import run_trial
+from lina_lab.util.compat.lightning import fit_loop_after
 from tests.training.test_resume import KilledError, assert_same_state, final
 
 Tiny = Callable[..., TrialConfig]
@@ -196,6 +198,30 @@ def test_an_interrupted_extension_equals_an_uninterrupted_one(tiny: Tiny, tmp_pa
     states = [final(study / name) for name in ("whole", "broken")]
     for part in STATES:
         assert_same_state(states[0][part], states[1][part], part)
+
+
+@pytest.mark.parametrize("steps", [5, 7, 10], ids=["a whole epoch", "within an epoch", "all"])
+def test_progress_after_some_steps_is_what_a_checkpoint_there_holds(tiny: Tiny, tmp_path: Path, steps: int) -> None:
+    """With two batches a step; from a checkpoint that was saved at the same step, in epochs of another length."""
+    layout = ResourcesConfig(accumulate_grad_batches=2)
+
+    def saved(name: str, **trainer: Any) -> dict[str, Any]:
+        requests = StopSignals()
+
+        def report(progress: Progress) -> None:
+            # It leaves after the next step.
+            requests.leave = progress.step == steps - 1 and steps == 7
+
+        (tmp_path / name).mkdir()
+        run_trial(tiny(trainer=trainer), tmp_path / name, resources=layout, report=report, requests=requests)
+        path = tmp_path / name / f"step-{steps:08d}.ckpt"
+        return torch.load(path, weights_only=True)["loops"]["fit_loop"]  # type: ignore[no-any-return]
+
+    expected = saved("expected", max_images=160, val_every_images=80)
+    found = saved("other", max_images=16 * steps, val_every_images=48)
+    fit_loop_after(found, steps, 5, 2)
+    for name in ("epoch_progress", "epoch_loop.batch_progress", "epoch_loop.state_dict"):
+        assert found[name] == expected[name], name
 
 
 def test_a_chain_of_cells_equals_one_trial(tiny: Tiny, tmp_path: Path) -> None:
