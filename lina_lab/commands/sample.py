@@ -48,6 +48,9 @@ class SampleConfig:
     """Folder to write the images to."""
     weights: Literal["ema", "raw"] = "ema"
     """Weights of a checkpoint: the exponential moving average, or those of the last step."""
+    ema: float | None = None
+    """For a trial with ema.profiles: length (relative width) of the averaged weights, such as 0.1, which are rebuilt;
+    null: the weights that the checkpoint holds."""
     images: PositiveInt | None = None
     """Number of images, 50,000 for the published metrics; null: 1000, or 4 for each prompt."""
     classes: list[NonNegativeInt] | None = None
@@ -76,6 +79,8 @@ class SampleConfig:
     """For vae: folder of the shards that the model was trained on; their manifest holds the scale of the latents."""
 
     def __post_init__(self) -> None:
+        if self.ema is not None and self.weights == "raw":
+            raise ValueError(f"ema={self.ema:g} is a length of averaged weights, and weights=raw are not averaged")
         if (self.vae is None) != (self.shards is None):
             raise ValueError(
                 "vae=NAME and shards=FOLDER go together: the shards' manifest holds the scale of the latents"
@@ -132,7 +137,7 @@ def run(config: SampleConfig) -> int:
     console = Console()
     rank, world_size = torchrun_layout()
     device = local_device()
-    trained, out = load_trained(config.checkpoint, config.weights), Path(config.out)
+    trained, out = load_trained(config.checkpoint, config.weights, ema=config.ema), Path(config.out)
     for assumption in trained.assumptions:
         console.print(f"assumed, not in the weights: {assumption}", soft_wrap=True)
     prompts = [] if config.prompts is None else read_prompts(Path(config.prompts))

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from lina_lab.config.checks import CHECKS, FROM_LIST, Checked, NonNegativeInt, OneOf, PositiveInt, Share
 from lina_lab.config.datasets import DATA_SETS, having
-from lina_lab.config.ema import EmaConfig
+from lina_lab.config.ema import EmaConfig, cannot_rebuild, snapshot_steps
 from lina_lab.config.history import added_fields, placed, recorded
 from lina_lab.config.metrics import METRICS
 from lina_lab.config.model import LinaConfig
@@ -147,6 +147,8 @@ class TrialConfig(Checked):
             yield misfit
         if self.model.parametrization == "mup" and not OPTIMIZERS[self.optimizer.name].adam_like:
             yield f"model.parametrization=mup needs an optimizer that steps as Adam does, not {self.optimizer.name}"
+        if (sentence := cannot_rebuild(self.ema, self.ema_snapshots)) is not None:
+            yield sentence
         yield from self._problems_of_sampling()
         yield from self._problems_of_captions()
 
@@ -196,6 +198,13 @@ class TrialConfig(Checked):
     def epochs(self) -> int:
         """Lightning epochs: one for each validation; the last may be shorter."""
         return -(-self.max_steps // self.epoch_steps)
+
+    @property
+    def ema_snapshots(self) -> tuple[int, ...]:
+        """Optimizer steps with a snapshot of the averages by `ema.profiles`."""
+        return snapshot_steps(
+            self.ema, batch_size=self.data.batch_size, epoch_steps=self.epoch_steps, max_steps=self.max_steps
+        )
 
     def config_hash(self, places: Mapping[str, Any] | None = None) -> str:
         """First 12 hex digits of the SHA-256 of what decides the numbers, as version 0.1 recorded it.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lina_lab.data.batch import DATA_STATE
+from lina_lab.evaluation.posthoc import of_length
 from lina_lab.model import LINA
 from lina_lab.model.saved import Which, read_saved
 from lina_lab.records.weights import locate
@@ -23,7 +24,7 @@ class Trained:
     sha256: str
     """SHA-256 of the file of its weights."""
     weights: str
-    """ema or raw; "as saved" for a model's folder, which has one kind."""
+    """ema, raw, or ema and its length; "as saved" for a model's folder, which has one kind."""
     encoder: str | None = None
     """The text encoder that it was trained with, where captions came without states."""
     encoder_sha256: str | None = None
@@ -32,7 +33,11 @@ class Trained:
 
 
 def load_trained(
-    source: Path | str, which: Which = "ema", known: Mapping[str, object] | None = None, runs: Path = Path("runs")
+    source: Path | str,
+    which: Which = "ema",
+    known: Mapping[str, object] | None = None,
+    runs: Path = Path("runs"),
+    ema: float | None = None,
 ) -> Trained:
     """Read a model.
 
@@ -42,12 +47,15 @@ def load_trained(
         which: the averaged or the raw weights of a checkpoint.
         known: fields of the model that official weights do not show; see `lina convert`.
         runs: the folder of all results, for runs:/ID.
+        ema: length of the averaged weights, which are rebuilt, see `posthoc`; None: those that the checkpoint holds.
 
     Raises:
-        ValueError: there is no model, or not a whole one, or its weights are not all numbers.
+        ValueError: there is no model, or not a whole one, its weights are not all numbers, or averaged weights of that
+            length cannot be rebuilt.
     """
     located = locate(str(source), runs)
     saved = read_saved(located, which, known=known)
+    saved = saved if ema is None else of_length(saved, located.path, ema)
     checkpoint = saved.checkpoint
     data: dict[str, Any] = next((checkpoint[name] for name in DATA_STATES if name in checkpoint), {})
     return Trained(
@@ -61,7 +69,11 @@ def load_trained(
 
 
 def load(
-    source: Path | str, which: Which = "ema", known: Mapping[str, object] | None = None, runs: Path = Path("runs")
+    source: Path | str,
+    which: Which = "ema",
+    known: Mapping[str, object] | None = None,
+    runs: Path = Path("runs"),
+    ema: float | None = None,
 ) -> LINA:
     """The trained model of a cell, a checkpoint, a model's folder or an official download, in eval mode.
 
@@ -72,11 +84,12 @@ def load(
         which: see `load_trained`.
         known: see `load_trained`.
         runs: see `load_trained`.
+        ema: see `load_trained`.
 
     Raises:
         ValueError: there is no model, or not a whole one.
     """
-    trained = load_trained(source, which, known, runs)
+    trained = load_trained(source, which, known, runs, ema)
     if trained.assumptions:
         warnings.warn(f"assumed, not in the weights: {'; '.join(trained.assumptions)}", stacklevel=2)
     return trained.model

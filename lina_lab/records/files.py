@@ -10,6 +10,8 @@ CHECKPOINTS = "step-*"
 """Pattern of the checkpoints, their hashes and their drafts."""
 CHECKPOINTS_KEPT = 2
 """Checkpoints that a cell keeps: one more than is needed, so that a damaged one does not cost everything."""
+EMA = "ema"
+"""Folder of the snapshots of averaged weights."""
 UNSENT_FILE = "unsent.jsonl"
 """Metrics that the tracking store did not take before the trial ended."""
 CURVE_FILE = "curve.jsonl"

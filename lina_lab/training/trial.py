@@ -28,6 +28,7 @@ from lina_lab.records.status import TrialStatus
 from lina_lab.training.callbacks.captions import CaptionAccuracy
 from lina_lab.training.callbacks.consistency import ConsistencyCheck, WeightSyncCheck
 from lina_lab.training.callbacks.ema import ExponentialAverage
+from lina_lab.training.callbacks.ema_profiles import PowerAverages
 from lina_lab.training.callbacks.fid import FIDCallback
 from lina_lab.training.callbacks.moments import TakeMoments
 from lina_lab.training.callbacks.progress import ProgressMeter
@@ -114,6 +115,8 @@ def _train(
     timer, communication, profiler = TrialTimer(), CommunicationClock(), StepProfiler()
     meter = ProgressMeter(config, timer, peak_memory_mib, log)
     checkpoints, pictures = Checkpoints(folder, logger), SampleGrid(config, folder / PICTURE_FILE, average)
+    evaluations = _evaluations(config, folder, average)
+    powers = PowerAverages(config, folder, average, evaluations)
     with _quiet_lightning():
         trainer = L.Trainer(
             accelerator=resources.accelerator,
@@ -135,7 +138,8 @@ def _train(
                 communication,
                 WeightSyncCheck(),
                 average,
-                *_evaluations(config, folder, average),
+                *([powers] if config.ema.profiles else []),
+                *evaluations,
                 meter,
                 StepSync(config, folder, resources, timer, checkpoints, meter, requests, report),
                 checkpoints,
@@ -160,7 +164,7 @@ def _train(
     logged = {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
     problems += [
         *cautions(config),
-        *(problem for problem in (pictures.problem, logger and logger.problem) if problem),
+        *(problem for problem in (pictures.problem, powers.problem, logger and logger.problem) if problem),
         *data.problems,
     ]
     trained = timer.training - timer.validating
