@@ -11,6 +11,7 @@ from mlflow.entities import Run
 
 from lina_lab.config import LinaConfig, StudyConfig, TrialConfig, current_name, from_stored
 from lina_lab.config.cautions import cautions
+from lina_lab.config.ema import length_of
 from lina_lab.config.factors import FACTORS
 from lina_lab.model import count
 from lina_lab.records.runstore import (
@@ -191,7 +192,7 @@ def _row(run: Run, study: StudyConfig) -> dict[str, Any]:
         "contents": json.loads(tags.get(CONTENTS, "{}")).get("data.path", ""),
         **_configured(run),
         **{name: metrics.get(name, nan) for name in (*LOSSES, *MEASURED)},
-        **{name: value for name, value in metrics.items() if name.startswith(EVALUATION)},
+        **{name: value for name, value in metrics.items() if name.startswith(EVALUATION) or length_of(name)},
     }
 
 

@@ -47,6 +47,8 @@ CAPTIONS = {
     "with 90% confidence intervals.",
     "differences": "Paired differences. Open: each seed, with its block standard error where there is one; filled: "
     "mean over seeds, with its 95% confidence interval.",
+    "ema_lengths": "Loss and image quality against the length of the averaged weights: mean over seeds and its 95% "
+    "confidence interval; below, the difference to the exponential average, paired by seed. Filled: the best length.",
     "foreign_law": "The law and its points, colored by size; below, what the law leaves.",
     "isoflop": "Left: losses at equal FLOPs, a parabola at each budget, and its minimum. Middle: growth of the best "
     "size. Right: loss against FLOPs, with its frontier.",

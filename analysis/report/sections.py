@@ -11,6 +11,7 @@ from lina_lab.decisions.tuning import ChoiceStatus
 
 from ..stats.paired import mean_differences
 from .answer import answer_sentences
+from .ema_report import lengths_sentences
 from .fit_narrative import compact, fit_sentences, multiplier_sentences
 from .narrative import (
     NOT_TUNED,
@@ -61,6 +62,13 @@ def study_sections(
         ),
         _laws(report, tables, pictures),
         _multipliers(report, tables, pictures),
+        Section(
+            title="EMA length: loss and image quality against it",
+            lines=lengths_sentences(runs),
+            pictures=_named(pictures, "ema_lengths"),
+            tables=_named(tables, "ema_table", "ema_difference_table"),
+            folded=True,
+        ),
         Section(
             title="Other metrics",
             pictures=_named(pictures, "differences"),

@@ -17,6 +17,7 @@ from ..stats.rounding import rounding_deviations
 from ..stats.study_fits import StudyFits, fit_study
 from ..stats.tuned import tuned_rates
 from ..stats.verdicts import PrimaryVerdict, divergences, exploratory, primary_verdict
+from .ema_report import lengths_figure, lengths_tables
 from .figures import curves_figure, scaling_figure, views_figure
 from .fit_figures import compute_figure, fits_figure, profile_figure, surface_figure
 from .fit_narrative import estimate_table, fit_table
@@ -93,6 +94,8 @@ def study_figures(report: StudyReport) -> dict[str, tuple[Figure, pd.DataFrame]]
     others = [metric for metric in compared if metric != main]
     if others:
         drawn["differences"] = differences_figure(runs, report.differences, report.exploratory, others)
+    if (lengths := lengths_figure(runs)) is not None:
+        drawn["ema_lengths"] = lengths
     return drawn if fits is None else drawn | _law_figures(runs, fits)
 
 
@@ -132,6 +135,7 @@ def study_tables(report: StudyReport) -> dict[str, pd.DataFrame]:
         "difference_table": difference_table(report.exploratory[~main]),
         "rounding_table": report.rounding,
         "divergence_table": report.diverged[report.diverged["diverged"] > 0],
+        **lengths_tables(report.runs),
     }
     if report.tuned is not None:
         tables["tuned_table"] = tuned_table(report.tuned)

@@ -30,11 +30,11 @@ class EmaConfig(Checked):
     """Relative widths of averages by a power function, such as [0.05, 0.1], that are kept besides and updated at each
     step. From two or more of them, averages of other lengths can be rebuilt when training has ended."""
     snapshot_every_images: PositiveInt | None = None
-    """Images seen between two snapshots of these averages, rounded up to validations, and one at the end; null: a
-    sixteenth of the budget."""
+    """Images seen between two snapshots of these averages, rounded up to whole steps; there is always one at the end.
+    Null: a sixteenth of the budget."""
     lengths: Widths = ()
-    """Lengths (relative widths) at which the validation loss, and with sampling.quality_images the Fréchet distance, are
-    measured at the end."""
+    """Lengths (relative widths) at which the validation loss, and with sampling.quality_images the Fréchet distance,
+    are measured at the end."""
 
     def _problems(self) -> Iterator[str]:
         for name, widths in (("profiles", self.profiles), ("lengths", self.lengths)):
@@ -51,25 +51,18 @@ class EmaConfig(Checked):
             yield "snapshot_every_images is for snapshots of profiles: give ema.profiles=[0.05,0.1]"
 
 
-def snapshot_steps(ema: EmaConfig, *, batch_size: int, epoch_steps: int, max_steps: int) -> tuple[int, ...]:
+def snapshot_steps(ema: EmaConfig, *, batch_size: int, max_steps: int) -> tuple[int, ...]:
     """The optimizer steps after which the averages are written to files; none without profiles.
 
     Args:
         ema: how often.
         batch_size: images of a step.
-        epoch_steps: steps between two validations.
         max_steps: steps of the budget.
     """
     if not ema.profiles:
         return ()
-    every = ema.snapshot_every_images or -(-max_steps * batch_size // SNAPSHOTS)
-    steps, last = [], 0
-    for step in [*range(epoch_steps, max_steps, epoch_steps), max_steps]:
-        seen = step * batch_size
-        if step == max_steps or seen // every > last // every:
-            steps.append(step)
-            last = seen
-    return tuple(steps)
+    every = -(-(ema.snapshot_every_images or max_steps * batch_size / SNAPSHOTS) // batch_size)
+    return (*range(int(every), max_steps, int(every)), max_steps)
 
 
 def cannot_rebuild(ema: EmaConfig, steps: tuple[int, ...]) -> str | None:
@@ -87,7 +80,7 @@ def cannot_rebuild(ema: EmaConfig, steps: tuple[int, ...]) -> str | None:
     known = tuple(Profile(width, step) for step in steps for width in ema.profiles)
     for length in ema.lengths:
         if (end := refusal(known, Profile(length, steps[-1]))) is not None:
-            return f"ema.lengths: {length:g} {end}; give a profile closer to it, or snapshots and validations more often"
+            return f"ema.lengths: {length:g} {end}; give a profile closer to it, or snapshots more often"
     return None
 
 

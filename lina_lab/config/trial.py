@@ -202,9 +202,7 @@ class TrialConfig(Checked):
     @property
     def ema_snapshots(self) -> tuple[int, ...]:
         """Optimizer steps with a snapshot of the averages by `ema.profiles`."""
-        return snapshot_steps(
-            self.ema, batch_size=self.data.batch_size, epoch_steps=self.epoch_steps, max_steps=self.max_steps
-        )
+        return snapshot_steps(self.ema, batch_size=self.data.batch_size, max_steps=self.max_steps)
 
     def config_hash(self, places: Mapping[str, Any] | None = None) -> str:
         """First 12 hex digits of the SHA-256 of what decides the numbers, as version 0.1 recorded it.

@@ -10,6 +10,8 @@ from lina_lab.model.schedule import num_masked
 ONE_DEVICE = ResourcesConfig()
 STATE_BYTES = 20
 """Bytes a parameter: weight, gradient, two moments and the moving average, in float32."""
+AVERAGE_BYTES = 4
+"""Bytes a parameter of each average in `ema.profiles`: in memory, in checkpoints and in snapshots."""
 BUCKET_BYTES = 4
 """Bytes a parameter of DDP's buckets, in which gradients are sent."""
 CAST_BYTES = 2
@@ -59,7 +61,9 @@ def other_flops(config: TrialConfig, resources: ResourcesConfig = ONE_DEVICE) ->
     plain, chosen = (_generation_flops(model, sampling, guided=each) for each in (False, guided))
     grid = resources.world_size * rows * sampling.images_per_class * chosen
     measured = times * alone * (sampling.quality_images * plain + sampling.caption_images * chosen)
-    return float(validation + grid + measured)
+    lengths = len(config.ema.lengths)
+    rebuilt = lengths * (config.data.val_images * _loss_flops(model) + alone * sampling.quality_images * plain)
+    return float(validation + grid + measured + rebuilt)
 
 
 @lru_cache(maxsize=4096)
@@ -88,13 +92,14 @@ def memory_bytes(config: TrialConfig, resources: ResourcesConfig = ONE_DEVICE) -
 def _state_bytes(config: TrialConfig, resources: ResourcesConfig) -> float:
     model, total = config.model, parameters(config.model)
     cast = CAST_BYTES if config.trainer.precision == "bf16-mixed" else 0
+    state = STATE_BYTES + AVERAGE_BYTES * len(config.ema.profiles)
     if resources.strategy == "fsdp":
         # One block computes while the next one is gathered; what belongs to no block is whole throughout.
         attention = max(count.attention_parameters(model, each) for each in model.decoder_blocks)
         block = attention + 2 * count.MLP_RATIO * model.dim**2
         whole = min(2 * block + count.embedding_parameters(model), total)
-        return total * (STATE_BYTES / resources.world_size + cast) + WHOLE_BYTES * whole
-    return total * (STATE_BYTES + cast + (BUCKET_BYTES if resources.world_size > 1 else 0))
+        return total * (state / resources.world_size + cast) + WHOLE_BYTES * whole
+    return total * (state + cast + (BUCKET_BYTES if resources.world_size > 1 else 0))
 
 
 def _activation_bytes(config: TrialConfig, resources: ResourcesConfig) -> float:
@@ -122,4 +127,9 @@ def _activation_bytes(config: TrialConfig, resources: ResourcesConfig) -> float:
 
 def checkpoint_bytes(config: TrialConfig) -> float:
     """Size of one checkpoint on disk."""
-    return CHECKPOINT_BYTES * parameters(config.model)
+    return (CHECKPOINT_BYTES + AVERAGE_BYTES * len(config.ema.profiles)) * parameters(config.model)
+
+
+def snapshot_bytes(config: TrialConfig) -> float:
+    """Size on disk of all snapshots of the averages in `ema.profiles`."""
+    return AVERAGE_BYTES * len(config.ema.profiles) * parameters(config.model) * len(config.ema_snapshots)

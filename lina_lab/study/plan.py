@@ -14,7 +14,7 @@ from lina_lab.config.factors import audit as compared
 from lina_lab.records.files import CHECKPOINTS_KEPT
 from lina_lab.records.record import read_record
 from lina_lab.records.status import Phase
-from lina_lab.study.cost import checkpoint_bytes, memory_bytes, micro_batch, parameters
+from lina_lab.study.cost import checkpoint_bytes, memory_bytes, micro_batch, parameters, snapshot_bytes
 from lina_lab.study.forecast import known_so_far, resolution, to_follow
 from lina_lab.study.grid import Cell, Plan
 from lina_lab.study.lineage import own_flops, total_flops
@@ -137,10 +137,14 @@ def _what_is_known(workspace: Workspace, speed: Speed | None) -> str:
     if any(cell.config.model.gradient_checkpointing for cell in plan.cells):
         memory += ", with gradient checkpointing"
     sizes = [checkpoint_bytes(cell.config) for cell in cells]
-    needed = CHECKPOINTS_KEPT * sum(sizes) + max(sizes, default=0.0)
+    snapshots = sum(snapshot_bytes(cell.config) for cell in cells)
+    needed = CHECKPOINTS_KEPT * sum(sizes) + max(sizes, default=0.0) + snapshots
     free = disk_usage(next(path for path in (workspace.folder, *workspace.folder.parents) if path.exists())).free
     disk = f"{size(needed)} for the {CHECKPOINTS_KEPT} checkpoints that each cell keeps, of up to "
-    disk += f"{size(max(sizes, default=0.0))}; {size(free)} are free under {workspace.runs}"
+    disk += size(max(sizes, default=0.0)) + (
+        f", and {size(snapshots)} of snapshots (ema.profiles)" if snapshots else ""
+    )
+    disk += f"; {size(free)} are free under {workspace.runs}"
     if needed > free:
         disk += ", which is not enough"
     return f"{done}- Time: {time}\n- Memory: {memory}.\n- Disk: {disk}.\n{_not_looked_at(plan)}"

@@ -50,6 +50,8 @@ class PowerAverages(Callback):
         self.fid = next((each for each in evaluations if isinstance(each, FIDCallback)), None)
         self.problem: str | None = None
         """Why nothing was measured at other lengths. It is reported, and never ends a trial that trained well."""
+        self._due = frozenset(config.ema_snapshots)
+        """Steps with a snapshot."""
         self._step = 0
         """Optimizer steps that the averages have seen."""
         self._averages: dict[float, dict[str, Tensor]] = {}
@@ -67,7 +69,7 @@ class PowerAverages(Callback):
         widths = self.config.ema.profiles
         self._averages = {w: {n: p.detach().clone() for n, p in parameters.items()} for w in widths}
         self._step = trainer.global_step
-        if self._loaded is None and self._step > 0 or self._loaded is not None and set(self._loaded) != set(widths):
+        if (self._loaded is None and self._step > 0) or (self._loaded is not None and set(self._loaded) != set(widths)):
             raise ValueError(f"the checkpoint holds no averages of ema.profiles={list(widths)}, which start at step 0")
         for width, weights in (self._loaded or {}).items():
             for name, tensor in self._averages[width].items():
@@ -85,13 +87,13 @@ class PowerAverages(Callback):
             for width, average in self._averages.items():
                 tensors = [_local(tensor) for tensor in average.values()]
                 torch._foreach_lerp_(tensors, weights, 1.0 - decay_of(width, self._step))
-
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, LinaModule)
-        if self._step in self.config.ema_snapshots and self._step not in [each.step for each in self._snapshots]:
+        if self._step in self._due:
             whole = self._whole()
             mine = write_snapshot(self.folder, self._step, whole) if trainer.is_global_zero else None
             self._snapshots.append(trainer.strategy.broadcast(mine, 0))
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, LinaModule)
         if self._step >= self.config.max_steps and self.config.ema.lengths:
             found = damage(self.folder, self._snapshots) if trainer.is_global_zero else None
             self.problem = trainer.strategy.broadcast(found, 0)
@@ -125,7 +127,7 @@ class PowerAverages(Callback):
                 _local(p.detach()).copy_(own[name])
 
     def _bring_snapshots(self, source: Path) -> None:
-        """Copy the snapshots that this folder lacks from that of the checkpoint, where training began in another one."""
+        """Copy the snapshots that this folder lacks from that of the checkpoint, where it lies in another one."""
         for snapshot in self._snapshots:
             here, there = snapshot.file(self.folder), snapshot.file(source)
             if there.is_file() and not here.exists():

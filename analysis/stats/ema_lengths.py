@@ -1,0 +1,172 @@
+"""Losses and image quality against the length of the averaged weights, and the best length of each variant.
+
+A length that is chosen by the losses that it is then judged by looks better than it is. Here the length of a seed is
+the best one of the other seeds, and is judged by this seed.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lina_lab.config.ema import length_of
+
+from ..load.runs import StudyRuns
+from .paired import CONFIDENCE, Comparison, comparisons, mean_differences
+
+DECAY = {"val/loss": "val/loss_ema"}
+"""Metric at a length -> the same of the exponential average, where the name differs."""
+POINT = ["variant", "size", "metric"]
+"""Columns that identify a curve over lengths."""
+MEANS = ["value", "low", "high", "seeds"]
+"""A mean over seeds, the ends of its 95% confidence interval (Student's t; NaN for one seed), and their number."""
+
+
+def length_values(runs: StudyRuns) -> pd.DataFrame:
+    """Return what was measured at each length.
+
+    Returns:
+        A row for each cell, metric and length: POINT, `seed`, `length`, `value`, `decay` (the same of the exponential
+        average, NaN where it was not measured). Empty where nothing was.
+    """
+    parts = []
+    for name in runs.cells.columns:
+        found = length_of(str(name))
+        if found is None:
+            continue
+        metric, length = found
+        other = runs.cells.get(DECAY.get(metric, metric))
+        keys = runs.cells[["variant", "size", "seed"]]
+        parts.append(keys.assign(metric=metric, length=length, value=runs.cells[name], decay=other))
+    columns = [*POINT, "seed", "length", "value", "decay"]
+    every = pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+    return every[np.isfinite(every["value"].astype(float))].reset_index(drop=True)
+
+
+def length_curves(values: pd.DataFrame) -> pd.DataFrame:
+    """Return means over seeds at each length, of the values and of their differences to the exponential average.
+
+    Args:
+        values: see `length_values`.
+
+    Returns:
+        POINT, `length`, MEANS, and `gain`, `gain low`, `gain high` (value minus that of the exponential average).
+    """
+    rows = []
+    for keys, mine in values.groupby([*POINT, "length"], sort=False):
+        gain = _mean(mine["value"] - mine["decay"])
+        named = dict(zip(("gain", "gain low", "gain high"), gain[:3], strict=True))
+        rows.append(
+            {**_named(keys, [*POINT, "length"]), **dict(zip(MEANS, _mean(mine["value"]), strict=True)), **named}
+        )
+    return pd.DataFrame(rows, columns=[*POINT, "length", *MEANS, "gain", "gain low", "gain high"])
+
+
+def chosen_on_others(values: pd.DataFrame) -> pd.DataFrame:
+    """Return each seed's value at the length that is best for the other seeds of its variant and size.
+
+    Args:
+        values: see `length_values`; lower ones are better.
+
+    Returns:
+        POINT, `seed`, `length` (chosen on the others), `value`, `decay`. No rows for a curve with one seed.
+    """
+    rows = []
+    for keys, mine in values.groupby(POINT, sort=False):
+        wide, decay = _by_seed(mine), mine.groupby("seed")["decay"].first()
+        if len(wide) < 2:
+            continue
+        table = wide.to_numpy(float)
+        others = (table.sum(axis=0) - table) / (len(table) - 1)
+        best = others.argmin(axis=1)
+        for place, (seed, index) in enumerate(zip(wide.index, best, strict=True)):
+            found = {"seed": seed, "length": wide.columns[index], "value": table[place, index], "decay": decay[seed]}
+            rows.append({**_named(keys, POINT), **found})
+    return pd.DataFrame(rows, columns=[*POINT, "seed", "length", "value", "decay"])
+
+
+def best_lengths(values: pd.DataFrame) -> pd.DataFrame:
+    """Return the best length of each variant and size, and what it gives on seeds that it was not chosen on.
+
+    Args:
+        values: see `length_values`; lower ones are better.
+
+    Returns:
+        POINT, `length` (best mean over all seeds), `looks` (lengths that were tried), `edge` (`shortest`, `longest` or
+        empty), MEANS (of `chosen_on_others`; NaN for one seed), `gain`, `gain low`, `gain high` (minus the exponential
+        average, paired by seed).
+    """
+    held = chosen_on_others(values).groupby(POINT, sort=False) if len(values) else {}
+    known = dict(iter(held))
+    rows = []
+    for keys, mine in values.groupby(POINT, sort=False):
+        wide = _by_seed(mine)
+        means = wide.mean(axis=0)
+        place, looks = int(means.to_numpy().argmin()), len(means)
+        edge = "" if looks < 2 or 0 < place < looks - 1 else "longest" if place else "shortest"
+        own = known.get(keys)
+        value = (np.nan, np.nan, np.nan, len(wide)) if own is None else _mean(own["value"])
+        gain = (np.nan,) * 3 if own is None else _mean(own["value"] - own["decay"])[:3]
+        rows.append(
+            {
+                **_named(keys, POINT),
+                **{"length": means.index[place], "looks": looks, "edge": edge},
+                **dict(zip(MEANS, value, strict=True)),
+                **dict(zip(("gain", "gain low", "gain high"), gain, strict=True)),
+            }
+        )
+    columns = [*POINT, "length", "looks", "edge", *MEANS, "gain", "gain low", "gain high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def differences_at_best(runs: StudyRuns, values: pd.DataFrame) -> pd.DataFrame:
+    """Return paired differences between variants, each at the length that is best for its other seeds.
+
+    Args:
+        runs: the study.
+        values: see `length_values`.
+
+    Returns:
+        See `paired.mean_differences`; Holm's correction is over the comparisons and sizes of a metric.
+    """
+    held = chosen_on_others(values)
+    keys = ["size", "metric", "seed"]
+    parts = [_paired(held, each, keys) for each in comparisons(runs)] if len(held) else []
+    parts = [part for part in parts if len(part)]
+    return mean_differences(pd.concat(parts, ignore_index=True)) if parts else pd.DataFrame()
+
+
+def _paired(held: pd.DataFrame, comparison: Comparison, keys: list[str]) -> pd.DataFrame:
+    a, b = (held[held["variant"] == name][[*keys, "value"]] for name in (comparison.treatment, comparison.baseline))
+    both = a.merge(b, on=keys, suffixes=("", " of the baseline"))
+    return both.assign(
+        comparison=comparison.label,
+        axis=comparison.axis,
+        treatment=comparison.treatment,
+        baseline=comparison.baseline,
+        difference=both["value"] - both["value of the baseline"],
+        block_se=np.nan,
+    )
+
+
+def _by_seed(curve: pd.DataFrame) -> pd.DataFrame:
+    """Return seeds x lengths, the shortest first; a seed that lacks a length is left out."""
+    return curve.pivot_table(index="seed", columns="length", values="value").dropna().sort_index(axis=1)
+
+
+def _mean(values: "pd.Series[float]") -> tuple[float, float, float, int]:
+    """Return MEANS of one group."""
+    known = values.dropna().to_numpy(float)
+    count = len(known)
+    if count == 0:
+        return np.nan, np.nan, np.nan, 0
+    mean = float(known.mean())
+    if count < 2:
+        return mean, np.nan, np.nan, count
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * known.std(ddof=1) / np.sqrt(count))
+    return mean, mean - reach, mean + reach, count
+
+
+def _named(keys: Any, names: list[str]) -> dict[str, Any]:
+    return dict(zip(names, keys, strict=True))
