@@ -10,8 +10,8 @@ from lina_lab.config.checks import CHECKS, FROM_LIST, Checked, Decay, PositiveIn
 
 WIDEST = 0.28
 """Relative widths are below this (`util.power_ema`)."""
-SNAPSHOTS = 16
-"""Snapshots over the budget where `snapshot_every_images` is null."""
+SNAPSHOTS, MOST_SNAPSHOTS = 16, 256
+"""Snapshots over the budget where `snapshot_every_images` is null, and the most that a trial may have."""
 AT_LENGTH = re.compile(r"(?P<metric>.+)_ema_(?P<length>0\.\d{3})")
 """Name of a metric that was measured at a length."""
 
@@ -65,13 +65,18 @@ def snapshot_steps(ema: EmaConfig, *, batch_size: int, max_steps: int) -> tuple[
     return (*range(int(every), max_steps, int(every)), max_steps)
 
 
-def cannot_rebuild(ema: EmaConfig, steps: tuple[int, ...]) -> str | None:
-    """A sentence on the first of `ema.lengths` that the snapshots do not allow; None: they allow all.
+def problem_of_snapshots(ema: EmaConfig, steps: tuple[int, ...]) -> str | None:
+    """A sentence on too many snapshots, or on the first of `ema.lengths` that they do not allow; None: all is well.
 
     Args:
         ema: profiles and lengths.
         steps: see `snapshot_steps`.
     """
+    if len(steps) > MOST_SNAPSHOTS:
+        return (
+            f"ema.snapshot_every_images={ema.snapshot_every_images} makes {len(steps):,} snapshots: a trial has "
+            f"{MOST_SNAPSHOTS} at most"
+        )
     if not ema.lengths:
         return None
     # Only here: NumPy takes a command longer to load than all else that the configuration needs.

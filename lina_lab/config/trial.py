@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from lina_lab.config.checks import CHECKS, FROM_LIST, Checked, NonNegativeInt, OneOf, PositiveInt, Share
 from lina_lab.config.datasets import DATA_SETS, having
-from lina_lab.config.ema import EmaConfig, cannot_rebuild, snapshot_steps
+from lina_lab.config.ema import EmaConfig, problem_of_snapshots, snapshot_steps
 from lina_lab.config.history import added_fields, placed, recorded
 from lina_lab.config.metrics import METRICS
 from lina_lab.config.model import LinaConfig
@@ -147,7 +147,7 @@ class TrialConfig(Checked):
             yield misfit
         if self.model.parametrization == "mup" and not OPTIMIZERS[self.optimizer.name].adam_like:
             yield f"model.parametrization=mup needs an optimizer that steps as Adam does, not {self.optimizer.name}"
-        if (sentence := cannot_rebuild(self.ema, self.ema_snapshots)) is not None:
+        if (sentence := problem_of_snapshots(self.ema, self.ema_snapshots)) is not None:
             yield sentence
         yield from self._problems_of_sampling()
         yield from self._problems_of_captions()

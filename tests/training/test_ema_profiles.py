@@ -267,6 +267,12 @@ def test_a_length_is_allowed_once_there_are_snapshots_enough(tiny: Tiny) -> None
     assert tiny(ema=EMA, trainer={"max_images": 16 * 1600}).ema_snapshots == tuple(range(100, 1601, 100))
 
 
+def test_a_trial_has_no_more_snapshots_than_can_be_combined(tiny: Tiny) -> None:
+    with pytest.raises(ValueError, match=r"snapshot_every_images=16 makes 257 snapshots: a trial has 256 at most"):
+        tiny(ema={**EMA, "snapshot_every_images": 16}, trainer={"max_images": 16 * 257})
+    assert len(tiny(ema={**EMA, "snapshot_every_images": 16}, trainer={"max_images": 16 * 256}).ema_snapshots) == 256
+
+
 def test_defaults_are_not_in_the_hash_and_profiles_are(tiny: Tiny) -> None:
     plain = tiny(trainer=LONG)
     assert replace(plain, ema=replace(plain.ema, profiles=(), lengths=())).config_hash() == plain.config_hash()
