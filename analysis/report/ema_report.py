@@ -14,6 +14,11 @@ from .tables import READABLE, records, size_text
 
 NAMES = {"val/loss": "validation loss"}
 """Metric at a length -> its name for readers."""
+COLUMNS = {
+    **{"length": "best length", "value": "on other seeds", "low": "interval low", "high": "interval high"},
+    **{"gain": "difference", "gain low": "95% CI low", "gain high": "95% CI high"},
+}
+"""Column of the best lengths -> its name for readers."""
 CHOSEN = (
     "A length that is chosen by the numbers that it is judged by looks better than it is. So each seed is judged at "
     "the length that is best for the other seeds: the values, their 95% intervals (Student's t over seeds) and the "
@@ -74,14 +79,11 @@ def lengths_tables(runs: StudyRuns) -> dict[str, pd.DataFrame]:
     best, differences = best_lengths(values), differences_at_best(runs, values)
     tables = {}
     if len(best):
-        rank = {name: place for names in (runs.variants, runs.sizes) for place, name in enumerate(names)}
-        best = best.sort_values(["metric", "size", "variant"], key=lambda c: c.map(rank) if c.name != "metric" else c)
-        tables["ema_table"] = best.assign(metric=best["metric"].map(_name)).rename(
-            columns={
-                **{"length": "best length", "value": "on other seeds", "low": "95% CI low", "high": "95% CI high"},
-                **{"gain": "minus exponential average", "gain low": "its low", "gain high": "its high"},
-            }
-        )
+        order = (list(dict.fromkeys(best["metric"])), runs.sizes, runs.variants)
+        rank = {name: place for names in order for place, name in enumerate(names)}
+        best = best.sort_values(["metric", "size", "variant"], key=lambda column: column.map(rank))
+        best = best.assign(metric=best["metric"].map(_name), edge=best["edge"].where(best["edge"] != ""))
+        tables["ema_table"] = best.rename(columns=COLUMNS).reset_index(drop=True)
     if len(differences):
         columns = ["comparison", "size", "metric", "difference", "low", "high", "holm", "seeds"]
         shown = differences[columns].assign(metric=differences["metric"].map(_name))

@@ -51,6 +51,7 @@ FORMATS: dict[str, Form] = {
     **dict.fromkeys(("block SE", "deviation needed", "SD", "regret", "curvature", "SE of log value"), plain),
     **dict.fromkeys(("largest change", "SD of rounding", "SD of seeds"), plain),
     "rounding / seeds": "{:.2f}",
+    "best length": "{:g}",
     **dict.fromkeys(("parameters, M", "parameters, M, ours", "parameters, M, published"), "{:,.1f}"),
     "p (Holm)": _p_value,
     "FID": "{:.2f}",

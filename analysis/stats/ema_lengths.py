@@ -152,7 +152,7 @@ def _paired(held: pd.DataFrame, comparison: Comparison, keys: list[str]) -> pd.D
 
 def _by_seed(curve: pd.DataFrame) -> pd.DataFrame:
     """Return seeds x lengths, the shortest first; a seed that lacks a length is left out."""
-    return curve.pivot_table(index="seed", columns="length", values="value").dropna().sort_index(axis=1)
+    return curve.set_index(["seed", "length"])["value"].unstack("length").sort_index(axis=1).dropna()
 
 
 def _mean(values: "pd.Series[float]") -> tuple[float, float, float, int]:

@@ -18,7 +18,6 @@ from lina_lab.config.ema import at_length, length_of
 
 LENGTHS = (0.04, 0.05, 0.07, 0.1, 0.13)
 BEST = {"division": 0.07, "subtraction": 0.1}
-FLAT = {"division": 0.05, "subtraction": 0.2}
 
 
 def with_lengths(
@@ -34,7 +33,7 @@ def with_lengths(
         )
         if fid:
             cells["eval/fid_pixels"] = 10.0
-            cells[at_length("eval/fid_pixels", length)] = 9 + over + 0.1 * rng.normal(size=len(cells))
+            cells[at_length("eval/fid_pixels", length)] = 9 + over + 0.01 * rng.normal(size=len(cells))
     return replace(runs, cells=cells)
 
 

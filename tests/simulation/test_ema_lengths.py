@@ -7,7 +7,7 @@ from lina_lab.analysis.stats.ema_lengths import best_lengths, chosen_on_others
 
 pytestmark = pytest.mark.simulation
 LENGTHS = (0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.13, 0.16)
-STUDIES = 400
+STUDIES = 300
 LOSS, COMMON, OWN = 0.7, 0.004, 0.01
 NOISES = ("normal", "t3")
 
@@ -28,8 +28,8 @@ def simulated(curvature: float, noise: str, seeds: int) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize("curvature", [0.0, 0.01, 0.05])
-@pytest.mark.parametrize("seeds", [3, 5, 8])
+@pytest.mark.parametrize("curvature", [0.0, 0.02])
+@pytest.mark.parametrize("seeds", [3, 8])
 def test_the_interval_covers_the_expected_loss_at_the_chosen_lengths(seeds: int, curvature: float, noise: str) -> None:
     """Whether all lengths are equally good, or the best one is clear."""
     values = simulated(curvature, noise, seeds)

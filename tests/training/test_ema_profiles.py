@@ -254,7 +254,7 @@ def test_a_model_and_a_trial_without_profiles_have_no_other_length(tiny: Tiny, t
     ],
 )
 def test_bad_fields_are_refused_in_one_sentence(tiny: Tiny, ema: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValueError, match=f"^{sentence}[^;]*$|^{sentence}"):
+    with pytest.raises(ValueError, match=f"^{sentence}"):
         tiny(ema=ema, trainer=LONG)
 
 
