@@ -26,6 +26,11 @@ CHOSEN = (
     "for all seeds together."
 )
 
+VARIANTS = (
+    "Differences between variants, each at its own length, are exploratory. They are paired by seed, and p is "
+    "corrected over the comparisons and sizes of a metric."
+)
+
 
 def lengths_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame] | None:
     """Draw loss and image quality against the length of the averaged weights; None: no length was measured.
@@ -103,6 +108,8 @@ def lengths_sentences(runs: StudyRuns) -> list[str]:
         lines = [
             f"Each best length is the best of {tried} that were measured on one seed: nothing says how far it holds."
         ]
+    if (best["seeds"] > 1).any() and len(runs.variants) > 1:
+        lines.append(VARIANTS)
     for row in records(best[best["edge"] != ""]):
         other = "shorter" if row["edge"] == "shortest" else "longer"
         name, size = _name(row["metric"]), f"{runs.study.size_axis} {size_text(row['size'])}"
