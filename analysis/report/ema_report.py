@@ -7,28 +7,23 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..load.runs import StudyRuns
-from ..stats.ema_lengths import best_lengths, differences_at_best, length_curves, length_values
+from ..stats.ema_lengths import GAINS, MEANS, POINT, best_lengths, length_curves, length_values
 from .metric_names import metric_name
 from .styles import LEGEND_ROOM, line_style, log_x, shifts, variant_legend
-from .tables import READABLE, records, size_text
+from .tables import records, size_text
 
 NAMES = {"val/loss": "validation loss"}
 """Metric at a length -> its name for readers."""
 COLUMNS = {
-    **{"length": "best length", "value": "on other seeds", "low": "interval low", "high": "interval high"},
+    **{"length": "best length", "low": "interval low", "high": "interval high", "others": "on other seeds"},
     **{"gain": "difference", "gain low": "95% CI low", "gain high": "95% CI high"},
+    "gain others": "difference on other seeds",
 }
 """Column of the best lengths -> its name for readers."""
 CHOSEN = (
-    "A length that is chosen by the numbers that it is judged by looks better than it is. So each seed is judged at "
-    "the length that is best for the other seeds: the values, their 95% intervals (Student's t over seeds) and the "
-    "differences to the exponential average (ema.decay) are of that choice. The length in the table is the best one "
-    "for all seeds together."
-)
-
-VARIANTS = (
-    "Differences between variants, each at its own length, are exploratory. They are paired by seed, and p is "
-    "corrected over the comparisons and sizes of a metric."
+    "The best of several looks better than it is on the seeds that chose it. So the 95% intervals, of the value and of "
+    "its difference to the exponential average (ema.decay), are corrected for the number of looks (Bonferroni), and "
+    "beside them stand the means in which each seed is judged at the length that is best for the other seeds."
 )
 
 
@@ -78,22 +73,15 @@ def _curve(axes: Any, curve: pd.DataFrame, value: str, filled: "pd.Series[bool]"
     axes.plot(x[filled], curve[value][filled], **style | {"linestyle": "", "markersize": 7}, zorder=3)
 
 
-def lengths_tables(runs: StudyRuns) -> dict[str, pd.DataFrame]:
-    """Return the best lengths, and the differences between variants at them: name -> table; empty ones are left out."""
-    values = length_values(runs)
-    best, differences = best_lengths(values), differences_at_best(runs, values)
-    tables = {}
-    if len(best):
-        order = (list(dict.fromkeys(best["metric"])), runs.sizes, runs.variants)
-        rank = {name: place for names in order for place, name in enumerate(names)}
-        best = best.sort_values(["metric", "size", "variant"], key=lambda column: column.map(rank))
-        best = best.assign(metric=best["metric"].map(_name), edge=best["edge"].where(best["edge"] != ""))
-        tables["ema_table"] = best.rename(columns=COLUMNS).reset_index(drop=True)
-    if len(differences):
-        columns = ["comparison", "size", "metric", "difference", "low", "high", "holm", "seeds"]
-        shown = differences[columns].assign(metric=differences["metric"].map(_name))
-        tables["ema_difference_table"] = shown.rename(columns=READABLE)
-    return {name: table.dropna(axis="columns", how="all") for name, table in tables.items()}
+def lengths_table(runs: StudyRuns) -> pd.DataFrame:
+    """Return a row for the best length of each variant, size and metric; empty where no length was measured."""
+    best = best_lengths(length_values(runs))
+    order = (list(dict.fromkeys(best["metric"])), runs.sizes, runs.variants)
+    rank = {name: place for names in order for place, name in enumerate(names)}
+    best = best.sort_values(["metric", "size", "variant"], key=lambda column: column.map(rank))
+    best = best.assign(metric=best["metric"].map(_name), edge=best["edge"].where(best["edge"] != ""))
+    shown = [*POINT, "length", "looks", "edge", *MEANS[:3], "others", *GAINS, "gain others", "seeds"]
+    return best[shown].rename(columns=COLUMNS).reset_index(drop=True).dropna(axis="columns", how="all")
 
 
 def lengths_sentences(runs: StudyRuns) -> list[str]:
@@ -108,8 +96,6 @@ def lengths_sentences(runs: StudyRuns) -> list[str]:
         lines = [
             f"Each best length is the best of {tried} that were measured on one seed: nothing says how far it holds."
         ]
-    if (best["seeds"] > 1).any() and len(runs.variants) > 1:
-        lines.append(VARIANTS)
     for row in records(best[best["edge"] != ""]):
         other = "shorter" if row["edge"] == "shortest" else "longer"
         name, size = _name(row["metric"]), f"{runs.study.size_axis} {size_text(row['size'])}"

@@ -66,7 +66,7 @@ def study_sections(
             title="EMA length: loss and image quality against it",
             lines=lengths_sentences(runs),
             pictures=_named(pictures, "ema_lengths"),
-            tables=_named(tables, "ema_table", "ema_difference_table"),
+            tables=_named(tables, "ema_table"),
             folded=True,
         ),
         Section(

@@ -17,7 +17,7 @@ from ..stats.rounding import rounding_deviations
 from ..stats.study_fits import StudyFits, fit_study
 from ..stats.tuned import tuned_rates
 from ..stats.verdicts import PrimaryVerdict, divergences, exploratory, primary_verdict
-from .ema_report import lengths_figure, lengths_tables
+from .ema_report import lengths_figure, lengths_table
 from .figures import curves_figure, scaling_figure, views_figure
 from .fit_figures import compute_figure, fits_figure, profile_figure, surface_figure
 from .fit_narrative import estimate_table, fit_table
@@ -135,7 +135,7 @@ def study_tables(report: StudyReport) -> dict[str, pd.DataFrame]:
         "difference_table": difference_table(report.exploratory[~main]),
         "rounding_table": report.rounding,
         "divergence_table": report.diverged[report.diverged["diverged"] > 0],
-        **lengths_tables(report.runs),
+        "ema_table": lengths_table(report.runs),
     }
     if report.tuned is not None:
         tables["tuned_table"] = tuned_table(report.tuned)

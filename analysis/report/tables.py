@@ -52,6 +52,7 @@ FORMATS: dict[str, Form] = {
     **dict.fromkeys(("largest change", "SD of rounding", "SD of seeds"), plain),
     "rounding / seeds": "{:.2f}",
     "best length": "{:g}",
+    "difference on other seeds": signed,
     **dict.fromkeys(("parameters, M", "parameters, M, ours", "parameters, M, published"), "{:,.1f}"),
     "p (Holm)": _p_value,
     "FID": "{:.2f}",

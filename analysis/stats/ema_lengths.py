@@ -13,7 +13,7 @@ from scipy import stats
 from lina_lab.config.ema import length_of
 
 from ..load.runs import StudyRuns
-from .paired import CONFIDENCE, Comparison, comparisons, mean_differences
+from .paired import CONFIDENCE
 
 DECAY = {"val/loss": "val/loss_ema"}
 """Metric at a length -> the same of the exponential average, where the name differs."""
@@ -21,6 +21,9 @@ POINT = ["variant", "size", "metric"]
 """Columns that identify a curve over lengths."""
 MEANS = ["value", "low", "high", "seeds"]
 """A mean over seeds, the ends of its 95% confidence interval (Student's t; NaN for one seed), and their number."""
+
+GAINS = ["gain", "gain low", "gain high"]
+"""The same of the difference to the exponential average, paired by seed."""
 
 
 def length_values(runs: StudyRuns) -> pd.DataFrame:
@@ -55,12 +58,11 @@ def length_curves(values: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for keys, mine in values.groupby([*POINT, "length"], sort=False):
-        gain = _mean(mine["value"] - mine["decay"])
-        named = dict(zip(("gain", "gain low", "gain high"), gain[:3], strict=True))
+        named = dict(zip(GAINS, _mean(mine["value"] - mine["decay"])[:3], strict=True))
         rows.append(
             {**_named(keys, [*POINT, "length"]), **dict(zip(MEANS, _mean(mine["value"]), strict=True)), **named}
         )
-    return pd.DataFrame(rows, columns=[*POINT, "length", *MEANS, "gain", "gain low", "gain high"])
+    return pd.DataFrame(rows, columns=[*POINT, "length", *MEANS, *GAINS])
 
 
 def chosen_on_others(values: pd.DataFrame) -> pd.DataFrame:
@@ -87,67 +89,37 @@ def chosen_on_others(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_lengths(values: pd.DataFrame) -> pd.DataFrame:
-    """Return the best length of each variant and size, and what it gives on seeds that it was not chosen on.
+    """Return the best length of each variant and size, and what it gives.
 
     Args:
         values: see `length_values`; lower ones are better.
 
     Returns:
         POINT, `length` (best mean over all seeds), `looks` (lengths that were tried), `edge` (`shortest`, `longest` or
-        empty), MEANS (of `chosen_on_others`; NaN for one seed), `gain`, `gain low`, `gain high` (minus the exponential
-        average, paired by seed).
+        empty), MEANS and GAINS at that length, `others` and `gain others` (means of `chosen_on_others`, which do not
+        flatter the choice; NaN for one seed). The intervals have Bonferroni's correction for the looks, so that they
+        cover however the length was chosen. Student's t over the values of `chosen_on_others` would not cover: these
+        depend on each other by the choices that they share.
     """
-    held = chosen_on_others(values).groupby(POINT, sort=False) if len(values) else {}
-    known = dict(iter(held))
+    held = chosen_on_others(values)
+    others = held.assign(gain=held["value"] - held["decay"]).groupby(POINT, sort=False)[["value", "gain"]].mean()
+    others = others.rename(columns={"value": "others", "gain": "gain others"})
     rows = []
     for keys, mine in values.groupby(POINT, sort=False):
-        wide = _by_seed(mine)
-        means = wide.mean(axis=0)
-        place, looks = int(means.to_numpy().argmin()), len(means)
+        wide, decay = _by_seed(mine), mine.groupby("seed")["decay"].first()
+        looks, place = wide.shape[1], int(wide.mean(axis=0).to_numpy().argmin())
+        chosen = wide.iloc[:, place]
         edge = "" if looks < 2 or 0 < place < looks - 1 else "longest" if place else "shortest"
-        own = known.get(keys)
-        value = (np.nan, np.nan, np.nan, len(wide)) if own is None else _mean(own["value"])
-        gain = (np.nan,) * 3 if own is None else _mean(own["value"] - own["decay"])[:3]
         rows.append(
             {
                 **_named(keys, POINT),
-                **{"length": means.index[place], "looks": looks, "edge": edge},
-                **dict(zip(MEANS, value, strict=True)),
-                **dict(zip(("gain", "gain low", "gain high"), gain, strict=True)),
+                **{"length": wide.columns[place], "looks": looks, "edge": edge},
+                **dict(zip(MEANS, _mean(chosen, looks), strict=True)),
+                **dict(zip(GAINS, _mean(chosen - decay, looks)[:3], strict=True)),
             }
         )
-    columns = [*POINT, "length", "looks", "edge", *MEANS, "gain", "gain low", "gain high"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def differences_at_best(runs: StudyRuns, values: pd.DataFrame) -> pd.DataFrame:
-    """Return paired differences between variants, each at the length that is best for its other seeds.
-
-    Args:
-        runs: the study.
-        values: see `length_values`.
-
-    Returns:
-        See `paired.mean_differences`; Holm's correction is over the comparisons and sizes of a metric.
-    """
-    held = chosen_on_others(values)
-    keys = ["size", "metric", "seed"]
-    parts = [_paired(held, each, keys) for each in comparisons(runs)] if len(held) else []
-    parts = [part for part in parts if len(part)]
-    return mean_differences(pd.concat(parts, ignore_index=True)) if parts else pd.DataFrame()
-
-
-def _paired(held: pd.DataFrame, comparison: Comparison, keys: list[str]) -> pd.DataFrame:
-    a, b = (held[held["variant"] == name][[*keys, "value"]] for name in (comparison.treatment, comparison.baseline))
-    both = a.merge(b, on=keys, suffixes=("", " of the baseline"))
-    return both.assign(
-        comparison=comparison.label,
-        axis=comparison.axis,
-        treatment=comparison.treatment,
-        baseline=comparison.baseline,
-        difference=both["value"] - both["value of the baseline"],
-        block_se=np.nan,
-    )
+    best = pd.DataFrame(rows, columns=[*POINT, "length", "looks", "edge", *MEANS, *GAINS])
+    return best.merge(others.reset_index(), on=POINT, how="left")
 
 
 def _by_seed(curve: pd.DataFrame) -> pd.DataFrame:
@@ -155,8 +127,8 @@ def _by_seed(curve: pd.DataFrame) -> pd.DataFrame:
     return curve.set_index(["seed", "length"])["value"].unstack("length").sort_index(axis=1).dropna()
 
 
-def _mean(values: "pd.Series[float]") -> tuple[float, float, float, int]:
-    """Return MEANS of one group."""
+def _mean(values: "pd.Series[float]", looks: int = 1) -> tuple[float, float, float, int]:
+    """Return MEANS of one group, with an interval that is corrected for so many looks (Bonferroni)."""
     known = values.dropna().to_numpy(float)
     count = len(known)
     if count == 0:
@@ -164,7 +136,7 @@ def _mean(values: "pd.Series[float]") -> tuple[float, float, float, int]:
     mean = float(known.mean())
     if count < 2:
         return mean, np.nan, np.nan, count
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * known.std(ddof=1) / np.sqrt(count))
+    reach = float(stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / looks, count - 1) * known.std(ddof=1) / np.sqrt(count))
     return mean, mean - reach, mean + reach, count
 
 

@@ -1,18 +1,17 @@
 """Loss and image quality against the length of the averaged weights, on planted numbers."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from lina_lab.analysis.load.runs import StudyRuns
-from lina_lab.analysis.report.ema_report import lengths_figure, lengths_sentences, lengths_tables
+from lina_lab.analysis.report.ema_report import lengths_figure, lengths_sentences, lengths_table
 from lina_lab.analysis.report.sections import study_sections
 from lina_lab.analysis.report.study_report import analyze_study, study_figures, study_tables
-from lina_lab.analysis.report.writer import write_study_report
-from lina_lab.analysis.stats.ema_lengths import best_lengths, chosen_on_others, length_curves, length_values
+from lina_lab.analysis.stats.ema_lengths import POINT, best_lengths, chosen_on_others, length_curves, length_values
 from matplotlib.figure import Figure
+from scipy import stats
 
 from lina_lab.config.ema import at_length, length_of
 
@@ -88,12 +87,13 @@ def test_each_seed_is_judged_at_the_length_that_is_best_for_the_others(planted: 
 def test_one_seed_has_a_best_length_and_nothing_that_says_how_far_it_holds(planted: Any) -> None:
     runs = with_lengths(planted(lambda *_: 0.0, seeds=1), fid=False)
     best = best_lengths(length_values(runs))
-    assert best["value"].isna().all()
+    assert best["others"].isna().all()
+    assert best["low"].isna().all()
     assert best["length"].notna().all()
     (line, *_) = lengths_sentences(runs)
     assert line == "Each best length is the best of 5 that were measured on one seed: nothing says how far it holds."
     assert lengths_figure(runs) is not None
-    assert "on other seeds" not in lengths_tables(runs)["ema_table"]
+    assert "on other seeds" not in lengths_table(runs)
 
 
 def test_a_best_length_at_an_end_is_said(planted: Any) -> None:
@@ -114,24 +114,30 @@ def test_a_seed_that_lacks_a_length_does_not_take_part_in_the_choice(runs: Study
     assert set(losses["looks"]) == {5}
 
 
-def test_the_report_has_a_section_where_lengths_were_measured_and_none_elsewhere(
-    runs: StudyRuns, planted: Any, tmp_path: Path
-) -> None:
+def test_the_interval_of_the_best_length_is_corrected_for_the_looks(runs: StudyRuns) -> None:
+    """It is wider than that of the same length in the curve by the ratio of the two quantiles (5 looks, 4 seeds)."""
+    values = length_values(runs)
+    best = best_lengths(values).iloc[0]
+    curves = length_curves(values)
+    own = curves[(curves[POINT] == best[POINT]).all(axis=1) & (curves["length"] == best["length"])].iloc[0]
+    assert best["value"] == pytest.approx(own["value"])
+    ratio = stats.t.ppf(1 - 0.025 / 5, 3) / stats.t.ppf(0.975, 3)
+    for value, high in (("value", "high"), ("gain", "gain high")):
+        assert best[high] - best[value] == pytest.approx(ratio * (own[high] - own[value]))
+
+
+def test_the_report_has_a_section_where_lengths_were_measured_and_none_elsewhere(runs: StudyRuns, planted: Any) -> None:
     report = analyze_study(runs)
-    tables, drawn = study_tables(report), study_figures(report)
-    figure, numbers = drawn["ema_lengths"]
+    figure, numbers = study_figures(report)["ema_lengths"]
     assert isinstance(figure, Figure)
     assert len(numbers) == 4 * 2 * 2 * len(LENGTHS)
-    section = next(each for each in study_sections(report, tables, {}) if each.title.startswith("EMA length"))
-    assert section.lines[0].startswith("Each best length is the best of 5 that were measured. A length that is chosen")
-    assert [len(table) for table in section.tables] == [16, 16]
-    differences = section.tables[1]
-    assert {"comparison", "size", "metric", "difference", "p (Holm)", "seeds"} <= set(differences)
-    write_study_report(report, tmp_path / "with")
-    assert "EMA length" in (tmp_path / "with/report.md").read_text()
-    assert (tmp_path / "with/ema_lengths.png").exists()
-    plain = analyze_study(planted(lambda *_: 0.0))
-    assert "ema_lengths" not in study_figures(plain)
-    assert not {"ema_table", "ema_difference_table"} & set(study_tables(plain))
+    section = next(s for s in study_sections(report, study_tables(report), {}) if s.title.startswith("EMA length"))
+    assert section.lines[0].startswith("Each best length is the best of 5 that were measured. The best of several")
+    assert [len(table) for table in section.tables] == [16]
+    assert {"best length", "looks", "interval low", "on other seeds", "difference"} <= set(section.tables[0])
+    without = planted(lambda *_: 0.0)
+    assert lengths_figure(without) is None
+    plain = replace(report, runs=without)
+    assert "ema_table" not in study_tables(plain)
     sections = study_sections(plain, study_tables(plain), {})
     assert all(each.empty for each in sections if each.title.startswith("EMA length"))
