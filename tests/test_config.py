@@ -54,6 +54,7 @@ OTHER: dict[str, Any] = {
     "optimizer.weight_decay": 0.1,
     "ema.decay": 0.9,
     "ema.every_n_steps": 2,
+    "ema.profiles": [0.05, 0.1],
     "trainer.max_images": 128,
     "trainer.val_every_images": 64,
     "trainer.log_every_n_steps": 2,
@@ -93,6 +94,8 @@ ONE_VALUED = {
     "sampling.quality_reference",
     "sampling.inception",
     "sampling.vae",
+    "ema.snapshot_every_images",
+    "ema.lengths",
     *(f"start.{field.name}" for field in dataclasses.fields(StartConfig)),
 }
 """Fields that cannot change alone in a trial on digits."""

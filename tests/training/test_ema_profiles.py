@@ -169,17 +169,20 @@ def test_a_damaged_snapshot_costs_the_measurement_and_not_the_trial(tiny: Tiny, 
         load(folder, ema=0.06)
 
 
-def test_snapshots_come_along_when_training_goes_on_in_another_folder(tiny: Tiny, tmp_path: Path) -> None:
-    config = tiny(ema=EMA, trainer=LONG)
-    with pytest.raises(KilledError):
-        run(config, tmp_path / "source", kill_at=9)
-    state = saved(tmp_path / "source")["callbacks"][AVERAGES]
-    (tmp_path / "other").mkdir()
-    callback = PowerAverages(config, tmp_path / "other", None, [])  # type: ignore[arg-type]
-    callback.load_state_dict(state)
-    callback._bring_snapshots(tmp_path / "source")
-    assert set(files(tmp_path / "other")) == {f"step-{step:08d}.safetensors" for step in (2, 4, 6)}
-    assert files(tmp_path / "other").items() <= files(tmp_path / "source").items()
+def test_a_cell_that_goes_on_with_the_training_of_another_has_its_averages_and_snapshots(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    """The budget is raised, and lengths are asked for: as if the first cell had never ended, bit for bit."""
+    ema = {**EMA, "snapshot_every_images": 16}
+    source = tiny(ema=ema, trainer={**LONG, "max_images": 160})
+    run(source, tmp_path / source.config_hash())
+    more = {"ema": {**ema, "lengths": [0.04, 0.06]}, "trainer": LONG}
+    longer = run(tiny(**more, start={"cell": source.config_hash(), "state": "training"}), tmp_path / "longer")
+    whole = run(tiny(**more), tmp_path / "whole")
+    assert len(files(tmp_path / "whole")) == 20
+    assert files(tmp_path / "longer") == files(tmp_path / "whole")
+    for name in ("val/loss_ema_0.040", "val/loss_ema_0.060", "val/loss_ema"):
+        assert longer.metrics[name] == whole.metrics[name]
 
 
 def test_a_checkpoint_without_these_averages_is_refused(

@@ -89,7 +89,9 @@ class PowerAverages(Callback):
                 torch._foreach_lerp_(tensors, weights, 1.0 - decay_of(width, self._step))
         if self._step in self._due:
             whole = self._whole()
-            mine = write_snapshot(self.folder, self._step, whole) if trainer.is_global_zero else Snapshot(self._step, "")
+            mine = (
+                write_snapshot(self.folder, self._step, whole) if trainer.is_global_zero else Snapshot(self._step, "")
+            )
             self._snapshots.append(trainer.strategy.broadcast(mine, 0))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
