@@ -12,6 +12,8 @@ from .metric_names import metric_name
 from .styles import LEGEND_ROOM, line_style, log_x, shifts, variant_legend
 from .tables import records, size_text
 
+CLOSE = 0.3
+"""Share of the usual shift between the markers of variants."""
 NAMES = {"val/loss": "validation loss"}
 """Metric at a length -> its name for readers."""
 COLUMNS = {
@@ -41,7 +43,9 @@ def lengths_figure(runs: StudyRuns) -> tuple[Figure, pd.DataFrame] | None:
     shape: dict[str, Any] = {"figsize": (3.0 * len(sizes) + LEGEND_ROOM, 2.0 * 2 * len(metrics)), "squeeze": False}
     figure, panels = plt.subplots(2 * len(metrics), len(sizes), sharex="col", sharey="row", **shape)
     lengths = sorted(set(curves["length"]))
-    places = dict(zip(runs.variants, shifts(len(runs.variants), lengths), strict=True))
+    # Moved a little alone: markers far from each other would pass for different lengths.
+    moved = [factor**CLOSE for factor in shifts(len(runs.variants), lengths)]
+    places = dict(zip(runs.variants, moved, strict=True))
     for row, metric in enumerate(metrics):
         for column, size in enumerate(sizes):
             upper, lower = panels[2 * row][column], panels[2 * row + 1][column]
@@ -96,12 +100,12 @@ def lengths_sentences(runs: StudyRuns) -> list[str]:
         lines = [
             f"Each best length is the best of {tried} that were measured on one seed: nothing says how far it holds."
         ]
-    for row in records(best[best["edge"] != ""]):
-        other = "shorter" if row["edge"] == "shortest" else "longer"
-        name, size = _name(row["metric"]), f"{runs.study.size_axis} {size_text(row['size'])}"
+    for (metric, edge), mine in best[best["edge"] != ""].groupby(["metric", "edge"], sort=False):
+        axis, name, other = runs.study.size_axis, _name(str(metric)), "shorter" if edge == "shortest" else "longer"
+        found = ", ".join(f"{row['variant']} at {axis} {size_text(row['size'])}" for row in records(mine))
         lines.append(
-            f"{name[0].upper()}{name[1:]}, {row['variant']}, {size}: the best length {row['length']:g} is the "
-            f"{row['edge']} that was measured, and a {other} one may be better."
+            f"{name[0].upper()}{name[1:]}: the best length is the {edge} that was measured, and a {other} one may be "
+            f"better, for {found}."
         )
     return lines
 
