@@ -8,6 +8,9 @@ from collections.abc import Iterator
 
 from lina_lab.config.datasets import DATA_SETS
 from lina_lab.config.metrics import METRICS
+from lina_lab.config.optimizers import OPTIMIZERS
+from lina_lab.config.resources import ResourcesConfig
+from lina_lab.config.schedules import cooldown_start
 from lina_lab.config.trial import TrialConfig
 
 SLOW, MEANINGLESS = 0.2, 0.9
@@ -63,6 +66,16 @@ def unmeasurable(trial: TrialConfig) -> str | None:
     return None
 
 
+def unsharded(trial: TrialConfig, resources: ResourcesConfig) -> str | None:
+    """Why the trial's optimizer cannot work on sharded weights, as a sentence; None: it can, or they are whole."""
+    if resources.strategy == "fsdp" and OPTIMIZERS[trial.optimizer.name].matrices:
+        return (
+            f"optimizer.name={trial.optimizer.name} needs whole matrices, and study.resources.strategy=fsdp shards "
+            "them: take strategy=ddp"
+        )
+    return None
+
+
 def cautions(trial: TrialConfig) -> tuple[str, ...]:
     """A sentence for each number of the trial that means less than its name says."""
     return tuple(_cautions(trial))
@@ -77,6 +90,11 @@ def _cautions(trial: TrialConfig) -> Iterator[str]:
             f"optimizer.warmup_images={optimizer.warmup_images:,} is more than the {trial.images_seen:,} images of the "
             f"budget: the learning rate ends at {trial.images_seen / optimizer.warmup_images:.0%} of "
             f"optimizer.lr={optimizer.lr:g}"
+        )
+    if (start := cooldown_start(trial)) < trial.images_seen:
+        yield (
+            f"optimizer.schedule={optimizer.schedule} lowers the learning rate from {start:,} images on: a loss "
+            "between there and the end is not that of a shorter training"
         )
     if trial.trainer.log_every_n_steps > trial.max_steps:
         yield (

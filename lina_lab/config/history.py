@@ -56,7 +56,13 @@ ADDED: dict[str, Any] = {
     "model.base_dim": None,
     "optimizer.name": "adamw",
     "optimizer.options": {},
+    "optimizer.schedule": "constant",
+    "optimizer.cooldown": None,
+    "optimizer.final_rate": 0.0,
+    "optimizer.clip_norm": None,
     "sampling.metrics": [],
+    "trainer.callbacks": [],
+    "trainer.loggers": [],
     "trainer.rng_version": 1,
 }
 """Dotted name of a field of a trial that version 0.1 did not have -> the value that stands for its absence, as plain
@@ -66,8 +72,9 @@ STAND_INS: dict[str, Any] = {"data.path": None, "data.workers": 0, "trainer.log_
 FILES = ("data.path", "data.encoder", "sampling.vae", "sampling.quality_reference", "sampling.inception")
 """Fields that name files or folders; some may also name a model of the hub. A begun study compares what is there
 (`study.contents`), not the name."""
-NEVER: dict[str, Any] = {"start.source": None}
-"""Field that is never hashed -> what is hashed in its place: another field stands for what it names."""
+NEVER: dict[str, Any] = {"start.source": None, "trainer.loggers": []}
+"""Field that is never hashed -> what is hashed in its place: another field stands for what it names, or it decides no
+number."""
 PLACES = tuple(dict.fromkeys([*STAND_INS, *FILES]))
 """Fields whose value may change while a study goes on. Its cells keep the hash that they were begun with."""
 

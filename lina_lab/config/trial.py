@@ -13,10 +13,12 @@ from pydantic.dataclasses import dataclass
 from lina_lab.config.checks import CHECKS, FROM_LIST, Checked, NonNegativeInt, OneOf, PositiveInt, Share
 from lina_lab.config.datasets import DATA_SETS, having
 from lina_lab.config.ema import EmaConfig, problem_of_snapshots, snapshot_steps
+from lina_lab.config.extras import CALLBACKS, LOGGERS, problems_of_names
 from lina_lab.config.history import added_fields, placed, recorded
 from lina_lab.config.metrics import METRICS
 from lina_lab.config.model import LinaConfig
 from lina_lab.config.optimizers import OPTIMIZERS, OptimizerConfig
+from lina_lab.config.schedules import problem_of_budget
 from lina_lab.config.start import StartConfig
 
 
@@ -56,7 +58,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
-class TrainerConfig:
+class TrainerConfig(Checked):
     """Budget, precision, validation and the divergence rule."""
 
     max_images: PositiveInt = 10_000
@@ -75,6 +77,15 @@ class TrainerConfig:
     divergence_steps: Annotated[int, Field(gt=0, le=200, strict=True)] = 100
     """Consecutive steps above that multiple after which the trial has diverged; a loss that is not finite counts at
     once."""
+    callbacks: Annotated[tuple[str, ...], FROM_LIST] = ()
+    """Lightning callbacks of installed packages, by name."""
+    loggers: Annotated[tuple[str, ...], FROM_LIST] = ()
+    """Lightning loggers that get the metrics beside MLflow: tensorboard, wandb, or those of installed packages. They
+    decide no number, and are not part of the config hash."""
+
+    def _problems(self) -> Iterator[str]:
+        yield from problems_of_names("callbacks", self.callbacks, CALLBACKS)
+        yield from problems_of_names("loggers", self.loggers, LOGGERS)
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -149,6 +160,8 @@ class TrialConfig(Checked):
             yield f"model.parametrization=mup needs an optimizer that steps as Adam does, not {self.optimizer.name}"
         if (sentence := problem_of_snapshots(self.ema, self.ema_snapshots)) is not None:
             yield sentence
+        if (too_short := problem_of_budget(self)) is not None:
+            yield too_short
         yield from self._problems_of_sampling()
         yield from self._problems_of_captions()
 

@@ -22,7 +22,9 @@ class Progress:
     learning_rate: float | None = None
     """Of the first group of parameters, in the last step."""
     gradient_norm: float | None = None
-    """Euclidean norm of all gradients, before the last line in the log; measured once for each line."""
+    """Euclidean norm of all gradients before clipping, in the last step in which it was measured."""
+    loss_spikes: int | None = None
+    """Spikes of the training loss so far, see `lina_lab/training/spikes.py`."""
     images_per_second: float | None = None
     """Rate of training since the line before the last one in the log."""
     share_of_peak: float | None = None
@@ -52,6 +54,7 @@ class Progress:
             f"loss {self.loss:.4f}",
             "" if self.learning_rate is None else f"learning rate {self.learning_rate:.3g}",
             "" if self.gradient_norm is None else f"gradient norm {self.gradient_norm:.3g}",
+            f"{self.loss_spikes} spikes of the loss" if self.loss_spikes else "",
             "" if self.images_per_second is None else f"{self.images_per_second:,.1f} images/s",
             "" if self.share_of_peak is None else f"{self.share_of_peak:.1%} of peak",
             "" if self.memory_mib is None else f"{self.memory_mib:,.0f} MiB",

@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lina_lab.config import CommandConfig, TrialConfig, to_dict
+from lina_lab.config import CommandConfig, ResourcesConfig, TrialConfig, to_dict
+from lina_lab.config.cautions import unsharded
 from lina_lab.config.datasets import DATA_SETS
+from lina_lab.config.extras import missing_package
 from lina_lab.launch.machine import check_machine
 from lina_lab.study.grid import Plan
 from lina_lab.study.workspace import Workspace
@@ -24,6 +26,9 @@ def problems(plan: Plan, command: CommandConfig) -> Iterator[str]:
             resources.check_batch(batch_size)
         except ValueError as error:
             yield str(error)
+    for sentence in dict.fromkeys(_problem_of_training(cell.config, resources) for cell in plan.cells):
+        if sentence is not None:
+            yield sentence
     found = (_problem_of_data(config) for config in _different_data(cell.config for cell in plan.cells))
     yield from dict.fromkeys(problem for problem in found if problem is not None)
     yield from dict.fromkeys(_problems_of_sources((cell.config for cell in plan.cells), plan.runs))
@@ -37,6 +42,10 @@ def _different_data(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
         shape = (model.latent_channels, model.latent_size, model.num_classes, model.text_dim, model.text_length)
         kinds.setdefault(str((to_dict(config.data), shape, to_dict(config.sampling))), config)
     return list(kinds.values())
+
+
+def _problem_of_training(config: TrialConfig, resources: ResourcesConfig) -> str | None:
+    return missing_package(config) or unsharded(config, resources)
 
 
 def _problem_of_data(config: TrialConfig) -> str | None:

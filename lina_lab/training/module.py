@@ -12,10 +12,12 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 from lina_lab.config import TrialConfig, from_stored, to_dict
 from lina_lab.config.history import PLACES
+from lina_lab.config.schedules import rate_factor, warmup_steps
 from lina_lab.data.batch import DATA_STATE, Batch
 from lina_lab.data.order import RankLayout
 from lina_lab.model import LINA, LossInputs, initialize, sample_step_inputs
 from lina_lab.model.inherit import Inherited
+from lina_lab.training.gradients import clip_gradients, gradient_norm
 from lina_lab.training.optimizer_state import LAYOUT, State, with_names
 from lina_lab.training.optimizers import make_optimizer
 from lina_lab.training.start import Start, go_on
@@ -62,6 +64,10 @@ class LinaModule(L.LightningModule):
         """For each validation batch the loss inputs of this rank's images, and how many of these images count."""
         self.averages = False
         """Whether `ExponentialAverage` swaps its weights in for the second validation loader."""
+        self.measures_norm = False
+        """Whether the gradients' norm of the step that runs now is wanted; with a limit it is measured in each step."""
+        self.gradient_norm: Tensor | None = None
+        """Norm of all gradients of the last step where it was measured, before they were clipped."""
         self._optimizer_states: list[State] = []
         """From a checkpoint, until there is an optimizer to take them."""
 
@@ -111,10 +117,26 @@ class LinaModule(L.LightningModule):
         self.log_over_images({}, self.images_seen)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        config, warmup = self.config.optimizer, self.config.optimizer.warmup_images / self.config.data.batch_size
+        config, total, warmup = self.config.optimizer, self.config.max_steps, warmup_steps(self.config)
         optimizer = make_optimizer(self.model, config)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(warmup, 1)))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: rate_factor(config, step, total=total, warmup=warmup)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients and measure their norm; Lightning calls it before each optimizer step."""
+        if self.config.optimizer.clip_norm is not None:
+            self.gradient_norm = clip_gradients(optimizer, self.config.optimizer.clip_norm)
+        elif self.measures_norm:
+            self.gradient_norm = gradient_norm(optimizer)
+        if gradient_clip_val:  # of a trainer of somebody's own
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["layout"] = LAYOUT

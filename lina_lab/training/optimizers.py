@@ -8,6 +8,7 @@ from torch import nn
 from lina_lab.config import OptimizerConfig
 from lina_lab.config.optimizers import OPTIMIZERS
 from lina_lab.model.parametrization import WidthFactors, width_factors
+from lina_lab.util.errors import first_line
 
 
 def adamw(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -19,14 +20,22 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     """The optimizer of a model, with the learning rates, weight decays and epsilons of its parametrization.
 
     Raises:
-        ValueError: muP has no rule for a parameter, or the optimizer does not keep the groups that the rules need.
+        ValueError: muP has no rule for a parameter, the optimizer does not keep the groups that the rules need, or it
+            leaves out a parameter.
     """
-    grouped = grouped_parameters(model)
+    entry, grouped = OPTIMIZERS[config.name], grouped_parameters(model)
     groups = [
         {"params": parameters, "weight_decay": config.weight_decay * factors.weight_decay if decays else 0.0}
         for (decays, factors), parameters in grouped.items()
     ]
-    optimizer: torch.optim.Optimizer = OPTIMIZERS[config.name].load()(groups, config)
+    if entry.matrices:
+        matrices = block_matrices(model)
+        groups = [part for group in groups for part in _split(group, matrices)]
+    try:
+        optimizer: torch.optim.Optimizer = entry.load()(groups, config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"optimizer.name={config.name} cannot be made: {first_line(error)}") from error
+    _check_complete(optimizer, model, config.name)
     every = [factors for _, factors in grouped]
     if any(factors != WidthFactors() for factors in every):
         if len(optimizer.param_groups) != len(every):
@@ -36,6 +45,31 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
             if "eps" in group:
                 group["eps"] *= factors.eps
     return optimizer
+
+
+def _split(group: dict[str, Any], matrices: set[int]) -> list[dict[str, Any]]:
+    """A group as one of matrices and one of other parameters, without empty ones."""
+    parts = ([p for p in group["params"] if (id(p) in matrices) == own] for own in (True, False))
+    return [{**group, "params": part, "matrices": own} for own, part in zip((True, False), parts, strict=True) if part]
+
+
+def _check_complete(optimizer: torch.optim.Optimizer, model: nn.Module, name: str) -> None:
+    """Refuse an optimizer that would leave some parameters as they are."""
+    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    left = [own for own, p in model.named_parameters() if p.requires_grad and id(p) not in known]
+    if left:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        raise ValueError(f"optimizer.name={name} does not know the parameter {left[0]}{more}, which is to be trained")
+
+
+def block_matrices(model: nn.Module) -> set[int]:
+    """The `id` of each hidden matrix: the weights of linear layers in blocks.
+
+    Input layers, embeddings, conditioning of the flow head and the last layer are not in blocks.
+    """
+    blocks = [block for stack in model.modules() if isinstance(stack, nn.ModuleList) for block in stack]
+    layers = [layer for block in blocks for layer in block.modules() if isinstance(layer, nn.Linear)]
+    return {id(layer.weight) for layer in layers}
 
 
 def grouped_parameters(model: nn.Module) -> dict[tuple[bool, WidthFactors], list[nn.Parameter]]:

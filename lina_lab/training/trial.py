@@ -18,7 +18,8 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback
 
 from lina_lab.config import ResourcesConfig, TrialConfig
-from lina_lab.config.cautions import cautions, unmeasurable
+from lina_lab.config.cautions import cautions, unmeasurable, unsharded
+from lina_lab.config.extras import missing_package
 from lina_lab.config.metrics import METRICS
 from lina_lab.data import make_data
 from lina_lab.records.files import PICTURE_FILE
@@ -37,6 +38,7 @@ from lina_lab.training.callbacks.step_sync import StepSync
 from lina_lab.training.callbacks.timing import CommunicationClock, StepProfiler, TrialTimer
 from lina_lab.training.checkpoints import Checkpoints, newest
 from lina_lab.training.divergence import DivergedError
+from lina_lab.training.extras import check_budget, make_callbacks, make_loggers
 from lina_lab.training.mlflow_logger import BufferedMLflowLogger
 from lina_lab.training.module import LinaModule
 from lina_lab.training.start import Start, initial
@@ -104,8 +106,9 @@ def _train(
     environment: Any,
 ) -> TrialResult:
     resources.check_batch(config.data.batch_size)
-    if (sentence := unmeasurable(config)) is not None:
-        raise ValueError(sentence)
+    for sentence in (unmeasurable(config), missing_package(config), unsharded(config, resources)):
+        if sentence is not None:
+            raise ValueError(sentence)
     forget_peak_memory()
     checkpoint, problems = newest(folder)
     logger = None if tracking is None else BufferedMLflowLogger(tracking, folder)
@@ -129,7 +132,7 @@ def _train(
             reload_dataloaders_every_n_epochs=1,
             num_sanity_val_steps=0,
             log_every_n_steps=config.trainer.log_every_n_steps,
-            logger=logger or False,
+            logger=[*([] if logger is None else [logger]), *make_loggers(config, folder)],
             # Lightning calls them in this order.
             callbacks=[
                 ConsistencyCheck(config, path),
@@ -140,6 +143,7 @@ def _train(
                 average,
                 *([powers] if config.ema.profiles else []),
                 *evaluations,
+                *make_callbacks(config, folder),
                 meter,
                 StepSync(config, folder, resources, timer, checkpoints, meter, requests, report),
                 checkpoints,
@@ -158,6 +162,7 @@ def _train(
         with _interruptible(trainer):
             try:
                 trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+                check_budget(trainer, config)
             except (DivergedError, CancelledError, PreemptedError) as ended:
                 status, error = ENDS[type(ended)], str(ended)
     seconds = time.perf_counter() - begun

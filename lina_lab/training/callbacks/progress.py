@@ -1,7 +1,7 @@
-"""How far and how fast a trial is: what its log says once a minute, and `lina status` at any time."""
+"""How far and how fast a trial is, and how well it trains: in its log, in `lina status` and in the tracker."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,22 +9,29 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.throughput import get_available_flops
 from lightning.pytorch.callbacks import Callback
-from torch.distributed.tensor import DTensor
 
 from lina_lab.config import TrialConfig
 from lina_lab.model import count
 from lina_lab.records.result import LINE_SECONDS, Progress
+from lina_lab.records.runstore import IMAGES_PER_SECOND, SPIKES, TRAIN, TRAIN_NORM, TRAIN_RATE
 from lina_lab.training.callbacks.timing import TrialTimer
+from lina_lab.training.spikes import Spikes
 
 DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
 """Precision of `trainer.precision` -> type of its matrix products."""
+THINNED = 10
+"""Logged losses for each logged learning rate and gradient norm: a point costs the tracker as much as a loss does."""
 
 
 class ProgressMeter(Callback):
-    """Measures each step, and once a minute what costs time: the gradients' norm and the memory.
+    """Measures each step, and logs now and then what costs time.
 
-    The norm of sharded gradients needs all ranks at once, so they agree on the steps where it is measured: `due` is set
-    by `StepSync`, the same on all of them.
+    To the trial's log once a minute: a line on progress. To the loggers: learning rate and gradient norm at every tenth
+    logged loss and at the last step before a validation; images per second, share of peak, memory and the number of
+    spikes of the loss at each validation. None of these metrics is in the trial's result.
+
+    The norm of sharded gradients needs all ranks at once, so they agree on the steps where it is measured: by the
+    step's number, and by `due`, which `StepSync` sets, the same on all of them.
 
     Args:
         config: the trial.
@@ -43,6 +50,7 @@ class ProgressMeter(Callback):
         self.config, self.timer, self.memory, self.tell = config, timer, memory, tell
         self.due = False
         """Whether the step that runs now is one to measure, and to log when it has ended."""
+        self.spikes = Spikes()
         self._latest = Progress(images=0, loss=float("nan"), total_images=config.images_seen)
         self._flops = count.FLOPS_PER_MULTIPLY_ADD * count.training_operations(config.model).total
         self._peak: float | None = None
@@ -50,6 +58,8 @@ class ProgressMeter(Callback):
         self._first = 0
         self._marks: list[tuple[float, int]] = []
         """Seconds of training and images, at the last two lines or at the start."""
+        self._validated = (0.0, 0)
+        """Seconds of training and images, at the last validation or at the start."""
 
     @property
     def wants_line(self) -> bool:
@@ -60,21 +70,60 @@ class ProgressMeter(Callback):
         self._started = self._logged = time.monotonic()
         self._first = pl_module.images_seen
         self._marks = [(self.timer.so_far, self._first)]
+        self._validated = self._marks[0]
         device = pl_module.device
         if device.type == "cuda":
             peak = get_available_flops(device, DTYPES[self.config.trainer.precision])
             self._peak = None if peak is None else float(peak) * trainer.world_size
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
-        rate = float(optimizer.param_groups[0]["lr"])
-        norm = gradient_norm(pl_module) if self.due else self._latest.gradient_norm
-        self._latest = replace(self._latest, learning_rate=rate, gradient_norm=norm)
+        self._latest = replace(self._latest, learning_rate=float(optimizer.param_groups[0]["lr"]))
+        pl_module.measures_norm = self.due or self._logs(trainer.global_step + 1)
+
+    def _logs(self, step: int) -> bool:
+        """Whether the rate and the norm of a step, counted from 1, go to the loggers."""
+        every = THINNED * self.config.trainer.log_every_n_steps
+        return step % every == 0 or step % self.config.epoch_steps == 0 or step == self.config.max_steps
+
+    def log_step(self, trainer: L.Trainer, step: int, images: int) -> None:
+        """Send the rate and the norm of a step to the loggers, if it is one that they get.
+
+        Args:
+            trainer: has the loggers.
+            step: its number, from 1.
+            images: images seen before it, which is where its loss is logged.
+        """
+        if self._logs(step):
+            assert self._latest.gradient_norm is not None
+            values = {TRAIN_RATE: self._latest.learning_rate, TRAIN_NORM: self._latest.gradient_norm}
+            log(trainer, values, images)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        images, trained = pl_module.images_seen, self.timer.so_far
+        since, before = self._validated
+        self._validated = (trained, images)
+        if trainer.state.fn != "fit" or images == before:
+            return
+        rate = (images - before) / max(trained - since, 1e-9)
+        values = {
+            f"{TRAIN}{IMAGES_PER_SECOND}": rate,
+            f"{TRAIN}share_of_peak": self._share_of_peak(rate),
+            f"{TRAIN}memory_mib": self._memory_mib(pl_module.device),
+            SPIKES: self.spikes.count,
+        }
+        log(trainer, values, images)
+
+    def _share_of_peak(self, rate: float) -> float | None:
+        """FLOP/s at a rate of images per second, as a share of the devices' peak; None: the peak is not known."""
+        return None if self._peak is None else rate * self._flops / self._peak
 
     def step_ended(self, pl_module: Any, step: int, loss: float) -> Progress:
         """The progress after a step; logs it if it is due."""
         images, trained = pl_module.images_seen, self.timer.so_far
         since, before = self._marks[0]
         rate = (images - before) / max(trained - since, 1e-9)
+        norm = pl_module.gradient_norm
+        self.spikes.update(loss)
         pace = (time.monotonic() - self._started) / max(images - self._first, 1)
         self._latest = replace(
             self._latest,
@@ -82,7 +131,9 @@ class ProgressMeter(Callback):
             loss=loss,
             step=step,
             images_per_second=rate,
-            share_of_peak=None if self._peak is None else rate * self._flops / self._peak,
+            gradient_norm=None if norm is None else float(norm),
+            loss_spikes=self.spikes.count,
+            share_of_peak=self._share_of_peak(rate),
             seconds_left=pace * (self.config.images_seen - images),
         )
         if self.due:
@@ -93,12 +144,19 @@ class ProgressMeter(Callback):
                 self.tell(self._latest)
         return self._latest
 
+    def state_dict(self) -> dict[str, Any]:
+        return self.spikes.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.spikes.load_state_dict(state_dict)
+
     def _memory_mib(self, device: torch.device) -> float:
         """Largest memory so far: what torch has allocated on a GPU, or the process' own on the CPU."""
         return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else self.memory()
 
 
-def gradient_norm(module: torch.nn.Module) -> float:
-    """Euclidean norm of all gradients of a module; where they are sharded, all ranks call this together."""
-    total = torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
-    return float(total.full_tensor() if isinstance(total, DTensor) else total)
+def log(trainer: L.Trainer, values: Mapping[str, float | None], images: int) -> None:
+    """Send values that are known to all loggers now, over images seen. They do not become the trial's metrics."""
+    known = {name: float(value) for name, value in values.items() if value is not None}
+    for logger in trainer.loggers:
+        logger.log_metrics(known, step=images)

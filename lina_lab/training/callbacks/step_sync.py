@@ -14,7 +14,7 @@ from lina_lab.config import ResourcesConfig, TrialConfig
 from lina_lab.records.files import CANCEL_FILE
 from lina_lab.records.result import Report
 from lina_lab.records.runstore import TRAIN_LOSS
-from lina_lab.training.callbacks.progress import ProgressMeter
+from lina_lab.training.callbacks.progress import ProgressMeter, log
 from lina_lab.training.callbacks.timing import TrialTimer
 from lina_lab.training.checkpoints import Checkpoints
 from lina_lab.training.divergence import Divergence
@@ -96,6 +96,7 @@ class StepSync(Callback):
         images = pl_module.images_seen - pl_module.config.data.batch_size
         pl_module.log_over_images({TRAIN_LOSS: step.loss}, images)
         progress = self.meter.step_ended(pl_module, step.number, step.loss)
+        self.meter.log_step(trainer, step.number, images)
         self.meter.due = step.due
         if self.report is not None and trainer.is_global_zero:
             self.report(progress)
@@ -103,9 +104,9 @@ class StepSync(Callback):
         if step.cancel:
             raise CancelledError("cancelled")
         if (step.leave or step.late) and pl_module.global_step < pl_module.config.max_steps:
-            if trainer.logger is not None and step.number % pl_module.config.trainer.log_every_n_steps == 0:
+            if step.number % pl_module.config.trainer.log_every_n_steps == 0:
                 # Lightning would log it later, and not at all if training ends here.
-                trainer.logger.log_metrics({TRAIN_LOSS: step.loss}, step=images)
+                log(trainer, {TRAIN_LOSS: step.loss}, images)
             self.timer.lap()
             self.checkpoints.save(trainer)
             if step.late:
