@@ -17,8 +17,8 @@ class MuonAdamW(Optimizer):
     """torch's Muon and its fused AdamW, each for its own groups.
 
     Groups and state are those of this optimizer: schedules, checkpoints by parameter names and Lightning see one. The
-    updates of Muon have the root mean square of AdamW's (`match_rms_adamw`, arXiv 2502.16982), so that both take one learning
-    rate and weight decay.
+    updates of Muon have the root mean square of AdamW's (`match_rms_adamw`, arXiv 2502.16982), so that both take one
+    learning rate and weight decay.
 
     Args:
         groups: dicts with `params`, `weight_decay` and `matrices`.

@@ -52,7 +52,7 @@ def test_a_study_of_a_package_s_gate_is_planned_trained_and_reported(package: Pr
     assert "head vs. no gate" in report
 
 
-def test_a_package_s_data_optimizer_and_metric_are_used(package: Project) -> None:
+def test_a_package_s_data_optimizer_schedule_metric_callback_and_logger_are_used(package: Project) -> None:
     done = package.run(shell("optimizer.name"))
     assert done.returncode == 0, done.stdout + done.stderr
     cells = [path.parent for path in (package.folder / "try/all").glob("*/result.json")]
@@ -61,6 +61,10 @@ def test_a_package_s_data_optimizer_and_metric_are_used(package: Project) -> Non
         result = json.loads((cell / "result.json").read_text())
         metrics = result.get("result", result)["metrics"]
         assert metrics["eval/contrast"] > 0
+        steps = (cell / "steps.txt").read_text().split()
+        assert steps == [str(step) for step in range(1, len(steps) + 1)]
+        logged = (cell / "csv/metrics.csv").read_text().splitlines()
+        assert {"train/loss", "train/lr", "val/loss_ema"} <= set(logged[0].split(","))
 
 
 def test_a_gate_in_lina_lab_itself_passes_the_tests_that_walk_the_entries(tmp_path: Path) -> None:
