@@ -190,7 +190,7 @@ FALLING = {
 }
 
 
-@pytest.mark.parametrize(("schedule", "optimizer"), product(FALLING, ("adamw", "muon")))
+@pytest.mark.parametrize(("schedule", "optimizer"), [*product(FALLING, ("adamw", "muon"))])
 def test_each_schedule_resumes_bit_for_bit_with_each_optimizer_and_clipping(
     tiny: Tiny, tmp_path: Path, schedule: str, optimizer: str
 ) -> None:
