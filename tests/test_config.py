@@ -52,6 +52,8 @@ OTHER: dict[str, Any] = {
     "optimizer.warmup_images": 16,
     "optimizer.betas": [0.9, 0.99],
     "optimizer.weight_decay": 0.1,
+    "optimizer.schedule": "linear",
+    "optimizer.clip_norm": 0.5,
     "ema.decay": 0.9,
     "ema.every_n_steps": 2,
     "ema.profiles": [0.05, 0.1],
@@ -91,6 +93,10 @@ ONE_VALUED = {
     "sampling.metrics",
     "optimizer.name",
     "optimizer.options",
+    "optimizer.cooldown",
+    "optimizer.final_rate",
+    "trainer.callbacks",
+    "trainer.loggers",
     "sampling.quality_reference",
     "sampling.inception",
     "sampling.vae",
@@ -183,7 +189,15 @@ def test_an_added_field_is_in_the_hash_unless_it_has_its_recorded_default() -> N
 def test_stored_data_gets_the_fields_that_were_added_since() -> None:
     stored = {"optimizer": {"lr": 1.0}, "sampling": {"steps": 2, "metrics": ["eval/x"]}}
     assert current_names(stored) == {
-        "optimizer": {"lr": 1.0, "name": "adamw", "options": {}},
+        "optimizer": {
+            "lr": 1.0,
+            "name": "adamw",
+            "options": {},
+            "schedule": "constant",
+            "cooldown": None,
+            "final_rate": 0.0,
+            "clip_norm": None,
+        },
         "sampling": {"ar_steps": 2, "metrics": ["eval/x"]},
     }
     with pytest.MonkeyPatch.context() as patch:

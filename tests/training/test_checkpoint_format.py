@@ -32,13 +32,14 @@ SHAPES = {
 
 
 def test_callbacks_keep_the_names_that_their_state_is_stored_under(tiny: Tiny, tmp_path: Path) -> None:
-    """All of them, as version 0.1 wrote them: a name that changes would begin anew without a word."""
+    """As version 0.1 wrote them, and ProgressMeter since then: a name that changes would begin anew without a word."""
     run_trial(tiny(**SHAPES), tmp_path)
     saved = load(last(tmp_path).path)
     assert set(saved["callbacks"]) == {
         "CaptionCheck",
         "Checkpoints",
         "ExponentialAverage",
+        "ProgressMeter",
         "Quality",
         "StepEnd",
         "Stopwatch",
@@ -47,6 +48,7 @@ def test_callbacks_keep_the_names_that_their_state_is_stored_under(tiny: Tiny, t
         "CaptionCheck": {"seen"},
         "Checkpoints": {"metrics", "random", "waiting"},
         "ExponentialAverage": {"latest_update_step"},
+        "ProgressMeter": {"count", "above", "losses"},
         "Quality": {"seen"},
         "StepEnd": {"minimum", "above"},
         "Stopwatch": {"training", "validating"},

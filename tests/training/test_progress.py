@@ -7,22 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 
 from lina_lab.config import TrialConfig
 from lina_lab.model import count
 from lina_lab.records.result import Progress, duration
 from lina_lab.training.callbacks import progress as progress_module
-from lina_lab.training.callbacks.progress import ProgressMeter, gradient_norm
+from lina_lab.training.callbacks.progress import ProgressMeter
 from lina_lab.training.trial import run_trial
 
 Tiny = Callable[..., TrialConfig]
-
-
-def test_the_norm_is_that_of_all_gradients_together() -> None:
-    module = nn.Linear(2, 1)
-    module.weight.grad, module.bias.grad = torch.tensor([[3.0, 0.0]]), torch.tensor([4.0])
-    assert gradient_norm(module) == 5.0
 
 
 def test_a_line_has_all_that_says_whether_a_long_run_is_well(
@@ -63,7 +56,7 @@ def test_the_share_of_peak_is_the_model_s_flops_over_those_of_all_devices(
     monkeypatch.setattr(progress_module, "get_available_flops", lambda device, dtype: 1e6)
     timer, config = SimpleNamespace(so_far=0.0), tiny()
     meter = ProgressMeter(config, timer, lambda: 0.0)  # type: ignore[arg-type]
-    module = SimpleNamespace(device=torch.device("cuda"), images_seen=0)
+    module = SimpleNamespace(device=torch.device("cuda"), images_seen=0, gradient_norm=None)
     meter.on_train_start(SimpleNamespace(world_size=2), module)  # type: ignore[arg-type]
     timer.so_far, module.images_seen = 2.0, 32
     flops = count.FLOPS_PER_MULTIPLY_ADD * count.training_operations(config.model).total

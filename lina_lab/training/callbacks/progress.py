@@ -40,6 +40,9 @@ class ProgressMeter(Callback):
         tell: called on every rank, once a minute; None: nothing is logged.
     """
 
+    state_key = "ProgressMeter"
+    """Its name in checkpoints, for the count of spikes."""
+
     def __init__(
         self,
         config: TrialConfig,
