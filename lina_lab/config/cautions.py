@@ -10,7 +10,7 @@ from lina_lab.config.datasets import DATA_SETS
 from lina_lab.config.metrics import METRICS
 from lina_lab.config.optimizers import OPTIMIZERS
 from lina_lab.config.resources import ResourcesConfig
-from lina_lab.config.schedules import cooldown_start
+from lina_lab.config.schedules import cooldown_start, problem_of_budget
 from lina_lab.config.trial import TrialConfig
 
 SLOW, MEANINGLESS = 0.2, 0.9
@@ -55,8 +55,13 @@ def meaningless(trial: TrialConfig, metric: str) -> str | None:
     return None
 
 
-def unmeasurable(trial: TrialConfig) -> str | None:
-    """Why the trial cannot measure what it asks for, as a sentence; None: it can."""
+def refusal(trial: TrialConfig) -> str | None:
+    """Why the trial cannot train or measure what it asks for, as a sentence; None: it can.
+
+    Not a check of the configuration alone: the budget may come from a study's.
+    """
+    if (too_short := problem_of_budget(trial)) is not None:
+        return too_short
     if trial.sampling.caption_images and guides_untrained(trial):
         return (
             f"sampling.guidance_scale={trial.sampling.guidance_scale:g} and sampling.guidance_scale_start="

@@ -18,7 +18,6 @@ from lina_lab.config.history import added_fields, placed, recorded
 from lina_lab.config.metrics import METRICS
 from lina_lab.config.model import LinaConfig
 from lina_lab.config.optimizers import OPTIMIZERS, OptimizerConfig
-from lina_lab.config.schedules import problem_of_budget
 from lina_lab.config.start import StartConfig
 
 
@@ -160,8 +159,6 @@ class TrialConfig(Checked):
             yield f"model.parametrization=mup needs an optimizer that steps as Adam does, not {self.optimizer.name}"
         if (sentence := problem_of_snapshots(self.ema, self.ema_snapshots)) is not None:
             yield sentence
-        if (too_short := problem_of_budget(self)) is not None:
-            yield too_short
         yield from self._problems_of_sampling()
         yield from self._problems_of_captions()
 

@@ -9,6 +9,7 @@ import yaml
 
 from lina_lab.config import TrialConfig, from_stored
 from lina_lab.config.history import PLACES
+from lina_lab.config.schedules import problem_of_going_on
 from lina_lab.config.start import StartConfig
 from lina_lab.records.files import CONFIG_FILE
 from lina_lab.records.record import read_record
@@ -28,27 +29,33 @@ class Extension:
             raise ValueError(f"study.extends={self.folder.name}: there is no such study in {self.folder.parent}")
 
     @cached_property
-    def _done(self) -> dict[str, list[tuple[int, Path]]]:
-        """A trial whatever its budget -> images and folders of its cells that are done, the fewest images first."""
-        found: dict[str, list[tuple[int, Path]]] = {}
+    def _done(self) -> dict[str, list[tuple[Path, TrialConfig]]]:
+        """A trial whatever its budget and schedule -> its cells that are done, the fewest images first."""
+        found: dict[str, list[tuple[Path, TrialConfig]]] = {}
         for file in self.folder.glob(f"*/{CONFIG_FILE}"):
             record = read_record(file.parent, file.parent.name)
             if record is not None and record.status is CellStatus.DONE:
                 config = from_stored(TrialConfig, yaml.load(file.read_text(), yaml.CSafeLoader))
-                found.setdefault(_without_budget(config), []).append((config.images_seen, file.parent))
-        return {key: sorted(cells) for key, cells in found.items()}
+                found.setdefault(_without_budget(config), []).append((file.parent, config))
+        return {key: sorted(cells, key=lambda cell: cell[1].images_seen) for key, cells in found.items()}
 
     def extended(self, config: TrialConfig) -> TrialConfig:
         """The trial as it goes on with a cell of the study; unchanged where the study has none that is done.
 
         Raises:
-            ValueError: the cell has seen as many images as the trial asks for.
+            ValueError: no cell has the rates of the trial, or the last one has seen as many images as it asks for.
         """
         cells = self._done.get(_without_budget(config), [])
         if not cells:
             return config
-        images, folder = cells[-1]
-        if [seen for seen, _ in cells].count(images) > 1:
+        problems = [problem_of_going_on(config, source, source.images_seen) for _, source in cells]
+        fitting = [cell for cell, problem in zip(cells, problems, strict=True) if problem is None]
+        if not fitting:
+            raise ValueError(
+                f"study.extends={self.folder.name}: {cells[-1][0].name} cannot be extended: {problems[-1]}"
+            )
+        folder, images = fitting[-1][0], fitting[-1][1].images_seen
+        if [source.images_seen for _, source in fitting].count(images) > 1:
             raise ValueError(
                 f"study.extends={self.folder.name}: {folder.name} was trained twice to measure rounding, and which of "
                 "both goes on is not certain"
@@ -74,8 +81,9 @@ def images_of(config: TrialConfig) -> int:
 
 
 def _without_budget(config: TrialConfig) -> str:
-    """What a trial computes at each step, whatever it goes on with and for how long."""
+    """What a trial computes at each step, whatever it goes on with, for how long and with which rates at its end."""
     start = StartConfig() if config.start.state == "training" else config.start
     anywhere = dict.fromkeys(PLACES)
-    plain = replace(config, trainer=replace(config.trainer, max_images=1), start=start)
+    optimizer = replace(config.optimizer, schedule="constant", cooldown=None, final_rate=0.0)
+    plain = replace(config, trainer=replace(config.trainer, max_images=1), optimizer=optimizer, start=start)
     return json.dumps([plain.config_hash(anywhere)])

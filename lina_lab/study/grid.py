@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lina_lab.config import StudyConfig, TrialConfig, from_dict
-from lina_lab.config.cautions import cautions, meaningless, unmeasurable
+from lina_lab.config.cautions import cautions, meaningless, refusal
 from lina_lab.config.history import PLACES
 from lina_lab.config.metrics import METRICS
 from lina_lab.config.model import mixed_widths
@@ -300,5 +300,5 @@ def _check_measured(study: StudyConfig, config: TrialConfig) -> None:
             raise ValueError(f"study.objectives names {objective.metric}, which {field} does not measure")
         if (why := meaningless(config, objective.metric)) is not None:
             raise ValueError(f"study.objectives names {objective.metric}, which {why}")
-    if (sentence := unmeasurable(config)) is not None:
+    if (sentence := refusal(config)) is not None:
         raise ValueError(sentence)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lina_lab.config import TrialConfig, from_stored, to_dict
-from lina_lab.config.history import PLACES
+from lina_lab.config.history import NEVER, PLACES
+from lina_lab.config.schedules import problem_of_going_on
 from lina_lab.model import LINA
 from lina_lab.model.inherit import Inherited, inherit, misfit
 from lina_lab.model.saved import Saved, opened, read_saved, saved_config
@@ -132,7 +133,7 @@ def continuation_problem(config: TrialConfig, checkpoint: Mapping[str, Any]) -> 
     """Why a trial cannot go on with the training that a checkpoint is of, as a sentence; None: it can."""
     source = from_stored(TrialConfig, checkpoint["hyper_parameters"])
     then, now = flatten(to_dict(source)), flatten(to_dict(config))
-    free = (*MAY_CHANGE, *PLACES)
+    free = (*MAY_CHANGE, *PLACES, *NEVER)
     changed = [
         name
         for name in sorted(then.keys() | now.keys())
@@ -141,10 +142,11 @@ def continuation_problem(config: TrialConfig, checkpoint: Mapping[str, Any]) -> 
     if changed:
         differing = "; ".join(f"{name} was {then.get(name)} and is {now.get(name)}" for name in changed)
         return f"start.state=training goes on with the same trial, and this one differs ({differing})"
-    if (steps := int(checkpoint["global_step"])) >= config.max_steps:
-        images = steps * config.data.batch_size
+    steps = int(checkpoint["global_step"])
+    images = steps * config.data.batch_size
+    if steps >= config.max_steps:
         return f"it has trained {images:,} images, and trainer.max_images={config.trainer.max_images} asks for no more"
-    return None
+    return problem_of_going_on(config, source, images)
 
 
 def go_on(

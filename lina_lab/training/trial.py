@@ -18,7 +18,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback
 
 from lina_lab.config import ResourcesConfig, TrialConfig
-from lina_lab.config.cautions import cautions, unmeasurable, unsharded
+from lina_lab.config.cautions import cautions, refusal, unsharded
 from lina_lab.config.extras import missing_package
 from lina_lab.config.metrics import METRICS
 from lina_lab.data import make_data
@@ -106,7 +106,7 @@ def _train(
     environment: Any,
 ) -> TrialResult:
     resources.check_batch(config.data.batch_size)
-    for sentence in (unmeasurable(config), missing_package(config), unsharded(config, resources)):
+    for sentence in (refusal(config), missing_package(config), unsharded(config, resources)):
         if sentence is not None:
             raise ValueError(sentence)
     forget_peak_memory()

@@ -80,6 +80,20 @@ def test_a_cell_that_the_other_study_lacks_is_trained_from_its_start(training: T
     assert sorted(training.steps) == [1, 2, 3, 3, 4, 4]
 
 
+def test_cooldowns_branch_off_the_longest_trunk_that_fits(training: TrainingLab, tiny_study: Any) -> None:
+    for images, name, extends in ((64, "tiny", None), (128, "longer", "tiny")):
+        training.plan = plan_of(training, tiny_study, images, name=name, extends=extends)
+        training.run()
+    study, base = tiny_study(axes={"size": {"model.dim": [8]}}, name="cooled", extends="tiny")
+    base["trainer"]["max_images"], base["optimizer"] = 80, {**base["optimizer"], "schedule": "wsd", "cooldown": 0.2}
+    training.plan = make_plan(study, base, runs=training.runs)
+    assert training.run().counts == {"done": 1}
+    assert training.steps == [5]
+    base["optimizer"]["cooldown"] = 0.6
+    with pytest.raises(ValueError, match=r"extends=tiny: \w+ cannot be extended: .* lowers it from 32 images on$"):
+        make_plan(replace(study, name="early"), base, runs=training.runs)
+
+
 BAD = [
     ({"extends": "nothing"}, 64, "study.extends=nothing: there is no such study in"),
     ({"extends": "tiny", "name": "longer"}, 32, "has seen 32 images, and trainer.max_images=32 asks for no more"),

@@ -124,7 +124,9 @@ def test_a_training_that_a_callback_ends_is_not_taken_for_whole(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer_callback(monkeypatch, Timer(duration={"seconds": 0}))
-    with pytest.raises(ValueError, match=r"^training ended at step \d of 10: one of trainer.callbacks=\['own'\] stopped"):
+    with pytest.raises(
+        ValueError, match=r"^training ended at step \d of 10: one of trainer.callbacks=\['own'\] stopped"
+    ):
         run_trial(tiny(trainer={**LONG, "callbacks": ["own"]}), tmp_path)
 
 
@@ -150,7 +152,9 @@ def test_a_package_that_is_missing_is_said_before_training(
             "lina_lab.config.extras.find_spec",
             lambda module: None if module in ("tensorboard", "tensorboardX", "wandb") else found(module),
         )
-        with pytest.raises(ValueError, match=rf"^trainer.loggers: {name} needs the package {name}: pip install {name}$"):
+        with pytest.raises(
+            ValueError, match=rf"^trainer.loggers: {name} needs the package {name}: pip install {name}$"
+        ):
             run_trial(tiny(trainer={"loggers": [name]}), tmp_path)
         assert not list(tmp_path.iterdir())
     monkeypatch.setattr("lina_lab.config.extras.find_spec", lambda module: module == "tensorboardX" or None)

@@ -99,8 +99,13 @@ def test_what_muon_leaves_is_stepped_as_by_adamw_alone(tiny: Tiny) -> None:
 def test_options_of_muon_are_its_own(tiny: Tiny) -> None:
     model, options = LINA(tiny().model), {"momentum": 0.8, "ns_steps": 3}
     optimizer = make_optimizer(model, tiny(optimizer={"name": "muon", "options": options}).optimizer)
-    assert {(group.get("momentum"), group.get("ns_steps")) for group in optimizer.param_groups} == {(0.8, 3), (None,) * 2}
-    with pytest.raises(ValueError, match=r"options.nesterov is not an option of name=muon, which has momentum, ns_steps$"):
+    assert {(group.get("momentum"), group.get("ns_steps")) for group in optimizer.param_groups} == {
+        (0.8, 3),
+        (None,) * 2,
+    }
+    with pytest.raises(
+        ValueError, match=r"options.nesterov is not an option of name=muon, which has momentum, ns_steps$"
+    ):
         tiny(optimizer={"name": "muon", "options": {"nesterov": False}})
     wrong = tiny(optimizer={"name": "muon", "options": {"momentum": "much"}}).optimizer
     with pytest.raises(ValueError, match=r"^optimizer.name=muon cannot be made: .*"):
@@ -120,7 +125,9 @@ def test_muon_is_refused_under_mup(tiny: Tiny) -> None:
 
 
 def test_muon_is_refused_on_sharded_weights_before_anything_is_trained(tiny: Tiny, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^optimizer.name=muon needs whole matrices, and study.resources.strategy=fsdp"):
+    with pytest.raises(
+        ValueError, match=r"^optimizer.name=muon needs whole matrices, and study.resources.strategy=fsdp"
+    ):
         run_trial(tiny(optimizer={"name": "muon"}), tmp_path, resources=ResourcesConfig(devices=2, strategy="fsdp"))
     assert not list(tmp_path.iterdir())
 
@@ -130,7 +137,9 @@ def test_an_optimizer_that_does_not_know_a_parameter_is_refused(tiny: Tiny, monk
         return adamw(groups[:1], config)
 
     monkeypatch.setitem(OPTIMIZERS.builtin, "some", OptimizerEntry(name="some", documentation="", maker=some))
-    sentence = r"^optimizer.name=some does not know the parameter [\w.]+norm[\w.]+ and \d+ more, which is to be trained$"
+    sentence = (
+        r"^optimizer.name=some does not know the parameter [\w.]+norm[\w.]+ and \d+ more, which is to be trained$"
+    )
     with pytest.raises(ValueError, match=sentence):
         LinaModule(tiny(optimizer={"name": "some"})).configure_optimizers()
 

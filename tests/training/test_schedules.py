@@ -1,6 +1,7 @@
 """The learning rate over training: what each schedule is, needs and refuses, and that it resumes."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lina_lab.config import TrialConfig
+from lina_lab.config import BudgetConfig, StartConfig, StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.config.cautions import cautions
 from lina_lab.config.schedules import (
     SCHEDULES,
@@ -19,8 +20,10 @@ from lina_lab.config.schedules import (
     rate_factor,
     warmup_steps,
 )
+from lina_lab.study.grid import make_plan
 from lina_lab.training.module import LinaModule
 from lina_lab.training.trial import run_trial
+from tests.conftest import STUDY
 from tests.training.test_resume import LONG, KilledError, assert_same_state, final, run
 
 Tiny = Callable[..., TrialConfig]
@@ -97,6 +100,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "cooldown of nothing": ({"schedule": "wsd", "cooldown": 0.0}, "optimizer.cooldown=0.0: input should be greater"),
     "cooldown over the run": ({"schedule": "wsd", "cooldown": 1.2}, "optimizer.cooldown=1.2: input should be less"),
     "unknown": ({"schedule": "steps"}, "optimizer.schedule='steps': input should be 'constant', 'cosine', 'linear' or"),
+}
+TOO_SHORT: dict[str, tuple[dict[str, Any], str]] = {
     "cooldown in warm-up": (
         {"schedule": "wsd", "cooldown": 0.5, "warmup_images": 96},
         "optimizer.warmup_images=96 and optimizer.cooldown=0.5 are together longer than the budget of 160 images",
@@ -114,6 +119,22 @@ def test_fields_that_do_not_fit_the_schedule_are_refused_in_one_sentence(tiny: T
     with pytest.raises(ValueError, match=r"^[^;]*$") as refused:
         tiny(trainer=TEN_STEPS, optimizer=optimizer)
     assert str(refused.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("name", TOO_SHORT)
+def test_a_budget_that_is_too_short_for_its_schedule_is_refused_before_anything_is_planned_or_trained(
+    tiny: Tiny, tmp_path: Path, name: str
+) -> None:
+    optimizer, sentence = TOO_SHORT[name]
+    config = tiny(trainer=TEN_STEPS, optimizer=optimizer)
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        run_trial(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+    study = from_dict(StudyConfig, {**STUDY, "name": "short"})
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        make_plan(study, to_dict(config))
+    # The study's budget counts, where it has one.
+    assert make_plan(replace(study, budget=BudgetConfig(unit="images", amount=1600)), to_dict(config)).cells
 
 
 def test_a_cooldown_and_a_warm_up_may_fill_the_budget(tiny: Tiny) -> None:
@@ -150,6 +171,34 @@ def test_a_branch_that_would_have_cooled_down_before_is_refused(tiny: Tiny) -> N
     cooled = problem_of_going_on(tiny(trainer={"max_images": 320, "val_every_images": 160}), early, 160)
     assert cooled is not None
     assert cooled.endswith("optimizer.schedule=wsd of the source lowers it from 112 images on")
+
+
+def test_cooldown_branches_of_a_trunk_are_bit_for_bit_trainings_of_their_own(tiny: Tiny, tmp_path: Path) -> None:
+    """Two budgets from one trunk of five steps, and one from its extension."""
+    study, trunks = tmp_path / "study", list[Path]()
+    study.mkdir()
+
+    def budget(images: int, **optimizer: Any) -> TrialConfig:
+        return tiny(
+            trainer={"max_images": images, "val_every_images": 48}, optimizer={**WARM, "clip_norm": 1.0, **optimizer}
+        )
+
+    def after(config: TrialConfig) -> TrialConfig:
+        return replace(config, start=StartConfig(source=str(trunks[-1]), state="training"))
+
+    for steps in (5, 8):
+        trunk = budget(16 * steps)
+        run(after(trunk) if trunks else trunk, study / f"trunk-{steps}")
+        trunks.append(study / f"trunk-{steps}")
+        branch = budget(16 * (steps + 2), schedule="wsd", cooldown=2 / (steps + 2))
+        whole, cut = run(branch, study / f"whole-{steps}"), run(after(branch), study / f"branch-{steps}")
+        assert cut.metrics == whole.metrics
+        states = [final(study / f"{name}-{steps}") for name in ("whole", "branch")]
+        for part in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers"):
+            assert_same_state(states[0][part], states[1][part], part)
+    early = after(budget(160, schedule="wsd", cooldown=0.5))
+    with pytest.raises(ValueError, match=r"^[^;]*goes on after 128 images, where the rate must not have"):
+        run(early, study / "early")
 
 
 def test_a_falling_rate_is_said_to_make_earlier_losses_mean_something_else(tiny: Tiny) -> None:

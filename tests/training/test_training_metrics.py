@@ -34,7 +34,8 @@ def curves(config: TrialConfig, folder: Path, kill_at: int | None = None) -> dic
     assert result.metrics.keys() == {"train/loss", "val/loss_raw", "val/loss_ema"}
     names = client.get_run(tracking.run_id).data.metrics
     return {
-        name: [(point.step, point.value) for point in client.get_metric_history(tracking.run_id, name)] for name in names
+        name: [(point.step, point.value) for point in client.get_metric_history(tracking.run_id, name)]
+        for name in names
     }
 
 
