@@ -12,6 +12,7 @@ from lina_lab.config.history import current_name, current_names, from_stored, st
 from lina_lab.config.model import AttentionConfig, LinaConfig
 from lina_lab.config.objectives import BudgetConfig, ObjectiveConfig
 from lina_lab.config.optimizers import OptimizerConfig
+from lina_lab.config.pruning import PruningConfig
 from lina_lab.config.resources import ResourcesConfig
 from lina_lab.config.stages import StagesConfig
 from lina_lab.config.start import StartConfig
@@ -32,6 +33,7 @@ __all__ = [
     "OptimizerConfig",
     "PathsConfig",
     "PrimaryConfig",
+    "PruningConfig",
     "ResourcesConfig",
     "RoundingConfig",
     "SamplingConfig",

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from lina_lab.config.checks import CHECKS, Checked, NonNegativeInt, PositiveFloat
 from lina_lab.config.objectives import BudgetConfig, ObjectiveConfig
+from lina_lab.config.pruning import PruningConfig, pruning_problems
 from lina_lab.config.resources import ResourcesConfig
 from lina_lab.config.stages import StagesConfig
 from lina_lab.config.verdict import ContrastTerm, PrimaryConfig, RoundingConfig, TuningConfig, UntilConfig
@@ -70,6 +71,9 @@ class StudyConfig(Checked):
     extends: str | None = None
     """Another study in the folder of runs with a smaller trainer.max_images: each cell that differs from a finished one
     of it in the budget alone goes on where that ended; null: none."""
+    pruning: PruningConfig | None = None
+    """Give up cells early, such as {rule: racing} or {rule: median, options: {n_startup_trials: 8}}; null: all are
+    trained to their end."""
     resources: ResourcesConfig = ResourcesConfig()
     """Hardware of each cell; not part of its config hash."""
 
@@ -98,6 +102,7 @@ class StudyConfig(Checked):
         yield from self._problems_of_tuning()
         yield from self._problems_of_rounding()
         yield from self._problems_of_stages()
+        yield from pruning_problems(self)
 
     def _problems_of_seeds(self) -> Iterator[str]:
         at_size = {f"seeds_at_size.{size}": seeds for size, seeds in self.seeds_at_size.items()}

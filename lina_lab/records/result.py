@@ -33,6 +33,10 @@ class Progress:
     """Largest memory so far: of the device that holds the model, or of the process where that is the CPU."""
     seconds_left: float | None = None
     """At the pace of this attempt so far, validation included."""
+    validated_images: int | None = None
+    """Images seen at this attempt's last validation."""
+    validation: Mapping[str, float] | None = None
+    """Metric -> value, for what that validation measured."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Progress":
@@ -111,7 +115,7 @@ class TrialResult:
     communication_seconds: float | None = None
     """Part of `step_seconds` that waits for gradients of other ranks; None where it is not measured."""
     error: str | None = None
-    """Why it diverged, was cancelled or was preempted."""
+    """Why it diverged, or was cancelled, preempted or pruned."""
     resumed_at: int | None = None
     """Step at which the last attempt resumed it; None: it started at the beginning."""
     problems: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ class TrialStatus(StrEnum):
     CANCELLED = "cancelled"
     PREEMPTED = "preempted"
     """Its state is saved; another attempt resumes it."""
+    PRUNED = "pruned"
 
 
 class CellStatus(StrEnum):
@@ -27,6 +28,8 @@ class CellStatus(StrEnum):
     INTERRUPTED = "interrupted"
     """Its attempt was stopped; the next worker resumes it."""
     CANCELLED = "cancelled"
+    PRUNED = "pruned"
+    """It was given up by `study.pruning`, while it trained or before. It has no value of an objective."""
 
     @property
     def open(self) -> bool:
@@ -35,8 +38,8 @@ class CellStatus(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether the cell has a result. Nothing trains it again."""
-        return self in (CellStatus.DONE, CellStatus.DIVERGED)
+        """Whether the cell has ended for good. Nothing trains it again."""
+        return self in (CellStatus.DONE, CellStatus.DIVERGED, CellStatus.PRUNED)
 
 
 class Phase(StrEnum):
@@ -86,6 +89,7 @@ CELL_STATUS = {
     TrialStatus.DIVERGED: CellStatus.DIVERGED,
     TrialStatus.CANCELLED: CellStatus.CANCELLED,
     TrialStatus.PREEMPTED: CellStatus.INTERRUPTED,
+    TrialStatus.PRUNED: CellStatus.PRUNED,
 }
 """Status of a trial's result -> that of its cell."""
 RUN_STATUS = {
@@ -96,5 +100,7 @@ RUN_STATUS = {
     CellStatus.FAILED: RunStatus.FAILED,
     CellStatus.INTERRUPTED: RunStatus.KILLED,
     CellStatus.CANCELLED: RunStatus.KILLED,
+    CellStatus.PRUNED: RunStatus.KILLED,
 }
-"""Status of a cell -> that of its run in MLflow."""
+"""Status of a cell -> that of its run in MLflow. A pruned run is KILLED: it has not come to its end, and did not
+fail."""

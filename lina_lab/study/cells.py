@@ -24,6 +24,9 @@ STARTS_FROM = "starts_from"
 AGAIN = "again"
 """Attribute of a cell that is trained a second time to measure rounding: what is different from the first."""
 
+TRIAL_STATE = {CellStatus.DONE: TrialState.COMPLETE, CellStatus.PRUNED: TrialState.PRUNED}
+"""Status of a cell that has ended -> Optuna's; any other one is FAIL."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CellState:
@@ -105,8 +108,7 @@ def end_trial(
             storage.set_trial_user_attr(trial_id, ERROR, error[:2000])
         if lost:
             storage.set_trial_user_attr(trial_id, ATTEMPTS_LOST, lost)
-        state = TrialState.COMPLETE if status is CellStatus.DONE else TrialState.FAIL
-        storage.set_trial_state_values(trial_id, state, values)
+        storage.set_trial_state_values(trial_id, TRIAL_STATE.get(status, TrialState.FAIL), values)
     except UpdateFinishedTrialError:
         # An earlier worker that was paused: the one that took over the cell has recorded how it ended.
         pass

@@ -167,7 +167,7 @@ class Tracker:
         """Restore a cell's run that was deleted after it had ended; False if the store has none."""
         wanted = f"tags.`{runstore.KIND}` = 'cell' and tags.`{runstore.CELL}` = '{config_hash}'"
         for run in self.client.search_runs([self.experiment_id], wanted, ViewType.DELETED_ONLY):
-            if run.data.tags.get(runstore.STATUS) in (CellStatus.DONE, CellStatus.DIVERGED):
+            if run.data.tags.get(runstore.STATUS) in (CellStatus.DONE, CellStatus.DIVERGED, CellStatus.PRUNED):
                 self.client.restore_run(run.info.run_id)
                 return True
         return False

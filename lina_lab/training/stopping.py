@@ -9,6 +9,10 @@ class CancelledError(RuntimeError):
     """Somebody asked for the trial to end, or it has used up its time."""
 
 
+class PrunedError(RuntimeError):
+    """The study gives the trial up."""
+
+
 class PreemptedError(RuntimeError):
     """The trial was asked to make room. Its state is saved."""
 

@@ -42,7 +42,7 @@ from lina_lab.training.extras import check_budget, make_callbacks, make_loggers
 from lina_lab.training.mlflow_logger import BufferedMLflowLogger
 from lina_lab.training.module import LinaModule
 from lina_lab.training.start import Start, initial
-from lina_lab.training.stopping import CancelledError, PreemptedError, StopSignals
+from lina_lab.training.stopping import CancelledError, PreemptedError, PrunedError, StopSignals
 from lina_lab.training.strategy import strategy_for
 from lina_lab.training.threads import fixed_threads
 
@@ -51,6 +51,7 @@ ENDS = {
     DivergedError: TrialStatus.DIVERGED,
     CancelledError: TrialStatus.CANCELLED,
     PreemptedError: TrialStatus.PREEMPTED,
+    PrunedError: TrialStatus.PRUNED,
 }
 """How a trial ends that does not reach its budget."""
 
@@ -163,7 +164,7 @@ def _train(
             try:
                 trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
                 check_budget(trainer, config)
-            except (DivergedError, CancelledError, PreemptedError) as ended:
+            except tuple(ENDS) as ended:
                 status, error = ENDS[type(ended)], str(ended)
     seconds = time.perf_counter() - begun
     logged = {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}

@@ -22,6 +22,9 @@ DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
 THINNED = 10
 """Logged losses for each logged learning rate and gradient norm: a point costs the tracker as much as a loss does."""
 
+VALIDATION = "val/"
+"""Prefix of the metrics that each validation measures."""
+
 
 class ProgressMeter(Callback):
     """Measures each step, and logs now and then what costs time.
@@ -59,6 +62,8 @@ class ProgressMeter(Callback):
         self._peak: float | None = None
         self._logged = self._started = 0.0
         self._first = 0
+        self._metrics: dict[str, float] = {}
+        """Last value of each logged metric, at the last validation."""
         self._marks: list[tuple[float, int]] = []
         """Seconds of training and images, at the last two lines or at the start."""
         self._validated = (0.0, 0)
@@ -152,6 +157,19 @@ class ProgressMeter(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.spikes.load_state_dict(state_dict)
+
+    def validated(self, images: int, metrics: Mapping[str, float]) -> Progress:
+        """The progress after a validation.
+
+        Args:
+            images: images seen.
+            metrics: the last value of each logged metric. The loss of the validation is new each time; what is measured
+                more rarely is new if it has another value than before.
+        """
+        new = {n: v for n, v in metrics.items() if n.startswith(VALIDATION) or v != self._metrics.get(n)}
+        self._metrics = dict(metrics)
+        self._latest = replace(self._latest, validated_images=images, validation=new)
+        return self._latest
 
     def _memory_mib(self, device: torch.device) -> float:
         """Largest memory so far: what torch has allocated on a GPU, or the process' own on the CPU."""

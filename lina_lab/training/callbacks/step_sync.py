@@ -11,17 +11,17 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from lina_lab.config import ResourcesConfig, TrialConfig
-from lina_lab.records.files import CANCEL_FILE
+from lina_lab.records.files import CANCEL_FILE, PRUNE_FILE
 from lina_lab.records.result import Report
 from lina_lab.records.runstore import TRAIN_LOSS
 from lina_lab.training.callbacks.progress import ProgressMeter, log
 from lina_lab.training.callbacks.timing import TrialTimer
 from lina_lab.training.checkpoints import Checkpoints
 from lina_lab.training.divergence import Divergence
-from lina_lab.training.stopping import CancelledError, PreemptedError, StopSignals
+from lina_lab.training.stopping import CancelledError, PreemptedError, PrunedError, StopSignals
 
 LOOK_SECONDS = 1.0
-"""Seconds between two looks for the file that cancels."""
+"""Seconds between two looks for the files that end the trial."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Step:
     loss: float
     """Mean over the batch of all ranks."""
     cancel: bool
+    prune: bool
     leave: bool
     late: bool = False
     due: bool = False
@@ -42,21 +43,21 @@ class Step:
 class StepSync(Callback):
     """Agrees on each step among the ranks, logs its loss, and ends the trial on all of them at once.
 
-    What one rank alone knows (the file that cancels, a signal, the time, its part of the loss) is summed over the ranks
-    in one reduction of five numbers. Ranks act only on the reduced values, so none is left waiting in a collective.
+    What one rank alone knows (the files that end it, a signal, the time, its part of the loss) is summed over the ranks
+    in one reduction of six numbers. Ranks act only on the reduced values, so none is left waiting in a collective.
 
     Args:
         config: the trial.
-        folder: the trial's; the file that cancels appears there.
+        folder: the trial's; the files that end it appear there.
         resources: how long the trial may train.
         timer: knows how long it has trained, as the first rank sees it.
         checkpoints: save the state before the ranks leave.
         meter: measures the progress.
         requests: signals that this process has received.
-        report: called after each step.
+        report: called after each step, and after each validation.
 
     Raises:
-        DivergedError, CancelledError, PreemptedError: after a step, on all ranks.
+        DivergedError, CancelledError, PrunedError, PreemptedError: after a step, on all ranks.
     """
 
     state_key = "StepEnd"
@@ -75,7 +76,7 @@ class StepSync(Callback):
     ) -> None:
         self.divergence = Divergence(config.trainer.divergence_factor, config.trainer.divergence_steps)
         self.limit = math.inf if resources.max_minutes is None else 60 * resources.max_minutes
-        self.file, self.timer, self.checkpoints = folder / CANCEL_FILE, timer, checkpoints
+        self.files, self.timer, self.checkpoints = (folder / CANCEL_FILE, folder / PRUNE_FILE), timer, checkpoints
         self.meter, self.requests, self.report = meter, requests, report
         self._loss = 0.0
         """The loss of this rank's share of the step, summed over its micro-batches."""
@@ -103,6 +104,8 @@ class StepSync(Callback):
         self.divergence.update(step.number, step.loss)
         if step.cancel:
             raise CancelledError("cancelled")
+        if step.prune:
+            raise PrunedError("pruned")
         if (step.leave or step.late) and pl_module.global_step < pl_module.config.max_steps:
             if step.number % pl_module.config.trainer.log_every_n_steps == 0:
                 # Lightning would log it later, and not at all if training ends here.
@@ -114,23 +117,32 @@ class StepSync(Callback):
             raise PreemptedError(f"asked to make room at step {step.number}")
 
     def _agree(self, trainer: L.Trainer) -> Step:
-        cancel = trainer.is_global_zero and self._cancelled()
+        cancel, prune = self._asked_to_end() if trainer.is_global_zero else (False, False)
         late = trainer.is_global_zero and self.timer.so_far > self.limit
         due = trainer.is_global_zero and self.meter.wants_line
         loss = torch.as_tensor(self._loss).float().reshape(1)
         if trainer.world_size == 1:
-            return Step(trainer.global_step, float(loss), cancel, self.requests.leave, late, due)
-        flags = torch.tensor([cancel, self.requests.leave, late, due], dtype=loss.dtype).to(loss.device)
+            return Step(trainer.global_step, float(loss), cancel, prune, self.requests.leave, late, due)
+        flags = torch.tensor([cancel, prune, self.requests.leave, late, due], dtype=loss.dtype).to(loss.device)
         reduced = torch.cat([loss / trainer.world_size, flags])
         torch.distributed.all_reduce(reduced)
         mean, *raised = reduced.tolist()
         return Step(trainer.global_step, mean, *(count > 0 for count in raised))
 
-    def _cancelled(self) -> bool:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Report what the validation has measured, and look after the next step whether the report ends the trial."""
+        self._looked = -math.inf
+        if self.report is not None and trainer.is_global_zero:
+            metrics = {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
+            self.report(self.meter.validated(pl_module.images_seen, metrics))
+
+    def _asked_to_end(self) -> tuple[bool, bool]:
+        """Whether the trial is to be cancelled, or pruned."""
         if time.monotonic() - self._looked < LOOK_SECONDS:
-            return False
+            return False, False
         self._looked = time.monotonic()
-        return self.file.exists()
+        cancel, prune = (file.exists() for file in self.files)
+        return cancel, prune
 
     def state_dict(self) -> dict[str, Any]:
         return {"minimum": self.divergence.minimum, "above": self.divergence.above}
