@@ -28,7 +28,7 @@ def run_and_report(workspace: Workspace, paths: PathsConfig, command: CommandCon
         arguments: the command line, for the workers that are started with the same one.
 
     Returns:
-        0 if every cell has a result, 1 if cells failed or were cancelled (also at their time limit), tuning found no
+        0 if every cell has a result or was pruned, 1 if cells failed or were cancelled (also at their time limit), tuning found no
         optimum or the environment stopped the study, 2 if this machine cannot do what the command asks for, 130 on
         Ctrl-C, 143 on SIGTERM.
     """
@@ -91,6 +91,9 @@ def _counts(plan: Plan, summary: Summary) -> str:
 
 def _print_outcome(summary: Summary, plan: Plan, paths: PathsConfig) -> None:
     print(_counts(plan, summary))
+    if pruned := summary.counts.get(CellStatus.PRUNED):
+        rule = f" by study.pruning.rule={plan.study.pruning.rule}" if plan.study.pruning is not None else ""
+        print(f"{pruned} cells were given up{rule} and have no result; they stay so")
     if overhead := summary.overhead_seconds:
         mean = sum(overhead) / len(overhead)
         print(f"outside Trainer.fit: {mean:.2f} s for each cell, {max(overhead):.2f} s at most")

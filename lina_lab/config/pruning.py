@@ -28,6 +28,10 @@ PRUNERS = {
 """Rule -> Optuna's pruner (Optuna 5.0), imported where a study prunes: it takes a quarter of a second."""
 WRAPPED = "wrapped_pruner"
 """The one parameter of a pruner that is itself a pruner (`PatientPruner`)."""
+HALVING = {"successive_halving": ("min_resource",), "hyperband": ("min_resource", "max_resource")}
+"""Rule that compares at growing amounts of training -> parameters that say from where to where; left out, they are the
+first validation and the budget."""
+WRAPPABLE = tuple(rule for rule in PRUNERS if rule not in (*HALVING, "patient"))
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -54,7 +58,8 @@ class PruningConfig(Checked):
     make every verdict exploratory."""
     options: dict[str, Any] = field(default_factory=dict)
     """racing: block (3 seeds) and level (0.05). The others: the parameters of Optuna's pruner, by its own names, with
-    steps and resources in images seen, such as {n_startup_trials: 8, n_warmup_steps: 4096}."""
+    steps and resources in images seen, such as {n_startup_trials: 8, n_warmup_steps: 4096}. Where min_resource and
+    max_resource are left out, they are the first validation and the cell's budget."""
 
     def _problems(self) -> Iterator[str]:
         try:
@@ -70,13 +75,21 @@ class PruningConfig(Checked):
         """The options of racing; None where Optuna's pruner decides."""
         return from_dict(RacingOptions, self.options) if self.rule == RACING else None
 
-    def pruner(self) -> Any:
+    def pruner(self, first: int = 1, last: int = 2) -> Any:
         """Optuna's pruner.
+
+        Args:
+            first: images seen at a cell's first validation.
+            last: images of its budget.
 
         Raises:
             ValueError: an option is not one of its parameters, or has a value that it refuses.
         """
-        return _pruner(self.rule, self.options, "options")
+        own = {name: value for name, value in self.options.items() if value != "auto"}
+        low = own.get("min_resource", first)
+        resources = {"min_resource": first, "max_resource": max(last, low) if type(low) is int else last}
+        defaults = {name: resources[name] for name in HALVING.get(self.rule, ())}
+        return _pruner(self.rule, defaults | own, "options")
 
 
 def _pruner(rule: str, options: Mapping[str, Any], where: str) -> Any:
@@ -109,20 +122,15 @@ def _pruner(rule: str, options: Mapping[str, Any], where: str) -> Any:
 def _wrapped(given: Any, where: str) -> Any:
     if given is None:
         return None
-    if not isinstance(given, Mapping) or given.keys() - {"rule", "options"} or given.get("rule") not in PRUNERS:
-        raise ValueError(f"{where}={given!r} needs {{rule: NAME, options: {{...}}}} with one of {', '.join(PRUNERS)}")
+    if not isinstance(given, Mapping) or given.keys() - {"rule", "options"} or given.get("rule") not in WRAPPABLE:
+        raise ValueError(f"{where}={given!r} needs {{rule: NAME, options: {{...}}}} with one of {', '.join(WRAPPABLE)}")
     return _pruner(given["rule"], given.get("options") or {}, f"{where}.options")
 
 
 def _check_hyperband(options: Mapping[str, Any], where: str) -> None:
-    """What Optuna's HyperbandPruner (5.0) fails on only while cells train, or makes thousands of brackets of."""
-    low, high, factor = (options.get(name) for name in ("min_resource", "max_resource", "reduction_factor"))
-    if low is None:
-        raise ValueError(
-            f"{where}: rule=hyperband needs min_resource, the images after which a cell may be given up at the "
-            "earliest: Optuna's own 1 makes brackets that no validation reaches"
-        )
-    if low < 1 or (factor is not None and factor < 2) or (isinstance(high, int) and high < low):
+    """Refuse what Optuna's HyperbandPruner (5.0) fails on only while cells train."""
+    low, high, factor = options["min_resource"], options["max_resource"], options.get("reduction_factor", 2)
+    if isinstance(high, str) or not 1 <= low <= high or factor < 2:
         raise ValueError(f"{where}: rule=hyperband needs 1 <= min_resource <= max_resource and reduction_factor >= 2")
 
 

@@ -76,12 +76,13 @@ def _train(folder: Path, spec: LaunchSpec, rank: int) -> "tuple[TrialResult, Sto
     config = from_dict(TrialConfig, yaml.safe_load((folder / CONFIG_FILE).read_text()))
     # Not SIGUSR1, which NCCL may take for itself.
     requests = StopSignals(signals=(signal.SIGTERM, signal.SIGUSR2))
-    written = 0.0
+    written, validated = 0.0, None
 
     def report(progress: Progress) -> None:
-        nonlocal written
-        if time.monotonic() - written > PROGRESS_SECONDS:
-            written = time.monotonic()
+        nonlocal written, validated
+        # A validation at once: whether the trial goes on may depend on it.
+        if time.monotonic() - written > PROGRESS_SECONDS or progress.validated_images != validated:
+            written, validated = time.monotonic(), progress.validated_images
             write_progress(folder, progress)
 
     def log(progress: Progress) -> None:

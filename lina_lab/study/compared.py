@@ -15,6 +15,7 @@ from lina_lab.config import to_dict
 from lina_lab.records.status import Phase
 from lina_lab.study.grid import Plan
 from lina_lab.study.points import point_key
+from lina_lab.study.racing import rule_of
 from lina_lab.util.errors import ChangedError
 from lina_lab.util.files import write_atomically
 from lina_lab.util.nested import flatten
@@ -33,6 +34,8 @@ class Compared:
     """Point, see `points.point_key` -> its value."""
     until: dict[str, Any] = field(default_factory=dict)
     """`study.until` when seeds were added last; empty: none were."""
+    racing: dict[str, Any] = field(default_factory=dict)
+    """The rule of racing when variants were judged last, see `racing.rule_of`; empty: none were."""
 
 
 def read_compared(folder: Path) -> Compared:
@@ -52,10 +55,14 @@ def keep_compared(folder: Path, plan: Plan) -> None:
     check_compared(folder, plan)
     known, now = read_compared(folder), _values(plan)
     noted = replace(known, until=_rule(plan) if plan.look is not None else known.until)
+    if plan.raced is not None and plan.raced.begun:
+        noted = replace(noted, racing=rule_of(plan))
     if now.keys() - known.values.keys():
         noted = replace(noted, settings=_settings(plan), values={**known.values, **now})
     if noted != known:
-        write_atomically(folder / COMPARED_FILE, json.dumps(asdict(noted), indent=1) + "\n")
+        # Earlier versions know no racing.
+        plain = {name: value for name, value in asdict(noted).items() if value or name != "racing"}
+        write_atomically(folder / COMPARED_FILE, json.dumps(plain, indent=1) + "\n")
 
 
 def check_compared(folder: Path, plan: Plan) -> None:
@@ -66,6 +73,7 @@ def check_compared(folder: Path, plan: Plan) -> None:
     """
     known, settings, now = read_compared(folder), _settings(plan), _values(plan)
     _check_looks(known.until, _rule(plan), plan.study.name)
+    _check_races(known.racing, plan)
     if not known.settings:
         return
     changes = [f"{name} was {before}" for name, before in known.settings.items() if settings.get(name) != before]
@@ -96,6 +104,20 @@ def _check_looks(before: Mapping[str, Any], now: Mapping[str, Any], name: str) -
         f"the study {name} has added seeds under study.until ({then}), and its interval holds for the looks of that "
         "rule only: leave study.until as it was, or make this one a new version (new_version=true)",
         [f"study.until.{field}" for field in changed],
+    )
+
+
+def _check_races(before: Mapping[str, Any], plan: Plan) -> None:
+    """Refuse another rule of racing, or other seeds, than those that variants were judged by."""
+    now = rule_of(plan)
+    if not before or before == now or plan.seed is not None or not plan.whole:
+        return
+    changed = [name for name in before if before[name] != now.get(name)]
+    raise ChangedError(
+        f"the study {plan.study.name} has judged variants by racing, and its level holds for the looks that were "
+        f"planned ({', '.join(changed)} differ): leave study.pruning, the seeds and the axes as they were, or make "
+        "this one a new version (new_version=true)",
+        [f"study.pruning: {name}" for name in changed],
     )
 
 

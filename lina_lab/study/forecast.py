@@ -77,6 +77,9 @@ def to_follow(plan: Plan, speed: Speed | None) -> str:
             f"Tuning of {', '.join(study.tune)}: at most {count} cells, for {len(tuned)} variants and sizes; "
             f"then {len(compared)} cells of the comparison at the chosen values."
         )
+    if plan.raced is not None:
+        waiting = len(compared) - len(plan.raced.cells)
+        lines.append(f"Racing: {waiting} cells wait for the looks at those before them, and may be given up.")
     if added:
         count = sum(times for _, times in added)
         lines.append(f"Until the primary comparison is answered, at most {count} cells more: seeds of its cells.")

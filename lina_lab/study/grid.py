@@ -21,6 +21,7 @@ from lina_lab.study.extension import Extension, images_of
 from lina_lab.study.points import grid_points, shared, with_budget, with_values
 
 if TYPE_CHECKING:
+    from lina_lab.study.racing import Raced
     from lina_lab.study.stopping import Look
     from lina_lab.study.tuning import Tuned
 
@@ -80,6 +81,8 @@ class Plan:
     """How the tuning of each variant and size stands."""
     look: "Look | None" = None
     """The latest look at the primary comparison of a study that has `until`."""
+    raced: "Raced | None" = None
+    """How the races of a study with `pruning.rule=racing` stand."""
     stopped: str = ""
     """Why no cell can follow although the study has not ended, as a sentence; empty: nothing is wrong."""
     compared: Mapping[str, float] = dataclasses.field(default_factory=dict)

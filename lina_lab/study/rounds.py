@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from lina_lab.records.status import CellStatus, Phase
 from lina_lab.study.grid import Cell, Plan, grid_cells
+from lina_lab.study.racing import raced, racing_options
 from lina_lab.study.stopping import compared, more_seeds
 from lina_lab.study.tuning import States, fields_at, tune, tuned_at
 
@@ -33,13 +34,15 @@ def grown(plan: Plan, states: States) -> Plan:
         return replace(plan, stopped=plan.stopped or (_refusal(plan) if ended else ""))
     at = tuned_at(plan, tuned)
     added, look = more_seeds(plan, states, at) if study.until is not None else ((), None)
-    cells = (*trials, *grid_cells(plan, lambda point: fields_at(at, point)), *added)
-    return replace(plan, cells=cells, look=look).with_sources().with_rounding()
+    grid = grid_cells(plan, lambda point: fields_at(at, point))
+    race = raced(plan, states, at, grid)
+    cells = (*trials, *(grid if race is None else race.cells), *added)
+    return replace(plan, cells=cells, look=look, raced=race).with_sources().with_rounding()
 
 
 def grows(plan: Plan) -> bool:
     """Whether results can add cells to the plan."""
-    return bool(plan.study.tune) or plan.study.until is not None
+    return bool(plan.study.tune) or plan.study.until is not None or racing_options(plan) is not None
 
 
 def phase(plan: Plan) -> Phase:
@@ -53,6 +56,7 @@ def notes(plan: Plan) -> list[str]:
     for one in plan.tuned:
         if one.value is not None:
             lines.append(f"{one.name}: {one.field} {one.value:g} of {', '.join(f'{v:g}' for v in sorted(one.tried))}")
+    lines += [] if plan.raced is None else plan.raced.lines
     return [*lines, *([] if plan.look is None else [str(plan.look)])]
 
 

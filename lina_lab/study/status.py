@@ -204,7 +204,10 @@ def _objectives(study: StoredStudy, cell: StoredCell) -> dict[str, float] | None
 
 def _lines(study: StoredStudy, cells: Sequence[StoredCell]) -> list[str]:
     definition = study.definition
-    if definition is None or not (definition.tune or definition.until):
+    if definition is None:
+        return []
+    races = definition.pruning is not None and definition.pruning.racing is not None
+    if not (definition.tune or definition.until or races):
         return []
     plan = study.plan(cells)
     if plan is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from lina_lab.config import to_dict
 from lina_lab.config.cautions import cautions
 from lina_lab.launch.contract import Launch, Launcher
-from lina_lab.records.files import CANCEL_FILE, ERROR_FILE
+from lina_lab.records.files import CANCEL_FILE, ERROR_FILE, PRUNE_FILE
 from lina_lab.records.record import Record, begin_attempt, follow_run, read_record, write_config, write_record
 from lina_lab.records.result import Progress, TrialResult
 from lina_lab.records.runstore import TrackingRun
@@ -20,6 +20,7 @@ from lina_lab.study.cells import open_cells
 from lina_lab.study.code import check_code
 from lina_lab.study.display import PlainDisplay
 from lina_lab.study.patience import patiently
+from lina_lab.study.pruning import Watch, never_trained
 from lina_lab.study.restore import restore
 from lina_lab.study.rounds import notes
 from lina_lab.study.store import Claim, Store
@@ -154,11 +155,12 @@ class _Worker:
         self.display.cell_started(cell)
         config_file = write_config(folder, to_dict(cell.config))
         kept = read_record(folder, cell.config_hash)
-        kept = kept if kept is not None and kept.status.final else None
+        kept = kept if kept is not None and kept.status.final else never_trained(self.store.plan, cell)
         run_id = self._patiently(partial(self.tracker.start, cell, config_file, kept))
         if kept is not None:
             follow_run(folder, run_id, anew=True)
-            self._record(claim, folder, replace(kept, mlflow_run=run_id), clock, note=", found in its folder")
+            note = ", found in its folder" if kept.mlflow_run else ", not trained"
+            self._record(claim, folder, replace(kept, mlflow_run=run_id), clock, note=note)
             return
         begin_attempt(folder, run_id)
         # To a run that is new because the store lost the one before: the curve up to the checkpoint.
@@ -166,15 +168,18 @@ class _Worker:
         self._record(claim, folder, self._train(claim, folder, run_id), clock)
 
     def _train(self, claim: Claim, folder: Path, run_id: str) -> Record:
+        watch = Watch(self.store, claim, self.display.line)
+
         def report(progress: Progress) -> None:
             stop_if_asked()
             claim.lease.progress(progress)
             self.display.cell_progress(progress)
+            watch.follow(progress)
 
         tracking = TrackingRun(uri=self.tracker.uri, run_id=run_id)
         again = claim.cell.again
         other = {"resources": replace(self.store.plan.study.resources, **again)} if again else {}
-        result = self.launch(claim.cell.config, folder, tracking=tracking, report=report, **other)
+        result = watch.ended(self.launch(claim.cell.config, folder, tracking=tracking, report=report, **other))
         # Cautions were said at the start, for all cells.
         for problem in (p for p in result.problems if p not in cautions(claim.cell.config)):
             self.display.line(f"{claim.cell.label}: {problem}")
@@ -191,7 +196,8 @@ class _Worker:
         objectives = self.store.plan.study.objectives
         done = status is CellStatus.DONE
         values = [result.metrics[objective.metric] for objective in objectives] if done else None
-        (folder / CANCEL_FILE).unlink(missing_ok=True)
+        for name in (CANCEL_FILE, PRUNE_FILE):
+            (folder / name).unlink(missing_ok=True)
         self.store.end(claim, status, values=values, error=result.error)
         seconds = time.perf_counter() - clock
         if not note:

@@ -1,0 +1,152 @@
+"""Which seeds of which variants a study with `study.pruning.rule=racing` trains, and which it gives up.
+
+All of it follows from the configuration and from the results so far, so every process comes to the same cells.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
+from typing import Any
+
+from lina_lab.config.pruning import RacingOptions
+from lina_lab.decisions.racing import Dropped, race
+from lina_lab.records.status import CellStatus, Phase
+from lina_lab.study.grid import Cell, Plan, point_key
+from lina_lab.study.tuning import States, TunedAt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raced:
+    """How the races of a study stand, one for each size."""
+
+    cells: tuple[Cell, ...]
+    """The cells of the comparison that are to be trained so far, and those that are given up."""
+    pruned: Mapping[str, str]
+    """Config hash of a cell that is given up -> the reason, as a sentence. It is never trained."""
+    lines: tuple[str, ...]
+    """For people: a line for each variant that left its race."""
+    begun: bool
+    """Whether a look was taken: the rule stays from then on."""
+
+
+def racing_options(plan: Plan) -> RacingOptions | None:
+    """The options of racing; None where the plan does not race: also with one seed, or a part of the variants, that the
+    command line asks for."""
+    pruning = plan.study.pruning
+    return None if pruning is None or plan.seed is not None or not plan.whole else pruning.racing
+
+
+def raced(plan: Plan, states: States, at: TunedAt, grid: Sequence[Cell]) -> Raced | None:
+    """How the races stand.
+
+    Args:
+        plan: the study.
+        states: states of the cells.
+        at: the tuning of each point.
+        grid: all cells of the comparison, with those that they start from.
+
+    Returns:
+        None where the plan does not race.
+    """
+    options = racing_options(plan)
+    if options is None:
+        return None
+    spared, races = _spared(plan), dict[str, list[Cell]]()
+    for cell in grid:
+        if cell.phase is Phase.COMPARISON:
+            races.setdefault(contest(plan, cell), []).append(cell)
+    due, pruned, lines, begun = set[str](), dict[str, str](), list[str](), False
+    for cells in races.values():
+        points = {point_key(cell.axes): [c for c in cells if c.axes == cell.axes] for cell in cells}
+        names = {key: plan.point_name(own[0].axes) for key, own in points.items()}
+        found = race(
+            {key: [_value(states, cell) for cell in own] for key, own in points.items()},
+            block=options.block,
+            level=options.level / len(races),
+            direction=plan.study.objectives[0].direction,
+            spared=spared | {key for key, own in points.items() if is_source(plan, own[0])},
+            regrets=_regrets(at, points),
+        )
+        begun = begun or found.looked > 0
+        for key, own in points.items():
+            left = found.dropped.get(key)
+            due |= {cell.config_hash for cell in own[: found.due if left is None else left.seeds]}
+            if left is not None:
+                sentence = _sentence(names, key, left)
+                lines.append(sentence)
+                pruned |= {cell.config_hash: f"never trained: {sentence}" for cell in own[left.seeds :]}
+    kept = _with_sources(grid, due) | pruned.keys()
+    planned = tuple(cell for cell in grid if cell.config_hash in kept)
+    return Raced(cells=planned, pruned=pruned, lines=tuple(lines), begun=begun)
+
+
+def contest(plan: Plan, cell: Cell) -> str:
+    """The size, and the stage, of a cell: only cells that agree in them are compared to give one up."""
+    study = plan.study
+    fields = [*study.axes[study.size_axis], *(study.axes[study.stages.axis] if study.stages is not None else ())]
+    return json.dumps([cell.axes[name] for name in fields])
+
+
+def is_source(plan: Plan, cell: Cell) -> bool:
+    """Whether other cells of the study start from a cell."""
+    stages = plan.study.stages
+    return stages is not None and _stage(plan, cell) in stages.starts.values()
+
+
+def _stage(plan: Plan, cell: Cell) -> str:
+    assert plan.study.stages is not None
+    axis = plan.study.stages.axis
+    return plan.study.point_name(axis, {name: cell.axes[name] for name in plan.study.axes[axis]})
+
+
+def _spared(plan: Plan) -> set[str]:
+    """The points of the primary comparison: its interval holds for all of their seeds."""
+    study = plan.study
+    return set() if study.primary is None else {point_key(term.values) for term in study.primary_terms()}
+
+
+def _value(states: States, cell: Cell) -> float | None:
+    """The main objective of a cell; NaN: it has ended without one, None: it has not ended."""
+    state = states.get(cell.config_hash)
+    if state is None or not state.status.final:
+        return None
+    return state.values[0] if state.status is CellStatus.DONE and state.values else nan
+
+
+def _regrets(at: TunedAt, points: Mapping[str, Sequence[Cell]]) -> dict[str, float] | None:
+    """What the choice of each point's tuned value may give away; None where nothing is tuned."""
+    tuned = {key: at(own[0].axes) for key, own in points.items()}
+    return {key: one.regret for key, one in tuned.items() if one is not None} or None
+
+
+def _sentence(names: Mapping[str, str], key: str, left: Dropped[str]) -> str:
+    found = left.interval
+    return (
+        f"{names[key]} left the race after {left.seeds} seeds: {found.value:+.4g} to {names[left.best]} "
+        f"({found.low:+.4g} to {found.high:+.4g} over all looks and pairs)"
+    )
+
+
+def _with_sources(grid: Sequence[Cell], due: set[str]) -> set[str]:
+    """Hashes of cells, and of those that they start from, directly or over others."""
+    sources = {cell.config_hash: cell.config.start.cell for cell in grid}
+    found, fresh = set(due), due
+    while fresh:
+        fresh = {source for name in fresh if (source := sources.get(name)) is not None} - found
+        found |= fresh
+    return found
+
+
+def rule_of(plan: Plan) -> dict[str, Any]:
+    """All that the looks of the races depend on; empty where the plan does not race."""
+    options, study = racing_options(plan), plan.study
+    if options is None:
+        return {}
+    return {
+        "block": options.block,
+        "level": options.level,
+        "seeds": list(study.seeds),
+        "seeds_at_size": {size: list(seeds) for size, seeds in study.seeds_at_size.items()},
+        "variants": sorted(point_key(point) for point in plan.points),
+    }
