@@ -40,6 +40,8 @@ KEYS = ["cell", "variant", "size", "seed"]
 TUNING = [*KEYS, "field", "value", "objective", "state", "compared"]
 """Columns of a tuning cell: KEYS, the tuned field and its value, the main objective, how the cell ended, and the value
 that its variant is compared at at this size (NaN where it is not)."""
+PRUNED = [*KEYS, "trained"]
+"""Columns of a cell that was given up: KEYS, and whether it was trained at all."""
 CAUTIONS = "cautions"
 """Column: a line for each number of the cell that means less than its name says, see `config.cautions`."""
 IMAGE_KIND = "image kind"
@@ -130,6 +132,17 @@ def diverged_rows(every: pd.DataFrame) -> pd.DataFrame:
     """
     diverged = every[every["state"] == CellStatus.DIVERGED]
     return diverged.drop_duplicates("cell")[KEYS].sort_values(KEYS[1:]).reset_index(drop=True)
+
+
+def pruned_rows(every: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns PRUNED of the cells that were given up.
+
+    Args:
+        every: see `cell_rows`.
+    """
+    pruned = every[every["state"] == CellStatus.PRUNED].drop_duplicates("cell")
+    pruned = pruned.assign(trained=pruned["fit_seconds"] > 0)
+    return pruned[PRUNED].sort_values(KEYS[1:]).reset_index(drop=True)
 
 
 def check_cells(cells: pd.DataFrame, runs: Sequence[Run], study: StudyConfig) -> None:

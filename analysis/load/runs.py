@@ -20,7 +20,18 @@ from lina_lab.util.compat.mlflow import runs_of_client, runs_of_database
 from lina_lab.util.imports import gc_paused
 
 from .absent import absent_cells
-from .cells import KEYS, LOSSES, TUNING, again_rows, cell_rows, check_cells, diverged_rows, tuning_rows
+from .cells import (
+    KEYS,
+    LOSSES,
+    PRUNED,
+    TUNING,
+    again_rows,
+    cell_rows,
+    check_cells,
+    diverged_rows,
+    pruned_rows,
+    tuning_rows,
+)
 from .errors import StoreError
 from .history import read_histories
 from .labels import as_text
@@ -57,6 +68,8 @@ class StudyRuns:
     in no other table."""
     diverged: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=KEYS))
     """KEYS of each cell of the comparison that diverged; it is in `excluded` too."""
+    pruned: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=PRUNED))
+    """A row for each cell of the comparison that was given up: see `cells.pruned_rows`. It is in `excluded` too."""
 
     @property
     def variant_axes(self) -> list[str]:
@@ -154,6 +167,7 @@ def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
         absent=absent_cells(every, study),
         again=again_rows(again, study),
         diverged=diverged_rows(every),
+        pruned=pruned_rows(every),
     )
 
 

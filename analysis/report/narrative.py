@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from lina_lab.records.status import CellStatus
+
 from ..load.cells import CAUTIONS
 from ..load.runs import StudyRuns
 from ..stats.agreement import metric_agreement
 from ..stats.budgets import BudgetView, audit_runs
 from .metric_names import metric_name
+from .pruned import pruned_runs
 from .tables import count, plain, records, signed
 
 NAMED = 4
@@ -85,7 +88,9 @@ def excluded_sentences(runs: StudyRuns, diverged: pd.DataFrame) -> list[str]:
     ]
     if runs.absent:
         lines = [absent_sentence(runs), *lines]
-    return [*lines, *(f"{r['label']} ({r['cell']}): {r['status']}, {r['reason']}." for r in records(runs.excluded))]
+    others = runs.excluded[runs.excluded["status"] != CellStatus.PRUNED]
+    lines += [f"{r['label']} ({r['cell']}): {r['status']}, {r['reason']}." for r in records(others)]
+    return [*lines, *pruned_runs(runs)]
 
 
 def rounding_sentences(table: pd.DataFrame, changes: Mapping[str, int]) -> list[str]:

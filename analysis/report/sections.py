@@ -22,6 +22,7 @@ from .narrative import (
     rounding_sentences,
 )
 from .page import Section
+from .pruned import pruned_sentences
 from .study_report import StudyReport
 from .tables import count
 
@@ -49,7 +50,12 @@ def study_sections(
     return [
         Section(
             title="Answer",
-            lines=[*absent, *answer_sentences(runs, report.verdict, table), *agreement_sentences(runs, means)],
+            lines=[
+                *absent,
+                *pruned_sentences(runs),
+                *answer_sentences(runs, report.verdict, table),
+                *agreement_sentences(runs, means),
+            ],
             pictures=_named(pictures, "primary"),
             tables=_named(tables, "primary_table"),
         ),

@@ -28,9 +28,9 @@ def run_and_report(workspace: Workspace, paths: PathsConfig, command: CommandCon
         arguments: the command line, for the workers that are started with the same one.
 
     Returns:
-        0 if every cell has a result or was pruned, 1 if cells failed or were cancelled (also at their time limit), tuning found no
-        optimum or the environment stopped the study, 2 if this machine cannot do what the command asks for, 130 on
-        Ctrl-C, 143 on SIGTERM.
+        0 if every cell has a result or was pruned, 1 if cells failed or were cancelled (also at their time limit),
+        tuning found no optimum or the environment stopped the study, 2 if this machine cannot do what the command asks
+        for, 130 on Ctrl-C, 143 on SIGTERM.
     """
     try:
         with explained(workspace.runs), stops_as_exceptions():

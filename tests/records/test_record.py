@@ -99,7 +99,7 @@ def test_a_missing_or_torn_file_is_no_record(tmp_path: Path) -> None:
 def test_every_status_has_its_counterparts() -> None:
     assert CELL_STATUS.keys() == set(TrialStatus)
     assert RUN_STATUS.keys() == set(CellStatus)
-    assert {status for status in CellStatus if status.final} == {"done", "diverged"}
+    assert {status for status in CellStatus if status.final} == {"done", "diverged", "pruned"}
     assert {status for status in CellStatus if status.open} == {"waiting", "running", "interrupted"}
     assert CELL_STATUS[TrialStatus.PREEMPTED].open
 
