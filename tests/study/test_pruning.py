@@ -31,7 +31,7 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("median", {"n_startup_trials": 5}),
     ("percentile", {"percentile": 50.0}),
     ("successive_halving", {"reduction_factor": 2}),
-    ("hyperband", {"reduction_factor": 2}),
+    ("hyperband", {"reduction_factor": 2, "max_resource": 16}),
 ]
 
 
@@ -103,7 +103,7 @@ def test_halving_compares_at_each_rung_with_those_that_reached_it_also_with_prun
 
 
 def test_patience_and_thresholds_look_at_the_cell_alone() -> None:
-    flat, falling = course("running", i16=1.0, i32=1.0, i48=1.1), course("running", i16=1.0, i32=0.9, i48=0.8)
+    flat, falling = course("running", i16=1.0, i32=1.1, i48=1.2), course("running", i16=1.0, i32=0.9, i48=0.8)
     patient = PruningConfig(rule="patient", options={"patience": 1})
     assert gives_up(patient, "minimize", [flat], 0, 64)
     assert not gives_up(patient, "minimize", [falling], 0, 64)

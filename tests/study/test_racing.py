@@ -35,7 +35,8 @@ def loss(cell: Cell) -> float:
 def trained(plan: Any, **axes: int) -> list[int]:
     """Seeds at a point that are not given up."""
     at = {CONV: axes["kernel"], DIM: axes["dim"]}
-    return [c.config.seed for c in plan.cells if c.axes == at and c.config_hash not in plan.raced.pruned]
+    compared = [cell for cell in plan.cells if cell.axes == at and cell.phase is Phase.COMPARISON]
+    return [cell.config.seed for cell in compared if cell.config_hash not in plan.raced.pruned]
 
 
 def test_all_variants_train_a_block_before_they_are_judged(tiny_study: Study) -> None:
