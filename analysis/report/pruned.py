@@ -12,7 +12,7 @@ EXPLORATORY = (
 )
 RACED = (
     "Racing gives up seeds of a variant before they are trained, and none of the primary comparison, whose verdict "
-    "stands. A variant that left the race has fewer seeds; its intervals here are for one look, and it left by repeated "
+    "stands. A variant that left the race has fewer seeds. Its intervals here are for one look; it left by repeated "
     "ones."
 )
 

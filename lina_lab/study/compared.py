@@ -13,9 +13,9 @@ from typing import Any
 
 from lina_lab.config import to_dict
 from lina_lab.records.status import Phase
+from lina_lab.study.contest import rule_of
 from lina_lab.study.grid import Plan
 from lina_lab.study.points import point_key
-from lina_lab.study.racing import rule_of
 from lina_lab.util.errors import ChangedError
 from lina_lab.util.files import write_atomically
 from lina_lab.util.nested import flatten

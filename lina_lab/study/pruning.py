@@ -23,9 +23,9 @@ from lina_lab.records.record import Record
 from lina_lab.records.result import Progress, TrialResult
 from lina_lab.records.status import CellStatus, Phase, TrialStatus
 from lina_lab.study.cells import CELL, STATUS, state_of
+from lina_lab.study.contest import is_source, peers
 from lina_lab.study.cost import parameters
 from lina_lab.study.grid import Cell, Plan
-from lina_lab.study.racing import contest, is_source
 from lina_lab.util.compat.optuna import intermediate_values, storage_of, trial_rows
 from lina_lab.util.errors import fault_of, first_line
 from lina_lab.util.files import write_atomically
@@ -78,7 +78,7 @@ def gives_up(pruning: PruningConfig, direction: Direction, courses: Sequence[Cou
         *before, (step, value) = values.items()
         _replay(study, own, dict(before))
         _report(study, own, step, value)
-    return bool(pruner.prune(study, study.trials[own]))
+    return bool(pruner.prune(study, _trial(study, own)))
 
 
 def _replay(study: optuna.Study, index: int, values: Mapping[int, float]) -> None:
@@ -86,12 +86,17 @@ def _replay(study: optuna.Study, index: int, values: Mapping[int, float]) -> Non
     for step, value in values.items():
         _report(study, index, step, value)
         for _ in range(RUNGS_A_STEP):
-            if not study.pruner.prune(study, study.trials[index]):
+            if not study.pruner.prune(study, _trial(study, index)):
                 break
 
 
+def _trial(study: optuna.Study, index: int) -> optuna.trial.FrozenTrial:
+    # `Study.trials` copies all of them each time.
+    return study.get_trials(deepcopy=False)[index]
+
+
 def _report(study: optuna.Study, index: int, step: int, value: float) -> None:
-    storage_of(study).set_trial_intermediate_value(study.trials[index]._trial_id, step, value)
+    storage_of(study).set_trial_intermediate_value(_trial(study, index)._trial_id, step, value)
 
 
 def can_be_pruned(cell: Cell, plan: Plan) -> bool:
@@ -111,7 +116,7 @@ def courses_of(
         cell: the cell.
         images: images that it has seen. Values of an earlier attempt that lie beyond do not count.
     """
-    like = {c.config_hash for c in plan.cells if can_be_pruned(c, plan) and contest(plan, c) == contest(plan, cell)}
+    like = {c.config_hash for c in plan.cells if can_be_pruned(c, plan) and peers(plan, c) == peers(plan, cell)}
     found: dict[str, Course] = {}
     for config_hash, status, values in rows:
         if config_hash in like:

@@ -3,15 +3,13 @@
 All of it follows from the configuration and from the results so far, so every process comes to the same cells.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
-from typing import Any
 
-from lina_lab.config.pruning import RacingOptions
 from lina_lab.decisions.racing import Dropped, race
 from lina_lab.records.status import CellStatus, Phase
+from lina_lab.study.contest import contest, is_source, racing_options
 from lina_lab.study.grid import Cell, Plan, point_key
 from lina_lab.study.tuning import States, TunedAt
 
@@ -28,13 +26,6 @@ class Raced:
     """For people: a line for each variant that left its race."""
     begun: bool
     """Whether a look was taken: the rule stays from then on."""
-
-
-def racing_options(plan: Plan) -> RacingOptions | None:
-    """The options of racing; None where the plan does not race: also with one seed, or a part of the variants, that the
-    command line asks for."""
-    pruning = plan.study.pruning
-    return None if pruning is None or plan.seed is not None or not plan.whole else pruning.racing
 
 
 def raced(plan: Plan, states: States, at: TunedAt, grid: Sequence[Cell]) -> Raced | None:
@@ -58,7 +49,9 @@ def raced(plan: Plan, states: States, at: TunedAt, grid: Sequence[Cell]) -> Race
             races.setdefault(contest(plan, cell), []).append(cell)
     due, pruned, lines, begun = set[str](), dict[str, str](), list[str](), False
     for cells in races.values():
-        points = {point_key(cell.axes): [c for c in cells if c.axes == cell.axes] for cell in cells}
+        points: dict[str, list[Cell]] = {}
+        for cell in cells:
+            points.setdefault(point_key(cell.axes), []).append(cell)
         names = {key: plan.point_name(own[0].axes) for key, own in points.items()}
         found = race(
             {key: [_value(states, cell) for cell in own] for key, own in points.items()},
@@ -79,25 +72,6 @@ def raced(plan: Plan, states: States, at: TunedAt, grid: Sequence[Cell]) -> Race
     kept = _with_sources(grid, due) | pruned.keys()
     planned = tuple(cell for cell in grid if cell.config_hash in kept)
     return Raced(cells=planned, pruned=pruned, lines=tuple(lines), begun=begun)
-
-
-def contest(plan: Plan, cell: Cell) -> str:
-    """The size, and the stage, of a cell: only cells that agree in them are compared to give one up."""
-    study = plan.study
-    fields = [*study.axes[study.size_axis], *(study.axes[study.stages.axis] if study.stages is not None else ())]
-    return json.dumps([cell.axes[name] for name in fields])
-
-
-def is_source(plan: Plan, cell: Cell) -> bool:
-    """Whether other cells of the study start from a cell."""
-    stages = plan.study.stages
-    return stages is not None and _stage(plan, cell) in stages.starts.values()
-
-
-def _stage(plan: Plan, cell: Cell) -> str:
-    assert plan.study.stages is not None
-    axis = plan.study.stages.axis
-    return plan.study.point_name(axis, {name: cell.axes[name] for name in plan.study.axes[axis]})
 
 
 def _spared(plan: Plan) -> set[str]:
@@ -136,17 +110,3 @@ def _with_sources(grid: Sequence[Cell], due: set[str]) -> set[str]:
         fresh = {source for name in fresh if (source := sources.get(name)) is not None} - found
         found |= fresh
     return found
-
-
-def rule_of(plan: Plan) -> dict[str, Any]:
-    """All that the looks of the races depend on; empty where the plan does not race."""
-    options, study = racing_options(plan), plan.study
-    if options is None:
-        return {}
-    return {
-        "block": options.block,
-        "level": options.level,
-        "seeds": list(study.seeds),
-        "seeds_at_size": {size: list(seeds) for size, seeds in study.seeds_at_size.items()},
-        "variants": sorted(point_key(point) for point in plan.points),
-    }

@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from lina_lab.records.status import CellStatus, Phase
+from lina_lab.study.contest import racing_options
 from lina_lab.study.grid import Cell, Plan, grid_cells
-from lina_lab.study.racing import raced, racing_options
+from lina_lab.study.racing import raced
 from lina_lab.study.stopping import compared, more_seeds
 from lina_lab.study.tuning import States, fields_at, tune, tuned_at
 
