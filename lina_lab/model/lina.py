@@ -7,6 +7,7 @@ Shapes: B batch, R noise samples of a token, M condition tokens, N image tokens,
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain, pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -27,6 +28,22 @@ from lina_lab.model.schedule import step_schedule
 
 RECOMPILATIONS = 64
 """Compiled forms of a block that a process may have: for other stacks, numbers of tokens, with gradients or without."""
+
+
+class Prediction(NamedTuple):
+    """What the loss of some images is made of. A tuple: in other containers FSDP would not see the gradients."""
+
+    z: Tensor
+    """The decoder's vectors of the masked tokens, [B, K, D]."""
+    velocity: Tensor
+    """Predicted for the noised tokens, [R, B, K, C]."""
+    target: Tensor
+    """The velocity that it should be, [R, B, K, C]."""
+
+    @property
+    def flow_loss(self) -> Tensor:
+        """Squared error of the velocity, mean over noise samples, images, masked tokens and channels: a scalar."""
+        return (self.velocity.float() - self.target).square().mean()
 
 
 class LINA(nn.Module):
@@ -130,6 +147,23 @@ class LINA(nn.Module):
         present: Tensor | None = None,
     ) -> Tensor:
         """The loss for these random inputs: squared error of the velocity, mean over masked tokens and channels."""
+        return self._predict(latents, inputs, label, text, present).flow_loss
+
+    def predict(
+        self,
+        latents: Tensor,
+        inputs: LossInputs,
+        *,
+        label: Tensor | None = None,
+        text: Tensor | None = None,
+        present: Tensor | None = None,
+    ) -> Prediction:
+        """What `loss_from_inputs` is computed from."""
+        return self._predict(latents, inputs, label, text, present)
+
+    def _predict(
+        self, latents: Tensor, inputs: LossInputs, label: Tensor | None, text: Tensor | None, present: Tensor | None
+    ) -> Prediction:
         inputs = inputs.to(latents.device)
         if label is not None:
             label = label.masked_fill(inputs.drop, self.config.num_classes or 0)
@@ -144,7 +178,7 @@ class LINA(nn.Module):
         sigma = (inputs.timestep / NUM_TIMESTEPS).unsqueeze(-1).to(x_BKC.dtype)
         noised = sigma * inputs.noise + (1 - sigma) * x_BKC
         velocity = self.velocity(noised, inputs.timestep, z_BKD)
-        return (velocity.float() - (inputs.noise - x_BKC)).square().mean()
+        return Prediction(z=z_BKD, velocity=velocity, target=inputs.noise - x_BKC)
 
     @torch.no_grad()
     def generate(

@@ -1,5 +1,7 @@
 """FLOPs, memory and disk of a cell, from its configuration alone."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from math import ceil
 
@@ -18,6 +20,8 @@ CAST_BYTES = 2
 """Bytes a parameter of the copies in bfloat16 that autocast keeps until the backward pass. FSDP shards none of them."""
 WHOLE_BYTES = 8
 """Bytes a parameter of a block that FSDP has gathered: weight and gradient."""
+TEACHER_BYTES = 4
+"""Bytes a parameter of the frozen model that a trial is distilled from, which every device has whole."""
 CHECKPOINT_BYTES = 16
 """Bytes a parameter in a checkpoint: weight, two moments and the moving average, in float32."""
 BLOCK_ACTIVATIONS = 24
@@ -40,9 +44,48 @@ def parameters(model: LinaConfig) -> int:
     return count.parameters(model).total
 
 
-def training_flops(config: TrialConfig) -> float:
-    """FLOPs of a whole trial's training."""
-    return float(flops_per_image(config.model)) * config.images_seen
+def training_flops(config: TrialConfig, source: TrialConfig | None = None) -> float:
+    """FLOPs of a whole trial's training, without that of what it starts from.
+
+    Args:
+        config: the trial.
+        source: the trial that it starts from; None: it is not known. A teacher then counts as one of the trial's own
+            size, and with start.state=training the source's images count as the trial's own.
+    """
+    before = 0 if source is None or config.start.state != "training" else source.images_seen
+    return float(flops_per_step_image(config, source)) * max(config.images_seen - before, 0)
+
+
+def flops_per_step_image(config: TrialConfig, source: TrialConfig | None = None) -> int:
+    """FLOPs of training on one image, with the forward pass of the teacher where there is one.
+
+    Args:
+        config: the trial.
+        source: as for `training_flops`.
+    """
+    own = flops_per_image(config.model)
+    if not config.start.distills:
+        return own
+    teacher = config.model if source is None else source.model
+    # It is shown the same noised tokens as the student.
+    return own + _loss_flops(replace(teacher, noise_samples_per_token=config.model.noise_samples_per_token))
+
+
+def flops_with_sources(config: TrialConfig, trials: Mapping[str, TrialConfig]) -> float | None:
+    """FLOPs of a trial's training and of that of all that it started from; None: a source is not among the trials.
+
+    Args:
+        config: the trial.
+        trials: config hash -> trial, for the cells of its study.
+    """
+    total, trial = 0.0, config
+    while trial.start.given:
+        source = trials.get(trial.start.cell or "")
+        if source is None:
+            return None
+        total += training_flops(trial, source)
+        trial = source
+    return total + training_flops(trial)
 
 
 def other_flops(config: TrialConfig, resources: ResourcesConfig = ONE_DEVICE) -> float:
@@ -93,13 +136,15 @@ def _state_bytes(config: TrialConfig, resources: ResourcesConfig) -> float:
     model, total = config.model, parameters(config.model)
     cast = CAST_BYTES if config.trainer.precision == "bf16-mixed" else 0
     state = STATE_BYTES + AVERAGE_BYTES * len(config.ema.profiles)
+    # About as large as its student.
+    teacher = (TEACHER_BYTES + cast) * total if config.start.distills else 0
     if resources.strategy == "fsdp":
         # One block computes while the next one is gathered; what belongs to no block is whole throughout.
         attention = max(count.attention_parameters(model, each) for each in model.decoder_blocks)
         block = attention + 2 * count.MLP_RATIO * model.dim**2
         whole = min(2 * block + count.embedding_parameters(model), total)
-        return total * (state / resources.world_size + cast) + WHOLE_BYTES * whole
-    return total * (state + cast + (BUCKET_BYTES if resources.world_size > 1 else 0))
+        return total * (state / resources.world_size + cast) + WHOLE_BYTES * whole + teacher
+    return total * (state + cast + (BUCKET_BYTES if resources.world_size > 1 else 0)) + teacher
 
 
 def _activation_bytes(config: TrialConfig, resources: ResourcesConfig) -> float:

@@ -17,6 +17,7 @@ from lina_lab.data.batch import DATA_STATE, Batch
 from lina_lab.data.order import RankLayout
 from lina_lab.model import LINA, LossInputs, initialize, sample_step_inputs
 from lina_lab.model.inherit import Inherited
+from lina_lab.training.distillation import Distillation
 from lina_lab.training.gradients import clip_gradients, gradient_norm
 from lina_lab.training.optimizer_state import LAYOUT, State, with_names
 from lina_lab.training.optimizers import make_optimizer
@@ -60,6 +61,8 @@ class LinaModule(L.LightningModule):
         if start is not None:
             self.inherited = start.give(self.model, config)
             self.origin, self._goes_on = start.note(self.inherited), start.checkpoint is not None
+        self.distillation: Distillation | None = None
+        """Adds the terms of a teacher to the training loss."""
         self.frozen: list[tuple[LossInputs, int]] = []
         """For each validation batch the loss inputs of this rank's images, and how many of these images count."""
         self.averages = False
@@ -88,7 +91,7 @@ class LinaModule(L.LightningModule):
             mine, counted = held_out(len(inputs.drop), rank=self.global_rank, world_size=self.trainer.world_size)
             self.frozen.append((inputs.part(mine), counted))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         latents, condition = batch
         layout = RankLayout.of(self.trainer)
         mine = layout.microbatch(self.config.data.batch_size, batch_idx % layout.accumulate_grad_batches)
@@ -99,7 +102,10 @@ class LinaModule(L.LightningModule):
             images=mine,
             rng_version=self.config.trainer.rng_version,
         )
-        return self.model.loss_from_inputs(latents, inputs, **condition)
+        if self.distillation is None:
+            return {"loss": self.model.loss_from_inputs(latents, inputs, **condition)}
+        loss, terms = self.distillation.loss(self.model, latents, inputs, condition)
+        return {"loss": loss, **terms}
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         weights = VALIDATION_WEIGHTS[dataloader_idx]

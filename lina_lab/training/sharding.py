@@ -15,7 +15,7 @@ from lina_lab.training.callbacks.ema import ExponentialAverage
 from lina_lab.training.module import LinaModule
 from lina_lab.util.compat.lightning import averaged_model, set_averaged_model, swap_models
 
-ENTRIES = ("loss_from_inputs", "generate")
+ENTRIES = ("loss_from_inputs", "predict", "generate")
 """Methods, beside `forward`, that need a model's weights gathered."""
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 

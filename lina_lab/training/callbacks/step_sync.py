@@ -32,6 +32,8 @@ class Step:
     """Steps taken, this one included."""
     loss: float
     """Mean over the batch of all ranks."""
+    terms: dict[str, float]
+    """Likewise for what the loss is the sum of, by the names in the curves; empty: it is not a sum."""
     cancel: bool
     prune: bool
     leave: bool
@@ -44,7 +46,7 @@ class StepSync(Callback):
     """Agrees on each step among the ranks, logs its loss, and ends the trial on all of them at once.
 
     What one rank alone knows (the files that end it, a signal, the time, its part of the loss) is summed over the ranks
-    in one reduction of six numbers. Ranks act only on the reduced values, so none is left waiting in a collective.
+    in one reduction of a few numbers. Ranks act only on the reduced values, so none is left waiting in a collective.
 
     Args:
         config: the trial.
@@ -78,8 +80,8 @@ class StepSync(Callback):
         self.limit = math.inf if resources.max_minutes is None else 60 * resources.max_minutes
         self.files, self.timer, self.checkpoints = (folder / CANCEL_FILE, folder / PRUNE_FILE), timer, checkpoints
         self.meter, self.requests, self.report = meter, requests, report
-        self._loss = 0.0
-        """The loss of this rank's share of the step, summed over its micro-batches."""
+        self._losses: Any = 0.0
+        """The loss and its terms for this rank's share of the step, summed over its micro-batches."""
         self._looked = -math.inf
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -87,15 +89,18 @@ class StepSync(Callback):
         self.requests.listen()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # Lightning has divided it by accumulate_grad_batches.
-        loss = outputs["loss"].detach()
-        self._loss = loss if batch_idx % trainer.accumulate_grad_batches == 0 else self._loss + loss
+        terms = {name: value for name, value in outputs.items() if name != "loss"}
+        # Lightning has divided the loss by accumulate_grad_batches, and nothing else.
+        shares = [value / trainer.accumulate_grad_batches for value in terms.values()]
+        losses = torch.stack([outputs["loss"].detach(), *shares])
+        self._losses = losses if batch_idx % trainer.accumulate_grad_batches == 0 else self._losses + losses
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        step = self._agree(trainer)
+        step = self._agree(trainer, list(terms))
         # The images that the weights had seen that gave this loss.
         images = pl_module.images_seen - pl_module.config.data.batch_size
-        pl_module.log_over_images({TRAIN_LOSS: step.loss}, images)
+        curves = {TRAIN_LOSS: step.loss, **step.terms}
+        pl_module.log_over_images(curves, images)
         progress = self.meter.step_ended(pl_module, step.number, step.loss)
         self.meter.log_step(trainer, step.number, images)
         self.meter.due = step.due
@@ -109,25 +114,26 @@ class StepSync(Callback):
         if (step.leave or step.late) and pl_module.global_step < pl_module.config.max_steps:
             if step.number % pl_module.config.trainer.log_every_n_steps == 0:
                 # Lightning would log it later, and not at all if training ends here.
-                log(trainer, {TRAIN_LOSS: step.loss}, images)
+                log(trainer, curves, images)
             self.timer.lap()
             self.checkpoints.save(trainer)
             if step.late:
                 raise CancelledError(f"over its limit of training time at step {step.number}; its state is saved")
             raise PreemptedError(f"asked to make room at step {step.number}")
 
-    def _agree(self, trainer: L.Trainer) -> Step:
+    def _agree(self, trainer: L.Trainer, terms: list[str]) -> Step:
         cancel, prune = self._asked_to_end() if trainer.is_global_zero else (False, False)
         late = trainer.is_global_zero and self.timer.so_far > self.limit
         due = trainer.is_global_zero and self.meter.wants_line
-        loss = torch.as_tensor(self._loss).float().reshape(1)
-        if trainer.world_size == 1:
-            return Step(trainer.global_step, float(loss), cancel, prune, self.requests.leave, late, due)
-        flags = torch.tensor([cancel, prune, self.requests.leave, late, due], dtype=loss.dtype).to(loss.device)
-        reduced = torch.cat([loss / trainer.world_size, flags])
-        torch.distributed.all_reduce(reduced)
-        mean, *raised = reduced.tolist()
-        return Step(trainer.global_step, mean, *(count > 0 for count in raised))
+        losses = self._losses.float()
+        flags = [cancel, prune, self.requests.leave, late, due]
+        if trainer.world_size > 1:
+            reduced = torch.cat([losses / trainer.world_size, torch.tensor(flags, dtype=losses.dtype).to(losses.device)])
+            torch.distributed.all_reduce(reduced)
+            losses, counts = reduced[: len(losses)], reduced[len(losses) :]
+            flags = [count > 0 for count in counts.tolist()]
+        loss, *means = losses.tolist()
+        return Step(trainer.global_step, loss, dict(zip(terms, means, strict=True)), *flags)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Report what the validation has measured, and look after the next step whether the report ends the trial."""
