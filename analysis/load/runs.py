@@ -30,7 +30,9 @@ from .cells import (
     check_cells,
     diverged_rows,
     pruned_rows,
+    source_rows,
     tuning_rows,
+    with_lineage,
 )
 from .errors import StoreError
 from .history import read_histories
@@ -70,6 +72,8 @@ class StudyRuns:
     """KEYS of each cell of the comparison that diverged; it is in `excluded` too."""
     pruned: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=PRUNED))
     """A row for each cell of the comparison that was given up: see `cells.pruned_rows`. It is in `excluded` too."""
+    sources: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*KEYS, "state"]))
+    """KEYS and `state` of each cell that is trained only for those that start from it. It is in no other table."""
 
     @property
     def variant_axes(self) -> list[str]:
@@ -143,10 +147,15 @@ def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
         raise StoreError(f"the study {name} has no cell yet: run it first (lina run study={name})")
     tuning = [run for run in attempts if run.data.tags.get(PHASE) == Phase.TUNING]
     again = [run for run in attempts if run.data.tags.get(PHASE) == Phase.ROUNDING]
+    source_runs = [run for run in attempts if run.data.tags.get(PHASE) == Phase.SOURCE]
     attempts = [run for run in attempts if run.data.tags.get(PHASE) in (None, Phase.COMPARISON)]
     if not attempts:
-        raise StoreError(f"the study {name} has tuning cells only, and none to compare yet: see lina status")
+        only = "cells for others to start from" if source_runs else "tuning cells"
+        raise StoreError(f"the study {name} has {only} only, and none to compare yet: see lina status")
     every = cell_rows(attempts, study)
+    sources = cell_rows(source_runs, study) if source_runs else every.iloc[:0]
+    if study.stages is not None:
+        every = with_lineage(every, [*attempts, *source_runs])
     cells = every[every["reason"] == ""].sort_values(KEYS[1:]).reset_index(drop=True)
     excluded = every[every["reason"] != ""].rename(columns={"state": "status"})
     if cells.empty:
@@ -164,10 +173,11 @@ def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
         excluded=excluded[["cell", "label", "status", "reason"]].reset_index(drop=True),
         source=_source([run for run in attempts if run.info.run_id in counted]),
         tuning=tuning_rows(tuning, study, every, attempts),
-        absent=absent_cells(every, study),
+        absent=absent_cells(pd.concat([every, sources], ignore_index=True), study),
         again=again_rows(again, study),
         diverged=diverged_rows(every),
         pruned=pruned_rows(every),
+        sources=source_rows(sources),
     )
 
 

@@ -23,6 +23,7 @@ from .narrative import (
 )
 from .page import Section
 from .pruned import pruned_sentences
+from .stages import budget_sentences, curve_sentences, source_sentences
 from .study_report import StudyReport
 from .tables import count
 
@@ -54,6 +55,7 @@ def study_sections(
                 *absent,
                 *pruned_sentences(runs),
                 *answer_sentences(runs, report.verdict, table),
+                *budget_sentences(runs),
                 *agreement_sentences(runs, means),
             ],
             pictures=_named(pictures, "primary"),
@@ -63,7 +65,7 @@ def study_sections(
         _rounding(report, tables),
         Section(
             title=f"Design and audit{': confounded with size' if confounds else ''}",
-            lines=[*design_sentences(runs, report.views), PAIRING],
+            lines=[*source_sentences(runs), *design_sentences(runs, report.views), PAIRING],
             folded=True,
         ),
         _laws(report, tables, pictures),
@@ -83,6 +85,7 @@ def study_sections(
         ),
         Section(
             title="Losses and training curves",
+            lines=curve_sentences(runs),
             pictures=_named(pictures, "scaling", "views", "curves"),
             tables=_named(tables, "table"),
             folded=True,

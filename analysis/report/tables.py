@@ -10,6 +10,7 @@ import pandas as pd
 
 from lina_lab.records.runstore import TRAIN_LOSS
 
+from ..load.cells import LINEAGE
 from ..load.runs import StudyRuns
 from ..stats.verdicts import Kind, PrimaryVerdict
 from .metric_names import metric_name
@@ -55,6 +56,7 @@ FORMATS: dict[str, Form] = {
     "difference on other seeds": signed,
     **dict.fromkeys(("parameters, M", "parameters, M, ours", "parameters, M, published"), "{:,.1f}"),
     "p (Holm)": _p_value,
+    **dict.fromkeys(("training FLOPs", "training FLOPs with sources"), "{:.3g}"),
     "FID": "{:.2f}",
     "error at the largest size": "{:.1%}",
     "AICc above the best": "{:.1f}",
@@ -86,13 +88,19 @@ LATEX = {
 """Mark -> how LaTeX writes it in text, in its oldest font encoding (OT1) too."""
 EXPONENT = re.compile(r"\\textasciicircum{}-(alpha|beta)\b")
 """A power in the name of a law, once its marks are written as LaTeX has them."""
+OWN_FLOPS, ALL_FLOPS = "training FLOPs", "training FLOPs with sources"
 KINDS = {Kind.DIFFERENCE: "difference", Kind.GROWTH: "growth", Kind.LOG_GROWTH: "log growth"}
 
 
 def summary_table(runs: StudyRuns) -> pd.DataFrame:
-    """Return a row for each variant and size: parameters, seeds, mean and standard deviation of each loss, speed."""
+    """Return a row for each variant and size: parameters, seeds, mean and standard deviation of each loss, speed.
+
+    Where cells start from others, also their training FLOPs, without and with all that they started from.
+    """
     grouped = runs.cells.groupby(["variant", "size"], sort=False)
     columns = {"parameters": grouped["parameters"].first(), "seeds": grouped["seed"].nunique()}
+    if LINEAGE in runs.cells:
+        columns |= {OWN_FLOPS: grouped["flops"].mean(), ALL_FLOPS: grouped[LINEAGE].mean()}
     losses = ("val/loss_ema", "val/loss_raw") if len(runs.losses) > 1 else (TRAIN_LOSS,)
     for name in (*losses, *(name for name in runs.objectives if name not in SHORT)):
         shown, short = SHORT.get(name, (metric_name(name),) * 2)

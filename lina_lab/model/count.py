@@ -7,10 +7,11 @@ encoder sees visible tokens only, the flow head runs several times for each mask
 hardly any operations.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
-from lina_lab.config import AttentionConfig, LinaConfig
+from lina_lab.config import AttentionConfig, LinaConfig, TrialConfig
 from lina_lab.model.schedule import mean_mask_ratio, num_masked, step_schedule
 from lina_lab.variants import POSITIONS, linear
 
@@ -162,6 +163,51 @@ def training_operations(config: LinaConfig, mask_ratio: float | None = None) -> 
         head=masked * config.noise_samples_per_token * (config.token_dim + SINUSOID) * flow,
     )
     return Counts(**{name: (1 + BACKWARD) * value - vars(outside)[name] for name, value in vars(forward).items()})
+
+
+@lru_cache(maxsize=4096)
+def flops_per_image(model: LinaConfig, teacher: LinaConfig | None = None) -> int:
+    """FLOPs of training on one image, two for a multiply-add.
+
+    Args:
+        model: what is trained.
+        teacher: the frozen model that it is distilled from, whose forward pass counts; None: there is none.
+    """
+    operations = training_operations(model).total
+    if teacher is not None:
+        # It is shown the student's noised tokens.
+        operations += loss_operations(replace(teacher, noise_samples_per_token=model.noise_samples_per_token)).total
+    return FLOPS_PER_MULTIPLY_ADD * operations
+
+
+def training_flops(trial: TrialConfig, source: TrialConfig | None = None) -> float:
+    """FLOPs of a trial's training, without that of what it starts from.
+
+    Args:
+        trial: the trial.
+        source: the trial that it starts from; None: it is not known. A teacher then counts as if it were like the
+            student, and with start.state=training the source's images count as the trial's own.
+    """
+    teacher = None if not trial.start.distills else trial.model if source is None else source.model
+    before = source.images_seen if source is not None and trial.start.state == "training" else 0
+    return float(flops_per_image(trial.model, teacher)) * max(trial.images_seen - before, 0)
+
+
+def flops_with_sources(trial: TrialConfig, trials: Mapping[str, TrialConfig]) -> float | None:
+    """FLOPs of a trial's training and of that of all that it started from; None: a source is not among the trials.
+
+    Args:
+        trial: the trial.
+        trials: config hash -> trial, for the cells of its study.
+    """
+    total = 0.0
+    while trial.start.given:
+        source = trials.get(trial.start.cell or "")
+        if source is None:
+            return None
+        total += training_flops(trial, source)
+        trial = source
+    return total + training_flops(trial)
 
 
 def generation_operations(config: LinaConfig, *, steps: int = 64, flow_steps: int = 25, guided: bool = False) -> Counts:

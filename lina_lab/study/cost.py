@@ -1,7 +1,5 @@
 """FLOPs, memory and disk of a cell, from its configuration alone."""
 
-from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 from math import ceil
 
@@ -9,6 +7,8 @@ from lina_lab.config import LinaConfig, ResourcesConfig, SamplingConfig, TrialCo
 from lina_lab.model import count
 from lina_lab.model.schedule import num_masked
 
+flops_per_image, training_flops = count.flops_per_image, count.training_flops
+flops_with_sources = count.flops_with_sources
 ONE_DEVICE = ResourcesConfig()
 STATE_BYTES = 20
 """Bytes a parameter: weight, gradient, two moments and the moving average, in float32."""
@@ -33,59 +33,9 @@ GRID_CAPTIONS = 8
 
 
 @lru_cache(maxsize=4096)
-def flops_per_image(model: LinaConfig) -> int:
-    """FLOPs of training on one image, two for a multiply-add."""
-    return count.FLOPS_PER_MULTIPLY_ADD * count.training_operations(model).total
-
-
-@lru_cache(maxsize=4096)
 def parameters(model: LinaConfig) -> int:
     """All parameters, the frozen ones included."""
     return count.parameters(model).total
-
-
-def training_flops(config: TrialConfig, source: TrialConfig | None = None) -> float:
-    """FLOPs of a whole trial's training, without that of what it starts from.
-
-    Args:
-        config: the trial.
-        source: the trial that it starts from; None: it is not known. A teacher then counts as one of the trial's own
-            size, and with start.state=training the source's images count as the trial's own.
-    """
-    before = 0 if source is None or config.start.state != "training" else source.images_seen
-    return float(flops_per_step_image(config, source)) * max(config.images_seen - before, 0)
-
-
-def flops_per_step_image(config: TrialConfig, source: TrialConfig | None = None) -> int:
-    """FLOPs of training on one image, with the forward pass of the teacher where there is one.
-
-    Args:
-        config: the trial.
-        source: as for `training_flops`.
-    """
-    own = flops_per_image(config.model)
-    if not config.start.distills:
-        return own
-    teacher = config.model if source is None else source.model
-    # It is shown the same noised tokens as the student.
-    return own + _loss_flops(replace(teacher, noise_samples_per_token=config.model.noise_samples_per_token))
-
-
-def flops_with_sources(config: TrialConfig, trials: Mapping[str, TrialConfig]) -> float | None:
-    """FLOPs of a trial's training and of that of all that it started from; None: a source is not among the trials.
-
-    Args:
-        config: the trial.
-        trials: config hash -> trial, for the cells of its study.
-    """
-    total, trial = 0.0, config
-    while trial.start.given:
-        source = trials.get(trial.start.cell or "")
-        if source is None:
-            return None
-        total += training_flops(trial, source)
-        trial = source
-    return total + training_flops(trial)
 
 
 def other_flops(config: TrialConfig, resources: ResourcesConfig = ONE_DEVICE) -> float:

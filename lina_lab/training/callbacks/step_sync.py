@@ -128,7 +128,8 @@ class StepSync(Callback):
         losses = self._losses.float()
         flags = [cancel, prune, self.requests.leave, late, due]
         if trainer.world_size > 1:
-            reduced = torch.cat([losses / trainer.world_size, torch.tensor(flags, dtype=losses.dtype).to(losses.device)])
+            own = torch.tensor(flags, dtype=losses.dtype).to(losses.device)
+            reduced = torch.cat([losses / trainer.world_size, own])
             torch.distributed.all_reduce(reduced)
             losses, counts = reduced[: len(losses)], reduced[len(losses) :]
             flags = [count > 0 for count in counts.tolist()]

@@ -1,0 +1,42 @@
+"""What a report says of cells that started from the weights of others."""
+
+from lina_lab.config.lineage import lineage_sentences
+from lina_lab.records.status import CellStatus
+
+from ..load.cells import LINEAGE, STATE
+from ..load.runs import StudyRuns
+from .tables import count
+
+FROM_ZERO = "Images of a cell that starts from the weights of another are counted from 0, where its own training begins."
+GOES_ON = "Images of a cell that goes on with another's training (start.state=training) are counted from that one's start."
+
+
+def budget_sentences(runs: StudyRuns) -> list[str]:
+    """Say whether variants took equal FLOPs, with all that their cells started from."""
+    if LINEAGE not in runs.cells:
+        return []
+    totals = {
+        str(size): {
+            str(variant): list(rows[LINEAGE])
+            for variant, rows in runs.cells[runs.cells["size"] == size].groupby("variant", sort=False)
+        }
+        for size in runs.sizes
+    }
+    return lineage_sentences(totals)
+
+
+def source_sentences(runs: StudyRuns) -> list[str]:
+    """Say which cells were trained for those that start from them alone."""
+    if runs.sources.empty:
+        return []
+    total = count(len(runs.sources), "cell")
+    each = ", ".join(f"{number} “{name}”" for name, number in runs.sources["variant"].value_counts(sort=False).items())
+    open_ends = int((runs.sources["state"] != CellStatus.DONE).sum())
+    missing = f" {open_ends} of them did not end well, or not yet." if open_ends else ""
+    return [f"{total} only trained weights for others to start from ({each}), and enter no comparison.{missing}"]
+
+
+def curve_sentences(runs: StudyRuns) -> list[str]:
+    """Say where the curves of cells that started from others begin."""
+    states = set(runs.cells[STATE]) if STATE in runs.cells else set()
+    return [*([FROM_ZERO] if states & {"weights", "optimizer"} else []), *([GOES_ON] if "training" in states else [])]
