@@ -7,8 +7,8 @@ from ..load.cells import LINEAGE, STATE
 from ..load.runs import StudyRuns
 from .tables import count
 
-FROM_ZERO = "Images of a cell that starts from the weights of another are counted from 0, where its own training begins."
-GOES_ON = "Images of a cell that goes on with another's training (start.state=training) are counted from that one's start."
+FROM_ZERO = "Images of a cell that starts from the weights of another are counted from the start of its own training."
+GOES_ON = "Images of a cell that goes on with another's training (start.state=training) include those of that training."
 
 
 def budget_sentences(runs: StudyRuns) -> list[str]:

@@ -44,6 +44,7 @@ def _p_value(value: float) -> str:
 
 DIGITS, EMPTY = 4, "–"
 Form = str | Callable[[Any], str]
+OWN_FLOPS, ALL_FLOPS = "training FLOPs", "training FLOPs with sources"
 SIGNED = ("difference", "95% CI low", "95% CI high")
 FORMATS: dict[str, Form] = {
     **dict.fromkeys(("parameters", "images/s", "from", "to", "iteration", "images"), "{:,.0f}"),
@@ -56,7 +57,7 @@ FORMATS: dict[str, Form] = {
     "difference on other seeds": signed,
     **dict.fromkeys(("parameters, M", "parameters, M, ours", "parameters, M, published"), "{:,.1f}"),
     "p (Holm)": _p_value,
-    **dict.fromkeys(("training FLOPs", "training FLOPs with sources"), "{:.3g}"),
+    **dict.fromkeys((OWN_FLOPS, ALL_FLOPS), "{:.3g}"),
     "FID": "{:.2f}",
     "error at the largest size": "{:.1%}",
     "AICc above the best": "{:.1f}",
@@ -88,7 +89,6 @@ LATEX = {
 """Mark -> how LaTeX writes it in text, in its oldest font encoding (OT1) too."""
 EXPONENT = re.compile(r"\\textasciicircum{}-(alpha|beta)\b")
 """A power in the name of a law, once its marks are written as LaTeX has them."""
-OWN_FLOPS, ALL_FLOPS = "training FLOPs", "training FLOPs with sources"
 KINDS = {Kind.DIFFERENCE: "difference", Kind.GROWTH: "growth", Kind.LOG_GROWTH: "log growth"}
 
 
