@@ -15,6 +15,7 @@ from ..stats.budgets import BudgetView, confounded, iso_flop, iso_image, iso_ste
 from ..stats.paired import paired_differences
 from ..stats.rounding import rounding_deviations
 from ..stats.study_fits import StudyFits, fit_study
+from ..stats.trainings import by_training
 from ..stats.tuned import tuned_rates
 from ..stats.verdicts import PrimaryVerdict, divergences, exploratory, primary_verdict
 from .ema_report import lengths_figure, lengths_table
@@ -100,20 +101,20 @@ def study_figures(report: StudyReport) -> dict[str, tuple[Figure, pd.DataFrame]]
 
 
 def _law_figures(runs: StudyRuns, fits: StudyFits) -> dict[str, tuple[Figure, pd.DataFrame]]:
-    drawn = {}
+    drawn, whole = {}, by_training(runs)
     if fits.shared is not None and fits.shared.holds:
         drawn["fits"] = fits_figure(runs, fits.shared)
     numbers = [exponent.free.value for pair in fits.surface_exponents.values() for exponent in pair]
     if fits.surface is not None and fits.surface.holds and np.isfinite(numbers).any():
-        drawn["surface"] = surface_figure(runs, fits.surface)
+        drawn["surface"] = surface_figure(whole, fits.surface)
     laws = [law for law in (fits.shared, fits.surface) if law is not None and law.holds]
     if laws:
         drawn["profile"] = profile_figure(laws)
     if fits.compute is not None:
-        drawn["compute"] = compute_figure(runs, fits.compute)
+        drawn["compute"] = compute_figure(whole, fits.compute)
     known = [one for one in fits.multipliers if np.isfinite([one.pinned.value, one.free.value]).any()]
     if known:
-        drawn["multipliers"] = multipliers_figure(known, runs.variants)
+        drawn["multipliers"] = multipliers_figure(known, list(dict.fromkeys([*runs.variants, *whole.variants])))
     return drawn
 
 

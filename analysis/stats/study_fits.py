@@ -18,6 +18,7 @@ from .irreducible import LawNumber, SeedwiseLaw, Statistic, fit_ladders, fit_see
 from .laws import Fit, Pooling, log_line, power, surface
 from .multipliers import Multiplier, size_multipliers, training_multipliers
 from .seedwise import Estimate, Ladders, ladders, over_seeds
+from .trainings import by_training
 
 SHARED, OWN = power(pooling=Pooling.SHARED_EXPONENTS), power(pooling=Pooling.OWN_EXPONENTS)
 SURFACE = surface(pooling=Pooling.OWN_EXPONENTS)
@@ -115,7 +116,8 @@ def fit_study(runs: StudyRuns, confounded: Mapping[LawKind, str] = NOTHING) -> S
         runs: the study.
         confounded: kinds of law that are not fitted -> what confounds them.
     """
-    points, checkpoints = study_points(runs), checkpoint_points(runs, MAX_CHECKPOINTS)
+    whole = by_training(runs)
+    points, checkpoints = study_points(runs), checkpoint_points(whole, MAX_CHECKPOINTS)
     by_size = points if LawKind.SIZE not in confounded else points[:0]
     several = len(runs.variants) > 1 and len(by_size) > 0
     alone = {v: fit_seedwise(mine, power()) for v, mine in _each(by_size, runs.variants).items()}
@@ -141,7 +143,7 @@ def fit_study(runs: StudyRuns, confounded: Mapping[LawKind, str] = NOTHING) -> S
         surface_differences={pair: _both(area, _difference, *pair) for pair in _pairs(area)} if area else {},
         surface_held_out_error=_held_out(area),
         multipliers=tuple(itertools.chain(*multipliers)),
-        compute=analyze_compute(checkpoint_points(runs)) if compute else None,
+        compute=analyze_compute(checkpoint_points(whole)) if compute else None,
         confounded=confounded,
         slopes=slopes(by_size),
     )

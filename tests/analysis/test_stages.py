@@ -185,9 +185,9 @@ def test_a_report_of_a_study_without_stages_says_nothing_of_them(planted: Plante
 
 def test_unknown_costs_are_said_and_the_others_compared() -> None:
     found = lineage_sentences({"48": {"a": [1e12, 1e12], "b": [1.02e12], "c": [math.nan]}})
+    what = "Training FLOPs with all that a cell started from"
     assert found == [
-        "Training FLOPs with all that a cell started from are not known at 48 for “c”: the source is not a cell of this "
-        "study.",
-        "Training FLOPs with all that a cell started from differ at 48: “a” 1e+12, “b” 1.02e+12.",
+        f"{what} are not known at 48 for “c”: the source is not a cell of this study.",
+        f"{what} differ at 48: “a” 1e+12, “b” 1.02e+12.",
     ]
     assert lineage_sentences({"48": {"a": [1e12]}}) == []
