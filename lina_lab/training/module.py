@@ -91,7 +91,7 @@ class LinaModule(L.LightningModule):
             mine, counted = held_out(len(inputs.drop), rank=self.global_rank, world_size=self.trainer.world_size)
             self.frozen.append((inputs.part(mine), counted))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | dict[str, Tensor]:
         latents, condition = batch
         layout = RankLayout.of(self.trainer)
         mine = layout.microbatch(self.config.data.batch_size, batch_idx % layout.accumulate_grad_batches)
@@ -103,7 +103,7 @@ class LinaModule(L.LightningModule):
             rng_version=self.config.trainer.rng_version,
         )
         if self.distillation is None:
-            return {"loss": self.model.loss_from_inputs(latents, inputs, **condition)}
+            return self.model.loss_from_inputs(latents, inputs, **condition)
         loss, terms = self.distillation.loss(self.model, latents, inputs, condition)
         return {"loss": loss, **terms}
 

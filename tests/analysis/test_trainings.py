@@ -15,7 +15,7 @@ from tests.analysis.simulated import ALPHA, BATCH, BETA, CHECKPOINTS, STEPS, sim
 
 BUDGETS = [STEPS * BATCH * part // CHECKPOINTS for part in (1, 2, 4, 6)]
 STAGES = {"axis": "images", "starts": {"long": "short"}}
-IMAGES: dict[str, Any] = {"trainer.max_images": BUDGETS, "start.state": ["training"] * 4}
+IMAGES: dict[str, Any] = {"trainer.max_images": BUDGETS}
 
 
 def branches(**axes: Any) -> StudyRuns:

@@ -46,7 +46,7 @@ def test_a_distilled_trial_costs_more_by_its_teacher(tiny: Tiny) -> None:
 
 
 def test_all_that_a_trial_started_from_is_counted_once(tiny: Tiny) -> None:
-    first = tiny(model={"latent_size": [4, 4]})
+    first = tiny(model={"depth": 4})
     second = started(with_images(tiny(), 128), "first")
     third = started(with_images(tiny(), 32), "second", distill_velocity=1.0)
     trials = {"first": first, "second": second, "third": third, "other": tiny()}
