@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lina_lab.config import StudyConfig, TrialConfig, from_dict
+from lina_lab.config import LinaConfig, StudyConfig, TrialConfig, from_dict
 from lina_lab.config.cautions import cautions, meaningless, refusal
 from lina_lab.config.history import PLACES
 from lina_lab.config.metrics import METRICS
@@ -46,6 +46,8 @@ class Cell:
     """Images that the source has seen, where the cell goes on with its training."""
     flops_before: float = 0.0
     """Training FLOPs of all cells that the cell starts from."""
+    teacher: LinaConfig | None = None
+    """The model of the cell that this one is distilled from, whose forward pass is part of each step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,8 @@ class Plan:
             if source is not None:
                 config = lineage.started_from(config, source, seed)
                 before = {"flops_before": lineage.total_flops(source)}
+                if config.start.distills:
+                    before["teacher"] = lineage.teacher_of(config, source)
                 if config.start.state == "training":
                     before["images_before"] = source.config.images_seen
             elif (extension := self._extension) is not None:

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lina_lab.config import StudyConfig, TrialConfig, to_dict
+from lina_lab.config import LinaConfig, StudyConfig, TrialConfig, to_dict
 from lina_lab.config.start import StartConfig
+from lina_lab.config.teacher import teacher_misfit
 from lina_lab.records.status import CellStatus, Phase
 from lina_lab.records.weights import locate
-from lina_lab.study.cost import flops_per_image, training_flops
+from lina_lab.study.cost import flops_per_image
 
 if TYPE_CHECKING:
     from lina_lab.study.cells import CellState
@@ -64,6 +65,17 @@ def start_fields(base: Mapping[str, Any], *, starts: bool) -> dict[str, Any]:
     return {**base["start"], "source": None, "sha256": None, "cell": UNKNOWN} if starts else to_dict(StartConfig())
 
 
+def teacher_of(config: TrialConfig, source: "Cell") -> LinaConfig:
+    """The model that a cell is distilled from.
+
+    Raises:
+        ValueError: the cell cannot learn from its source.
+    """
+    if (problem := teacher_misfit(config.start, config.model, source.config.model)) is not None:
+        raise ValueError(f"a cell that starts from {source.label}: {problem}")
+    return source.config.model
+
+
 def with_hash_of_source(base: Mapping[str, Any], runs: Path) -> Mapping[str, Any]:
     """A trial's nested data with the hash of the weights that `start.source` names, unless it is there.
 
@@ -87,7 +99,8 @@ def with_hash(config: TrialConfig, runs: Path) -> TrialConfig:
 
 def own_flops(cell: "Cell") -> float:
     """Training FLOPs of a cell alone, without what it starts from."""
-    return training_flops(cell.config) - float(flops_per_image(cell.config.model)) * cell.images_before
+    flops = float(flops_per_image(cell.config.model, cell.teacher))
+    return flops * (cell.config.images_seen - cell.images_before)
 
 
 def total_flops(cell: "Cell") -> float:

@@ -15,6 +15,7 @@ from lina_lab.records.files import CHECKPOINTS_KEPT
 from lina_lab.records.record import read_record
 from lina_lab.records.status import Phase
 from lina_lab.study.cost import checkpoint_bytes, memory_bytes, micro_batch, parameters, snapshot_bytes
+from lina_lab.study.equal_flops import budget_sentences
 from lina_lab.study.forecast import known_so_far, resolution, to_follow
 from lina_lab.study.grid import Cell, Plan
 from lina_lab.study.lineage import own_flops, total_flops
@@ -93,7 +94,8 @@ def describe(workspace: Workspace) -> str:
         f"{_what_is_known(workspace, speed)}\n"
         f"{to_follow(plan, speed)}{resolution(plan, states)}"
         f"{''.join(found)}"
-        "Audit:\n" + "".join(f"- {line}\n" for line in (*audit(comparison).sentences(), PAIRING))
+        "Audit:\n"
+        + "".join(f"- {line}\n" for line in (*audit(comparison).sentences(), *budget_sentences(plan), PAIRING))
     )
 
 

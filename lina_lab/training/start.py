@@ -12,6 +12,7 @@ from typing import Any
 from lina_lab.config import TrialConfig, from_stored, to_dict
 from lina_lab.config.history import NEVER, PLACES
 from lina_lab.config.schedules import problem_of_going_on
+from lina_lab.config.teacher import teacher_misfit
 from lina_lab.model import LINA
 from lina_lab.model.inherit import Inherited, inherit, misfit
 from lina_lab.model.saved import Saved, opened, read_saved, saved_config
@@ -110,7 +111,8 @@ def planned_problem(config: TrialConfig, runs: Path = Path("runs")) -> str | Non
         if config.start.state == "training":
             problem = continuation_problem(config, opened(located)[0])
         else:
-            problem = misfit(config.model, saved_config(located, like=config.model), config.start)
+            source = saved_config(located, like=config.model)
+            problem = misfit(config.model, source, config.start) or teacher_misfit(config.start, config.model, source)
     except ValueError as error:
         return f"start.source: {error}"
     return None if problem is None else f"start.source={config.start.source}: {problem}"

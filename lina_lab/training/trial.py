@@ -37,11 +37,12 @@ from lina_lab.training.callbacks.sample_grid import SampleGrid
 from lina_lab.training.callbacks.step_sync import StepSync
 from lina_lab.training.callbacks.timing import CommunicationClock, StepProfiler, TrialTimer
 from lina_lab.training.checkpoints import Checkpoints, newest
+from lina_lab.training.distillation import Distillation
 from lina_lab.training.divergence import DivergedError
 from lina_lab.training.extras import check_budget, make_callbacks, make_loggers
 from lina_lab.training.mlflow_logger import BufferedMLflowLogger
 from lina_lab.training.module import LinaModule
-from lina_lab.training.start import Start, initial
+from lina_lab.training.start import Start, initial, teacher
 from lina_lab.training.stopping import CancelledError, PreemptedError, PrunedError, StopSignals
 from lina_lab.training.strategy import strategy_for
 from lina_lab.training.threads import fixed_threads
@@ -116,6 +117,8 @@ def _train(
     start = initial(config, folder) if checkpoint is None else None
     path = (None if start is None else start.checkpoint) if checkpoint is None else checkpoint.path
     module, average = _module_and_average(config, resources, start)
+    if config.start.distills:
+        module.distillation = Distillation(config.start, teacher(config, folder), module.model)
     timer, communication, profiler = TrialTimer(), CommunicationClock(), StepProfiler()
     meter = ProgressMeter(config, timer, peak_memory_mib, log)
     checkpoints, pictures = Checkpoints(folder, logger), SampleGrid(config, folder / PICTURE_FILE, average)
