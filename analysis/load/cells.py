@@ -44,10 +44,6 @@ PRUNED = [*KEYS, "trained"]
 """Columns of a cell that was given up: KEYS, and whether it was trained at all."""
 CAUTIONS = "cautions"
 """Column: a line for each number of the cell that means less than its name says, see `config.cautions`."""
-LINEAGE = "flops with sources"
-"""Column: training FLOPs of the cell and of all that it started from; NaN where that is not a cell of the study."""
-STATE = "start state"
-"""Column: what the cell takes of its source (`start.state`); empty where it starts from drawn weights."""
 IMAGE_KIND = "image kind"
 """Column: see `image_kind`."""
 MEASURED = (IMAGES_PER_SECOND, "fit_seconds", "peak_memory_mib", THREADS)
@@ -69,7 +65,7 @@ def cell_rows(runs: Sequence[Run], study: StudyConfig) -> pd.DataFrame:
         `run`, KEYS, `state`, `reason` (why it does not count; empty for a run that counts), `label`, the varied fields
         as text, `data`, `parameters` (all), `body_parameters` (without embeddings), `flops_per_image`, `flops` (of
         training), the last losses (NaN where there are none), measurements, metrics of generated images, the
-        factors of training and shape, CAUTIONS and IMAGE_KIND. Where the study has stages, also LINEAGE and STATE.
+        factors of training and shape, CAUTIONS and IMAGE_KIND.
 
     Raises:
         StoreError: a stored configuration is not one of this version.
@@ -80,32 +76,6 @@ def cell_rows(runs: Sequence[Run], study: StudyConfig) -> pd.DataFrame:
     objectives = [objective.metric for objective in study.objectives]
     frame = frame.assign(**{name: math.nan for name in objectives if name not in frame})
     return frame.assign(reason=_reasons(frame, objectives))
-
-
-def with_lineage(rows: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
-    """Return `cell_rows` with LINEAGE and STATE, and with the FLOPs that a source decides.
-
-    Args:
-        rows: of some of the runs.
-        runs: those of all cells of the study.
-    """
-    trials = {run.data.tags[CELL]: _trial(config_json(run)) for run in runs}
-    own = [trials[cell] for cell in rows["cell"]]
-    sources = [trials.get(trial.start.cell or "") for trial in own]
-    flops = [count.training_flops(trial, source) for trial, source in zip(own, sources, strict=True)]
-    teachers = [
-        source.model if source and trial.start.distills else None for trial, source in zip(own, sources, strict=True)
-    ]
-    return rows.assign(
-        flops_per_image=[
-            float(count.flops_per_image(t.model, teacher)) for t, teacher in zip(own, teachers, strict=True)
-        ],
-        flops=flops,
-        **{
-            LINEAGE: pd.Series([count.flops_with_sources(trial, trials) for trial in own], rows.index, dtype=float),
-            STATE: [trial.start.state if trial.start.given else "" for trial in own],
-        },
-    )
 
 
 def tuning_rows(
@@ -173,17 +143,6 @@ def pruned_rows(every: pd.DataFrame) -> pd.DataFrame:
     pruned = every[every["state"] == CellStatus.PRUNED].drop_duplicates("cell")
     pruned = pruned.assign(trained=pruned["fit_seconds"] > 0)
     return pruned[PRUNED].sort_values(KEYS[1:]).reset_index(drop=True)
-
-
-def source_rows(every: pd.DataFrame) -> pd.DataFrame:
-    """Return KEYS and `state` of each cell, by its best attempt: one that is done, otherwise the last one.
-
-    Args:
-        every: see `cell_rows`.
-    """
-    ranked = every.assign(done=every["state"] == CellStatus.DONE).sort_values(["done", "started"])
-    last = ranked.drop_duplicates("cell", keep="last")
-    return last.sort_values(KEYS[1:])[[*KEYS, "state"]].reset_index(drop=True)
 
 
 def check_cells(cells: pd.DataFrame, runs: Sequence[Run], study: StudyConfig) -> None:
@@ -261,15 +220,9 @@ def _configured(run: Run) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=8192)
-def _trial(config_json: str) -> TrialConfig:
-    """Return a configuration, of any seed."""
-    return from_stored(TrialConfig, json.loads(config_json))
-
-
-@lru_cache(maxsize=8192)
 def _derived(config_json: str) -> dict[str, Any]:
     """Return the columns that follow from a configuration; cells that differ only in their seed share them."""
-    config = _trial(config_json)
+    config = from_stored(TrialConfig, json.loads(config_json))
     total = count.parameters(config.model).total
     return {
         "data_name": config.data.name,

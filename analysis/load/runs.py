@@ -30,13 +30,12 @@ from .cells import (
     check_cells,
     diverged_rows,
     pruned_rows,
-    source_rows,
     tuning_rows,
-    with_lineage,
 )
 from .errors import StoreError
 from .history import read_histories
 from .labels import as_text
+from .lineage import BEFORE, source_rows, with_lineage
 
 SQLITE = "sqlite:///"
 
@@ -52,8 +51,8 @@ class StudyRuns:
     """A row for each logged loss of those cells: KEYS, `metric`, `images`, `value`."""
     checkpoints: pd.DataFrame
     """A row for each validation of each run, also of runs that do not count: KEYS, `state`, `reason` (empty for a run
-    that counts), the varied fields, `parameters`, `body_parameters`, `images`, `flops`, the losses (the training loss
-    as the mean since the previous validation)."""
+    that counts), the varied fields, `parameters`, `body_parameters`, `images`, `flops` (with those of all that the
+    run started from), the losses (the training loss as the mean since the previous validation)."""
     excluded: pd.DataFrame
     """A row for each run that does not count: `cell`, `label`, `status`, `reason`."""
     source: pd.DataFrame
@@ -242,10 +241,12 @@ def checkpoint_rows(every: pd.DataFrame, points: pd.DataFrame, fields: Sequence[
         allow_exact_matches=False,
     )
     means = matched.groupby(["run", "images"], as_index=False).agg(**{TRAIN_LOSS: ("value", "mean")})
-    known = ["run", *KEYS, "state", "reason", *fields, "parameters", "body_parameters", "flops_per_image"]
+    every = every if BEFORE in every else every.assign(**{BEFORE: 0.0})
+    known = ["run", *KEYS, "state", "reason", *fields, "parameters", "body_parameters", "flops_per_image", BEFORE]
     kinds = {"run": points["run"].dtype, **dict.fromkeys(["cell", "variant", "state", "reason", *fields], "category")}
     table = every[known].astype(kinds).merge(wide, on="run").merge(means, on=["run", "images"], how="left")
-    table = table.assign(flops=table["flops_per_image"] * table["images"]).drop(columns=["run", "flops_per_image"])
+    table = table.assign(flops=table[BEFORE] + table["flops_per_image"] * table["images"])
+    table = table.drop(columns=["run", "flops_per_image", BEFORE])
     return table.sort_values([*KEYS[1:], "images"]).reset_index(drop=True)
 
 

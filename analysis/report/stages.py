@@ -3,7 +3,7 @@
 from lina_lab.config.lineage import lineage_sentences
 from lina_lab.records.status import CellStatus
 
-from ..load.cells import LINEAGE, STATE
+from ..load.lineage import LINEAGE, STATE
 from ..load.runs import StudyRuns
 from .tables import count
 

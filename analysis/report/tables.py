@@ -10,7 +10,7 @@ import pandas as pd
 
 from lina_lab.records.runstore import TRAIN_LOSS
 
-from ..load.cells import LINEAGE
+from ..load.lineage import LINEAGE
 from ..load.runs import StudyRuns
 from ..stats.verdicts import Kind, PrimaryVerdict
 from .metric_names import metric_name

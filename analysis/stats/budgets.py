@@ -21,6 +21,7 @@ from lina_lab.records.runstore import TRAIN_LOSS
 
 from ..load.cells import KEYS
 from ..load.labels import as_text
+from ..load.lineage import BEFORE
 from ..load.runs import StudyRuns
 
 TAIL = 0.25
@@ -98,8 +99,10 @@ def iso_image(runs: StudyRuns) -> BudgetView:
 
 def iso_flop(runs: StudyRuns) -> BudgetView:
     """Compare each run at the FLOPs of the cheapest run; larger sizes have then seen fewer images."""
-    ends, each = _ends(runs), runs.cells.set_index("cell")["flops_per_image"]
-    spent = (ends * each).min() / each
+    ends, cells = _ends(runs), runs.cells.set_index("cell")
+    each, before = cells["flops_per_image"], cells.get(BEFORE, 0.0)
+    # What a cell started from is spent before its first image.
+    spent = ((before + ends * each).min() - before) / each
     found = [name for name in _training(runs) if name not in (IMAGES, WARMUP_SHARE, STEPS)]
     return BudgetView(name="iso-FLOP", points=_points(runs, spent), confounders=tuple(found))
 

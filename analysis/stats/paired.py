@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from lina_lab.config import StudyConfig
 from lina_lab.records.runstore import TRAIN_LOSS
 
 from ..load.labels import as_text, labels_by_axis
@@ -40,7 +41,7 @@ class Comparison:
     treatment: str
     """Variant with the change."""
     baseline: str
-    """Variant without it: it has the axis' first value."""
+    """Variant without it: it has the axis' first value that is compared."""
     label: str
     """Both values of the axis, and what the variants have in common: "subtraction vs. division (no convolution)"."""
 
@@ -54,7 +55,7 @@ def comparisons(runs: StudyRuns) -> list[Comparison]:
     found = []
     for axis in runs.variant_axes:
         varied = list(runs.study.axes[axis])
-        first = tuple(as_text(runs.study.axes[axis][field][0]) for field in varied)
+        first = _first(runs.study, axis)
         others = [field for field in fields if field not in varied]
         for baseline, treatment in itertools.permutations(runs.variants, 2):
             a, b = variants.loc[baseline], variants.loc[treatment]
@@ -62,6 +63,14 @@ def comparisons(runs: StudyRuns) -> list[Comparison]:
                 label = comparison_label(axis, labels[treatment], labels[baseline])
                 found.append(Comparison(axis=axis, treatment=treatment, baseline=baseline, label=label))
     return found
+
+
+def _first(study: StudyConfig, axis: str) -> tuple[str, ...]:
+    """Return the first point of an axis whose cells are compared, as text."""
+    stages, points = study.stages, study.points(axis)
+    left_out = stages.not_compared if stages is not None and stages.axis == axis else []
+    compared = [p for p, name in zip(points, study.point_names(axis), strict=True) if name not in left_out]
+    return tuple(as_text(value) for value in (compared or points)[0])
 
 
 def comparison_label(axis: str, treatment: Mapping[str, str], baseline: Mapping[str, str]) -> str:

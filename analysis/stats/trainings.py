@@ -12,8 +12,8 @@ import pandas as pd
 
 from lina_lab.config import StudyConfig
 
-from ..load.cells import STATE
 from ..load.labels import labels_by_axis
+from ..load.lineage import STATE
 from ..load.runs import StudyRuns
 
 BUDGET = "trainer.max_images"

@@ -8,16 +8,20 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from lina_lab.analysis.load.cells import KEYS, LINEAGE, STATE
+from lina_lab.analysis.load.cells import KEYS
+from lina_lab.analysis.load.lineage import BEFORE, LINEAGE, STATE
 from lina_lab.analysis.load.runs import StudyRuns
 from lina_lab.analysis.report.sections import study_sections
 from lina_lab.analysis.report.study_report import analyze_study, study_tables
 from lina_lab.analysis.report.tables import ALL_FLOPS, OWN_FLOPS, markdown
+from lina_lab.analysis.stats.budgets import iso_flop
+from lina_lab.analysis.stats.paired import comparisons
 from mlflow.entities import Run
 
 from benchmarks.report import WIDTHS, ReportBenchConfig, make_store
 from lina_lab.config.lineage import lineage_sentences
 from lina_lab.records.runstore import AXES, CELL, ERROR, PHASE, STATUS, STUDY
+from tests.analysis.simulated import simulated
 from tests.analysis.test_cells import Store
 
 Planted = Callable[..., StudyRuns]
@@ -77,6 +81,8 @@ def test_a_cell_that_goes_on_costs_what_it_adds(staged: Store) -> None:
             staged.change_field(run, "trainer.max_images", 1280)
     cells = staged.read().cells
     assert list(cells["flops"]) == pytest.approx(list(320 * cells["flops_per_image"]))
+    # Its images are counted from the source's start: division costs nearly what subtraction does.
+    assert (abs(cells[BEFORE]) < 0.05 * cells["flops"]).all()
     assert set(cells[STATE]) == {"training"}
 
 
@@ -89,7 +95,25 @@ def test_the_teacher_of_a_cell_counts_along_its_curve_too(staged: Store) -> None
     more = taught.cells["flops_per_image"] / plain.cells["flops_per_image"]
     assert more.between(1.3, 1.4).all()
     assert list(taught.cells["flops"]) == pytest.approx(list(960 * taught.cells["flops_per_image"]))
-    assert (taught.checkpoints["flops"] / plain.checkpoints["flops"]).between(1.3, 1.4).all()
+    assert spent_by(taught) == pytest.approx(list(taught.cells[LINEAGE]))
+
+
+def spent_by(runs: StudyRuns) -> list[float]:
+    """FLOPs at the last checkpoint of each cell."""
+    return list(runs.checkpoints.groupby("cell", observed=True)["flops"].max().reindex(runs.cells["cell"]))
+
+
+def test_the_flops_of_checkpoints_begin_with_those_of_the_sources(staged: Store) -> None:
+    runs = staged.read()
+    assert spent_by(runs) == pytest.approx(list(runs.cells[LINEAGE]))
+    assert list(runs.cells[BEFORE]) == pytest.approx(list(runs.cells[LINEAGE] - runs.cells["flops"]))
+    # At the cheapest cell's FLOPs, no cell has seen images before its source had.
+    view = iso_flop(runs)
+    cheapest = runs.cells[LINEAGE].min()
+    cells = runs.cells.set_index("cell")
+    for row in view.points.to_dict("records"):
+        own = cells.loc[row["cell"]]
+        assert own[BEFORE] + own["flops_per_image"] * row["images"] <= cheapest * (1 + 1e-9)
 
 
 def test_what_a_source_elsewhere_cost_is_not_known(staged: Store) -> None:
@@ -175,6 +199,14 @@ def test_the_cells_that_others_started_from_are_mentioned(planted: Planted) -> N
 def test_it_is_said_where_curves_begin(planted: Planted, state: str, said: str) -> None:
     runs = with_stages(planted(lambda *_: 0.0), {"division": 2e12, "subtraction": 3e12}, state)
     assert said in lines_of(runs, "Losses")
+
+
+def test_the_baseline_is_the_first_point_that_is_compared() -> None:
+    ways = {"way": {"model.attention.gate": ["none", "key", "value", "kv"]}}
+    stages = {"axis": "way", "starts": {"key": "none", "value": "none"}, "not_compared": ["none"]}
+    runs = simulated(ways, seeds=2, stages=stages)
+    runs = replace(runs, cells=runs.cells[runs.cells["variant"] != "no way"])
+    assert [comparison.label for comparison in comparisons(runs)] == ["value vs. key", "kv vs. key"]
 
 
 def test_a_report_of_a_study_without_stages_says_nothing_of_them(planted: Planted) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from lina_lab.analysis.load.cells import STATE
+from lina_lab.analysis.load.lineage import STATE
 from lina_lab.analysis.load.runs import StudyRuns
 from lina_lab.analysis.report.study_report import analyze_study, study_figures
 from lina_lab.analysis.stats.study_fits import checkpoint_points, fit_study
