@@ -44,8 +44,12 @@ PRUNED = [*KEYS, "trained"]
 """Columns of a cell that was given up: KEYS, and whether it was trained at all."""
 CAUTIONS = "cautions"
 """Column: a line for each number of the cell that means less than its name says, see `config.cautions`."""
+SCHEDULE = "schedule"
+"""Column: name of the learning rate's schedule."""
 IMAGE_KIND = "image kind"
 """Column: see `image_kind`."""
+CONSTANT = "constant"
+"""The schedule under which each checkpoint stands for a complete training."""
 MEASURED = (IMAGES_PER_SECOND, "fit_seconds", "peak_memory_mib", THREADS)
 
 
@@ -65,7 +69,7 @@ def cell_rows(runs: Sequence[Run], study: StudyConfig) -> pd.DataFrame:
         `run`, KEYS, `state`, `reason` (why it does not count; empty for a run that counts), `label`, the varied fields
         as text, `data`, `parameters` (all), `body_parameters` (without embeddings), `flops_per_image`, `flops` (of
         training), the last losses (NaN where there are none), measurements, metrics of generated images, the
-        factors of training and shape, CAUTIONS and IMAGE_KIND.
+        factors of training and shape, CAUTIONS, SCHEDULE and IMAGE_KIND.
 
     Raises:
         StoreError: a stored configuration is not one of this version.
@@ -234,6 +238,8 @@ def _derived(config_json: str) -> dict[str, Any]:
         **{name: factor.value(config) for name, factor in FACTORS.items()},
         CAUTIONS: "\n".join(cautions(config)),
         IMAGE_KIND: image_kind(config.model),
+        # Stores of earlier versions have no schedule, and a constant rate.
+        SCHEDULE: json.loads(config_json)["optimizer"].get("schedule", CONSTANT),
     }
 
 

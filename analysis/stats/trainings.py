@@ -7,18 +7,22 @@ D of one variant.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
 from lina_lab.config import StudyConfig
 
+from ..load.cells import CONSTANT, SCHEDULE
 from ..load.labels import labels_by_axis
 from ..load.lineage import STATE
 from ..load.runs import StudyRuns
 
 BUDGET = "trainer.max_images"
-OF_A_BUDGET = (BUDGET, "trainer.val_every_images", "trainer.log_every_n_steps", "start.", "sampling.", "ema.")
-OF_A_BUDGET += ("optimizer.schedule", "optimizer.cooldown", "optimizer.final_rate")
+OF_A_BUDGET: tuple[str, ...] = (
+    *(BUDGET, "trainer.val_every_images", "trainer.log_every_n_steps", "start.", "sampling.", "ema."),
+    *("optimizer.schedule", "optimizer.cooldown", "optimizer.final_rate"),
+)
 """Beginnings of the fields that may differ between two budgets of one training, see `StartConfig.state`."""
 
 
@@ -32,16 +36,25 @@ def budget_axis(runs: StudyRuns) -> str | None:
 
 
 def by_training(runs: StudyRuns) -> StudyRuns:
-    """Return the study with its budgets of one training as checkpoints of one variant, where it has any."""
-    axis = budget_axis(runs)
-    if axis is None:
-        return runs
-    study, table = _without(runs.study, axis), runs.checkpoints
-    names = {row["variant"]: _label(study, row) for row in runs.cells.drop_duplicates("variant").to_dict("records")}
+    """Return the study with the checkpoints that stand for complete trainings alone.
+
+    Budgets of one training are checkpoints of one variant. If some of them cool down, those that do not are left out:
+    their rate is another one.
+    """
+    axis, table = budget_axis(runs), runs.checkpoints
+    schedules = runs.cells.set_index("cell").get(SCHEDULE, pd.Series(dtype=str))
+    cooled = table["cell"].isin(schedules.index[schedules != CONSTANT])
     ends = table["images"] == table.groupby("cell", observed=True)["images"].transform("max")
-    return replace(
-        runs, study=study, cells=_renamed(runs.cells, names), checkpoints=_renamed(pd.DataFrame(table[ends]), names)
-    )
+    mixed = axis is not None and cooled.any()
+    table = pd.DataFrame(table[cooled & ends] if mixed else table[ends | ~cooled])
+    if axis is None:
+        return runs if not cooled.any() else replace(runs, checkpoints=table)
+    study = _without(runs.study, axis)
+    names = {
+        str(row["variant"]): _label(study, {str(n): v for n, v in row.items()})
+        for row in runs.cells.drop_duplicates("variant").to_dict("records")
+    }
+    return replace(runs, study=study, cells=_renamed(runs.cells, names), checkpoints=_renamed(table, names))
 
 
 def _without(study: StudyConfig, axis: str) -> StudyConfig:
@@ -50,7 +63,7 @@ def _without(study: StudyConfig, axis: str) -> StudyConfig:
     return replace(study, axes=axes, labels=labels, stages=None, primary=None, until=None, exclude=[])
 
 
-def _label(study: StudyConfig, row: Mapping[str, str]) -> str:
+def _label(study: StudyConfig, row: Mapping[str, Any]) -> str:
     return ", ".join(labels_by_axis(study, row).values()) or "all"
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from lina_lab.analysis.load.cells import SCHEDULE
 from lina_lab.analysis.load.lineage import STATE
 from lina_lab.analysis.load.runs import StudyRuns
 from lina_lab.analysis.report.study_report import analyze_study, study_figures
@@ -28,7 +29,7 @@ def branches(**axes: Any) -> StudyRuns:
     table = table[table["images"] <= own].copy()
     before = table["images"].to_numpy(float) < own[runs.checkpoints["images"] <= own]
     table.loc[before, "val/loss_ema"] += 0.3
-    return dataclasses.replace(runs, checkpoints=table, cells=runs.cells.assign(**{STATE: "training"}))
+    return dataclasses.replace(runs, checkpoints=table, cells=runs.cells.assign(**{STATE: "training", SCHEDULE: "wsd"}))
 
 
 def test_the_ends_of_branches_are_points_in_images_of_one_variant() -> None:
@@ -46,6 +47,31 @@ def test_the_planted_law_in_size_and_images_is_found_at_the_ends() -> None:
     (pair,) = fits.surface_exponents.values()
     for number, truth in zip(pair, (ALPHA, BETA), strict=True):
         assert number.free.value == pytest.approx(truth, abs=0.08)
+
+
+def test_budgets_without_a_cooldown_have_all_their_checkpoints() -> None:
+    runs = branches()
+    constant = dataclasses.replace(runs, cells=runs.cells.assign(**{SCHEDULE: "constant"}))
+    assert len(by_training(constant).checkpoints) == len(runs.checkpoints)
+
+
+def test_budgets_that_do_not_cool_down_are_left_out_beside_those_that_do() -> None:
+    runs = branches()
+    trunk = runs.cells["trainer.max_images"] == BUDGETS[1]
+    mixed = dataclasses.replace(
+        runs, cells=runs.cells.assign(**{SCHEDULE: trunk.map({True: "constant", False: "wsd"})})
+    )
+    points = checkpoint_points(by_training(mixed))
+    assert sorted(set(points["images"])) == [BUDGETS[0], *BUDGETS[2:]]
+
+
+def test_of_a_training_whose_rate_falls_the_end_alone_counts() -> None:
+    """Without stages, too: a checkpoint on the way stands for no complete training."""
+    runs = simulated(seeds=2)
+    falling = dataclasses.replace(runs, cells=runs.cells.assign(**{SCHEDULE: "cosine"}))
+    points = checkpoint_points(by_training(falling))
+    assert set(points["images"]) == {STEPS * BATCH}
+    assert set(points["variant"]) == set(runs.variants)
 
 
 def test_other_axes_still_make_variants() -> None:
