@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from lina_lab.config.pruning import RacingOptions
-from lina_lab.study.grid import Cell, Plan, point_key
+from lina_lab.study.grid import Cell, Plan
+from lina_lab.study.points import point_key
 
 
 def racing_options(plan: Plan) -> RacingOptions | None:

@@ -10,7 +10,8 @@ from math import nan
 from lina_lab.decisions.racing import Dropped, race
 from lina_lab.records.status import CellStatus, Phase
 from lina_lab.study.contest import contest, is_source, racing_options
-from lina_lab.study.grid import Cell, Plan, point_key
+from lina_lab.study.grid import Cell, Plan
+from lina_lab.study.points import point_key
 from lina_lab.study.tuning import States, TunedAt
 
 

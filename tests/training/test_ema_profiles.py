@@ -76,7 +76,7 @@ def tracked(seen: dict[int, dict[str, torch.Tensor]], width: float, name: str) -
 def test_any_length_is_the_average_of_the_weights_after_each_step(
     tiny: Tiny, tmp_path: Path, weights_of_steps: dict[int, dict[str, torch.Tensor]]
 ) -> None:
-    """The profiles themselves as they were kept, others within a thousandth; at the end, and at a checkpoint between two snapshots."""
+    """The profiles as they were kept, others within a thousandth, at the end and at a checkpoint between snapshots."""
     run(tiny(ema=EMA, trainer={**LONG, "val_every_images": 80}), tmp_path / "trial")
     assert sorted(weights_of_steps) == list(range(1, 21))
     for path, steps in ((tmp_path / "trial", 20), (tmp_path / "trial/step-00000015.ckpt", 15)):
