@@ -32,6 +32,7 @@ def problems(plan: Plan, command: CommandConfig) -> Iterator[str]:
     found = (_problem_of_data(config) for config in _different_data(cell.config for cell in plan.cells))
     yield from dict.fromkeys(problem for problem in found if problem is not None)
     yield from dict.fromkeys(_problems_of_sources((cell.config for cell in plan.cells), plan.runs))
+    yield from _problems_of_stages(plan)
 
 
 def _different_data(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
@@ -75,6 +76,20 @@ def _problems_of_sources(configs: Iterable[TrialConfig], runs: Path) -> Iterator
 
         if (problem := planned_problem(config, runs)) is not None:
             yield problem
+
+
+def _problems_of_stages(plan: Plan) -> Iterator[str]:
+    """Sentences on points that cannot start from the point that the study names; each pair is looked at once."""
+    every, seen = {cell.config_hash: cell for cell in plan.cells}, set[tuple[str, str]]()
+    for cell in plan.cells:
+        source = every.get(cell.config.start.cell or "")
+        if source is None or (pair := (plan.point_name(cell.axes), plan.point_name(source.axes))) in seen:
+            continue
+        seen.add(pair)
+        from lina_lab.training.start import stage_problem
+
+        if (problem := stage_problem(cell.config, source.config)) is not None:
+            yield f"{pair[0]} cannot start from {pair[1]}: {problem}"
 
 
 def _check_files(config: TrialConfig) -> None:

@@ -118,6 +118,22 @@ def planned_problem(config: TrialConfig, runs: Path = Path("runs")) -> str | Non
     return None if problem is None else f"start.source={config.start.source}: {problem}"
 
 
+def stage_problem(config: TrialConfig, source: TrialConfig) -> str | None:
+    """Why a trial cannot start from a cell of its study once that is done, as a sentence; None: it can.
+
+    Args:
+        config: the trial.
+        source: the trial of that cell.
+    """
+    if config.start.state == "training":
+        return continuation_problem(
+            config, {"hyper_parameters": to_dict(source), "global_step": source.max_steps, "layout": LAYOUT}
+        )
+    if config.start.state == "optimizer" and source.optimizer.name != config.optimizer.name:
+        return f"start.state=optimizer needs the source's optimizer.name={source.optimizer.name}"
+    return misfit(config.model, source.model, config.start)
+
+
 def teacher(config: TrialConfig, folder: Path) -> LINA:
     """The source's model, frozen and in eval mode.
 

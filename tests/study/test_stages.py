@@ -7,11 +7,12 @@ from typing import Any
 import optuna
 import pytest
 
-from lina_lab.config import StudyConfig, TrialConfig, from_dict, to_dict
+from lina_lab.config import CommandConfig, StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.records.status import CellStatus, Phase, TrialStatus
 from lina_lab.study.cost import training_flops
 from lina_lab.study.grid import Begun, Cell, Plan, make_plan
 from lina_lab.study.lineage import critical_flops, own_flops, total_flops
+from lina_lab.study.preflight import problems
 from lina_lab.study.rounds import grown
 from tests.study.conftest import RESULT, Lab, store_at
 
@@ -287,3 +288,28 @@ def test_the_queue_says_what_a_cell_waits_for(lab: Lab, base: dict[str, Any], tm
     study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{lab.runs / 'optuna.db'}")
     waiting = {trial.user_attrs["cell"]: trial.user_attrs.get("starts_from") for trial in study.get_trials()}
     assert waiting == {cell.config_hash: cell.config.start.cell for cell in lab.plan.cells}
+
+
+MISFITS: list[tuple[dict[str, Any], str]] = [
+    ({"model.latent_channels": [3, 1, 1, 1]}, "cannot start from small 8: weights of the source do not fit the model"),
+    ({"start.state": ["weights", "training", "weights", "weights"]}, "goes on with the same trial, and this one"),
+    (
+        {"start.state": ["weights", "optimizer", "weights", "weights"], "optimizer.name": ["adamw", *3 * ["muon"]]},
+        "start.state=optimizer needs the source's optimizer.name=adamw",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "sentence"), MISFITS, ids=[sentence for _, sentence in MISFITS])
+def test_a_source_that_does_not_fit_is_refused_before_anything_is_trained(
+    fields: dict[str, list[Any]], sentence: str, base: dict[str, Any]
+) -> None:
+    if "model.latent_channels" in fields:
+        base = {**base, "data": {**base["data"], "name": "latents", "path": "nowhere"}}
+    plan = plan_of(base, axes={**WAYS["axes"], "way": {**WAYS["axes"]["way"], **fields}}, seeds=[0])
+    found = [problem for problem in problems(plan, CommandConfig()) if "nowhere" not in problem]
+    assert any(sentence in problem for problem in found)
+
+
+def test_the_stages_of_a_sound_study_have_no_problem(base: dict[str, Any]) -> None:
+    assert list(problems(plan_of(base), CommandConfig())) == []
