@@ -172,8 +172,8 @@ def go_on(
 ) -> None:
     """Make the checkpoint of a source one of this trial, as if it had trained these steps itself.
 
-    The source's last validation may have come early, at its end: the loops are set to where this trial is between its
-    own validations. Metrics of the source stay with it.
+    The source's last validation may have come early, at its end: the loops, and the measurements of generated images,
+    are set to where this trial is between its own validations. Metrics of the source stay with it.
 
     Args:
         checkpoint: changed in place.
@@ -187,7 +187,19 @@ def go_on(
     fit_loop_after(checkpoint["loops"]["fit_loop"], steps, config.epoch_steps, accumulate_grad_batches)
     kept = {name: state for name, state in checkpoint["callbacks"].items() if name in callbacks}
     kept[Checkpoints.state_key] |= {"metrics": {}, "waiting": []}
+    for state in kept.values():
+        if "seen" in state:
+            state["seen"] = _measured_at(config, steps)
     checkpoint["callbacks"] = kept
+
+
+def _measured_at(config: TrialConfig, steps: int) -> int:
+    """Images seen when generated images were last measured (`callbacks.evaluation`), had this trial taken the steps."""
+    every, seen = config.sampling.quality_every_images, 0
+    epoch = config.epoch_steps * config.data.batch_size
+    for images in range(epoch, steps * config.data.batch_size + 1, epoch):
+        seen = seen if every is None or images // every == seen // every else images
+    return seen
 
 
 def _source(config: TrialConfig, folder: Path) -> Located:

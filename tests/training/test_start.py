@@ -1,60 +1,21 @@
-"""A trial that starts from a source: its weights, its optimizer, or all of its state."""
+"""A trial that starts from a source: its weights, or its optimizer as well."""
 
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from lina_lab.config import ResourcesConfig, TrialConfig
+from lina_lab.config import TrialConfig
 from lina_lab.model import LINA, initialize, save_model
 from lina_lab.model.inherit import inherit
-from lina_lab.records.result import Progress, TrialResult
-from lina_lab.records.weights import locate
 from lina_lab.training.start import initial, teacher
-from lina_lab.training.stopping import StopSignals
-from lina_lab.training.trial import run_trial
-from lina_lab.util.compat.lightning import fit_loop_after
+from tests.training.starts import STATES, path_of, run, weights_of
 from tests.training.test_resume import KilledError, assert_same_state, final
 
 Tiny = Callable[..., TrialConfig]
-STATES = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers")
-
-
-def run(config: TrialConfig, folder: Path, *, kill_at: int | None = None) -> tuple[TrialResult, dict[int, float]]:
-    """The result, and the training loss of each step by the images seen before it."""
-    folder.mkdir(exist_ok=True, parents=True)
-    losses: dict[int, float] = {}
-
-    def report(progress: Progress) -> None:
-        losses[progress.images] = progress.loss
-        if kill_at is not None and progress.images == kill_at:
-            raise KilledError
-
-    return run_trial(config, folder, report=report), losses
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished trial of 64 images."""
-    from lina_lab.config import from_dict
-    from tests.conftest import TINY
-
-    folder = tmp_path_factory.mktemp("runs") / "study" / "source"
-    torch.set_num_threads(1)
-    run(from_dict(TrialConfig, TINY), folder)
-    return folder
-
-
-def path_of(folder: Path, **fields: Any) -> dict[str, Any]:
-    return {"source": str(folder), "sha256": locate(str(folder)).sha256, **fields}
-
-
-def weights_of(folder: Path, which: str = "state_dict") -> dict[str, torch.Tensor]:
-    return {name.removeprefix("model."): value for name, value in final(folder)[which].items()}  # type: ignore[attr-defined]
 
 
 def expected_model(config: TrialConfig, weights: dict[str, torch.Tensor], source: TrialConfig) -> LINA:
@@ -153,118 +114,6 @@ def test_the_optimizer_s_moments_are_taken_with_the_parameters(tiny: Tiny, sourc
         gradient = (after[name]["exp_avg"] - betas[0] * before[name]["exp_avg"]) / (1 - betas[0])
         expected = betas[1] * before[name]["exp_avg_sq"] + (1 - betas[1]) * gradient.square()
         torch.testing.assert_close(after[name]["exp_avg_sq"], expected, rtol=1e-3, atol=1e-9)
-
-
-# Source: 64 images with a validation after each 32, so its last epoch is whole or, with 48, shorter.
-EXTENSIONS = {
-    "whole epochs": ({"val_every_images": 32}, {}),
-    "a shorter last epoch": ({"val_every_images": 48}, {}),
-    "other validations": ({"val_every_images": 32}, {"val_every_images": 48}),
-    "fewer validations": ({"val_every_images": 16}, {"val_every_images": 1000}),
-}
-
-
-@pytest.mark.parametrize("case", EXTENSIONS)
-def test_an_extended_trial_equals_one_that_was_never_cut(tiny: Tiny, tmp_path: Path, case: str) -> None:
-    """Losses, validations, weights, averages, optimizer and schedule, bit for bit."""
-    first, changed = EXTENSIONS[case]
-    study, warm = tmp_path / "study", {"warmup_images": 100}
-    run(tiny(trainer={"max_images": 64, **first}, optimizer=warm), study / "short")
-    later = {"max_images": 128, **first, **changed}
-    whole, losses = run(tiny(trainer=later, optimizer=warm), study / "whole")
-    config = tiny(trainer=later, optimizer=warm, start=path_of(study / "short", state="training"))
-    longer, continued = run(config, study / "long")
-    assert continued == {images: loss for images, loss in losses.items() if images > 64}
-    assert (longer.steps, longer.images_seen, longer.metrics) == (8, 128, whole.metrics)
-    assert longer.origin == f"goes on with the training of {study / 'short'}"
-    states = [final(study / name) for name in ("whole", "long")]
-    for part in STATES:
-        assert_same_state(states[0][part], states[1][part], part)
-
-
-@pytest.mark.parametrize("kills", [[80], [112], [80, 112]], ids=str)
-def test_an_interrupted_extension_equals_an_uninterrupted_one(tiny: Tiny, tmp_path: Path, kills: list[int]) -> None:
-    study, trainer = tmp_path / "study", {"max_images": 64, "val_every_images": 48}
-    run(tiny(trainer=trainer), study / "short")
-    config = tiny(trainer={**trainer, "max_images": 128}, start=path_of(study / "short", state="training"))
-    whole, losses = run(config, study / "whole")
-    found: dict[int, float] = {}
-    for images in kills:
-        with pytest.raises(KilledError):
-            run(config, study / "broken", kill_at=images)
-    broken, found = run(config, study / "broken")
-    assert (broken.metrics, broken.origin) == (whole.metrics, whole.origin)
-    assert found == {images: loss for images, loss in losses.items() if images > (96 if kills[-1] > 96 else 64)}
-    states = [final(study / name) for name in ("whole", "broken")]
-    for part in STATES:
-        assert_same_state(states[0][part], states[1][part], part)
-
-
-@pytest.mark.parametrize("steps", [5, 7, 10], ids=["a whole epoch", "within an epoch", "all"])
-def test_progress_after_some_steps_is_what_a_checkpoint_there_holds(tiny: Tiny, tmp_path: Path, steps: int) -> None:
-    """With two batches a step; from a checkpoint that was saved at the same step, in epochs of another length."""
-    layout = ResourcesConfig(accumulate_grad_batches=2)
-
-    def saved(name: str, **trainer: Any) -> dict[str, Any]:
-        requests = StopSignals()
-
-        def report(progress: Progress) -> None:
-            # It leaves after the next step.
-            requests.leave = progress.step == steps - 1 and steps == 7
-
-        (tmp_path / name).mkdir()
-        run_trial(tiny(trainer=trainer), tmp_path / name, resources=layout, report=report, requests=requests)
-        path = tmp_path / name / f"step-{steps:08d}.ckpt"
-        return torch.load(path, weights_only=True)["loops"]["fit_loop"]  # type: ignore[no-any-return]
-
-    expected = saved("expected", max_images=160, val_every_images=80)
-    found = saved("other", max_images=16 * steps, val_every_images=48)
-    fit_loop_after(found, steps, 5, 2)
-    for name in ("epoch_progress", "epoch_loop.batch_progress", "epoch_loop.state_dict"):
-        assert found[name] == expected[name], name
-
-
-def test_a_chain_of_cells_equals_one_trial(tiny: Tiny, tmp_path: Path) -> None:
-    """Cells of a study are found beside each other, by their hash."""
-    study, before = tmp_path / "study", None
-    for images in (48, 80, 128):
-        start = {} if before is None else {"cell": before, "state": "training"}
-        config = tiny(trainer={"max_images": images, "val_every_images": 32}, start=start)
-        chained, _ = run(config, study / config.config_hash())
-        before = config.config_hash()
-    whole, _ = run(tiny(trainer={"max_images": 128, "val_every_images": 32}), study / "whole")
-    assert before is not None
-    assert chained.metrics == whole.metrics
-    assert_same_state(weights_of(study / before), weights_of(study / "whole"))
-
-
-def test_metrics_that_the_extension_does_not_measure_are_not_the_source_s(tiny: Tiny, tmp_path: Path) -> None:
-    study = tmp_path / "study"
-    measured, _ = run(tiny(sampling={"quality_images": 12}), study / "short")
-    assert "eval/fid_pixels" in measured.metrics
-    start = path_of(study / "short", state="training")
-    longer, _ = run(tiny(trainer={"max_images": 96}, start=start), study / "long")
-    assert set(longer.metrics) == set(measured.metrics) - {"eval/fid_pixels"}
-
-
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "rate": ({"optimizer": {"lr": 1e-4}}, r"this one differs \(optimizer\.lr was 0\.001 and is 0\.0001\)"),
-    "seed": ({"seed": 3}, r"differs \(seed was 0 and is 3\)"),
-    "model": ({"model": {"dim": 16}}, r"differs \(model\.dim was 8 and is 16\)"),
-    "budget": ({"trainer": {"max_images": 64}}, r"has trained 64 images, and trainer\.max_images=64 asks for no more"),
-    "less": ({"trainer": {"max_images": 32}}, r"has trained 64 images, and trainer\.max_images=32 asks for no more"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_another_trial_or_no_more_images_cannot_be_gone_on_with(
-    tiny: Tiny, source: Path, tmp_path: Path, case: str
-) -> None:
-    changes, sentence = REFUSED[case]
-    config = tiny(**{"trainer": {"max_images": 128}, **changes}, start=path_of(source, state="training"))
-    with pytest.raises(ValueError, match=sentence):
-        run(config, tmp_path / "cell")
-    assert list((tmp_path / "cell").iterdir()) == []
 
 
 def test_a_source_that_is_not_there_or_has_changed_starts_nothing(tiny: Tiny, source: Path, tmp_path: Path) -> None:
