@@ -32,8 +32,7 @@ class OptimizerEntry:
     the factors of `model.parametrization=mup` hold."""
     matrices: bool = False
     """Whether it treats the blocks' matrices, the weights of their linear layers, in a way of their own. Then the key
-    `matrices` of a group says whether it holds these alone, and sharded weights (strategy=fsdp) are refused: a shard is
-    no matrix."""
+    `matrices` of a group says whether it holds these alone, and sharded weights (strategy=fsdp) are refused."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of its own that `optimizer.options` may set, with their defaults."""
 

@@ -20,6 +20,9 @@ class MuonAdamW(Optimizer):
     updates of Muon have the root mean square of AdamW's (`match_rms_adamw`, arXiv 2502.16982), so that both take one
     learning rate and weight decay.
 
+    It needs whole matrices: on sharded ones the bfloat16 iteration of torch 2.14 rounds its partial sums, and an update
+    differs by 1 to 5% from that of one process.
+
     Args:
         groups: dicts with `params`, `weight_decay` and `matrices`.
         lr: learning rate of all groups.
