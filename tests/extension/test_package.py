@@ -48,7 +48,8 @@ def test_a_package_s_names_are_allowed_and_listed_and_their_modules_are_not_impo
     for choices in (
         "memory, output, head.",
         "digits, mnist5k, latents, shards, shapes, stripes.",
-        "One of adamw, sgd.",
+        "One of adamw, muon, sgd.",
+        "One of constant, cosine, linear, wsd, square.",
     ):
         assert choices in done.stdout
 

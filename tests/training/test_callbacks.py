@@ -11,11 +11,14 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAverag
 from lightning.pytorch.loggers.logger import Logger
 from mlflow import MlflowClient
 
-from lina_lab.config import TrialConfig, to_dict
+from lina_lab.config import CommandConfig, StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.config.extras import CALLBACKS, LOGGERS, CallbackEntry, LoggerEntry, missing_package
 from lina_lab.records.runstore import TrackingRun
+from lina_lab.study.grid import make_plan
+from lina_lab.study.preflight import problems
 from lina_lab.training.extras import make_loggers
 from lina_lab.training.trial import run_trial
+from tests.conftest import STUDY
 from tests.training.test_resume import LONG, KilledError, run
 
 Tiny = Callable[..., TrialConfig]
@@ -157,6 +160,10 @@ def test_a_package_that_is_missing_is_said_before_training(
         ):
             run_trial(tiny(trainer={"loggers": [name]}), tmp_path)
         assert not list(tmp_path.iterdir())
+        plan = make_plan(from_dict(StudyConfig, {**STUDY, "name": "x"}), to_dict(tiny(trainer={"loggers": [name]})))
+        assert f"trainer.loggers: {name} needs the package {name}: pip install {name}" in problems(
+            plan, CommandConfig()
+        )
     monkeypatch.setattr("lina_lab.config.extras.find_spec", lambda module: module == "tensorboardX" or None)
     assert missing_package(tiny(trainer={"loggers": ["tensorboard"]})) is None
     assert missing_package(tiny()) is None

@@ -8,13 +8,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lina_lab.config import OptimizerConfig, ResourcesConfig, TrialConfig, from_dict
+from lina_lab.config import (
+    CommandConfig,
+    OptimizerConfig,
+    ResourcesConfig,
+    StudyConfig,
+    TrialConfig,
+    from_dict,
+    to_dict,
+)
 from lina_lab.config.optimizers import OPTIMIZERS, OptimizerEntry
 from lina_lab.model import LINA
+from lina_lab.study.grid import make_plan
+from lina_lab.study.preflight import problems
 from lina_lab.training.module import LinaModule
 from lina_lab.training.muon import MuonAdamW
 from lina_lab.training.optimizers import adamw, block_matrices, make_optimizer
 from lina_lab.training.trial import run_trial
+from tests.conftest import STUDY
 
 Tiny = Callable[..., TrialConfig]
 
@@ -130,6 +141,12 @@ def test_muon_is_refused_on_sharded_weights_before_anything_is_trained(tiny: Tin
     ):
         run_trial(tiny(optimizer={"name": "muon"}), tmp_path, resources=ResourcesConfig(devices=2, strategy="fsdp"))
     assert not list(tmp_path.iterdir())
+    resources = {"devices": 2, "strategy": "fsdp", "accelerator": "cpu"}
+    study = from_dict(StudyConfig, {**STUDY, "name": "sharded", "resources": resources})
+    plan = make_plan(study, to_dict(tiny(optimizer={"name": "muon"})))
+    found = [problem for problem in problems(plan, CommandConfig()) if "muon" in problem]
+    assert len(found) == 1
+    assert found[0].endswith("shards them: take strategy=ddp")
 
 
 def test_an_optimizer_that_does_not_know_a_parameter_is_refused(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
