@@ -5,6 +5,7 @@ from typing import Any
 
 from lina_lab.config.pruning import RacingOptions
 from lina_lab.study.grid import Cell, Plan
+from lina_lab.study.lineage import stage_of
 from lina_lab.study.points import point_key
 
 
@@ -23,19 +24,18 @@ def contest(plan: Plan, cell: Cell) -> str:
 
 def peers(plan: Plan, cell: Cell) -> str:
     """Likewise for cells that still train: they begin alike too, with drawn weights or at one stage."""
-    return contest(plan, cell) + ("" if plan.study.stages is None else _stage(plan, cell))
+    return contest(plan, cell) + (stage_of(plan.study, cell.axes) or "")
 
 
 def is_source(plan: Plan, cell: Cell) -> bool:
     """Whether other cells of the study start from a cell."""
     stages = plan.study.stages
-    return stages is not None and _stage(plan, cell) in stages.starts.values()
+    return stages is not None and stage_of(plan.study, cell.axes) in stages.starts.values()
 
 
-def _stage(plan: Plan, cell: Cell) -> str:
-    assert plan.study.stages is not None
-    axis = plan.study.stages.axis
-    return plan.study.point_name(axis, {name: cell.axes[name] for name in plan.study.axes[axis]})
+def given_up(plan: Plan, cell: Cell) -> str | None:
+    """Why racing gives up a cell, which is then never trained; None: it does not."""
+    return None if plan.raced is None else plan.raced.reasons.get(cell.config_hash)
 
 
 def rule_of(plan: Plan) -> dict[str, Any]:

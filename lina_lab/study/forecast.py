@@ -78,7 +78,8 @@ def to_follow(plan: Plan, speed: Speed | None) -> str:
             f"then {len(compared)} cells of the comparison at the chosen values."
         )
     if plan.raced is not None:
-        waiting = len(compared) - len(plan.raced.cells)
+        races = [cell for cell in compared if cell.phase is Phase.COMPARISON]
+        waiting = len(races) - len(plan.raced.due) - len(plan.raced.given_up)
         lines.append(f"Racing: {waiting} cells wait for the looks at those before them, and may be given up.")
     if added:
         count = sum(times for _, times in added)

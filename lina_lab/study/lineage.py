@@ -22,6 +22,7 @@ ENDS = {
     CellStatus.FAILED: "failed",
     CellStatus.DIVERGED: "diverged",
     CellStatus.CANCELLED: "was cancelled",
+    CellStatus.PRUNED: "was pruned",
 }
 """How a cell ended from whose weights nothing can start."""
 

@@ -23,7 +23,7 @@ from lina_lab.records.record import Record
 from lina_lab.records.result import Progress, TrialResult
 from lina_lab.records.status import CellStatus, Phase, TrialStatus
 from lina_lab.study.cells import CELL, STATUS, state_of
-from lina_lab.study.contest import is_source, peers
+from lina_lab.study.contest import given_up, is_source, peers
 from lina_lab.study.cost import parameters
 from lina_lab.study.grid import Cell, Plan
 from lina_lab.util.compat.optuna import intermediate_values, storage_of, trial_rows
@@ -200,7 +200,7 @@ class Watch:
 
 def never_trained(plan: Plan, cell: Cell) -> Record | None:
     """The record of a cell that racing gives up before it is trained; None for any other one."""
-    reason = None if plan.raced is None else plan.raced.pruned.get(cell.config_hash)
+    reason = given_up(plan, cell)
     if reason is None:
         return None
     total = parameters(cell.config.model)

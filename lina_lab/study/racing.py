@@ -19,10 +19,12 @@ from lina_lab.study.tuning import States, TunedAt
 class Raced:
     """How the races of a study stand, one for each size."""
 
-    cells: tuple[Cell, ...]
-    """The cells of the comparison that are to be trained so far, and those that are given up."""
-    pruned: Mapping[str, str]
-    """Config hash of a cell that is given up -> the reason, as a sentence. It is never trained."""
+    due: tuple[Cell, ...]
+    """The cells of the comparison that are to be trained so far."""
+    given_up: tuple[Cell, ...]
+    """Those that are never trained."""
+    reasons: Mapping[str, str]
+    """Config hash of a cell that is given up -> a sentence."""
     lines: tuple[str, ...]
     """For people: a line for each variant that left its race."""
     begun: bool
@@ -36,7 +38,7 @@ def raced(plan: Plan, states: States, at: TunedAt, grid: Sequence[Cell]) -> Race
         plan: the study.
         states: states of the cells.
         at: the tuning of each point.
-        grid: all cells of the comparison, with those that they start from.
+        grid: the cells of all points; only those of the comparison race.
 
     Returns:
         None where the plan does not race.
@@ -48,7 +50,7 @@ def raced(plan: Plan, states: States, at: TunedAt, grid: Sequence[Cell]) -> Race
     for cell in grid:
         if cell.phase is Phase.COMPARISON:
             races.setdefault(contest(plan, cell), []).append(cell)
-    due, pruned, lines, begun = set[str](), dict[str, str](), list[str](), False
+    due, reasons, lines, begun = set[str](), dict[str, str](), list[str](), False
     for cells in races.values():
         points: dict[str, list[Cell]] = {}
         for cell in cells:
@@ -69,10 +71,14 @@ def raced(plan: Plan, states: States, at: TunedAt, grid: Sequence[Cell]) -> Race
             if left is not None:
                 sentence = _sentence(names, key, left)
                 lines.append(sentence)
-                pruned |= {cell.config_hash: f"never trained: {sentence}" for cell in own[left.seeds :]}
-    kept = _with_sources(grid, due) | pruned.keys()
-    planned = tuple(cell for cell in grid if cell.config_hash in kept)
-    return Raced(cells=planned, pruned=pruned, lines=tuple(lines), begun=begun)
+                reasons |= {cell.config_hash: f"never trained: {sentence}" for cell in own[left.seeds :]}
+    return Raced(
+        due=tuple(cell for cell in grid if cell.config_hash in due),
+        given_up=tuple(cell for cell in grid if cell.config_hash in reasons),
+        reasons=reasons,
+        lines=tuple(lines),
+        begun=begun,
+    )
 
 
 def _spared(plan: Plan) -> set[str]:
@@ -101,13 +107,3 @@ def _sentence(names: Mapping[str, str], key: str, left: Dropped[str]) -> str:
         f"{names[key]} left the race after {left.seeds} seeds: {found.value:+.4g} to {names[left.best]} "
         f"({found.low:+.4g} to {found.high:+.4g} over all looks and pairs)"
     )
-
-
-def _with_sources(grid: Sequence[Cell], due: set[str]) -> set[str]:
-    """Hashes of cells, and of those that they start from, directly or over others."""
-    sources = {cell.config_hash: cell.config.start.cell for cell in grid}
-    found, fresh = set(due), due
-    while fresh:
-        fresh = {source for name in fresh if (source := sources.get(name)) is not None} - found
-        found |= fresh
-    return found

@@ -37,8 +37,10 @@ def grown(plan: Plan, states: States) -> Plan:
     added, look = more_seeds(plan, states, at) if study.until is not None else ((), None)
     grid = grid_cells(plan, lambda point: fields_at(at, point))
     race = raced(plan, states, at, grid)
-    cells = (*trials, *(grid if race is None else race.cells), *added)
-    return replace(plan, cells=cells, look=look, raced=race).with_sources().with_rounding()
+    cells = (*trials, *(grid if race is None else race.due), *added)
+    plan = replace(plan, cells=cells, look=look, raced=race).with_sources()
+    # Nothing is trained for the sake of those that are given up.
+    return replace(plan, cells=(*plan.cells, *(() if race is None else race.given_up))).with_rounding()
 
 
 def grows(plan: Plan) -> bool:

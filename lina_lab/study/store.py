@@ -31,6 +31,7 @@ from lina_lab.study.cells import (
     state_of,
 )
 from lina_lab.study.compared import check_compared, keep_compared, with_compared
+from lina_lab.study.contest import given_up
 from lina_lab.study.correction import ABANDONED, begun_or_corrected, open_study
 from lina_lab.study.grid import Begun, Cell
 from lina_lab.study.identity import check_folder
@@ -247,7 +248,7 @@ class Store:
             cell, known = self._cells[config_hash], self._known.get(config_hash)
             if known is None or known.status not in CLAIMABLE or config_hash in self._passed:
                 continue
-            if not ready(cell, self._known):
+            if not ready(cell, self._known) and given_up(self.plan, cell) is None:
                 continue
             # Whatever happens: this one need not be tried again before the next look at the store.
             self._passed.add(config_hash)

@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 
+from lina_lab.config import StudyConfig, from_dict, to_dict
 from lina_lab.records.status import CellStatus, Phase
 from lina_lab.study.compared import COMPARED_FILE
+from lina_lab.study.contest import contest, peers
 from lina_lab.study.forecast import to_follow
 from lina_lab.study.grid import Cell, make_plan
+from lina_lab.study.pruning import can_be_pruned
 from lina_lab.study.rounds import grown, notes
 from lina_lab.util.errors import ChangedError
 from tests.study.conftest import RESULT, Lab, store_at
 from tests.study.growth import DIM, LR, RATES, State, Study, hashes, run, within_the_grid
+from tests.study.test_stages import WAYS
 
 CONV = "model.attention.conv_kernel"
 AXES = {"kernel": {CONV: [3, 5, 7]}, "size": {DIM: [8, 16]}}
@@ -36,7 +40,7 @@ def trained(plan: Any, **axes: int) -> list[int]:
     """Seeds at a point that are not given up."""
     at = {CONV: axes["kernel"], DIM: axes["dim"]}
     compared = [cell for cell in plan.cells if cell.axes == at and cell.phase is Phase.COMPARISON]
-    return [cell.config.seed for cell in compared if cell.config_hash not in plan.raced.pruned]
+    return [cell.config.seed for cell in compared if cell.config_hash not in plan.raced.reasons]
 
 
 def test_all_variants_train_a_block_before_they_are_judged(tiny_study: Study) -> None:
@@ -54,7 +58,7 @@ def test_a_bad_variant_is_trained_no_further_at_the_size_where_it_is_bad(tiny_st
     assert trained(plan, kernel=3, dim=16) == SEEDS
     assert plan.raced is not None
     assert len(plan.cells) == 48
-    assert len(plan.raced.pruned) == 5
+    assert len(plan.raced.reasons) == 5
     (line,) = notes(plan)
     assert line.startswith("7 16 left the race after 3 seeds: +")
 
@@ -72,7 +76,7 @@ def test_pruned_cells_in_the_store_change_no_decision(tiny_study: Study) -> None
     study = racing(tiny_study)
     plan, states = run(make_plan(*study), loss)
     assert plan.raced is not None
-    pruned = {name: State(CellStatus.PRUNED) for name in plan.raced.pruned}
+    pruned = {name: State(CellStatus.PRUNED) for name in plan.raced.reasons}
     assert grown(make_plan(*study), states | pruned).raced == plan.raced
 
 
@@ -105,7 +109,7 @@ def test_variants_are_raced_at_their_tuned_values(tiny_study: Study) -> None:
     study = racing(tiny_study, tune={LR: RATES}, tuning={"seeds": [100, 101, 102]})
     plan, _ = run(make_plan(*study), tuned, at_once=9)
     assert trained(plan, kernel=7, dim=16) == [0, 1, 2]
-    assert all(cell.phase is Phase.COMPARISON for cell in plan.cells if cell.config_hash in plan.raced.pruned)  # type: ignore[union-attr]
+    assert all(cell.phase is Phase.COMPARISON for cell in plan.cells if cell.config_hash in plan.raced.reasons)  # type: ignore[union-attr]
 
 
 def test_one_seed_or_a_part_of_the_variants_on_the_command_line_is_trained_as_it_is(tiny_study: Study) -> None:
@@ -180,3 +184,59 @@ def test_the_rule_stays_once_variants_were_judged(lab: Lab, tiny_study: Study, c
     raced_lab(lab, tiny_study, **changes)
     with pytest.raises(ChangedError, match=r"has judged variants by racing, .* or make this one a new version"):
         lab.run()
+
+
+@pytest.fixture
+def staged(tiny: Any) -> Any:
+    """Makes a plan whose ways `interpolated` and `restarted` start from cells that are trained for them alone."""
+    base = to_dict(tiny(data={"name": "shapes"}, model={"latent_channels": 3, "num_classes": None}))
+
+    def make(**changes: Any) -> Any:
+        return make_plan(from_dict(StudyConfig, {**WAYS, "name": "tiny", "seeds": SEEDS, **changes}), base)
+
+    return make
+
+
+def test_what_a_variant_would_have_started_from_is_not_trained_for_seeds_that_it_gives_up(
+    lab: Lab, staged: Any
+) -> None:
+    def behaviour(config: Any) -> Any:
+        bad = config.start.given and config.model.dim == 8
+        value = 0.5 + bad + random.Random(config.config_hash()).gauss(0, 0.01)
+        return replace(RESULT, metrics={**RESULT.metrics, "val/loss_ema": value})
+
+    lab.plan, lab.behaviour = grown(staged(pruning=RACING), {}), behaviour
+    counts = lab.run().counts
+    assert counts == {"done": 8 * 8 - 5 * 3, "pruned": 2 * 5}
+    states = store_at(lab.runs, lab.plan).states()
+    small = [cell for cell in staged().cells if cell.phase is Phase.SOURCE]
+    trained = {cell.label for cell in small if cell.config_hash in states}
+    assert trained == {f"small 16 seed {seed}" for seed in SEEDS} | {f"small 8 seed {seed}" for seed in (0, 1, 2)}
+
+
+def test_a_cell_that_others_start_from_is_never_given_up(staged: Any) -> None:
+    stages = {
+        "axis": "way",
+        "starts": {"restarted": "interpolated", "interpolated": "small"},
+        "not_compared": ["small"],
+        "same_flops": {"scratch": "interpolated"},
+    }
+    make = staged(pruning=RACING, stages=stages)
+
+    def bad(cell: Cell) -> float:
+        label = cell.label.split()[0]
+        return {"interpolated": 3.0, "restarted": 2.0}.get(label, 0.5) + random.Random(cell.config_hash).gauss(0, 0.01)
+
+    plan, _ = run(make, bad, at_once=5)
+    assert plan.raced is not None
+    assert {cell.label.split()[0] for cell in plan.raced.given_up} == {"restarted"}
+    assert not can_be_pruned(next(c for c in plan.cells if c.label.startswith("interpolated")), plan)
+    assert can_be_pruned(next(c for c in plan.cells if c.label.startswith("restarted")), plan)
+
+
+def test_cells_at_different_stages_do_not_train_alike_and_those_of_other_images_do_not_compare(staged: Any) -> None:
+    plan = staged()
+    one = {cell.label.split()[0]: cell for cell in plan.cells if cell.config.seed == 0 and cell.axes[DIM] == 8}
+    assert contest(plan, one["interpolated"]) == contest(plan, one["scratch"])
+    assert peers(plan, one["interpolated"]) != peers(plan, one["scratch"])
+    assert contest(plan, one["small"]) != contest(plan, one["scratch"])
