@@ -180,6 +180,8 @@ class _Worker:
         again = claim.cell.again
         other = {"resources": replace(self.store.plan.study.resources, **again)} if again else {}
         result = watch.ended(self.launch(claim.cell.config, folder, tracking=tracking, report=report, **other))
+        if result.origin is not None:
+            self.display.line(f"{claim.cell.label}: {result.origin}")
         # Cautions were said at the start, for all cells.
         for problem in (p for p in result.problems if p not in cautions(claim.cell.config)):
             self.display.line(f"{claim.cell.label}: {problem}")
