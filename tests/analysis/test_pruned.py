@@ -54,6 +54,7 @@ def test_the_answer_begins_with_what_was_given_up(
     ) in text
     assert meaning in text
     assert "one 0 (subtractiondepthwise161) and 1 more: pruned, given up." in text
+    assert text.count(": pruned, given up.") == 1  # those of one reason together
     assert text.index("Pruned: ") < text.index("Exploratory: ")
 
 
