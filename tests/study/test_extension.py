@@ -25,7 +25,8 @@ class TrainingLab(Lab):
 
         def launch(config: TrialConfig, folder: Path, *, tracking: Any, report: Any) -> TrialResult:
             def counted(progress: Progress) -> None:
-                self.steps.append(progress.step)
+                if progress.step not in self.steps[-1:]:  # a validation is reported too
+                    self.steps.append(progress.step)
                 report(progress)
 
             return run_trial(config, folder, report=counted)
