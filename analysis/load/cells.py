@@ -238,8 +238,7 @@ def _derived(config_json: str) -> dict[str, Any]:
         **{name: factor.value(config) for name, factor in FACTORS.items()},
         CAUTIONS: "\n".join(cautions(config)),
         IMAGE_KIND: image_kind(config.model),
-        # Stores of earlier versions have no schedule, and a constant rate.
-        SCHEDULE: json.loads(config_json)["optimizer"].get("schedule", CONSTANT),
+        SCHEDULE: config.optimizer.schedule,
     }
 
 

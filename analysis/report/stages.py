@@ -15,14 +15,8 @@ def budget_sentences(runs: StudyRuns) -> list[str]:
     """Say whether variants took equal FLOPs, with all that their cells started from."""
     if LINEAGE not in runs.cells:
         return []
-    totals = {
-        str(size): {
-            str(variant): list(rows[LINEAGE])
-            for variant, rows in runs.cells[runs.cells["size"] == size].groupby("variant", sort=False)
-        }
-        for size in runs.sizes
-    }
-    return lineage_sentences(totals)
+    found = {key: list(rows) for key, rows in runs.cells.groupby(["size", "variant"], observed=True)[LINEAGE]}
+    return lineage_sentences({str(s): {v: found[s, v] for v in runs.variants if (s, v) in found} for s in runs.sizes})
 
 
 def source_sentences(runs: StudyRuns) -> list[str]:

@@ -97,9 +97,11 @@ def paired_differences(runs: StudyRuns, tail: float = 0.5) -> pd.DataFrame:
         baseline; NaN unless both are positive), `block_se`, `block_reason`, `points`. The training loss is averaged,
         and `block_se` is the standard error of that mean; where it is NaN, `block_reason` says why. Of a validation
         loss the last value is taken; it has no such error, because both variants are validated on the same images,
-        masks and noise.
+        masks and noise. In a study with stages, budgets may differ between variants: each is then compared at its own
+        end, and by no training loss, since it has no step in common with the other at which both have ended.
     """
-    wide = runs.history.set_index([*SAMPLE, "images", "variant"])["value"].unstack("variant")
+    history = runs.history if runs.study.stages is None else _at_their_ends(runs.history)
+    wide = history.set_index([*SAMPLE, "images", "variant"])["value"].unstack("variant")
     # Numbers in place of names: a study of many runs has millions of points.
     sample = wide.groupby(level=SAMPLE, sort=True, observed=True).ngroup().to_numpy()
     rows = wide.index.to_frame(index=False)
@@ -117,7 +119,22 @@ def paired_differences(runs: StudyRuns, tail: float = 0.5) -> pd.DataFrame:
         if {comparison.treatment, comparison.baseline} <= set(wide.columns)
     ]
     columns = [*COMPARED, "seed", "difference", "log_ratio", "block_se", "block_reason", "points"]
-    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
+    table = pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
+    return table if runs.study.stages is None else table[~_of_unequal_trainings(table, runs.history)]
+
+
+def _at_their_ends(history: pd.DataFrame) -> pd.DataFrame:
+    """Return a history in which each validation loss is the last one, and all of them are at the same images."""
+    train = history["metric"] == TRAIN_LOSS
+    last = history[~train].sort_values("images").drop_duplicates(["cell", "metric"], keep="last")
+    return pd.concat([history[train], last.assign(images=history["images"].max())], ignore_index=True)
+
+
+def _of_unequal_trainings(table: pd.DataFrame, history: pd.DataFrame) -> "pd.Series[bool]":
+    """Return which differences are of the training losses of two cells that have seen other numbers of images."""
+    ends = history.astype({"variant": str}).groupby(["variant", "size", "seed"], observed=True)["images"].max()
+    sides = [ends.reindex(pd.MultiIndex.from_frame(table[[role, "size", "seed"]])).to_numpy() for role in ROLES]
+    return pd.Series((table["metric"] == TRAIN_LOSS) & (sides[0] != sides[1]), dtype=bool)
 
 
 def _differences(

@@ -15,12 +15,14 @@ from lina_lab.analysis.report.sections import study_sections
 from lina_lab.analysis.report.study_report import analyze_study, study_tables
 from lina_lab.analysis.report.tables import ALL_FLOPS, OWN_FLOPS, markdown
 from lina_lab.analysis.stats.budgets import iso_flop
-from lina_lab.analysis.stats.paired import comparisons
+from lina_lab.analysis.stats.paired import comparisons, paired_differences
 from mlflow.entities import Run
 
 from benchmarks.report import WIDTHS, ReportBenchConfig, make_store
+from lina_lab.config import StagesConfig
 from lina_lab.config.lineage import lineage_sentences
 from lina_lab.records.runstore import AXES, CELL, ERROR, PHASE, STATUS, STUDY
+from tests.analysis.conftest import BATCH, STEPS
 from tests.analysis.simulated import simulated
 from tests.analysis.test_cells import Store
 
@@ -207,6 +209,29 @@ def test_the_baseline_is_the_first_point_that_is_compared() -> None:
     runs = simulated(ways, seeds=2, stages=stages)
     runs = replace(runs, cells=runs.cells[runs.cells["variant"] != "no way"])
     assert [comparison.label for comparison in comparisons(runs)] == ["value vs. key", "kv vs. key"]
+
+
+def test_variants_of_other_budgets_are_compared_at_their_ends(planted: Planted) -> None:
+    """Not at the last images that both have seen, and by no training loss."""
+    runs = planted(lambda *_: 0.0)
+    study = replace(runs.study, stages=StagesConfig(axis="normalization", starts={"subtraction": "division"}))
+    short = runs.history["variant"].str.startswith("subtraction") & (runs.history["images"] > STEPS * BATCH // 2)
+    runs = replace(runs, study=study, history=runs.history[~short])
+    table = paired_differences(runs)
+    ways = table[table["axis"] == "normalization"]
+    # The planted losses are 2 at the end, and 9 - 2 half-way.
+    assert list(ways.loc[ways["metric"] == "val/loss_ema", "difference"]) == pytest.approx([5.0] * 12)
+    assert set(ways["metric"]) == {"val/loss_raw", "val/loss_ema"}
+    others = table[table["axis"] == "convolution"]
+    assert list(others.loc[others["metric"] == "val/loss_ema", "difference"]) == pytest.approx([0.0] * 12)
+    assert "train/loss" in set(others["metric"])
+
+
+def test_budgets_of_one_study_without_stages_are_compared_as_before(planted: Planted) -> None:
+    runs = planted(lambda *_: 0.0)
+    stages = StagesConfig(axis="normalization", starts={"subtraction": "division"})
+    with_stages = paired_differences(replace(runs, study=replace(runs.study, stages=stages)))
+    pd.testing.assert_frame_equal(with_stages, paired_differences(runs))
 
 
 def test_a_report_of_a_study_without_stages_says_nothing_of_them(planted: Planted) -> None:

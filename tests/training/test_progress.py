@@ -56,7 +56,7 @@ def test_the_share_of_peak_is_the_model_s_flops_over_those_of_all_devices(
     monkeypatch.setattr(progress_module, "get_available_flops", lambda device, dtype: 1e6)
     timer, config = SimpleNamespace(so_far=0.0), tiny()
     meter = ProgressMeter(config, timer, lambda: 0.0)  # type: ignore[arg-type]
-    module = SimpleNamespace(device=torch.device("cuda"), images_seen=0, gradient_norm=None)
+    module = SimpleNamespace(device=torch.device("cuda"), images_seen=0, gradient_norm=None, distillation=None)
     meter.on_train_start(SimpleNamespace(world_size=2), module)  # type: ignore[arg-type]
     timer.so_far, module.images_seen = 2.0, 32
     flops = count.FLOPS_PER_MULTIPLY_ADD * count.training_operations(config.model).total

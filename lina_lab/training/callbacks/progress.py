@@ -58,7 +58,7 @@ class ProgressMeter(Callback):
         """Whether the step that runs now is one to measure, and to log when it has ended."""
         self.spikes = Spikes()
         self._latest = Progress(images=0, loss=float("nan"), total_images=config.images_seen)
-        self._flops = count.FLOPS_PER_MULTIPLY_ADD * count.training_operations(config.model).total
+        self._flops = count.flops_per_image(config.model)
         self._peak: float | None = None
         self._logged = self._started = 0.0
         self._first = 0
@@ -79,6 +79,8 @@ class ProgressMeter(Callback):
         self._first = pl_module.images_seen
         self._marks = [(self.timer.so_far, self._first)]
         self._validated = self._marks[0]
+        if pl_module.distillation is not None:
+            self._flops = count.flops_per_image(self.config.model, pl_module.distillation.teacher.config)
         device = pl_module.device
         if device.type == "cuda":
             peak = get_available_flops(device, DTYPES[self.config.trainer.precision])
