@@ -10,7 +10,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lina_lab.records.curve import Point, append_points
-from lina_lab.records.files import CURVE_FILE
+from lina_lab.records.files import CHECKPOINTS, CURVE_FILE
 from lina_lab.records.runstore import TrackingRun
 from lina_lab.training.mlflow_buffer import MAX_BATCH, send, write_unsent
 from lina_lab.util.errors import first_line
@@ -76,8 +76,9 @@ class BufferedMLflowLogger(Logger):
     def resume(self, waiting: Iterable[Point]) -> None:
         """Send again the points that waited when training was interrupted."""
         self.waiting = [*waiting, *self.waiting]
-        # Without one, an earlier version began this cell: a curve that lacks its beginning would be taken for whole.
-        self._keeps = (self.folder / CURVE_FILE).exists()
+        # An earlier version began a cell that has checkpoints and no curve: one that lacks its beginning would be taken
+        # for whole. A cell that goes on with another one's training has neither yet.
+        self._keeps = (self.folder / CURVE_FILE).exists() or not any(self.folder.glob(f"{CHECKPOINTS}.ckpt"))
 
     def kept(self) -> list[Point]:
         """The points that wait, for a checkpoint; all points so far are in the folder."""

@@ -54,6 +54,7 @@ def test_a_trial_that_an_earlier_version_began_keeps_no_curve_that_would_pass_fo
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = MlflowClient(uri)
     run = TrackingRun(uri=uri, run_id=client.create_run(client.create_experiment("one")).info.run_id)
+    (tmp_path / "step-00000005.ckpt").touch()  # from which the trial is resumed
     logger = BufferedMLflowLogger(run, tmp_path)
     logger.resume([])
     logger.log_metrics({"a": 1.0}, 5)

@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 
 from lina_lab.config import TrialConfig
 from lina_lab.config.metrics import METRICS
+from lina_lab.records.curve import read_curve
 from lina_lab.records.runstore import TrackingRun
 from lina_lab.training.spikes import ENOUGH, Spikes
 from tests.training.test_resume import KilledError, final, run
@@ -68,6 +69,20 @@ def test_an_interrupted_trial_logs_what_an_uninterrupted_one_does(tiny: Tiny, tm
     whole, broken = curves(config, tmp_path / "whole"), curves(config, tmp_path / "broken", kill_at=17)
     for name in ("train/loss", "val/loss_ema", *MEASURED):
         assert broken[name] == whole[name], name
+
+
+def test_a_cell_that_goes_on_with_another_one_keeps_its_own_curve(tiny: Tiny, tmp_path: Path) -> None:
+    """Interrupted or not, so that a tracking store that is lost gets it again."""
+    run(tiny(trainer={**LONG, "max_images": 192}), tmp_path / "trunk")
+    start = {"source": str(tmp_path / "trunk"), "state": "training"}
+    config = tiny(trainer=LONG, optimizer={"schedule": "wsd", "cooldown": 0.5}, start=start)
+    for name, kill_at in (("whole", None), ("broken", 26)):
+        found = curves(config, tmp_path / name, kill_at)
+        kept = read_curve(tmp_path / name)
+        assert kept is not None
+        for metric in ("train/loss", "train/lr", "val/loss_ema"):
+            assert [(step, value) for own, value, step, _ in kept if own == metric] == found[metric], metric
+        assert found["train/loss"][0][0] == 192
 
 
 def test_none_of_it_is_an_objective() -> None:
