@@ -42,6 +42,8 @@ def by_training(runs: StudyRuns) -> StudyRuns:
     their rate is another one.
     """
     axis, table = budget_axis(runs), runs.checkpoints
+    if axis is None and SCHEDULE not in runs.cells:
+        return runs
     schedules = runs.cells.set_index("cell").get(SCHEDULE, pd.Series(dtype=str))
     cooled = table["cell"].isin(schedules.index[schedules != CONSTANT])
     ends = table["images"] == table.groupby("cell", observed=True)["images"].transform("max")

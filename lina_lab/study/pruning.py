@@ -26,7 +26,7 @@ from lina_lab.study.cells import CELL, STATUS, state_of
 from lina_lab.study.contest import given_up, is_source, peers
 from lina_lab.study.cost import parameters
 from lina_lab.study.grid import Cell, Plan
-from lina_lab.util.compat.optuna import intermediate_values, storage_of, trial_rows
+from lina_lab.util.compat.optuna import intermediate_values, storage_of, trial_id_of, trial_rows
 from lina_lab.util.errors import fault_of, first_line
 from lina_lab.util.files import write_atomically
 from lina_lab.util.signals import defer_signals
@@ -96,7 +96,7 @@ def _trial(study: optuna.Study, index: int) -> optuna.trial.FrozenTrial:
 
 
 def _report(study: optuna.Study, index: int, step: int, value: float) -> None:
-    storage_of(study).set_trial_intermediate_value(_trial(study, index)._trial_id, step, value)
+    storage_of(study).set_trial_intermediate_value(trial_id_of(_trial(study, index)), step, value)
 
 
 def can_be_pruned(cell: Cell, plan: Plan) -> bool:

@@ -32,10 +32,11 @@ Tiny = Callable[..., TrialConfig]
 
 def losses_of(config: TrialConfig, folder: Path) -> list[tuple[int, float]]:
     """Images seen and loss after each step."""
-    seen: list[tuple[int, float]] = []
+    # A validation is reported too, with the images and the loss of the step before it.
+    seen: dict[int, float] = {}
     folder.mkdir(exist_ok=True)
-    run_trial(config, folder, report=lambda progress: seen.append((progress.images, progress.loss)))
-    return seen
+    run_trial(config, folder, report=lambda progress: seen.setdefault(progress.images, progress.loss) and None)
+    return list(seen.items())
 
 
 def last_checkpoint(folder: Path) -> dict[str, Any]:

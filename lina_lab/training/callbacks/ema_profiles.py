@@ -24,6 +24,7 @@ from lina_lab.training.callbacks.ema import ExponentialAverage
 from lina_lab.training.callbacks.fid import FIDCallback
 from lina_lab.training.module import LinaModule
 from lina_lab.training.work_partition import WorkPartition
+from lina_lab.util.compat.torch import lerp_all
 from lina_lab.util.files import atomic
 from lina_lab.util.power_ema import Profile, decay_of
 
@@ -86,7 +87,7 @@ class PowerAverages(Callback):
         with torch.no_grad():
             for width, average in self._averages.items():
                 tensors = [_local(tensor) for tensor in average.values()]
-                torch._foreach_lerp_(tensors, weights, 1.0 - decay_of(width, self._step))
+                lerp_all(tensors, weights, 1.0 - decay_of(width, self._step))
         if self._step in self._due:
             whole = self._whole()
             mine = (

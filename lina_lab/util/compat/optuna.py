@@ -54,6 +54,11 @@ def id_of(study: optuna.Study) -> int:
     return study._study_id
 
 
+def trial_id_of(trial: optuna.trial.FrozenTrial) -> int:
+    """The storage's number of a trial (`_trial_id`)."""
+    return int(trial._trial_id)
+
+
 def database_of(study: optuna.Study) -> RDBStorage | None:
     """The database of a study, from under Optuna's cache (`_CachedStorage._backend`); None for another storage."""
     storage = study._storage

@@ -1,4 +1,4 @@
-"""torch 2.14: what DDP measures of itself, the events of a profile, and the state of a generator.
+"""torch 2.14: what DDP measures of itself, the events of a profile, the state of a generator, many lerps at once.
 
 Public: the same numbers as text, in logs and in `profile.key_averages`, and a generator's state as bytes. Missing: the
 numbers themselves, and the layout of the state, which alone takes more than 32 bits of a seed.
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import profile
 
@@ -33,6 +33,11 @@ def set_mersenne_state(generator: Generator, words: bytes) -> Generator:
     state[STATE].view(np.uint64)[:] = np.frombuffer(words, "<u4")
     generator.set_state(torch.from_numpy(state))
     return generator
+
+
+def lerp_all(tensors: Sequence[Tensor], ends: Sequence[Tensor], weight: float) -> None:
+    """Move each tensor in place by a share of its way to the other one, all at once (`torch._foreach_lerp_`)."""
+    torch._foreach_lerp_(list(tensors), list(ends), weight)
 
 
 def ddp_logging_data(model: DistributedDataParallel) -> dict[str, Any]:
