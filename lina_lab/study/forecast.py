@@ -106,7 +106,7 @@ def _most_trials(plan: Plan) -> list[tuple[Cell, int]]:
 
 
 def _most_added(plan: Plan) -> list[tuple[Cell, int]]:
-    """A cell of the primary comparison for each of its points, and how many seeds may be added to it."""
+    """A cell for each point of the primary comparison and of what it starts from, and how many seeds may be added."""
     study = plan.study
     if study.until is None or plan.seed is not None:
         return []
@@ -117,7 +117,8 @@ def _most_added(plan: Plan) -> list[tuple[Cell, int]]:
     common = set.intersection(*(set(plan.seeds_at(point)) for point in points))
     tuned = {name: values[0] for name, values in study.tune.items()}
     more = max(0, study.until.max_seeds - len(common))
-    return [(plan.cell(point, min(common), tuned), more) for point in points if more]
+    cells = replace(plan, cells=tuple(plan.cell(point, min(common), tuned) for point in points)).with_sources().cells
+    return [(cell, more) for cell in cells if more]
 
 
 def resolution(plan: Plan, states: States) -> str:

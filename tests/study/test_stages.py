@@ -10,6 +10,7 @@ import pytest
 from lina_lab.config import CommandConfig, StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.records.status import CellStatus, Phase, TrialStatus
 from lina_lab.study.cost import training_flops
+from lina_lab.study.forecast import to_follow
 from lina_lab.study.grid import Begun, Cell, Plan, make_plan
 from lina_lab.study.lineage import critical_flops, own_flops, total_flops
 from lina_lab.study.preflight import problems
@@ -313,3 +314,12 @@ def test_a_source_that_does_not_fit_is_refused_before_anything_is_trained(
 
 def test_the_stages_of_a_sound_study_have_no_problem(base: dict[str, Any]) -> None:
     assert list(problems(plan_of(base), CommandConfig())) == []
+
+
+def test_a_plan_counts_the_sources_of_the_seeds_that_may_follow(base: dict[str, Any]) -> None:
+    primary = {"axis": "way", "treatment": "restarted", "baseline": "interpolated"}
+    plan = plan_of(base, primary=primary, until={"primary": "resolved", "max_seeds": 5})
+    text = to_follow(plan, None)
+    # Both ways and their common source, three seeds more.
+    assert "at most 9 cells more" in text
+    assert f"In all at most {16 + 9} cells" in text
