@@ -294,7 +294,7 @@ def test_the_configuration_imports_no_torch() -> None:
         ({"optimizer": {"options": {"a": 1}}}, "optimizer: options.a is not an option of name=adamw, which has none"),
         (
             {"data": {"name": "mnist"}},
-            "data.name='mnist': input should be 'digits', 'mnist5k', 'latents', 'shards' or 'shapes'",
+            "data.name='mnist': input should be 'digits', 'mnist5k', 'emoji', 'latents', 'shards' or 'shapes'",
         ),
         (
             {"model": {"attention": {"gate": "x"}}},

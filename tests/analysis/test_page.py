@@ -21,6 +21,7 @@ from lina_lab.analysis.stats.agreement import metric_agreement
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
+from lina_lab.config.datasets import DATA_SETS
 from lina_lab.records.runstore import THREADS
 from tests.analysis.simulated import ELEVEN, FOUR, PRIMARY, simulated
 
@@ -228,6 +229,15 @@ def test_the_number_of_threads_is_stated_and_a_mixture_is_pointed_out(tmp_path: 
     ]
     assert said["unknown"] == []
     assert f"1 ({count - 1} cells), not recorded (1 cell); rounding differs" in said["part"][0]
+
+
+def test_the_authors_and_the_licence_of_the_data_are_stated() -> None:
+    runs = simulated(TWO, seeds=2)
+    for name, entry in DATA_SETS.builtin.items():
+        known = replace(runs, cells=runs.cells.assign(data_name=name))
+        lines = [line for line in provenance(known, []).lines if line.startswith("Data")]
+        assert lines == ([f"Data ({name}): {entry.attribution}."] if entry.attribution else []), name
+    assert "licence: CC BY-SA 4.0" in str(DATA_SETS["emoji"].attribution)
 
 
 def test_metrics_disagree_by_sign_or_by_size() -> None:

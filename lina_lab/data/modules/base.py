@@ -152,8 +152,9 @@ class StepDataModule(L.LightningDataModule):
             raise ValueError(f"data.encoder={self.config.data.encoder} is not the encoder that the checkpoint is of")
         # Checkpoints of version 0.2 do not have it.
         if state_dict.get("data_sha256") not in (None, self.data_sha256):
-            path = f"data.path={self.config.data.path}"
-            raise ValueError(f"{path} holds other data than the checkpoint is of: move the cell's folder away")
+            name, path = self.config.data.name, self.config.data.path
+            which = f"data.name={name}" if path is None else f"data.path={path}"
+            raise ValueError(f"{which} holds other data than the checkpoint is of: move the cell's folder away")
         self.damaged.update(state_dict["damaged"])
 
     def train_dataloader(self) -> DataLoader[Batch]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from textwrap import wrap
 
 import lightning as L
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Generator, Tensor
 
 from lina_lab.config import TrialConfig
+from lina_lab.config.datasets import DATA_SETS
 from lina_lab.data.modules.base import StepDataModule
 from lina_lab.data.pixels import Pixels, from_pixels
 from lina_lab.evaluation.decoding import decoder_of
@@ -27,6 +29,8 @@ MAX_WIDTH = 1600
 """Pixels of the picture's width, about."""
 LINE = 20
 """Pixels of a line of text."""
+CHARACTER = 8
+"""Pixels of a character's width, about."""
 
 
 class SampleGrid(Callback):
@@ -55,7 +59,9 @@ class SampleGrid(Callback):
             images = self._decoded(self._generate(model, data, rows))
             if trainer.is_global_zero:
                 titles = [] if model.config.text_dim is None else data.captions(rows)
-                save_grid(images, self.config.images_per_class, self.path, titles)
+                attribution = DATA_SETS[self.data.name].attribution
+                notice = str(attribution) if titles and attribution is not None and attribution.notice else None
+                save_grid(images, self.config.images_per_class, self.path, titles, notice=notice)
         except Exception as error:
             self.problem = f"no picture of samples: {type(error).__name__}: {error}"
 
@@ -80,7 +86,9 @@ class SampleGrid(Callback):
         return generate(model, sampling, repeated, Generator().manual_seed(derive("samples")), columns)
 
 
-def save_grid(images: Tensor, columns: int, path: Path, titles: Sequence[str] = (), scale: int = 6) -> None:
+def save_grid(
+    images: Tensor, columns: int, path: Path, titles: Sequence[str] = (), scale: int = 6, notice: str | None = None
+) -> None:
     """Write images [n, C, H, W] in -1..1 as one PNG, row by row.
 
     Three channels are shown in color; others by their mean, in gray and dark where it is high, as digits are written.
@@ -91,6 +99,7 @@ def save_grid(images: Tensor, columns: int, path: Path, titles: Sequence[str] = 
         path: the PNG file.
         titles: text above the rows; none: no text.
         scale: pixels of the picture for each pixel of an image, at most; fewer where the picture would be too wide.
+        notice: lines of text below all rows; None: none.
     """
     shown = images.float().clamp(-1, 1).cpu()
     shades = (shown + 1) / 2 if shown.shape[1] == 3 else (1 - shown.mean(1, keepdim=True)).expand(-1, 3, -1, -1) / 2
@@ -100,11 +109,19 @@ def save_grid(images: Tensor, columns: int, path: Path, titles: Sequence[str] = 
     rows = [pixels[start : start + columns] for start in range(0, len(pixels), columns)]
     strips = [tile(row, columns, margin=(1, 1)) for row in rows]
     titled = [_titled(strip, title) for strip, title in zip(strips, titles, strict=True)] if titles else strips
-    Image.fromarray(np.concatenate(titled)).save(path)
+    width = strips[0].shape[1]
+    lines = [] if notice is None else wrap(notice, max(20, width // CHARACTER), break_on_hyphens=False)
+    below = [_text(line, width) for line in lines]
+    Image.fromarray(np.concatenate([*titled, *below])).save(path)
 
 
 def _titled(strip: Pixels, title: str) -> Pixels:
     """A row of images [H, W, 3] with a line of text above it."""
-    line = Image.new("RGB", (strip.shape[1], LINE), "white")
-    ImageDraw.Draw(line).text((2, 1), title, fill="black", font=ImageFont.load_default(LINE - 6))
-    return np.concatenate([np.asarray(line), strip])
+    return np.concatenate([_text(title, strip.shape[1]), strip])
+
+
+def _text(text: str, width: int) -> Pixels:
+    """A line of text [LINE, width, 3], black on white."""
+    line = Image.new("RGB", (width, LINE), "white")
+    ImageDraw.Draw(line).text((2, 1), text, fill="black", font=ImageFont.load_default(LINE - 6))
+    return np.asarray(line)
