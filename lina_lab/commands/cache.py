@@ -1,14 +1,16 @@
-"""Encode images to shards of latents, which training then reads.
+"""Encode images to shards of latents, which training then reads, or write their pixels as they are.
 
   lina cache images=FOLDER out=FOLDER vae=NAME resolution=256
+  lina cache images=FOLDER out=FOLDER resolution=32
   torchrun --nproc-per-node 8 -m lina_lab.cli cache images=FOLDER out=FOLDER vae=NAME
   lina cache out=FOLDER verify=true
 
 Images lie in one folder for each class, or with captions (`x.jpg`, `x.txt`, perhaps `x.long.txt`), or in WebDataset
 shards (a picture with `cls`, or with `txt` and perhaps `long.txt`). text=NAME also keeps the states of a text encoder
-for each caption. The same command resumes after an interruption, and several processes share the work: the ranks of
-torchrun, or the same command started again. Shards whose images or captions were changed since are made again. What
-lies in the folder and is not used is counted in the last line; on_error=skip leaves damaged images out, up to a limit.
+for each caption. Without vae=NAME the shards hold pixels in -1..1. The same command resumes after an interruption, and
+several processes share the work: the ranks of torchrun, or the same command started again. Shards whose images or
+captions were changed since are made again. What lies in the folder and is not used is counted in the last line;
+on_error=skip leaves damaged images out, up to a limit.
 
 verify=true reads everything again, and compares shards with the manifest and images with those that were encoded.
 """

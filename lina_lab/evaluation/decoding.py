@@ -26,7 +26,10 @@ def decoder_of(vae: str, shards: Path, device: torch.device | str) -> Callable[[
     Raises:
         ValueError: it is not the autoencoder that made the shards, or one of both cannot be read.
     """
-    manifest, autoencoder = read_manifest(shards), load_vae(vae, device)
+    manifest = read_manifest(shards)
+    if manifest.vae is None:
+        raise ValueError(f"{shards} holds pixels, which vae={vae} does not decode: leave out vae and shards")
+    autoencoder = load_vae(vae, device)
     if manifest.vae_sha256 != autoencoder.sha256():
         raise ValueError(f"vae={vae} is not the autoencoder that made {shards}, which was {manifest.vae}")
     mean, std = (torch.tensor(v, device=device).reshape(-1, 1, 1) for v in (manifest.mean, manifest.std))

@@ -89,6 +89,10 @@ def _condition_kind(folder: Path, manifest: Manifest, config: TrialConfig) -> Co
     shape = (model.latent_channels, *model.latent_size)
     if manifest.latent_shape != shape:
         raise ShardError(f"{folder} holds latents {list(manifest.latent_shape)}, and the model needs {list(shape)}")
+    if manifest.vae is None and config.sampling.vae is not None:
+        raise ShardError(
+            f"{folder} holds pixels, which need no autoencoder: leave sampling.vae={config.sampling.vae} out"
+        )
     if model.num_classes is not None:
         if len(manifest.classes or ()) != model.num_classes:
             classes = len(manifest.classes or ())

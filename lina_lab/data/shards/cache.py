@@ -36,14 +36,15 @@ def cache(config: CacheConfig, console: Console) -> None:
     Raises:
         ValueError: images, autoencoder or folder are not what they should be.
     """
-    if config.images is None or config.vae is None:
-        raise ValueError("images=DIR and vae=NAME are needed to make shards")
+    if config.images is None:
+        raise ValueError("images=DIR is needed to make shards")
+    if config.vae is None and config.resolution is None:
+        raise ValueError("vae=NAME is needed to make shards of latents, or resolution=NUMBER to make some of pixels")
     out, damages = Path(config.out), Damages(config.max_skipped if config.on_error == "skip" else 0.0)
     source = find_images(Path(config.images), out, damages)
     if config.text is not None and source.classes is not None:
         raise ValueError(f"text={config.text} is for captions, and images={config.images} has classes")
-    device = local_device()
-    vae = load_vae(config.vae, device)
+    vae = None if config.vae is None else load_vae(config.vae, local_device())
     text = None if config.text is None else load_text_encoder(config.text, config.text_dim)
     writer = ShardWriter(source, damages, config, vae, text)
     plan = writer.plan()
@@ -85,7 +86,8 @@ def _done(writer: ShardWriter, shards: int, out: Path) -> str:
     images = source.images - len(damaged)
     for problem in damaged.values():
         source.left_out.add("damaged images", problem)
-    return f"{images:,} images in {shards:,} shards, {source.condition_name}: {out / MANIFEST}; {source.left_out}"
+    what = f"{images:,} images" if writer.vae is not None else f"pixels of {images:,} images"
+    return f"{what} in {shards:,} shards, {source.condition_name}: {out / MANIFEST}; {source.left_out}"
 
 
 def _summary(path: Path) -> dict[str, Any] | None:

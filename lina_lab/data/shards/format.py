@@ -1,7 +1,8 @@
 """The format of a folder of WebDataset shards of cached latents, and the index of a shard.
 
 A folder holds `manifest.json` and tar files. A sample is `KEY.moments.npy` (float16 [2, 2C, h, w]: mean and log
-variance of the posterior, of the image and of its mirror image), and `KEY.cls` (its class) or `KEY.txt` (its caption,
+variance of the posterior, of the image and of its mirror image; without an autoencoder float16 [2, C, h, w]: their
+pixels in -1..1), and `KEY.cls` (its class) or `KEY.txt` (its caption,
 and `KEY.long.txt` a longer one), with `KEY.text.npy` (and `KEY.long.npy`: float16 [l, d], states of a text encoder).
 
 A member's header notes the CRC-32 of its contents in place of its owner's name. That of moments notes there the CRC-32
@@ -26,7 +27,7 @@ from numpy.lib import format as npy
 from lina_lab.config.checks import from_dict
 
 Half = npt.NDArray[np.float16]
-MANIFEST, FORMAT = "manifest.json", 2
+MANIFEST, FORMAT = "manifest.json", 3
 MOMENTS, CLASS = "moments.npy", "cls"
 CAPTION, STATES = {False: "txt", True: "long.txt"}, {False: "text.npy", True: "long.npy"}
 """Members for the short (False) and the long (True) caption, and for their states."""
@@ -67,7 +68,7 @@ class Manifest:
     """What a folder of shards holds."""
 
     format: int
-    """Version of this format."""
+    """Version of this format: 3 where pixels are stored, else 2."""
     images: int
     latent_shape: tuple[int, int, int]
     """C, h, w"""
@@ -77,9 +78,10 @@ class Manifest:
     """Standard deviation of the latents, for each channel."""
     resolution: int
     """Pixels of an image's side."""
-    vae: str
-    """The autoencoder, as the command named it."""
+    vae: str | None
+    """The autoencoder, as the command named it; None: the latents are pixels in -1..1."""
     vae_sha256: str
+    """Empty where there is no autoencoder."""
     classes: tuple[str, ...] | None
     """Names of the classes; None: there are captions instead."""
     shards: tuple[Shard, ...]
@@ -87,6 +89,11 @@ class Manifest:
     """Whether each image has a long caption, too."""
     text: TextOrigin | None = None
     """None: the captions have no states, or there are classes."""
+
+    @property
+    def stored_channels(self) -> int:
+        """Channels of what is stored of an image: mean and log variance of its latent, or its pixels."""
+        return self.latent_shape[0] * (1 if self.vae is None else 2)
 
     @property
     def contents(self) -> str:

@@ -87,7 +87,7 @@ class ShardImages(Dataset[Batch]):
 
     def __getitem__(self, numbers: Tensor) -> Batch:
         count, generator = len(numbers), Generator()
-        moments = np.empty((count, 2 * self.latent_shape[0], *self.latent_shape[1:]), dtype=np.float16)
+        moments = np.empty((count, *self.reader.shape[1:]), dtype=np.float16)
         noise = torch.zeros(count, *self.latent_shape)
         variants, conditions, damaged = [], [], dict[int, str]()
         for row, number in enumerate(numbers.tolist()):
@@ -98,8 +98,10 @@ class ShardImages(Dataset[Batch]):
         # A sum is finite where all its parts are.
         for row in np.flatnonzero(~np.isfinite(floats.sum(axis=(1, 2, 3)))).tolist():
             floats[row], conditions[row] = self._readable(variants[row], damaged, finite=True)
-        mean, log_variance = torch.from_numpy(floats).chunk(2, dim=1)
-        latents = mean + noise * (0.5 * log_variance.clamp(-30, 20)).exp_()
+        latents = torch.from_numpy(floats)
+        if self.reader.manifest.vae is not None:
+            mean, log_variance = latents.chunk(2, dim=1)
+            latents = mean + noise * (0.5 * log_variance.clamp(-30, 20)).exp_()
         batched = self._batched(conditions) | ({"damaged": damaged} if damaged else {})
         return latents.sub_(self.mean).div_(self.std), batched
 

@@ -58,8 +58,7 @@ class ShardReader:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
         self.starts = list(accumulate((shard.images for shard in manifest.shards), initial=0))
-        channels, *grid = manifest.latent_shape
-        self.shape = (2, 2 * channels, *grid)
+        self.shape = (2, manifest.stored_channels, *manifest.latent_shape[1:])
         self.header = half_header(self.shape)
         self._indices: dict[int, Index | str] = {}
         """A shard's index; or what is wrong with it, as text: an exception would keep its frames alive."""
@@ -80,7 +79,7 @@ class ShardReader:
         return At(number, self._index(number), index - self.starts[number])
 
     def moments(self, at: At, mirrored: int) -> Half:
-        """The moments [2C, h, w] of the image (0) or of its mirror image (1); the other one is not read."""
+        """The moments [2C, h, w], or pixels [C, h, w], of the image (0) or of its mirror image (1)."""
         offset, size = (int(number) for number in at.shard.members[MOMENTS][at.within])
         half = 2 * math.prod(self.shape[1:])
         if size == len(self.header) + 2 * half and self._read(at, len(self.header), offset) == self.header:

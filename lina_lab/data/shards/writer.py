@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import PositiveInt
+from lina_lab.data.pretrained import local_device
 from lina_lab.data.shards.format import CAPTION, FORMAT, MANIFEST, MOMENTS, STATES, member
 from lina_lab.data.shards.listing import Damages
 from lina_lab.data.shards.origins import contents_of, names_of, times_of
@@ -34,9 +35,11 @@ class CacheConfig:
     images: str | None = None
     """Folder of the images, or of WebDataset shards of them; not needed for verify=true."""
     vae: str | None = None
-    """Folder or hub name of a diffusers AutoencoderKL; not needed for verify=true."""
-    resolution: PositiveInt = 256
-    """Height and width in pixels: the shorter side is scaled to it, and the longer one cropped at the center."""
+    """Folder or hub name of a diffusers AutoencoderKL; null: the shards hold pixels, for models of small pictures; not
+    needed for verify=true."""
+    resolution: PositiveInt | None = None
+    """Height and width in pixels: the shorter side is scaled to it, and the longer one cropped at the center; null: 256
+    with an autoencoder; pixels need a number."""
     text: str | None = None
     """For captions: text encoder whose states are stored with them, a folder or hub name of transformers, or `words`;
     null: captions alone, which training encodes."""
@@ -56,6 +59,11 @@ class CacheConfig:
     verify: bool = False
     """Compare the shards in `out` with their manifest, and the images with those that the shards were made of."""
 
+    @property
+    def side(self) -> int:
+        """Pixels of an image's side."""
+        return self.resolution or 256
+
 
 READING = 2
 """Version of how pictures are read: shards of another one are not continued."""
@@ -68,7 +76,8 @@ class ShardWriter(NamedTuple):
     damages: Damages
     """Gets images that cannot be read."""
     config: CacheConfig
-    vae: Autoencoder
+    vae: Autoencoder | None
+    """None: pixels are stored as they are."""
     text: TextEncoder | None
     """None: captions are stored without states."""
 
@@ -79,10 +88,10 @@ class ShardWriter(NamedTuple):
             "reading": READING,
             "classes": None if self.source.classes is None else list(self.source.classes),
             "long_captions": self.source.long_captions,
-            "resolution": self.config.resolution,
+            "resolution": self.config.side,
             "images_per_shard": self.config.images_per_shard,
             # Not the encoders' names: one folder may be spelled in several ways.
-            "vae": self.vae.sha256(),
+            "vae": "" if self.vae is None else self.vae.sha256(),
             "text": None if self.text is None else [self.text.sha256(), self.text.dim, self.config.text_length],
         }
 
@@ -107,7 +116,7 @@ class ShardWriter(NamedTuple):
                     whole = self._readable(batch, skipped)
                     if whole:
                         moments = self._write_batch(tar, whole)
-                        sums.append(_sums(moments))
+                        sums.append(_sums(moments, pixels=self.vae is None))
                     report(len(batch))
             if not sums:
                 first = next(iter(skipped.values()))
@@ -129,7 +138,7 @@ class ShardWriter(NamedTuple):
         found = []
         for i in batch:
             try:
-                found.append((i, load_image(self.source, i, self.config.resolution), self.source.condition(i)))
+                found.append((i, load_image(self.source, i, self.config.side), self.source.condition(i)))
             except ValueError as error:
                 name = self.source.names[i]
                 self.damages.note(name, str(error))
@@ -142,9 +151,9 @@ class ShardWriter(NamedTuple):
     ) -> "np.ndarray[Any, Any]":
         """Write the samples of some images; their moments, float16 [n, 2, 2C, h, w]."""
         images = torch.stack([image for _, image, _ in batch])
-        both = [self.vae.moments(images), self.vae.moments(images.flip(-1))]
-        moments = torch.stack(both, dim=1).cpu().to(torch.float16).numpy()
-        if not np.isfinite(moments).all():
+        encode = self.vae.moments if self.vae is not None else Tensor.float
+        moments = torch.stack([encode(images), encode(images.flip(-1))], dim=1).cpu().to(torch.float16).numpy()
+        if self.vae is not None and not np.isfinite(moments).all():
             worst = batch[int((~np.isfinite(moments)).reshape(len(batch), -1).any(axis=1).argmax())][0]
             name = self.source.names[worst]
             raise ValueError(f"vae={self.vae.name} gives moments that float16 does not hold for {name}")
@@ -167,7 +176,7 @@ class ShardWriter(NamedTuple):
             if kind not in conditions[0]:
                 continue
             captions = [members[kind] for members in conditions]
-            text, present = encoder.encode(captions, self.config.text_length, self.vae.device)
+            text, present = encoder.encode(captions, self.config.text_length, local_device())
             for members, states, there in zip(conditions, text.to(torch.float16).cpu(), present.cpu(), strict=True):
                 if not bool(states.isfinite().all()):
                     which = f"text={encoder.name} gives states that float16 does not hold"
@@ -186,17 +195,22 @@ class ShardWriter(NamedTuple):
         self.damages.check(self.source.images)
         count, total, squares = np.sum([summary["sums"] for summary in found], axis=0)
         mean = total / count
+        std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
         channels, *grid = found[0]["shape"]
+        if self.vae is None:
+            # Pixels stay as they are shown.
+            mean, std = np.zeros(channels), np.ones(channels)
         text = None
         if self.text is not None:
             text = {"encoder": self.text.name, **dict(zip(("sha256", "dim", "length"), plan["text"], strict=True))}
         manifest = {
-            "format": FORMAT,
+            # Earlier versions know no shards of pixels, and all others.
+            "format": FORMAT if self.vae is None else 2,
             "images": sum(summary["images"] for summary in found),
-            "latent_shape": [channels // 2, *grid],
+            "latent_shape": [channels if self.vae is None else channels // 2, *grid],
             "mean": mean.tolist(),
-            "std": np.sqrt(np.maximum(squares / count - mean**2, 1e-12)).tolist(),
-            "resolution": self.config.resolution,
+            "std": std.tolist(),
+            "resolution": self.config.side,
             "vae": self.config.vae,
             "vae_sha256": plan["vae"],
             "classes": plan["classes"],
@@ -210,10 +224,12 @@ class ShardWriter(NamedTuple):
         write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
-def _sums(moments: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+def _sums(moments: "np.ndarray[Any, Any]", *, pixels: bool) -> "np.ndarray[Any, Any]":
     """For each channel the count, sum and expected sum of squares of latents sampled from the posteriors: [3, C]."""
-    mean, log_variance = np.split(moments.astype(np.float64), 2, axis=2)
-    squares = mean**2 + np.exp(np.clip(log_variance, -30, 20))
+    mean, variance = moments.astype(np.float64), np.zeros(1)
+    if not pixels:
+        mean, log_variance = np.split(mean, 2, axis=2)
+        variance = np.exp(np.clip(log_variance, -30, 20))
     axes = (0, 1, 3, 4)
     count = np.full(mean.shape[2], mean.size / mean.shape[2])
-    return np.stack([count, mean.sum(axis=axes), squares.sum(axis=axes)])
+    return np.stack([count, mean.sum(axis=axes), (mean**2 + variance).sum(axis=axes)])
