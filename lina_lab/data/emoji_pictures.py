@@ -39,8 +39,15 @@ TONE = re.compile(r"_(?:medium-)?(?:light|medium|dark)_skin_tone")
 PEOPLE = re.compile(
     r"(?:^|_)(?:wo)?m[ae]n(?=_|$)|(?:^|_)(?:person|people|boy|girl|child|adult|and|facing_right)(?=_|$)"
 )
-SAME = {"merman": "merperson", "mermaid": "merperson", "older": "old"}
-"""Names of emoji that differ in the person alone, where the name does not end in a word of `PEOPLE`."""
+SAME = {
+    "merman": "merperson",
+    "mermaid": "merperson",
+    "older": "old",
+    "princess": "prince",
+    "Mrs.": "Santa",
+    "Mx": "Santa",
+}
+"""Words that differ in the person alone, and are not in `PEOPLE`."""
 
 
 @dataclass(frozen=True)

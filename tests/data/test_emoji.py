@@ -97,6 +97,8 @@ def test_no_skin_tone_of_a_held_out_emoji_is_trained_on(emojis: Sequence[Emoji])
         ("couple_with_heart_woman_man", "couple_with_heart"),
         ("person_walking_facing_right", "man_walking"),
         ("mermaid_light_skin_tone", "merperson"),
+        ("Mrs._Claus_dark_skin_tone", "Santa_Claus"),
+        ("princess", "prince_light_skin_tone"),
         ("older_person", "old_woman_medium-light_skin_tone"),
         ("family_man_woman_girl_boy", "family"),
     ],

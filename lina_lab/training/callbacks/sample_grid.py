@@ -6,6 +6,7 @@ from pathlib import Path
 from textwrap import wrap
 
 import lightning as L
+import matplotlib
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -29,8 +30,10 @@ MAX_WIDTH = 1600
 """Pixels of the picture's width, about."""
 LINE = 20
 """Pixels of a line of text."""
-CHARACTER = 8
+CHARACTER = 9
 """Pixels of a character's width, about."""
+FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+"""Has the letters of most languages; Pillow's own font has those of English."""
 
 
 class SampleGrid(Callback):
@@ -123,5 +126,5 @@ def _titled(strip: Pixels, title: str) -> Pixels:
 def _text(text: str, width: int) -> Pixels:
     """A line of text [LINE, width, 3], black on white."""
     line = Image.new("RGB", (width, LINE), "white")
-    ImageDraw.Draw(line).text((2, 1), text, fill="black", font=ImageFont.load_default(LINE - 6))
+    ImageDraw.Draw(line).text((2, 1), text, fill="black", font=ImageFont.truetype(FONT, LINE - 6))
     return np.asarray(line)
