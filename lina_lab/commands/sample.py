@@ -76,12 +76,13 @@ class SampleConfig:
     vae: str | None = None
     """Folder or hub name of the diffusers autoencoder of the latents; null: the latents are pixels."""
     shards: str | None = None
-    """For vae: folder of the shards that the model was trained on; their manifest holds the scale of the latents."""
+    """Folder of the shards that the model was trained on; their manifest holds the scale of the latents for vae, and
+    names the text encoder where they hold its states."""
 
     def __post_init__(self) -> None:
         if self.ema is not None and self.weights == "raw":
             raise ValueError(f"ema={self.ema:g} is a length of averaged weights, and weights=raw are not averaged")
-        if (self.vae is None) != (self.shards is None):
+        if self.vae is not None and self.shards is None:
             raise ValueError(
                 "vae=NAME and shards=FOLDER go together: the shards' manifest holds the scale of the latents"
             )
@@ -141,7 +142,10 @@ def run(config: SampleConfig) -> int:
     for assumption in trained.assumptions:
         console.print(f"assumed, not in the weights: {assumption}", soft_wrap=True)
     prompts = [] if config.prompts is None else read_prompts(Path(config.prompts))
-    text = None if config.shards is None else read_manifest(Path(config.shards)).text
+    manifest = None if config.shards is None else read_manifest(Path(config.shards))
+    if manifest is not None and manifest.vae is not None and config.vae is None:
+        raise ValueError(f"shards={config.shards} holds latents: vae=NAME is the autoencoder that decodes them")
+    text = None if manifest is None else manifest.text
     recipe = recipe_of(config, trained, [metadata["prompt"] for metadata in prompts], text)
     recipe = replace(recipe, rng_version=rng_version_in(out))
     model, encode = trained.model.to(device), None

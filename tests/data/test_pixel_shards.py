@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from lina_lab.commands.cache import COMMAND
+from lina_lab.commands.sample import COMMAND as SAMPLE
 from lina_lab.config import TrialConfig
 from lina_lab.data.modules.shards import ShardsDataModule
 from lina_lab.data.pixels import to_pixels
@@ -116,6 +117,25 @@ def test_a_folder_of_pictures_with_captions_becomes_a_trained_model(
     assert (tmp_path / "cell" / "samples.png").is_file()
     again = run_trial(config, tmp_path / "again")
     assert again.metrics["val/loss_ema"] == result.metrics["val/loss_ema"]
+
+
+def test_images_are_sampled_for_captions_with_the_shards_own_encoder(
+    tiny: Tiny, folder: Path, made: Path, vae: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards, cell, out = (tmp_path / name for name in ("shards", "cell", "out"))
+    assert COMMAND.main(command(folder, shards, "text=words", "text_dim=8", "text_length=4")) == 0
+    run_trial(trial(tiny, shards, {"encoder": None}), cell)
+    (tmp_path / "prompts.txt").write_text("a red picture\na blue picture\n")
+    arguments = [f"checkpoint={cell}", f"out={out}", f"prompts={tmp_path / 'prompts.txt'}", "images=3", "ode_steps=2"]
+    assert SAMPLE.main(arguments) == 2
+    assert "encoder=NAME is needed: neither the checkpoint nor shards=FOLDER says" in capsys.readouterr().err
+    assert SAMPLE.main([*arguments, f"shards={shards}"]) == 0
+    with np.load(out / "samples.npz", allow_pickle=False) as arrays:
+        assert arrays["arr_0"].shape == (3, SIDE, SIDE, 3)
+    assert COMMAND.main(command(folder, tmp_path / "latents", f"vae={vae}")) == 0
+    capsys.readouterr()
+    assert SAMPLE.main([*arguments, f"shards={tmp_path / 'latents'}"]) == 2
+    assert "holds latents: vae=NAME is the autoencoder that decodes them" in capsys.readouterr().err
 
 
 def test_the_distance_to_real_pictures_is_measured_on_their_pixels(tiny: Tiny, made: Path) -> None:
