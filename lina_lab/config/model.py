@@ -31,8 +31,8 @@ class AttentionConfig(Checked):
     feature_map: Annotated[str, OneOf(FEATURE_MAPS)] = "relu"
     """Function applied to the queries and keys of linear attention. identity with division is known to diverge."""
     conv: Annotated[str, OneOf(CONVOLUTIONS)] = "depthwise"
-    """Convolution that is added to the output: depthwise over the input's image tokens, or dynamic over the values,
-    with kernels made from the input."""
+    """Convolution that is added to the output: depthwise over the input's image tokens, or dynamic over the values
+    (along the sequence, or dynamic2d on the grid), with kernels made from the input."""
     conv_kernel: PositiveInt = 5
     """Side of the convolution's kernel in tokens; odd."""
     gate: Annotated[str, OneOf(GATES)] = "kv"

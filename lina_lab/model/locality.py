@@ -92,12 +92,15 @@ class DynamicConvolution(nn.Module):
     The mean token goes through two 1 x 1 convolutions grouped by head, with GELU between (as in InLine attention).
     """
 
+    AXES = 1
+    """Of a kernel."""
+
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
         self.kernel = geometry.kernel
-        dim, heads = geometry.dim, geometry.heads
+        dim, heads, taps = geometry.dim, geometry.heads, geometry.kernel**self.AXES
         self.residual = nn.Sequential(
-            nn.Conv1d(dim, dim, 1, groups=heads), nn.GELU(), nn.Conv1d(dim, dim * self.kernel, 1, groups=heads)
+            nn.Conv1d(dim, dim, 1, groups=heads), nn.GELU(), nn.Conv1d(dim, dim * taps, 1, groups=heads)
         )
 
     def forward(self, x_BTD: Tensor, v_BTD: Tensor) -> Tensor:
@@ -107,3 +110,24 @@ class DynamicConvolution(nn.Module):
         sequence = rearrange(v_BTD, "b t d -> 1 (b d) t").to(weight.dtype)
         y = F.conv1d(sequence, weight, padding=self.kernel // 2, groups=batch * dim)
         return rearrange(y, "1 (b d) t -> b t d", b=batch)
+
+
+class DynamicGridConvolution(DynamicConvolution):
+    """As `DynamicConvolution`, with kernel x kernel taps over the values of the image tokens on their grid.
+
+    The mean token is that of all tokens. It adds nothing to condition tokens.
+    """
+
+    AXES = 2
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__(geometry)
+        self.grid, self.condition_tokens = geometry.grid, geometry.condition_tokens
+
+    def forward(self, x_BTD: Tensor, v_BTD: Tensor) -> Tensor:
+        batch, _, dim = x_BTD.shape
+        kernels = self.residual(x_BTD.mean(1).unsqueeze(-1))
+        weight = rearrange(kernels, "b (d i j) 1 -> (b d) 1 i j", i=self.kernel, j=self.kernel)
+        image = rearrange(v_BTD[:, self.condition_tokens :], "b (r c) d -> 1 (b d) r c", r=self.grid[0])
+        y = F.conv2d(image.to(weight.dtype), weight, padding=self.kernel // 2, groups=batch * dim)
+        return F.pad(rearrange(y, "1 (b d) r c -> b (r c) d", b=batch), (0, 0, self.condition_tokens, 0))

@@ -6,9 +6,9 @@ from lina_lab.variants.entry import FREE, GROUP, Convolution, Geometry, official
 CONVOLUTIONS: OpenRegistry[Convolution] = OpenRegistry("conv", GROUP, Convolution, unused="none")
 
 
-def _dynamic_weights(g: Geometry) -> int:
+def _dynamic_weights(g: Geometry, taps: int) -> int:
     """Weights of the two grouped 1 x 1 convolutions that make the kernels; they are multiplied with once a sample."""
-    return g.dim * g.head_dim + g.dim * g.kernel * g.head_dim
+    return g.dim * g.head_dim * (1 + taps)
 
 
 for entry in (
@@ -27,12 +27,21 @@ for entry in (
         documentation="a convolution of the values along the sequence, with kernels made from the mean token "
         "(as in InLine attention)",
         module="lina_lab.model.locality:DynamicConvolution",
-        parameters=lambda g: _dynamic_weights(g) + g.dim + g.dim * g.kernel,
-        multiply_adds=lambda g, tokens: _dynamic_weights(g) + tokens * g.dim * g.kernel,
+        parameters=lambda g: _dynamic_weights(g, g.kernel) + g.dim * (1 + g.kernel),
+        multiply_adds=lambda g, tokens: _dynamic_weights(g, g.kernel) + tokens * g.dim * g.kernel,
         official=(
             *official_layer("residual.0", "dim dim/heads 1"),
             *official_layer("residual.2", "dim*kernel dim/heads 1"),
         ),
+    ),
+    Convolution(
+        name="dynamic2d",
+        documentation="as dynamic, with square kernels over the image tokens on their grid: with conv_kernel=3, "
+        "feature_map=identity and normalization=subtraction it is InLine attention (arXiv 2412.06590)",
+        module="lina_lab.model.locality:DynamicGridConvolution",
+        needs_grid=True,
+        parameters=lambda g: _dynamic_weights(g, g.kernel**2) + g.dim * (1 + g.kernel**2),
+        multiply_adds=lambda g, tokens: _dynamic_weights(g, g.kernel**2) + g.image_tokens * g.dim * g.kernel**2,
     ),
 ):
     CONVOLUTIONS.register(entry)
