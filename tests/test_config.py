@@ -271,7 +271,7 @@ def test_the_configuration_imports_no_torch() -> None:
         ({"model": {"dim": True}}, "model.dim=True: input should be a valid integer"),
         ({"model": {"depth": 3}}, "model: depth=3 must be even"),
         ({"model": {"patch_size": 3}}, "model: patch_size=3 does not divide"),
-        ({"model": {"attention": {"kind": "sofmax"}}}, "input should be 'linear', 'softmax' or 'mediator'"),
+        ({"model": {"attention": {"kind": "sofmax"}}}, "input should be 'linear', 'blocks', 'softmax' or 'mediator'"),
         ({"model": {"attention": {"kind": "softmax"}}}, "model.attention: gate=kv needs kind=linear"),
         (
             {"model": {"attention": {"kind": "softmax", "normalization": "subtraction"}}},
@@ -280,7 +280,7 @@ def test_the_configuration_imports_no_torch() -> None:
         ({"model": {"attention": {"conv_kernel": 4}}}, "model.attention: conv_kernel=4 must be odd"),
         (
             {"model": {"encoder_attention": {}}},
-            "model: encoder_attention needs a conv and a gate that do not need",
+            "model: encoder_attention needs kind, conv and gate that do not need",
         ),
         ({"model": {"latent_channels": 3}}, "data.name=digits needs model.latent_channels=1"),
         ({"model": {"num_classes": 9}}, "data.name=digits needs model.num_classes=10"),

@@ -23,8 +23,8 @@ class AttentionConfig(Checked):
     """One attention: its core, and what is added to it."""
 
     kind: Annotated[str, OneOf(CORES)] = "linear"
-    """Attention type: kernel-based linear attention, softmax attention, or agent attention, which is softmax attention
-    through a few mediator tokens."""
+    """Attention type: kernel-based linear attention, the same with a summary for each block of the image (blocks),
+    softmax attention, or agent attention, which is softmax attention through a few mediator tokens."""
     normalization: Annotated[str, OneOf(NORMALIZATIONS)] = "division"
     """How linear attention makes each row of its weights sum to one: by division, or by subtraction as in InLine
     attention. The other types normalize by themselves."""
@@ -40,6 +40,8 @@ class AttentionConfig(Checked):
     (kv_data), on four groups of the sequence (memory), or on the output (output)."""
     mediators: PositiveInt = 64
     """Mediator tokens of kind=mediator."""
+    blocks: PositiveInt = 16
+    """Blocks of image tokens of kind=blocks. They tile the grid, as squares where that can be."""
 
     def _problems(self) -> Iterator[str]:
         if self.conv_kernel % 2 == 0:
@@ -59,15 +61,16 @@ class AttentionConfig(Checked):
 
     def geometry(self, model: Geometry) -> Geometry:
         """What its parts are built for, and what they cost depends on, in a model of this geometry."""
-        return replace(model, kernel=self.conv_kernel, mediators=self.mediators)
+        return replace(model, kernel=self.conv_kernel, mediators=self.mediators, blocks=self.blocks)
 
     def misfit(self, geometry: Geometry) -> str | None:
         """Why the parts cannot be built for this geometry, as a sentence; None: they can."""
         return next((sentence for variant in self.variants if (sentence := variant.misfit(geometry))), None)
 
     def plain(self) -> "AttentionConfig":
-        """The same core without convolution and gate, as the two encoders have it."""
-        return replace(self, conv="none", gate="none")
+        """The same core without what needs the grid, convolution and gate, as the two encoders have it."""
+        kind = CORES[self.kind].without_grid or self.kind
+        return replace(self, kind=kind, conv="none", gate="none")
 
     @property
     def tied_to_grid(self) -> bool:
@@ -148,7 +151,7 @@ class LinaConfig(Checked):
             yield misfit
         for name in ("encoder_attention", "condition_attention"):
             if any(attention.tied_to_grid for attention in self._pattern(name)):
-                yield f"{name} needs a conv and a gate that do not need the whole grid: it does not see the grid"
+                yield f"{name} needs kind, conv and gate that do not need the whole grid: it does not see the grid"
         for name, depth in (
             ("attention", self.depth // 2),
             ("encoder_attention", self.depth // 2),

@@ -22,48 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
+
+from lina_lab.model.feature_maps import FeatureMap
 
 EPSILON = 1e-6
 """Added to division's mapped queries and keys, and to its denominator."""
-EXP_LIMIT = 10.0
-"""exp is flat above this, so that sums of products stay finite in bfloat16's products and float32's sums."""
 CACHED = 2**19
 """Numbers of a tensor that a CPU's caches hold well: the backward pass takes so many samples at once there."""
-
-
-@dataclass(frozen=True)
-class FeatureMap:
-    """A function of queries and keys, and its derivative as a function of its result."""
-
-    value: Callable[[Tensor], Tensor]
-    """y = f(x)"""
-    pull: Callable[[Tensor, Tensor, float], Tensor]
-    """(grad, y + shift, shift) -> grad * f'(x); may overwrite `grad`."""
-    overwrite: Callable[[Tensor], Tensor] | None = None
-    """As `value`, in the memory of x."""
-
-
-RELU = FeatureMap(
-    F.relu,
-    lambda g, y, shift: torch.ops.aten.threshold_backward.grad_input(g, y, shift, grad_input=g),
-    torch.relu_,
-)
-# Not F.elu(x) + 1, which cancels below zero: in bfloat16 it is 58% off at -6 and 0 at -8. The clamp keeps exp finite.
-ELU = FeatureMap(
-    lambda x: torch.where(x >= 0, x + 1, x.clamp(max=0.0).exp()),
-    lambda g, y, shift: g.mul_((y - shift).clamp_(max=1.0)),
-)
-IDENTITY = FeatureMap(lambda x: x, lambda g, y, shift: g)
-EXP = FeatureMap(
-    lambda x: x.clamp(max=EXP_LIMIT).exp(),
-    lambda g, y, shift: g.mul_(y - shift).masked_fill_(y >= y.new_tensor(EXP_LIMIT).exp() + shift, 0.0),
-)
-LEAKY_RELU = FeatureMap(F.leaky_relu, lambda g, y, shift: torch.where(y > shift, g, 0.01 * g))  # F.leaky_relu's slope
-SOFTPLUS = FeatureMap(F.softplus, lambda g, y, shift: g.mul_((y - shift).neg_().expm1_().neg_()))
-SQUARED_RELU = FeatureMap(
-    lambda x: F.relu(x).square(), lambda g, y, shift: g.mul_((y - shift).clamp_(min=0.0).sqrt_().mul_(2))
-)
 
 
 @dataclass(frozen=True)
@@ -160,25 +125,44 @@ def linear_attention(
     qkv_3BHTE: Tensor, weights: Weights, feature_map: FeatureMap, normalization: Normalization
 ) -> Tensor:
     """Outputs [B, H, T, E]; in eager mode in the memory order of [B, T, H, E]."""
-    form = _plain if torch.compiler.is_compiling() else _Contraction.apply
+    form = plain_attention if torch.compiler.is_compiling() else _Contraction.apply
     return form(qkv_3BHTE, feature_map, normalization, weights.key_value, weights.normalizer, weights.value)
 
 
-def _plain(qkv_3BHTE: Tensor, feature_map: FeatureMap, normalization: Normalization, *weights: Tensor | None) -> Tensor:
-    """`linear_attention`; `weights` are those on key times value, on the normalizer's keys and on the values."""
+def over_all_tokens(q_BHTE: Tensor, k_BHTE: Tensor, columns_BHTF: Tensor, scale: float) -> Tensor:
+    """`scale q kᵀ columns`, with one summary of all tokens: [B, H, T, F]."""
+    return q_BHTE @ ((k_BHTE.mT @ columns_BHTF) * scale)
+
+
+def plain_attention(
+    qkv_3BHTE: Tensor,
+    feature_map: FeatureMap,
+    normalization: Normalization,
+    *weights: Tensor | None,
+    contract: Callable[[Tensor, Tensor, Tensor, float], Tensor] = over_all_tokens,
+) -> Tensor:
+    """`linear_attention` whose backward pass is left to autograd or the compiler.
+
+    Args:
+        qkv_3BHTE: raw queries, keys and values.
+        feature_map: of queries and keys.
+        normalization: of the rows of weights.
+        weights: a gate's, on key times value, on the normalizer's keys and on the values.
+        contract: how queries meet keys, see `over_all_tokens`.
+    """
     key_value, normalizer, value = weights
     q, k = feature_map.value(qkv_3BHTE[:2]) + normalization.shift
     v, (tokens, channels) = qkv_3BHTE[2], qkv_3BHTE.shape[-2:]
     weighted = v if key_value is None else (v * key_value).to(v.dtype)
     last = v.new_ones(()) if normalizer is None else normalizer.to(v.dtype)
     columns = torch.cat([weighted, last.expand(*v.shape[:-1], 1)], dim=-1)
-    summary = (k.mT @ columns) * (normalization.scale(channels) / tokens)
+    both = contract(q, k, columns, normalization.scale(channels) / tokens)
     mean = _token_mean(v, value) if normalization.spreads else None
-    return normalization.forward(q @ summary, mean)
+    return normalization.forward(both, mean)
 
 
 class _Contraction(torch.autograd.Function):
-    """`_plain` with its backward pass written out."""
+    """`plain_attention` with its backward pass written out."""
 
     @staticmethod
     def forward(

@@ -26,6 +26,8 @@ class Geometry:
     """Side of a convolution's kernel in tokens; odd."""
     mediators: int = 64
     """Mediators of kind=mediator."""
+    blocks: int = 16
+    """Blocks of image tokens of kind=blocks."""
 
     @property
     def image_tokens(self) -> int:
@@ -154,7 +156,7 @@ class Variant:
 class Core(Variant):
     """What mixes the tokens.
 
-    Its module maps (AttentionConfig, Geometry) to an `nn.Module` that keeps no state between calls. The forward method
+    Its module maps (AttentionConfig, Geometry) to an `nn.Module` that keeps nothing between calls. The forward method
     maps stacked queries, keys and values [3, B, H, T, E] and a gate's `Weights` to [B, H, T, E].
     """
 
@@ -163,6 +165,8 @@ class Core(Variant):
     """What it uses: "feature_map", "normalization", "token weights" (of gates)."""
     orderless: bool = True
     """Whether a permutation of the tokens permutes its outputs."""
+    without_grid: str | None = None
+    """For a core that needs the grid: the kind that encoders have in its place by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +194,7 @@ class Convolution(Variant):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureMap(Variant):
-    """A function of queries and keys. Its module is a `lina_lab.model.linear.FeatureMap`."""
+    """A function of queries and keys. Its module is a `lina_lab.model.feature_maps.FeatureMap`."""
 
     field: ClassVar[str] = "feature_map"
     needs: str | None = "feature_map"

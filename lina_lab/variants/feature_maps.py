@@ -16,7 +16,7 @@ for name, documentation in {
     "squared_relu": "max(x, 0) squared",
 }.items():
     FEATURE_MAPS.register(
-        FeatureMap(name=name, documentation=documentation, module=f"lina_lab.model.linear:{name.upper()}", **FREE)
+        FeatureMap(name=name, documentation=documentation, module=f"lina_lab.model.feature_maps:{name.upper()}", **FREE)
     )
 
 for name, documentation in {

@@ -34,7 +34,7 @@ for cls in (AttentionConfig, DataConfig, OptimizerConfig):
 REFUSALS = """\
 gate='x': input should be 'none', 'kv', 'kv_shared', 'key', 'value', 'kv_decoupled', 'kv_data', 'memory', 'output' \
 or 'head'
-gate=head needs kind=linear: it acts after the feature map
+gate=head needs kind=linear or blocks: it acts after the feature map
 metric=eval/contrast needs direction=maximize
 options.momentun is not an option of name=sgd, which has momentum
 data.name=stripes needs model.latent_channels=1

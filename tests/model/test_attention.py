@@ -13,8 +13,9 @@ from lina_lab.config import AttentionConfig
 from lina_lab.config.model import PARTS
 from lina_lab.model import Attention
 from lina_lab.model.cores import mediator, softmax
+from lina_lab.model.feature_maps import FeatureMap
 from lina_lab.model.gates import DataGate
-from lina_lab.model.linear import EPSILON, FeatureMap, Weights, linear_attention
+from lina_lab.model.linear import EPSILON, Weights, linear_attention
 from lina_lab.variants import CONVOLUTIONS, FEATURE_MAPS, GATES, NORMALIZATIONS, Geometry
 
 GRID, CONDITION = (3, 4), 4
@@ -41,6 +42,7 @@ def valid_attentions() -> list[AttentionConfig]:
                     gate=gate,
                     conv_kernel=3,
                     mediators=6,
+                    blocks=6,
                 )
             )
         except ValueError:
@@ -313,7 +315,7 @@ def test_order_of_tokens_matters_only_to_convolution_and_gate(
 ) -> None:
     module = Attention(8, 2, config, GRID, CONDITION).double()
     if config.tied_to_grid:
-        for parameter in module.gate.parameters():
+        for parameter in (*module.gate.parameters(), *module.core.parameters()):
             torch.nn.init.uniform_(parameter, 0.5, 1.5, generator=generator)
     x = torch.randn(2, TOKENS, 8, generator=generator, dtype=torch.float64)
     order = torch.randperm(TOKENS, generator=generator)

@@ -42,7 +42,10 @@ def test_by_default_the_encoders_have_the_decoder_s_core_alone() -> None:
     [
         ({"attention": (PLAIN, PLAIN, PLAIN)}, "attention is a pattern of 3, which does not fill its 2 blocks"),
         ({"attention": ()}, "attention is a pattern of 0"),
-        ({"encoder_attention": AttentionConfig()}, "encoder_attention needs a conv and a gate that do not need"),
+        (
+            {"encoder_attention": AttentionConfig()},
+            "encoder_attention needs kind, conv and gate that do not need",
+        ),
         ({"text_dim": 8}, "num_classes and text_dim are both set"),
         ({"position": "rotary"}, "position=rotary needs heads of a multiple of 32 channels"),
         ({"attention": AttentionConfig(gate="memory")}, "gate=memory needs a multiple of 4 tokens, not 30"),
