@@ -37,7 +37,7 @@ class AttentionConfig(Checked):
     """Side of the convolution's kernel in tokens; odd."""
     gate: Annotated[str, OneOf(GATES)] = "kv"
     """Learned weights: on keys and values by position (kv, kv_shared, key, value, kv_decoupled) or by content
-    (kv_data), on four groups of the sequence (memory), or on the output (output)."""
+    (kv_data; beta on keys alone), on four groups of the sequence (memory), or on the output (output)."""
     mediators: PositiveInt = 64
     """Mediator tokens of kind=mediator."""
     blocks: PositiveInt = 16

@@ -96,6 +96,21 @@ class DataGate(Gate):
         return rearrange(root, "b t h -> b h t 1").to(logits_BTH.dtype)
 
 
+class BetaGate(Gate):
+    """`k <- sigmoid(W x + b) k` for each token and head, in numerator and normalizer alike.
+
+    Unlike with `DataGate`, values have no weights, so that outputs of division stay weighted means of the values.
+    """
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__()
+        self.key_gate = nn.Linear(geometry.dim, geometry.heads)
+
+    def weights(self, x_BTD: Tensor) -> Weights:
+        key = rearrange(self.key_gate(x_BTD).sigmoid(), "b t h -> b h t 1")
+        return Weights(key=key, normalizer=key)
+
+
 class MemoryGate(Gate):
     """Four contiguous groups of tokens, each with its own `kᵀv`, averaged with weights `softmax(logits)` [H, 4].
 

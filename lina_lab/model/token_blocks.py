@@ -6,6 +6,7 @@ Shapes: B batch, H heads, T tokens, G blocks, L tokens of the largest block, E c
 from functools import partial
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -53,7 +54,7 @@ class BlockCore(nn.Module):
         q, k, columns = (self._parts(x) for x in (q_BHTE, k_BHTE, columns_BHTF))
         summaries = torch.cat([a.mT @ b for a, b in zip(k, columns, strict=True)], dim=2) * scale
         mixed = (mixing_HGG.to(summaries.dtype) @ summaries.flatten(3)).view_as(summaries)
-        seen = mixed.split([part.shape[2] for part in q], dim=2)
+        seen = torch.split(mixed, [part.shape[2] for part in q], dim=2)
         out = [(a @ b).flatten(2, 3) for a, b in zip(q, seen, strict=True)]
         out[-1] = out[-1].index_select(2, self.place)
         return torch.cat(out, dim=2)
@@ -63,7 +64,7 @@ class BlockCore(nn.Module):
         image = x_BHTF[:, :, self.condition_tokens :]
         if self.filled:
             image = F.pad(image, (0, 0, 0, 1))
-        found = [image.index_select(2, self.index).unflatten(2, (self.blocks, -1))]
+        found = [rearrange(image.index_select(2, self.index), "b h (g l) f -> b h g l f", g=self.blocks)]
         return [x_BHTF[:, :, None, : self.condition_tokens], *found] if self.condition_tokens else found
 
 

@@ -47,6 +47,14 @@ for entry in (
         official=(*official_layer("key_gate", "heads dim"), *official_layer("value_gate", "heads dim")),
     ),
     Gate(
+        name="beta",
+        documentation="a sigmoid weight for each head and token on keys alone, from a linear layer of the token "
+        "(as in SANA-Video 2)",
+        module="lina_lab.model.gates:BetaGate",
+        parameters=lambda g: linear(g.dim, g.heads),
+        multiply_adds=lambda g, tokens: tokens * g.dim * g.heads,
+    ),
+    Gate(
         name="memory",
         documentation=f"weights of {MEMORY_GROUPS} contiguous groups of tokens, for each head",
         module="lina_lab.model.gates:MemoryGate",

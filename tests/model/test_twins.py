@@ -89,7 +89,7 @@ def test_inline_attention_is_its_quadratic_form_and_its_convolution(generator: t
         for part in (slice(0, 4), slice(4, 8)):
             products = q[..., part] @ k[..., part].mT / 2  # the root of 4 channels
             heads.append((products - products.mean(-1, keepdim=True) + 1) @ v[..., part] / 15)
-        return module.proj(torch.cat(heads, -1) + module.conv(x, v))  # type: ignore[operator]
+        return module.proj(torch.cat(heads, -1) + module.conv(x, v))  # type: ignore[no-any-return, operator]
 
     assert_twins(lambda: module(x), twin, [x, *module.parameters()])
 
@@ -178,3 +178,26 @@ def test_blocks_that_do_not_tile_the_grid_are_refused_and_encoders_have_none() -
     assert {a.kind for a in (*config.encoder_blocks, *config.condition_blocks)} == {"linear"}
     with pytest.raises(ValueError, match="encoder_attention needs kind, conv and gate that do not need"):
         replace(config, encoder_attention=AttentionConfig(kind="blocks", blocks=4, conv="none", gate="none"))
+
+
+@each_normalization
+def test_the_beta_gate_weighs_keys_of_numerator_and_normalizer(normalization: str, generator: torch.Generator) -> None:
+    config = AttentionConfig(normalization=normalization, conv="none", gate="beta")
+    module = scattered(Attention(8, 2, config, GRID, 0), generator)
+    x = normal(generator, 2, 15, 8)
+    shift = EPSILON if normalization == "division" else 0.0
+
+    def twin() -> Tensor:
+        q, k, v = module.qkv(x).chunk(3, -1)  # type: ignore[operator]
+        beta, heads = module.gate.key_gate(x), []  # type: ignore[operator, union-attr]
+        for head, part in enumerate((slice(0, 4), slice(4, 8))):
+            weights = 1 / (1 + (-beta[..., head]).exp())
+            products = (q[..., part].relu() + shift) @ (k[..., part].relu() + shift).mT * weights.unsqueeze(1)
+            if normalization == "division":
+                rows = products / (products.sum(-1, keepdim=True) + 15 * EPSILON)
+            else:
+                rows = products / 2 / 15 + (1 - products.sum(-1, keepdim=True) / 2 / 15) / 15
+            heads.append(rows @ v[..., part])
+        return module.proj(torch.cat(heads, -1))  # type: ignore[no-any-return, operator]
+
+    assert_twins(lambda: module(x), twin, [x, *module.parameters()])
