@@ -9,11 +9,22 @@ from pydantic.dataclasses import dataclass
 
 from lina_lab.config.checks import CHECKS, ONE, SEVERAL, Checked, OneOf, Pair, PositiveInt, Share
 from lina_lab.util.registry import OpenRegistry
-from lina_lab.variants import CONVOLUTIONS, CORES, FEATURE_MAPS, GATES, NORMALIZATIONS, POSITIONS, Geometry, Variant
+from lina_lab.variants import (
+    CONVOLUTIONS,
+    CORES,
+    FEATURE_MAPS,
+    GATES,
+    HEAD_NORMS,
+    NORMALIZATIONS,
+    POSITIONS,
+    QK_NORMS,
+    Geometry,
+    Variant,
+)
 
 PARTS: dict[str, OpenRegistry[Variant]] = {
     registry.field: registry  # type: ignore[misc]
-    for registry in (CORES, NORMALIZATIONS, FEATURE_MAPS, CONVOLUTIONS, GATES)
+    for registry in (CORES, NORMALIZATIONS, FEATURE_MAPS, CONVOLUTIONS, GATES, QK_NORMS, HEAD_NORMS)
 }
 """Field of `AttentionConfig` -> its variants."""
 
@@ -42,6 +53,10 @@ class AttentionConfig(Checked):
     """Mediator tokens of kind=mediator."""
     blocks: PositiveInt = 16
     """Blocks of image tokens of kind=blocks. They tile the grid, as squares where that can be."""
+    qk_norm: Annotated[str, OneOf(QK_NORMS)] = "none"
+    """RMS norm of queries and keys before rotation and feature map: over the whole width, or over each head."""
+    head_norm: Annotated[str, OneOf(HEAD_NORMS)] = "none"
+    """RMS norm of each head's output, before a convolution is added; gated_rms multiplies it with a sigmoid gate."""
 
     def _problems(self) -> Iterator[str]:
         if self.conv_kernel % 2 == 0:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from lina_lab.config import AttentionConfig
 from lina_lab.model.positions import Rotation, rotate
-from lina_lab.variants import CONVOLUTIONS, CORES, GATES, Geometry
+from lina_lab.variants import CONVOLUTIONS, CORES, GATES, HEAD_NORMS, QK_NORMS, Geometry
 
 
 class Attention(nn.Module):
-    """Projections, core, gate, convolution, output projection: `[B, T, D] -> [B, T, D]`.
+    """Projections, norms, core, gate, convolution, output projection: `[B, T, D] -> [B, T, D]`.
 
     The parts are those of the entries in `lina_lab.variants`. A configuration that is `tied_to_grid` takes only all
     condition and image tokens, in their order; others take sequences of any length.
@@ -46,6 +46,8 @@ class Attention(nn.Module):
         self.num_heads, self.config = num_heads, config
         self.core = CORES[config.kind].load()(config, geometry)
         self.qkv = nn.Linear(dim, 3 * dim)
+        self.qk_norm = QK_NORMS[config.qk_norm].load()(geometry)
+        self.head_norm = HEAD_NORMS[config.head_norm].load()(geometry)
         self.gate = GATES[config.gate].load()(geometry)
         self.conv = CONVOLUTIONS[config.conv].load()(geometry)
         self.proj = nn.Linear(dim, dim)
@@ -58,11 +60,15 @@ class Attention(nn.Module):
             rotation: of queries and keys, before the feature map; None where positions are added to the tokens.
         """
         qkv_BT3D = self.qkv(x_BTD)
+        if self.qk_norm is not None:
+            qkv_BT3D = self.qk_norm(qkv_BT3D)
         qkv = rearrange(qkv_BT3D, "b t (three h e) -> three b h t e", three=3, h=self.num_heads)
         if rotation is not None:
             qkv = torch.stack([rotate(qkv[0], rotation), rotate(qkv[1], rotation), qkv[2]])
         o = self.core(qkv, self.gate.weights(x_BTD))
         o_BTD = rearrange(o, "b h t e -> b t (h e)")
+        if self.head_norm is not None:
+            o_BTD = self.head_norm(x_BTD, o_BTD)
         if self.conv is not None:
             o_BTD = self.conv(x_BTD, qkv_BT3D[..., -x_BTD.shape[-1] :]).add_(o_BTD)
         return self.proj(self.gate.output(x_BTD, o_BTD))

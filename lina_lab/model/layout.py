@@ -12,9 +12,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from lina_lab.config.model import PARTS
 from lina_lab.model.attention import Attention
 from lina_lab.model.lina import LINA
-from lina_lab.variants import CONVOLUTIONS, GATES, NORMALIZATIONS, OfficialWeight, Variant
+from lina_lab.variants import NORMALIZATIONS, OfficialWeight
 
 RENAMINGS = (
     (r"^class_embedding\.(table\.)?", "label_embed."),
@@ -44,6 +45,8 @@ RESHAPED = {
     )
 }
 """Tensors of other parts than gates and convolutions that have another shape there."""
+FIELDS = {"core": "kind", "gate": "gate", "conv": "conv", "qk_norm": "qk_norm", "head_norm": "head_norm"}
+"""Part of an attention -> the configuration's field."""
 
 
 def load_official(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
@@ -105,11 +108,14 @@ def _part_weight(module: nn.Module, name: str) -> OfficialWeight | None:
     """
     if name in RESHAPED:
         return RESHAPED[name]
-    match = re.match(r"((?:.*?\.)??)(gate|conv)\.(.+)$", name) if isinstance(module, LINA | Attention) else None
+    match = (
+        re.match(rf"((?:.*?\.)??)({'|'.join(FIELDS)})\.(.+)$", name) if isinstance(module, LINA | Attention) else None
+    )
     owner = None if match is None else module.get_submodule(match[1].rstrip("."))
     if match is None or not isinstance(owner, Attention):
         return None
-    entry: Variant = (GATES if match[2] == "gate" else CONVOLUTIONS)[getattr(owner.config, match[2])]
+    field = FIELDS[match[2]]
+    entry = PARTS[field][getattr(owner.config, field)]
     found = next((weight for weight in entry.official or () if weight.ours == match[3]), None)
     if found is None:
         raise ValueError(f"{entry.field}={entry.name}: its {match[3]} has no name in the authors' layout")

@@ -10,6 +10,9 @@ from lina_lab.config.optimizers import OPTIMIZERS
 from lina_lab.model.parametrization import WidthFactors, width_factors
 from lina_lab.util.errors import first_line
 
+NORMS = (nn.LayerNorm, nn.RMSNorm)
+"""Modules whose parameters have no weight decay."""
+
 
 def adamw(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
     """Fused AdamW for groups of parameters, each with its own weight decay."""
@@ -74,7 +77,7 @@ def block_matrices(model: nn.Module) -> set[int]:
 
 def grouped_parameters(model: nn.Module) -> dict[tuple[bool, WidthFactors], list[nn.Parameter]]:
     """The trainable parameters by (whether they have weight decay, their factors); norms have no weight decay."""
-    norms = {id(p) for m in model.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters(recurse=False)}
+    norms = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
     factors, found = width_factors(model), dict[tuple[bool, WidthFactors], list[nn.Parameter]]()
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     for decays in (True, False):

@@ -15,15 +15,18 @@ from lina_lab.variants.entry import (
     FeatureMap,
     Gate,
     Geometry,
+    HeadNorm,
     Normalization,
     OfficialWeight,
     Position,
+    QkNorm,
     Variant,
     linear,
     nothing,
 )
 from lina_lab.variants.feature_maps import FEATURE_MAPS, NORMALIZATIONS
 from lina_lab.variants.gates import GATES
+from lina_lab.variants.norms import HEAD_NORMS, QK_NORMS
 from lina_lab.variants.positions import POSITIONS
 
 __all__ = [
@@ -31,16 +34,20 @@ __all__ = [
     "CORES",
     "FEATURE_MAPS",
     "GATES",
+    "HEAD_NORMS",
     "NORMALIZATIONS",
     "POSITIONS",
+    "QK_NORMS",
     "Convolution",
     "Core",
     "FeatureMap",
     "Gate",
     "Geometry",
+    "HeadNorm",
     "Normalization",
     "OfficialWeight",
     "Position",
+    "QkNorm",
     "Variant",
     "linear",
     "nothing",

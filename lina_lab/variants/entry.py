@@ -213,6 +213,28 @@ class Normalization(Variant):
 
 
 @dataclass(frozen=True, kw_only=True)
+class QkNorm(Variant):
+    """A norm of queries and keys before rotation and feature map.
+
+    Its module maps a Geometry to an `nn.Module`, or None, whose forward method maps queries, keys and values side by
+    side, [B, T, 3 D], to the same.
+    """
+
+    field: ClassVar[str] = "qk_norm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadNorm(Variant):
+    """A norm of each head's output, before a convolution is added.
+
+    Its module maps a Geometry to an `nn.Module`, or None, whose forward method maps the attention's input and the
+    core's output, [B, T, D] each, to [B, T, D].
+    """
+
+    field: ClassVar[str] = "head_norm"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Position(Variant):
     """Positions of tokens. Its module maps a Geometry, whose grid it codes, to a `lina_lab.model.backbone.Positions`.
 

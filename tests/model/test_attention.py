@@ -28,11 +28,13 @@ def choices(field: str) -> tuple[str, ...]:
 
 
 def valid_attentions() -> list[AttentionConfig]:
-    """Every core with every convolution and gate that the configuration allows, and every feature map."""
+    """Every core with every convolution and gate that the configuration allows, and every other part."""
     found = []
     for kind, normalization, conv, gate in itertools.product(
         *(choices(field) for field in ("kind", "normalization", "conv", "gate"))
     ):
+        if kind == "blocks" and "none" not in (conv, gate):
+            continue  # both are as with linear
         try:
             found.append(
                 AttentionConfig(
@@ -53,11 +55,22 @@ def valid_attentions() -> list[AttentionConfig]:
         for normalization in choices("normalization")
         if name != "relu"
     ]
-    return found + maps
+    others = [
+        AttentionConfig(kind=kind, conv="none", gate="none", mediators=6, blocks=6, **{field: name})
+        for kind in choices("kind")
+        for field in ("qk_norm", "head_norm")
+        for name in choices(field)
+        if name != PARTS[field].unused
+    ]
+    return found + maps + others
 
 
 def name_of(config: AttentionConfig) -> str:
-    return f"{config.kind}-{config.normalization}-{config.feature_map}-{config.conv}-{config.gate}"
+    return "-".join(getattr(config, field) for field in PARTS)
+
+
+def known_to_the_authors(config: AttentionConfig) -> bool:
+    return all(variant.official is not None for variant in config.variants)
 
 
 every_attention = pytest.mark.parametrize("config", valid_attentions(), ids=name_of)

@@ -16,7 +16,7 @@ from lina_lab.model import LINA, initialize, load_model, save_model, save_offici
 from lina_lab.model.detect import detect
 from lina_lab.model.official import convert
 from lina_lab.records.weights import STEM
-from tests.model.test_attention import every_attention
+from tests.model.test_attention import known_to_the_authors, name_of, valid_attentions
 from tests.model.test_lina import SMALL, small
 from tests.model.test_placements import PLAIN, ROTARY, SOFTMAX, TEXT
 
@@ -178,14 +178,14 @@ def test_parts_run_no_code(tmp_path: Path) -> None:
         convert(tmp_path, tmp_path / "out")
 
 
-@every_attention
+@pytest.mark.parametrize("config", [*filter(known_to_the_authors, valid_attentions())], ids=name_of)
 def test_an_attention_is_found_by_its_names(config: AttentionConfig) -> None:
     """All but what looks the same: other cores with `qkv`, and feature maps."""
     model = replace(small(config), latent_size=(8, 8))
     found = detect(save_official(LINA(model)), {"num_heads": 2}).config.decoder_blocks
     core = AttentionConfig() if config.kind == "linear" else SOFTMAX
     kernel = config.conv_kernel if config.conv != "none" else core.conv_kernel
-    looks = replace(config, kind="linear", feature_map="relu", mediators=64, conv_kernel=kernel)
+    looks = replace(config, kind="linear", feature_map="relu", mediators=64, blocks=16, conv_kernel=kernel)
     assert found == (looks,)
 
 

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lina_lab.config import AttentionConfig
-from lina_lab.model import Attention
+from lina_lab.model import LINA, Attention
 from lina_lab.model.linear import EPSILON, Weights
+from lina_lab.model.positions import Rotation
 from lina_lab.model.token_blocks import BlockCore, tiles
+from lina_lab.training.optimizers import grouped_parameters
 from lina_lab.variants import CONVOLUTIONS, GATES, NORMALIZATIONS, Geometry
 from lina_lab.variants.cores import tiling
 from tests.model.test_lina import SMALL
@@ -201,3 +203,82 @@ def test_the_beta_gate_weighs_keys_of_numerator_and_normalizer(normalization: st
         return module.proj(torch.cat(heads, -1))  # type: ignore[no-any-return, operator]
 
     assert_twins(lambda: module(x), twin, [x, *module.parameters()])
+
+
+def rms(x: Tensor) -> Tensor:
+    """Over the last axis."""
+    return x / (x.square().sum(-1, keepdim=True) / x.shape[-1] + 1e-6) ** 0.5
+
+
+@pytest.mark.parametrize("kind", ["linear", "softmax"])
+@pytest.mark.parametrize("qk_norm", ["width", "head"])
+def test_queries_and_keys_are_normed_before_rotation_and_feature_map(
+    qk_norm: str, kind: str, generator: torch.Generator
+) -> None:
+    config = AttentionConfig(kind=kind, conv="none", gate="none", qk_norm=qk_norm)
+    module = scattered(Attention(8, 2, config, GRID, 0), generator)
+    x, angle = normal(generator, 2, 15, 8), torch.rand(15, 2, generator=generator, dtype=torch.float64)
+    rotation = Rotation(angle.cos(), angle.sin())
+
+    def twin() -> Tensor:
+        q, k, v = module.qkv(x).chunk(3, -1)  # type: ignore[operator]
+        parts, heads = (slice(0, 4), slice(4, 8)), []
+        if qk_norm == "width":
+            q, k = rms(q), rms(k)
+        else:
+            q, k = (torch.cat([rms(y[..., part]) for part in parts], -1) for y in (q, k))
+        q, k = q * module.qk_norm.query_norm.weight, k * module.qk_norm.key_norm.weight  # type: ignore[union-attr]
+        for part in parts:
+            turned = [torch.view_as_complex(y[..., part].reshape(2, 15, 2, 2)) for y in (q, k)]
+            turned = [y * torch.polar(torch.ones_like(angle), angle) for y in turned]
+            a, b = (torch.view_as_real(y).flatten(-2) for y in turned)
+            if kind == "softmax":
+                rows = (a @ b.mT / 2).softmax(-1)
+            else:
+                products = (a.relu() + EPSILON) @ (b.relu() + EPSILON).mT
+                rows = products / (products.sum(-1, keepdim=True) + 15 * EPSILON)
+            heads.append(rows @ v[..., part])
+        return module.proj(torch.cat(heads, -1))  # type: ignore[no-any-return, operator]
+
+    assert_twins(lambda: module(x, rotation), twin, [x, *module.parameters()])
+
+
+@pytest.mark.parametrize("head_norm", ["rms", "gated_rms"])
+def test_each_head_s_output_is_normed_before_the_convolution_is_added(
+    head_norm: str, generator: torch.Generator
+) -> None:
+    config = AttentionConfig(kind="softmax", conv="dynamic2d", conv_kernel=3, gate="none", head_norm=head_norm)
+    module = scattered(Attention(8, 2, config, GRID, 0), generator)
+    x = normal(generator, 2, 15, 8)
+
+    def twin() -> Tensor:
+        q, k, v = module.qkv(x).chunk(3, -1)  # type: ignore[operator]
+        parts, norm = (slice(0, 4), slice(4, 8)), module.head_norm
+        heads = [rms((q[..., p] @ k[..., p].mT / 2).softmax(-1) @ v[..., p]) * norm.norm.weight[p] for p in parts]  # type: ignore[union-attr]
+        out = torch.cat(heads, -1)
+        if head_norm == "gated_rms":
+            out = out / (1 + (-(x @ norm.output_gate.weight.T + norm.output_gate.bias)).exp())  # type: ignore[union-attr]
+        return module.proj(out + module.conv(x, v))  # type: ignore[no-any-return, operator]
+
+    assert_twins(lambda: module(x), twin, [x, *module.parameters()])
+
+
+@pytest.mark.parametrize("fill", [0.0, 1e-30, 1e4])
+def test_norms_of_tiny_and_huge_tokens_have_finite_gradients_in_bfloat16(fill: float) -> None:
+    module = Attention(8, 2, AttentionConfig(conv="none", gate="none", qk_norm="head", head_norm="gated_rms"))
+    nn.init.zeros_(module.qkv.bias)
+    x = torch.full((1, 3, 8), fill, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = module(x)
+    out.sum().backward()
+    for value in (out, x.grad, *(parameter.grad for parameter in module.parameters())):
+        assert value is not None
+        assert value.isfinite().all()
+
+
+def test_norms_inside_attention_have_no_weight_decay() -> None:
+    model = LINA(replace(SMALL, attention=AttentionConfig(conv="none", gate="none", qk_norm="width", head_norm="rms")))
+    decayed = {id(p) for (decays, _), group in grouped_parameters(model).items() for p in group if decays}
+    norms = [p for name, p in model.named_parameters() if ".qk_norm." in name or ".head_norm." in name]
+    assert len(norms) == 3 * 3  # decoder, encoder and condition encoder
+    assert not any(id(p) in decayed for p in norms)

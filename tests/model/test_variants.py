@@ -14,6 +14,7 @@ from lina_lab.config import AttentionConfig, LinaConfig, from_dict
 from lina_lab.config.checks import choices
 from lina_lab.config.datasets import DATA_SETS
 from lina_lab.config.metrics import METRICS
+from lina_lab.config.model import PARTS as PARTS_BY_FIELD
 from lina_lab.config.optimizers import OPTIMIZERS
 from lina_lab.model import LINA, Attention, save_official
 from lina_lab.util import registry
@@ -23,8 +24,10 @@ from lina_lab.variants import (
     CORES,
     FEATURE_MAPS,
     GATES,
+    HEAD_NORMS,
     NORMALIZATIONS,
     POSITIONS,
+    QK_NORMS,
     Gate,
     Geometry,
     OfficialWeight,
@@ -32,9 +35,9 @@ from lina_lab.variants import (
 )
 from tests.model.test_lina import SMALL, small
 
-REGISTRIES = (CORES, NORMALIZATIONS, FEATURE_MAPS, CONVOLUTIONS, GATES, POSITIONS)
+REGISTRIES = (CORES, NORMALIZATIONS, FEATURE_MAPS, CONVOLUTIONS, GATES, QK_NORMS, HEAD_NORMS, POSITIONS)
 GEOMETRY = Geometry(dim=8, heads=2, grid=(3, 4), condition_tokens=4, kernel=3)
-PARTS = [entry for entries in (GATES, CONVOLUTIONS) for entry in entries.builtin.values()]
+PARTS = [entry for entries in (GATES, CONVOLUTIONS, QK_NORMS, HEAD_NORMS) for entry in entries.builtin.values()]
 COMPLETE = Gate(name="test", documentation="", module=nn.Identity, parameters=nothing, multiply_adds=nothing)
 
 
@@ -199,6 +202,24 @@ def test_a_package_s_variant_is_found_in_official_weights_by_its_names(packages:
     packages(HEAD)
     with pytest.raises(ValueError, match=r"^gate=test: its scale has no name in the authors' layout$"):
         save_official(Attention(8, 2, AttentionConfig(gate="test")))
+
+
+def test_a_variant_that_the_authors_do_not_have_is_not_put_into_their_layout() -> None:
+    """Whatever its tensors are called; without a tensor nothing is lost."""
+    refused = set()
+    for field, entries in PARTS_BY_FIELD.items():
+        for entry in entries.builtin.values():
+            rest = {"conv": "none", "gate": "none", "blocks": 4, field: entry.name}
+            module = Attention(8, 2, AttentionConfig(**rest), (4, 4), 4)
+            if entry.official is None:
+                refused.add(field)
+                with pytest.raises(
+                    ValueError, match=rf"^{field}={entry.name}: its \S+ has no name in the authors' layout$"
+                ):
+                    save_official(module)
+            else:
+                save_official(module)
+    assert refused == {"kind", "conv", "gate", "qk_norm", "head_norm"}
 
 
 def test_a_variant_that_does_not_fit_is_refused_by_the_configuration_and_the_module() -> None:
