@@ -26,7 +26,7 @@ from tests.command_line import HEADER, OURS, QUESTION, STUDIES, composed, empty_
         ("modle.dim=8", ["modle is not a field", "did you mean model?", "trainer"]),
         ("+model.extra=8", ["model.extra is not a field", "flow_depth"]),
         ("trainer.epochs=8", ["trainer.epochs is not a field", "max_images"]),
-        ("model.attention.kind=sofmax", ["model.attention.kind='sofmax'", "'linear', 'blocks', 'softmax' or 'mediator'"]),
+        ("model.attention.kind=sofmax", ["model.attention.kind='sofmax'", "'linear', 'blocks', 'softmax'"]),
         ("model.attention.kind=softmax", ["gate=kv needs kind=linear"]),
         ("model.dim=30", ["dim=30 is not a multiple of num_heads=4"]),
         ("model.dim=wide", ["model.dim='wide'", "valid integer"]),

@@ -5,11 +5,12 @@ unknown field or a value outside the allowed ones raises `pydantic.ValidationErr
 The string under a field is its documentation: `python -m lina_lab.run --help` prints it.
 """
 
+from lina_lab.config.attention import AttentionConfig
 from lina_lab.config.checks import CHECKS, from_dict, to_dict
 from lina_lab.config.command import CommandConfig, PathsConfig, SlurmConfig, TorchrunConfig
 from lina_lab.config.ema import EmaConfig
 from lina_lab.config.history import current_name, current_names, from_stored, study_from_stored
-from lina_lab.config.model import AttentionConfig, LinaConfig
+from lina_lab.config.model import LinaConfig
 from lina_lab.config.objectives import BudgetConfig, ObjectiveConfig
 from lina_lab.config.optimizers import OptimizerConfig
 from lina_lab.config.pruning import PruningConfig

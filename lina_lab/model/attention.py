@@ -3,13 +3,12 @@
 Shapes: B batch, M condition tokens, N image tokens, T = M + N tokens, D width, H heads, E = D / H channels of a head.
 """
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from lina_lab.config import AttentionConfig
-from lina_lab.model.positions import Rotation, rotate
-from lina_lab.variants import CONVOLUTIONS, CORES, GATES, HEAD_NORMS, QK_NORMS, Geometry
+from lina_lab.model.positions import Rotation
+from lina_lab.variants import CONVOLUTIONS, CORES, GATES, HEAD_NORMS, QK_NORMS, ROTATIONS, Geometry
 
 
 class Attention(nn.Module):
@@ -46,6 +45,7 @@ class Attention(nn.Module):
         self.num_heads, self.config = num_heads, config
         self.core = CORES[config.kind].load()(config, geometry)
         self.qkv = nn.Linear(dim, 3 * dim)
+        self.rotated = ROTATIONS[config.rotate].load()
         self.qk_norm = QK_NORMS[config.qk_norm].load()(geometry)
         self.head_norm = HEAD_NORMS[config.head_norm].load()(geometry)
         self.gate = GATES[config.gate].load()(geometry)
@@ -57,15 +57,14 @@ class Attention(nn.Module):
 
         Args:
             x_BTD: tokens [B, T, D].
-            rotation: of queries and keys, before the feature map; None where positions are added to the tokens.
+            rotation: of queries and keys, see `AttentionConfig.rotate`; None where positions are added to the tokens.
         """
         qkv_BT3D = self.qkv(x_BTD)
         if self.qk_norm is not None:
             qkv_BT3D = self.qk_norm(qkv_BT3D)
         qkv = rearrange(qkv_BT3D, "b t (three h e) -> three b h t e", three=3, h=self.num_heads)
-        if rotation is not None:
-            qkv = torch.stack([rotate(qkv[0], rotation), rotate(qkv[1], rotation), qkv[2]])
-        o = self.core(qkv, self.gate.weights(x_BTD))
+        weights = self.gate.weights(x_BTD)
+        o = self.core(qkv, weights) if rotation is None else self.rotated(self.core, qkv, weights, rotation)
         o_BTD = rearrange(o, "b h t e -> b t (h e)")
         if self.head_norm is not None:
             o_BTD = self.head_norm(x_BTD, o_BTD)

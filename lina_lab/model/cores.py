@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lina_lab.config import AttentionConfig
-from lina_lab.model.linear import Weights, linear_attention
+from lina_lab.model.linear import Numerator, Weights, linear_attention, plain_attention
 from lina_lab.variants import FEATURE_MAPS, NORMALIZATIONS, Geometry
 
 
@@ -23,9 +23,12 @@ class LinearCore(nn.Module):
         self.feature_map = FEATURE_MAPS[config.feature_map].load()
         self.normalization = NORMALIZATIONS[config.normalization].load()
 
-    def forward(self, qkv_3BHTE: Tensor, weights: Weights) -> Tensor:
+    def forward(self, qkv_3BHTE: Tensor, weights: Weights, numerator: Numerator | None = None) -> Tensor:
         """Outputs [B, H, T, E] under a gate's weights on the tokens."""
-        return linear_attention(qkv_3BHTE, weights, self.feature_map, self.normalization)
+        if numerator is None:
+            return linear_attention(qkv_3BHTE, weights, self.feature_map, self.normalization)
+        gates = weights.key_value, weights.normalizer, weights.value
+        return plain_attention(qkv_3BHTE, self.feature_map, self.normalization, *gates, numerator=numerator)
 
 
 class SoftmaxCore(nn.Module):

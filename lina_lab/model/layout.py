@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from lina_lab.config.model import PARTS
+from lina_lab.config.attention import PARTS
 from lina_lab.model.attention import Attention
 from lina_lab.model.lina import LINA
 from lina_lab.variants import NORMALIZATIONS, OfficialWeight

@@ -129,6 +129,10 @@ def linear_attention(
     return form(qkv_3BHTE, feature_map, normalization, weights.key_value, weights.normalizer, weights.value)
 
 
+Numerator = Callable[[Tensor, Tensor], Tensor]
+"""(raw, mapped) queries and keys [2, B, H, T, E] -> those of the numerator."""
+
+
 def over_all_tokens(q_BHTE: Tensor, k_BHTE: Tensor, columns_BHTF: Tensor, scale: float) -> Tensor:
     """`scale q kᵀ columns`, with one summary of all tokens: [B, H, T, F]."""
     return q_BHTE @ ((k_BHTE.mT @ columns_BHTF) * scale)
@@ -140,6 +144,7 @@ def plain_attention(
     normalization: Normalization,
     *weights: Tensor | None,
     contract: Callable[[Tensor, Tensor, Tensor, float], Tensor] = over_all_tokens,
+    numerator: Numerator | None = None,
 ) -> Tensor:
     """`linear_attention` whose backward pass is left to autograd or the compiler.
 
@@ -149,14 +154,20 @@ def plain_attention(
         normalization: of the rows of weights.
         weights: a gate's, on key times value, on the normalizer's keys and on the values.
         contract: how queries meet keys, see `over_all_tokens`.
+        numerator: where the numerator has other queries and keys than the normalizer.
     """
     key_value, normalizer, value = weights
-    q, k = feature_map.value(qkv_3BHTE[:2]) + normalization.shift
+    q, k = mapped = feature_map.value(qkv_3BHTE[:2]) + normalization.shift
     v, (tokens, channels) = qkv_3BHTE[2], qkv_3BHTE.shape[-2:]
+    scale = normalization.scale(channels) / tokens
     weighted = v if key_value is None else (v * key_value).to(v.dtype)
     last = v.new_ones(()) if normalizer is None else normalizer.to(v.dtype)
-    columns = torch.cat([weighted, last.expand(*v.shape[:-1], 1)], dim=-1)
-    both = contract(q, k, columns, normalization.scale(channels) / tokens)
+    last = last.expand(*v.shape[:-1], 1)
+    if numerator is None:
+        both = contract(q, k, torch.cat([weighted, last], dim=-1), scale)
+    else:
+        own_q, own_k = numerator(qkv_3BHTE[:2], mapped)
+        both = torch.cat([contract(own_q, own_k, weighted, scale), contract(q, k, last, scale)], dim=-1)
     mean = _token_mean(v, value) if normalization.spreads else None
     return normalization.forward(both, mean)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lina_lab.config import AttentionConfig
-from lina_lab.model.linear import Weights, plain_attention
+from lina_lab.model.linear import Numerator, Weights, plain_attention
 from lina_lab.variants import FEATURE_MAPS, NORMALIZATIONS, Geometry
 from lina_lab.variants.cores import block_groups, tiling
 
@@ -40,12 +40,13 @@ class BlockCore(nn.Module):
         self.register_buffer("index", index.flatten(), persistent=False)
         self.register_buffer("place", index.flatten().argsort()[: geometry.image_tokens], persistent=False)
 
-    def forward(self, qkv_3BHTE: Tensor, weights: Weights) -> Tensor:
+    def forward(self, qkv_3BHTE: Tensor, weights: Weights, numerator: Numerator | None = None) -> Tensor:
         """Outputs [B, H, T, E] under a gate's weights on the tokens."""
         gates = weights.key_value, weights.normalizer, weights.value
         mixing = len(self.logits[0]) * self.logits.softmax(-1)
+        contract = partial(self._contract, mixing)
         return plain_attention(
-            qkv_3BHTE, self.feature_map, self.normalization, *gates, contract=partial(self._contract, mixing)
+            qkv_3BHTE, self.feature_map, self.normalization, *gates, contract=contract, numerator=numerator
         )
 
     def _contract(

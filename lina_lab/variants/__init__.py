@@ -20,6 +20,7 @@ from lina_lab.variants.entry import (
     OfficialWeight,
     Position,
     QkNorm,
+    Rotate,
     Variant,
     linear,
     nothing,
@@ -27,7 +28,7 @@ from lina_lab.variants.entry import (
 from lina_lab.variants.feature_maps import FEATURE_MAPS, NORMALIZATIONS
 from lina_lab.variants.gates import GATES
 from lina_lab.variants.norms import HEAD_NORMS, QK_NORMS
-from lina_lab.variants.positions import POSITIONS
+from lina_lab.variants.positions import POSITIONS, ROTATIONS
 
 __all__ = [
     "CONVOLUTIONS",
@@ -38,6 +39,7 @@ __all__ = [
     "NORMALIZATIONS",
     "POSITIONS",
     "QK_NORMS",
+    "ROTATIONS",
     "Convolution",
     "Core",
     "FeatureMap",
@@ -48,6 +50,7 @@ __all__ = [
     "OfficialWeight",
     "Position",
     "QkNorm",
+    "Rotate",
     "Variant",
     "linear",
     "nothing",

@@ -162,7 +162,7 @@ class Core(Variant):
 
     field: ClassVar[str] = "kind"
     takes: frozenset[str] = frozenset()
-    """What it uses: "feature_map", "normalization", "token weights" (of gates)."""
+    """What it uses: "feature_map", "normalization" (and a numerator of its own), "token weights" (of gates)."""
     orderless: bool = True
     """Whether a permutation of the tokens permutes its outputs."""
     without_grid: str | None = None
@@ -224,6 +224,19 @@ class QkNorm(Variant):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rotate(Variant):
+    """What rotary positions turn.
+
+    Its module maps a core, stacked queries, keys and values [3, B, H, T, E], a gate's `Weights` and a `Rotation` to the
+    core's outputs [B, H, T, E]. Where the numerator has queries and keys of its own, the core takes a third argument, a
+    `lina_lab.model.linear.Numerator`.
+    """
+
+    field: ClassVar[str] = "rotate"
+    why: str = "{kind} has no numerator of its own"
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadNorm(Variant):
     """A norm of each head's output, before a convolution is added.
 
@@ -242,6 +255,8 @@ class Position(Variant):
     """
 
     field: ClassVar[str] = "position"
+    rotates: bool = False
+    """Whether it gives a rotation of queries and keys."""
     time_zero: bool = False
     """Whether each condition token gets the constant of time 0, as in the published models with added positions."""
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lina_lab.config import AttentionConfig
-from lina_lab.config.model import PARTS
+from lina_lab.config.attention import PARTS
 from lina_lab.model import Attention
 from lina_lab.model.cores import mediator, softmax
 from lina_lab.model.feature_maps import FeatureMap

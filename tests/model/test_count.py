@@ -13,6 +13,8 @@ from lina_lab.commands.count import COMMAND
 from lina_lab.config import AttentionConfig, LinaConfig
 from lina_lab.config.presets import SIZES
 from lina_lab.model import LINA, Attention, count, sample_loss_inputs
+from lina_lab.model.positions import axial_rotation
+from lina_lab.variants import ROTATIONS
 from tests.model.test_attention import every_attention
 from tests.model.test_lina import SMALL, seeded, small
 from tests.model.test_placements import PLAIN, ROTARY, SOFTMAX, TEXT
@@ -113,6 +115,17 @@ def test_an_attention_counts_right(means_counted: None, config: AttentionConfig)
     assert count.attention_parameters(model, config) == sum(p.numel() for p in module.parameters())
     x = torch.randn(1, tokens, model.dim, generator=seeded())
     assert executed(lambda: module(x)) == count.attention_operations(model, config, tokens)
+
+
+@pytest.mark.parametrize("kind", ["linear", "blocks"])
+def test_a_rotation_executes_nothing_that_is_counted(kind: str) -> None:
+    """Whatever it rotates: a product for the numerator and one for the normalizer are as much as one for both."""
+    x, found = torch.randn(1, 24, 64, generator=seeded()), set()
+    for rotate in ROTATIONS.builtin:
+        attention = AttentionConfig(kind=kind, conv="none", gate="none", rotate=rotate, blocks=4)
+        module = Attention(64, 2, attention, (4, 6), 0)
+        found |= {executed(lambda module=module: module(x, axial_rotation((4, 6), 32)))}
+    assert len(found) == 1
 
 
 @varied

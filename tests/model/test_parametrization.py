@@ -12,7 +12,7 @@ from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from lina_lab.config import AttentionConfig, LinaConfig, from_dict
-from lina_lab.config.model import PARTS
+from lina_lab.config.attention import PARTS
 from lina_lab.model import LINA, initialize, load_official, sample_loss_inputs, save_official
 from lina_lab.model.gates import Gate as GateModule
 from lina_lab.model.parametrization import ParameterKind, WidthFactors, parameter_kinds, width_factors
@@ -64,7 +64,10 @@ def every_variant() -> Iterator[Any]:
                 if entry.needs is None or entry.needs in core.takes:
                     gate = chosen.get("gate", "none")
                     attention = {"kind": core.name, "gate": gate, "conv": chosen.get("conv", "none")} | chosen
-                    yield pytest.param({"attention": attention}, id=f"{field}={entry.name}, {core.name}")
+                    position = "rotary" if field == "rotate" else "sincos"
+                    yield pytest.param(
+                        {"attention": attention, "position": position}, id=f"{field}={entry.name}, {core.name}"
+                    )
     for position in POSITIONS.builtin:
         yield pytest.param({"position": position}, id=f"position={position}")
     yield pytest.param(TEXT, id="text")

@@ -16,7 +16,7 @@ from lina_lab.model.token_blocks import BlockCore, tiles
 from lina_lab.training.optimizers import grouped_parameters
 from lina_lab.variants import CONVOLUTIONS, GATES, NORMALIZATIONS, Geometry
 from lina_lab.variants.cores import tiling
-from tests.model.test_lina import SMALL
+from tests.model.test_lina import SMALL, seeded
 
 GRID = (3, 5)
 GEOMETRY = Geometry(dim=8, heads=2, grid=GRID, condition_tokens=4, kernel=3)
@@ -282,3 +282,71 @@ def test_norms_inside_attention_have_no_weight_decay() -> None:
     norms = [p for name, p in model.named_parameters() if ".qk_norm." in name or ".head_norm." in name]
     assert len(norms) == 3 * 3  # decoder, encoder and condition encoder
     assert not any(id(p) in decayed for p in norms)
+
+
+@each_normalization
+@pytest.mark.parametrize("kind", ["linear", "blocks"])
+@pytest.mark.parametrize("rotate", ["numerator", "raw_numerator"])
+def test_a_rotation_of_the_numerator_leaves_the_normalizer_as_it_is(
+    rotate: str, kind: str, normalization: str, generator: torch.Generator
+) -> None:
+    """Under a gate, whose weights on the normalizer's keys are others than those of the numerator."""
+    gate = {"linear": "kv_decoupled", "blocks": "none"}[kind]
+    config = AttentionConfig(
+        kind=kind, normalization=normalization, feature_map="elu", conv="none", gate=gate, rotate=rotate, blocks=6
+    )
+    module = scattered(Attention(8, 2, config, GRID, 0), generator)
+    x, angle = normal(generator, 2, 15, 8), torch.rand(15, 2, generator=generator, dtype=torch.float64)
+    shift = EPSILON if normalization == "division" else 0.0
+
+    def turned(y: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(y.reshape(2, 15, 2, 2)) * torch.polar(torch.ones_like(angle), angle)
+        return torch.view_as_real(pairs).flatten(-2)
+
+    def twin() -> Tensor:
+        q, k, v = module.qkv(x).chunk(3, -1)  # type: ignore[operator]
+        heads, block = [], torch.tensor(BLOCKS).flatten()
+        for head, part in enumerate((slice(0, 4), slice(4, 8))):
+            raw = q[..., part], k[..., part]
+            mapped = [nn.functional.elu(y) + 1 + shift for y in raw]
+            a, b = (turned(y) for y in (mapped if rotate == "numerator" else raw))
+            above, below, values = a @ b.mT, mapped[0] @ mapped[1].mT, v[..., part]
+            if kind == "blocks":
+                mixing = 6 * module.core.logits[head].softmax(-1)[block][:, block]  # type: ignore[index, union-attr]
+                above, below = above * mixing, below * mixing
+            else:
+                weights = module.gate.state_dict(keep_vars=True)  # type: ignore[union-attr]
+                above = above * weights["key_scale_gamma"][head].T
+                below = below * weights["key_scale_tau"][head].T
+                values = values * weights["value_scale"][head]
+            total = below.sum(-1, keepdim=True)
+            if normalization == "division":
+                heads.append(above @ values / (total + 15 * EPSILON))
+            else:
+                heads.append(above @ values / 30 + (1 - total / 30) * values.mean(1, keepdim=True))
+        return module.proj(torch.cat(heads, -1))  # type: ignore[no-any-return, operator]
+
+    rotation = Rotation(angle.cos(), angle.sin())
+    assert_twins(lambda: module(x, rotation), twin, [x, *module.parameters()])
+
+
+def test_a_rotation_of_the_numerator_needs_one_and_a_normalizer() -> None:
+    with pytest.raises(ValueError, match="rotate=numerator needs position=rotary: position=sincos rotates nothing"):
+        replace(SMALL, attention=AttentionConfig(rotate="numerator"))
+    sentence = "rotate=raw_numerator needs kind=linear or blocks: softmax has no numerator of its own"
+    with pytest.raises(ValueError, match=sentence):
+        AttentionConfig(kind="softmax", conv="none", gate="none", rotate="raw_numerator")
+
+
+def test_a_rotation_of_the_numerator_trains_in_bfloat16(generator: torch.Generator) -> None:
+    attention = AttentionConfig(conv="dynamic2d", conv_kernel=3, gate="beta", qk_norm="width", rotate="numerator")
+    config = replace(SMALL, dim=64, position="rotary", attention=replace(attention, head_norm="gated_rms"))
+    model = LINA(config)
+    latents, label = torch.randn(2, 2, *config.latent_size, generator=generator), torch.tensor([0, 1])
+    exact = model.loss(latents, label=label, generator=seeded())
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.loss(latents, label=label, generator=seeded())
+    loss.backward()
+    assert loss.item() == pytest.approx(exact.item(), rel=0.02)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert model.generate(label=label, steps=2, flow_steps=2, generator=seeded()).isfinite().all()

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from lina_lab.config import AttentionConfig, LinaConfig, from_dict
+from lina_lab.config.attention import PARTS as PARTS_BY_FIELD
 from lina_lab.config.checks import choices
 from lina_lab.config.datasets import DATA_SETS
 from lina_lab.config.metrics import METRICS
-from lina_lab.config.model import PARTS as PARTS_BY_FIELD
 from lina_lab.config.optimizers import OPTIMIZERS
 from lina_lab.model import LINA, Attention, save_official
 from lina_lab.util import registry
@@ -28,6 +28,7 @@ from lina_lab.variants import (
     NORMALIZATIONS,
     POSITIONS,
     QK_NORMS,
+    ROTATIONS,
     Gate,
     Geometry,
     OfficialWeight,
@@ -35,7 +36,7 @@ from lina_lab.variants import (
 )
 from tests.model.test_lina import SMALL, small
 
-REGISTRIES = (CORES, NORMALIZATIONS, FEATURE_MAPS, CONVOLUTIONS, GATES, QK_NORMS, HEAD_NORMS, POSITIONS)
+REGISTRIES = (CORES, NORMALIZATIONS, FEATURE_MAPS, CONVOLUTIONS, GATES, QK_NORMS, ROTATIONS, HEAD_NORMS, POSITIONS)
 GEOMETRY = Geometry(dim=8, heads=2, grid=(3, 4), condition_tokens=4, kernel=3)
 PARTS = [entry for entries in (GATES, CONVOLUTIONS, QK_NORMS, HEAD_NORMS) for entry in entries.builtin.values()]
 COMPLETE = Gate(name="test", documentation="", module=nn.Identity, parameters=nothing, multiply_adds=nothing)
