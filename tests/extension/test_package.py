@@ -32,8 +32,8 @@ for cls in (AttentionConfig, DataConfig, OptimizerConfig):
     print(fields_help(cls))
 """
 REFUSALS = """\
-gate='x': input should be 'none', 'kv', 'kv_shared', 'key', 'value', 'kv_decoupled', 'kv_data', 'memory', 'output' \
-or 'head'
+gate='x': input should be 'none', 'kv', 'kv_shared', 'key', 'value', 'kv_decoupled', 'kv_data', 'beta', 'memory', \
+'output' or 'head'
 gate=head needs kind=linear or blocks: it acts after the feature map
 metric=eval/contrast needs direction=maximize
 options.momentun is not an option of name=sgd, which has momentum
@@ -58,7 +58,11 @@ def test_a_package_s_names_are_allowed_and_listed_and_their_modules_are_not_impo
     ("source", "sentence"),
     [
         ("raise OSError('no disk')", "cannot be loaded (OSError: no disk)"),
-        ("HEAD = 3", "is not a Convolution or Core or FeatureMap or Gate or Normalization or Position, but 3"),
+        (
+            "HEAD = 3",
+            "is not a Convolution or Core or FeatureMap or Gate or HeadNorm or Normalization or Position or QkNorm or "
+            "Rotate, but 3",
+        ),
     ],
 )
 def test_a_broken_package_is_named_in_one_sentence_and_only_where_it_is_asked_for(
