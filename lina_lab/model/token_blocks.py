@@ -21,8 +21,8 @@ class BlockCore(nn.Module):
 
     The image's tokens are tiles of the grid, and the condition tokens, if there are any, are a block of their own.
     Numerator and normalizer have the same weights, so rows of weights sum to one under each normalization. All start at
-    1, as linear attention, and stay positive; in the paper they are bare parameters that favor near blocks at first.
-    With equal rows and contiguous blocks they are the weights on keys of `gate=memory`.
+    1, as linear attention, and stay positive. With equal rows and contiguous blocks they are the weights on keys of
+    `gate=memory`, which has them on the numerator alone.
     """
 
     index: Tensor
@@ -53,8 +53,8 @@ class BlockCore(nn.Module):
         self, mixing_HGG: Tensor, q_BHTE: Tensor, k_BHTE: Tensor, columns_BHTF: Tensor, scale: float
     ) -> Tensor:
         q, k, columns = (self._parts(x) for x in (q_BHTE, k_BHTE, columns_BHTF))
-        summaries = torch.cat([a.mT @ b for a, b in zip(k, columns, strict=True)], dim=2) * scale
-        mixed = (mixing_HGG.to(summaries.dtype) @ summaries.flatten(3)).view_as(summaries)
+        summaries = torch.cat([a.mT @ b for a, b in zip(k, columns, strict=True)], dim=2)
+        mixed = ((scale * mixing_HGG).to(summaries.dtype) @ summaries.flatten(3)).view_as(summaries)
         seen = torch.split(mixed, [part.shape[2] for part in q], dim=2)
         out = [(a @ b).flatten(2, 3) for a, b in zip(q, seen, strict=True)]
         out[-1] = out[-1].index_select(2, self.place)
