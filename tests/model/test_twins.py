@@ -1,7 +1,6 @@
 """Variants of other papers than LINA's against naive twins: plain, quadratic where it applies, in float64."""
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,41 +9,14 @@ from torch import Tensor, nn
 
 from lina_lab.config import AttentionConfig
 from lina_lab.model import LINA, Attention
-from lina_lab.model.linear import EPSILON, Weights
+from lina_lab.model.linear import EPSILON
 from lina_lab.model.positions import Rotation
-from lina_lab.model.token_blocks import BlockCore, tiles
 from lina_lab.training.optimizers import grouped_parameters
-from lina_lab.variants import CONVOLUTIONS, GATES, NORMALIZATIONS, Geometry
-from lina_lab.variants.cores import tiling
+from lina_lab.variants import CONVOLUTIONS
+from tests.model.test_attention import TOLERANCES
 from tests.model.test_lina import SMALL, seeded
-
-GRID = (3, 5)
-GEOMETRY = Geometry(dim=8, heads=2, grid=GRID, condition_tokens=4, kernel=3)
-each_condition = pytest.mark.parametrize("condition", [0, 4], ids=["image alone", "with condition"])
-
-
-def assert_twins(ours: Callable[[], Tensor], twin: Callable[[], Tensor], inputs: list[Tensor]) -> None:
-    """Outputs and the gradients of all inputs agree in float64."""
-    found, expected = ours(), twin()
-    upstream = torch.randn(found.shape, generator=torch.Generator().manual_seed(3), dtype=found.dtype)
-    pairs = [(found, expected)]
-    pairs += zip(*(torch.autograd.grad(out, inputs, upstream) for out in (found, expected)), strict=True)
-    for number, (a, b) in enumerate(pairs):
-        assert a.dtype == torch.float64
-        assert b.abs().max() > 0, number
-        assert (a - b).abs().max() <= 1e-10 * b.abs().max(), number
-
-
-def normal(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
-
-
-def scattered(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """The module in float64, its parameters away from the values at which they start."""
-    module.double()
-    for parameter in module.parameters():
-        parameter.data += 0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    return module
+from tests.model.test_token_blocks import BLOCKS, each_condition, each_normalization
+from tests.model.twins import GEOMETRY, GRID, assert_twins, normal, scattered
 
 
 @each_condition
@@ -94,92 +66,6 @@ def test_inline_attention_is_its_quadratic_form_and_its_convolution(generator: t
         return module.proj(torch.cat(heads, -1) + module.conv(x, v))  # type: ignore[no-any-return, operator]
 
     assert_twins(lambda: module(x), twin, [x, *module.parameters()])
-
-
-BLOCKS = [[0, 0, 1, 1, 2], [0, 0, 1, 1, 2], [3, 3, 4, 4, 5]]
-"""Of 3 x 5 tokens, in 6 blocks."""
-each_normalization = pytest.mark.parametrize("normalization", NORMALIZATIONS.builtin)
-
-
-def block_core(normalization: str, generator: torch.Generator, geometry: Geometry) -> BlockCore:
-    core = BlockCore(AttentionConfig(kind="blocks", normalization=normalization, gate="none"), geometry)
-    return scattered(core, generator)  # type: ignore[return-value]
-
-
-@each_normalization
-@each_condition
-def test_token_blocks_are_a_quadratic_form_with_a_weight_for_each_pair_of_blocks(
-    condition: int, normalization: str, generator: torch.Generator
-) -> None:
-    """Numerator and normalizer have the weights, under a gate's own on keys, normalizer and values too."""
-    core = block_core(normalization, generator, replace(GEOMETRY, blocks=6, condition_tokens=condition))
-    of_image = [block + (condition > 0) for row in BLOCKS for block in row]
-    block, tokens = torch.tensor([0] * condition + of_image), condition + 15
-    qkv = normal(generator, 3, 2, 2, tokens, 4)
-    key, normalizer, value = ((0.5 + torch.rand(2, tokens, 1, generator=generator).double()) for _ in range(3))
-    gate = Weights(key=key.requires_grad_(), normalizer=normalizer.requires_grad_(), value=value.requires_grad_())
-
-    def twin() -> Tensor:
-        shift = EPSILON if normalization == "division" else 0.0
-        q, k = qkv[0].relu() + shift, qkv[1].relu() + shift
-        groups = int(block.max()) + 1
-        mixing = groups * core.logits.softmax(-1)[:, block][:, :, block]
-        if normalization == "division":
-            sums = (q @ (k * normalizer).mT * mixing).sum(-1, keepdim=True)
-            return (q @ k.mT * mixing / (sums + EPSILON * tokens)) @ (qkv[2] * key * value)
-        sums = (q @ (k * normalizer).mT * mixing).sum(-1, keepdim=True) / 2
-        spread = (1 - sums / tokens) * (qkv[2] * value).mean(-2, keepdim=True)
-        return (q @ k.mT * mixing / 2 / tokens) @ (qkv[2] * key * value) + spread
-
-    assert_twins(lambda: core(qkv, gate), twin, [qkv, core.logits, key, normalizer, value])
-
-
-@each_normalization
-@each_condition
-def test_rows_of_token_blocks_sum_to_one(condition: int, normalization: str, generator: torch.Generator) -> None:
-    core = block_core(normalization, generator, replace(GEOMETRY, blocks=6, condition_tokens=condition))
-    qkv = normal(generator, 3, 2, 2, condition + 15, 4)
-    ones = torch.cat([qkv[:2].abs() + 0.1, torch.ones_like(qkv[2:])])
-    assert torch.allclose(core(ones, Weights()), ones[2], atol=1e-4)
-
-
-@each_normalization
-def test_the_memory_gate_is_token_blocks_with_equal_rows(normalization: str, generator: torch.Generator) -> None:
-    """Of four contiguous blocks. The gate leaves the normalizer as it is, which token blocks weigh too."""
-    geometry = replace(GEOMETRY, grid=(12, 1), blocks=4, condition_tokens=0)
-    core, gate = block_core(normalization, generator, geometry), GATES["memory"].load()(geometry).double()
-    gate.gate_logits.data.copy_(torch.randn(2, 4, generator=generator))
-    core.logits.data.copy_(gate.gate_logits.unsqueeze(1).expand(2, 4, 4))
-    x, qkv = normal(generator, 2, 12, 8), normal(generator, 3, 2, 2, 12, 4)
-    key = gate.weights(x).key
-    plain = Attention(8, 2, AttentionConfig(normalization=normalization, conv="none", gate="none")).core
-    expected = plain(qkv, Weights(key=key, normalizer=key))  # type: ignore[operator]
-    assert torch.allclose(core(qkv, Weights()), expected, rtol=1e-10, atol=1e-12)
-    core.logits.data[:, 0, 0] += 1
-    assert not torch.allclose(core(qkv, Weights()), expected, rtol=1e-3)
-
-
-def test_tiles_are_as_square_as_the_grid_lets_them_be() -> None:
-    grids = {(16, 16): (4, 4), (8, 32): (2, 8), (7, 7): (4, 4), (1, 20): (1, 16)}
-    assert {grid: tiling(grid, 16) for grid in grids} == grids
-    assert tiling((3, 5), 7) is None
-    found = tiles((3, 5), 6)
-    assert found.shape == (6, 4)
-    for block, row in enumerate(found.tolist()):
-        assert {number for number in row if number < 15} == {
-            5 * r + c for r in range(3) for c in range(5) if BLOCKS[r][c] == block
-        }
-
-
-def test_blocks_that_do_not_tile_the_grid_are_refused_and_encoders_have_none() -> None:
-    attention = AttentionConfig(kind="blocks", blocks=7)
-    sentence = "kind=blocks needs a number of blocks that tiles the grid: blocks=7 do not tile 6 x 4"
-    with pytest.raises(ValueError, match=sentence):
-        replace(SMALL, attention=attention)
-    config = replace(SMALL, attention=replace(attention, blocks=4))
-    assert {a.kind for a in (*config.encoder_blocks, *config.condition_blocks)} == {"linear"}
-    with pytest.raises(ValueError, match="encoder_attention needs kind, conv and gate that do not need"):
-        replace(config, encoder_attention=AttentionConfig(kind="blocks", blocks=4, conv="none", gate="none"))
 
 
 @each_normalization
@@ -350,3 +236,36 @@ def test_a_rotation_of_the_numerator_trains_in_bfloat16(generator: torch.Generat
     assert loss.item() == pytest.approx(exact.item(), rel=0.02)
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     assert model.generate(label=label, steps=2, flow_steps=2, generator=seeded()).isfinite().all()
+
+
+@each_condition
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"conv": "dynamic2d"},
+        {"kind": "blocks", "normalization": "subtraction"},
+        {"gate": "beta"},
+        {"qk_norm": "width"},
+        {"qk_norm": "head", "kind": "softmax"},
+        {"head_norm": "gated_rms"},
+        {"rotate": "numerator"},
+        {"rotate": "raw_numerator", "normalization": "subtraction"},
+    ],
+    ids=str,
+)
+def test_variants_in_bfloat16_are_near_those_in_float64(
+    changes: dict[str, str], condition: int, generator: torch.Generator
+) -> None:
+    """Over odd numbers of tokens, with condition tokens and without."""
+    rest = {"conv": "none", "gate": "none", "feature_map": "elu", "conv_kernel": 3, "blocks": 6}
+    if "kind" in changes:
+        rest["feature_map"] = "relu"
+    module = Attention(8, 2, AttentionConfig(**(rest | changes)), GRID, condition)  # type: ignore[arg-type]
+    tokens = condition + 15
+    x, angle = torch.randn(2, tokens, 8, generator=generator), torch.rand(tokens, 2, generator=generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = module(x, Rotation(angle.cos(), angle.sin()))
+    angle = angle.double()
+    expected = module.double()(x.double(), Rotation(angle.cos(), angle.sin()))
+    assert found.dtype == torch.bfloat16
+    assert (found - expected).abs().max() <= TOLERANCES[torch.bfloat16] * expected.abs().max()
