@@ -25,6 +25,9 @@ from tests.conftest import STUDY, TINY
 Tiny = Callable[..., TrialConfig]
 
 OTHER: dict[str, Any] = {
+    "model.task": "diffusion",
+    "model.norm_placement": "before",
+    "model.label_smoothing": 0.2,
     "model.latent_channels": None,
     "model.latent_size": None,
     "model.patch_size": 2,

@@ -26,11 +26,10 @@ class CountConfig:
 def table(config: LinaConfig) -> str:
     """Parameters and operations of a model, a line a component."""
     columns = [("parameters", "M", count.parameters(config), 1e6)]
-    for name, counts in (
-        ("loss", count.loss_operations(config)),
-        ("training step", count.training_operations(config)),
-        ("generation", count.generation_operations(config, steps=min(64, config.num_tokens))),
-    ):
+    operations = {"loss": count.loss_operations(config), "training step": count.training_operations(config)}
+    if config.kind.generates:
+        operations["generation"] = count.generation_operations(config, steps=min(64, config.num_tokens))
+    for name, counts in operations.items():
         columns += [(name, "GMAC", counts, 1e9), ("", "GFLOP", counts, 1e9 / count.FLOPS_PER_MULTIPLY_ADD)]
     rows = [["", *(name for name, *_ in columns)], ["", *(unit for _, unit, *_ in columns)]]
     for part in (*count.Counts.__dataclass_fields__, "total"):
@@ -39,7 +38,8 @@ def table(config: LinaConfig) -> str:
     module = count.attention_operations(config, config.decoder_blocks[0], tokens) / 1e9
     lines = [f"{first:10}" + "".join(f"{value:>15}" for value in others) for first, *others in rows]
     lines.append(f"One attention of the decoder, {tokens:,} tokens: {module:.2f} GMAC.")
-    lines.append("For one image. GMAC: 1e9 multiply-adds. Generation: up to 64 steps, no guidance.")
+    generation = " Generation: up to 64 steps, no guidance." if config.kind.generates else ""
+    lines.append(f"For one image. GMAC: 1e9 multiply-adds.{generation}")
     return "\n".join(lines)
 
 

@@ -9,13 +9,17 @@ from pydantic.dataclasses import dataclass
 
 from lina_lab.config.attention import AttentionConfig, Placement, as_pattern, fill
 from lina_lab.config.checks import CHECKS, Checked, OneOf, Pair, PositiveInt, Share
+from lina_lab.config.tasks import TASKS, Task
 from lina_lab.variants import POSITIONS, ROTATIONS, Geometry
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
 class LinaConfig(Checked):
-    """One LINA. The defaults are the published class-conditional model of width 768."""
+    """One model: LINA, or another task's. The defaults are the published class-conditional LINA of width 768."""
 
+    task: Annotated[str, OneOf(TASKS)] = "generation"
+    """What is trained: generation is LINA; classification reads the mean of all tokens; diffusion predicts the velocity
+    of all tokens at one noise level, as SiT does. All have the same blocks."""
     latent_channels: PositiveInt = 16
     """Channels C of a latent image."""
     latent_size: Pair = (16, 16)
@@ -29,7 +33,7 @@ class LinaConfig(Checked):
     condition_depth: PositiveInt = 16
     """Blocks of the condition encoder."""
     depth: PositiveInt = 32
-    """Blocks of the masked encoder and the masked decoder together, half in each; even."""
+    """Blocks of the masked encoder and the masked decoder together, half in each; even. Of other tasks: all blocks."""
     flow_depth: PositiveInt = 6
     """Residual MLP blocks of the flow head."""
     flow_dim: PositiveInt | None = None
@@ -45,10 +49,15 @@ class LinaConfig(Checked):
     condition_dropout: Share = 0.1
     """Probability that a training sample's class or text is dropped, for classifier-free guidance (DiT's
     class_dropout_prob)."""
+    norm_placement: Literal["after", "before"] = "after"
+    """LayerNorm of a block's branches. after: at a branch's end, x + LN(f(x)), as in LINA; before: at its start,
+    x + f(LN(x)), as in DiT."""
+    label_smoothing: Share = 0.1
+    """For task=classification: share of a training image's label that is spread over all classes."""
     noise_samples_per_token: PositiveInt = 4
     """Timesteps and noises sampled for each masked token in the loss (MAR's diffusion_batch_mul)."""
     attention: Placement = AttentionConfig()
-    """Attention of the masked decoder; a list is a pattern that its blocks repeat."""
+    """Attention of the masked decoder, or of all blocks of other tasks; a list is a pattern that the blocks repeat."""
     encoder_attention: Placement | None = None
     """Attention of the masked encoder; null: the decoder's, without convolution and gate."""
     condition_attention: Placement | None = None
@@ -67,19 +76,21 @@ class LinaConfig(Checked):
     def _problems(self) -> Iterator[str]:
         if self.dim % self.num_heads:
             yield f"dim={self.dim} is not a multiple of num_heads={self.num_heads}"
-        if self.depth % 2:
+        if self.depth % 2 and self.kind.condition_tokens:
             yield f"depth={self.depth} must be even: half is the encoder, half the decoder"
         if any(side % self.patch_size for side in self.latent_size):
             yield f"patch_size={self.patch_size} does not divide latent_size={list(self.latent_size)}"
         if self.num_classes is not None and self.text_dim is not None:
             yield "num_classes and text_dim are both set: a model is conditioned on one of them"
+        if (misfit := self.kind.misfit(self)) is not None:
+            yield misfit
         if (misfit := POSITIONS[self.position].misfit(self.image_geometry)) is not None:
             yield misfit
         for name in ("encoder_attention", "condition_attention"):
             if any(attention.tied_to_grid for attention in self._pattern(name)):
                 yield f"{name} needs kind, conv and gate that do not need the whole grid: it does not see the grid"
         for name, depth in (
-            ("attention", self.depth // 2),
+            ("attention", self._decoder_depth),
             ("encoder_attention", self.depth // 2),
             ("condition_attention", self.condition_depth),
         ):
@@ -145,19 +156,29 @@ class LinaConfig(Checked):
         return as_pattern(placed)
 
     @property
+    def kind(self) -> Task:
+        """The task's entry."""
+        return TASKS[self.task]
+
+    @property
+    def _decoder_depth(self) -> int:
+        return self.depth // 2 if self.kind.condition_tokens else self.depth
+
+    @property
     def decoder_blocks(self) -> tuple[AttentionConfig, ...]:
-        """The attention of each block of the masked decoder."""
-        return fill(self._pattern("attention"), self.depth // 2)
+        """The attention of each block of the masked decoder, or of each block of a task without condition tokens."""
+        return fill(self._pattern("attention"), self._decoder_depth)
 
     @property
     def encoder_blocks(self) -> tuple[AttentionConfig, ...]:
-        """The attention of each block of the masked encoder."""
-        return fill(self._pattern("encoder_attention"), self.depth // 2)
+        """The attention of each block of the masked encoder; () for a task without condition tokens."""
+        return fill(self._pattern("encoder_attention"), self.depth - self._decoder_depth)
 
     @property
     def condition_blocks(self) -> tuple[AttentionConfig, ...]:
-        """The attention of each block of the condition encoder."""
-        return fill(self._pattern("condition_attention"), self.condition_depth)
+        """The attention of each block of the condition encoder; () for a task without condition tokens."""
+        depth = self.condition_depth if self.kind.condition_tokens else 0
+        return fill(self._pattern("condition_attention"), depth)
 
     @property
     def conditional(self) -> bool:
@@ -186,8 +207,8 @@ class LinaConfig(Checked):
 
     @property
     def condition_tokens(self) -> int:
-        """Condition tokens M."""
-        return self.condition_grid[0] * self.condition_grid[1]
+        """Condition tokens M; 0 for a task without them."""
+        return self.condition_grid[0] * self.condition_grid[1] if self.kind.condition_tokens else 0
 
     @property
     def token_dim(self) -> int:

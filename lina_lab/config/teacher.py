@@ -3,7 +3,7 @@
 from lina_lab.config.model import LinaConfig
 from lina_lab.config.start import StartConfig
 
-SAME = ("latent_channels", "latent_size", "patch_size", "num_classes", "text_dim", "text_length")
+SAME = ("task", "latent_channels", "latent_size", "patch_size", "num_classes", "text_dim", "text_length")
 """Fields of the model that decide what it is shown: teacher and student see the same tokens, masks and conditions."""
 
 

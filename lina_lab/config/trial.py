@@ -152,8 +152,8 @@ class TrialConfig(Checked):
     """Seed of the weights, the data order, the masks and the noise."""
 
     def _problems(self) -> Iterator[str]:
-        if self.sampling.ar_steps > self.model.num_tokens:
-            yield f"sampling.ar_steps={self.sampling.ar_steps} is more than an image's {self.model.num_tokens} tokens"
+        if (problem := self.model.kind.problem(self)) is not None:
+            yield problem
         if (misfit := DATA_SETS[self.data.name].misfit(self)) is not None:
             yield misfit
         if self.model.parametrization == "mup" and not OPTIMIZERS[self.optimizer.name].adam_like:

@@ -22,7 +22,7 @@ from lina_lab.config import SamplingConfig
 from lina_lab.data.pixels import Pixels
 from lina_lab.evaluation.grid import tile
 from lina_lab.model import LINA
-from lina_lab.model.lina import guidance_misfit
+from lina_lab.model.conditions import guidance_misfit
 from lina_lab.model.schedule import step_schedule
 from lina_lab.util.files import atomic, read_json, write_atomically
 from lina_lab.util.seeds import RNG_VERSIONS, seeded
@@ -82,14 +82,14 @@ def condition_of(recipe: SampleRecipe, indices: range, device: torch.device, enc
 
 
 def generate(
-    model: LINA,
+    model: Any,
     steps: SampleRecipe | SamplingConfig,
     condition: Condition,
     generator: Generator | Sequence[Generator],
     batch: int,
 ) -> Tensor:
     """Generate `batch` latents [batch, C, H, W] with the steps and the guidance of a configuration."""
-    return model.generate(
+    latents: Tensor = model.generate(
         **condition,
         batch=None if condition else batch,
         steps=steps.ar_steps,
@@ -98,6 +98,7 @@ def generate(
         min_guidance=steps.guidance_scale_start,
         generator=generator,
     )
+    return latents
 
 
 def generate_latents(model: LINA, recipe: SampleRecipe, indices: range, condition: Condition) -> Tensor:

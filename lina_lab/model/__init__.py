@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from lina_lab.model.inputs import LossInputs, sample_loss_inputs, sample_step_inputs
     from lina_lab.model.layout import load_official, save_official
     from lina_lab.model.lina import LINA
+    from lina_lab.model.making import make_model
 
 __all__ = [
     "LINA",
@@ -18,6 +19,7 @@ __all__ = [
     "initialize",
     "load_model",
     "load_official",
+    "make_model",
     "sample_loss_inputs",
     "sample_step_inputs",
     "save_model",
@@ -30,6 +32,7 @@ MODULES = {
     "initialize": "initialization",
     "load_model": "folder",
     "load_official": "layout",
+    "make_model": "making",
     "sample_loss_inputs": "inputs",
     "sample_step_inputs": "inputs",
     "save_model": "folder",

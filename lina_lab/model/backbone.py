@@ -3,20 +3,22 @@
 Shapes: B batch, L prefix tokens, M condition tokens, N image tokens, V visible image tokens, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lina_lab.config import AttentionConfig, LinaConfig
 from lina_lab.model.attention import Attention
+from lina_lab.model.conditions import TimeZero
 from lina_lab.model.positions import Rotation, axial_rotation, no_rotation, sincos
 from lina_lab.variants import POSITIONS, Geometry
 
 MLP_RATIO = 4
+RECOMPILATIONS = 64
+"""Compiled forms of a block that a process may have: for other stacks, numbers of tokens, with gradients or without."""
 
 
 class Mlp(nn.Module):
@@ -33,34 +35,59 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """`x + LN(attention(x))`, then `x + LN(mlp(x))`: each branch is normalized at its end."""
+    """Attention and MLP, each a branch with a LayerNorm.
+
+    After: `x + LN(attention(x))`, then `x + LN(mlp(x))`. Before: `x + attention(LN(x))`, then `x + mlp(LN(x))`.
+    """
 
     def __init__(self, config: LinaConfig, attention: AttentionConfig) -> None:
         super().__init__()
+        self.norm_first = config.norm_placement == "before"
         self.attn = Attention(config.dim, config.num_heads, attention, config.grid, config.condition_tokens)
         self.norm1 = nn.LayerNorm(config.dim)
         self.mlp = Mlp(config.dim)
         self.norm2 = nn.LayerNorm(config.dim)
 
     def forward(self, x: Tensor, rotation: Rotation | None) -> Tensor:
+        if self.norm_first:
+            x = x + self.attn(self.norm1(x), rotation)
+            return x + self.mlp(self.norm2(x))
         x = x + self.norm1(self.attn(x, rotation))
         return x + self.norm2(self.mlp(x))
 
 
 class Stack(nn.ModuleList):
-    """Blocks one after the other, each with its own attention."""
+    """Blocks one after the other, each with its own attention.
 
-    def __init__(self, config: LinaConfig, attentions: Sequence[AttentionConfig]) -> None:
-        super().__init__(Block(config, attention) for attention in attentions)
+    Args:
+        config: the model.
+        attentions: of the blocks.
+        block: makes a block of (config, attention).
+    """
+
+    def __init__(
+        self,
+        config: LinaConfig,
+        attentions: Sequence[AttentionConfig],
+        block: Callable[[LinaConfig, AttentionConfig], nn.Module] = Block,
+    ) -> None:
+        super().__init__(block(config, attention) for attention in attentions)
         self.gradient_checkpointing = config.gradient_checkpointing
 
-    def forward(self, x: Tensor, rotation: Rotation | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation | None, *condition: Tensor) -> Tensor:
+        """The tokens after all blocks; each block gets `rotation` and, where it takes one, the condition."""
         for block in self:
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, rotation, use_reentrant=False)
+                x = checkpoint(block, x, rotation, *condition, use_reentrant=False)
             else:
-                x = block(x, rotation)
+                x = block(x, rotation, *condition)
         return x
+
+
+def compile_each(parts: Iterable[nn.Module]) -> None:
+    """Have blocks compiled one by one: those that are alike share one compiled form, whatever the depth."""
+    for part in parts:
+        part.compile(recompile_limit=RECOMPILATIONS)
 
 
 class Positions(nn.Module):
@@ -106,64 +133,6 @@ class RotaryPositions(Positions):
     def rotation(self, before: int, ids_BT: Tensor | None = None) -> Rotation:
         grid = Rotation(self.cos, self.sin)
         return (grid if ids_BT is None else grid.take(ids_BT)).after(no_rotation(before, grid))
-
-
-class ClassEmbedding(nn.Module):
-    """Maps a class to one prefix token; the last row of the table means "no class". The norm is frozen."""
-
-    def __init__(self, num_classes: int, dim: int) -> None:
-        super().__init__()
-        self.table = nn.Embedding(num_classes + 1, dim)
-        self.norm = nn.LayerNorm(dim).requires_grad_(False)
-
-    def forward(self, label_B: Tensor) -> Tensor:
-        return self.norm(self.table(label_B)).unsqueeze(1)
-
-
-class TextEmbedding(nn.Module):
-    """Maps a text encoder's hidden states to L prefix tokens.
-
-    Absent states, and all states of a dropped text, come from a fixed random table that is saved with the weights.
-    """
-
-    ROWS = 512
-
-    def __init__(self, text_dim: int, length: int, dim: int) -> None:
-        super().__init__()
-        self.length = length
-        self.table = nn.Parameter(torch.zeros(self.ROWS, text_dim), requires_grad=False)
-        self.proj = nn.Linear(text_dim, dim)
-        self.norm = nn.LayerNorm(dim)
-
-    def forward(self, text: Tensor, present: Tensor) -> Tensor:
-        """text [B, l, text_dim] with l <= L, present bool [B, l]; returns [B, L, D].
-
-        Raises:
-            ValueError: more than L states.
-        """
-        if text.shape[1] > self.length:
-            raise ValueError(f"text has {text.shape[1]} states, and the model takes text_length={self.length}")
-        missing = self.length - text.shape[1]
-        text, present = F.pad(text, (0, 0, 0, missing)), F.pad(present, (0, missing))
-        filled = torch.where(present.unsqueeze(-1), text, self.table[: self.length].to(text.dtype))
-        return self.norm(self.proj(filled))
-
-
-class TimeZero(nn.Module):
-    """The constant that is added to every condition token: LayerNorm of an MLP of the sinusoid of time 0; frozen."""
-
-    sinusoid: Tensor
-
-    def __init__(self, dim: int, width: int = 256) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(width, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.norm = nn.LayerNorm(dim)
-        self.requires_grad_(False)
-        sinusoid_of_zero = torch.cat([torch.zeros(width // 2), torch.ones(width // 2)])
-        self.register_buffer("sinusoid", sinusoid_of_zero, persistent=False)
-
-    def forward(self) -> Tensor:
-        return self.norm(self.mlp(self.sinusoid))
 
 
 class ConditionEncoder(nn.Module):

@@ -10,9 +10,10 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from lina_lab.model.layers import ADALN_EPS, AdaLNModulation, TwoLayer, ZeroLinear
 from lina_lab.model.positions import sinusoid
+from lina_lab.model.schedule import SOLVERS
 
 NUM_TIMESTEPS = 1000
 SIGMA_MIN = 1 / NUM_TIMESTEPS
@@ -27,37 +28,13 @@ def sample_logit_normal_timesteps(uniform: Tensor) -> Tensor:
     return (sigma * NUM_TIMESTEPS).floor().long().clamp(max=NUM_TIMESTEPS - 1) + 1
 
 
-class TwoLayer(nn.Module):
-    """Linear, SiLU, linear."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(inputs, outputs)
-        self.fc2 = nn.Linear(outputs, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.silu(self.fc1(x)))
-
-
-class AdaLNModulation(nn.Module):
-    """AdaLN-Zero (DiT): a linear layer of the condition's SiLU to `chunks` tensors of width F; initialized to zero."""
-
-    def __init__(self, dim: int, chunks: int) -> None:
-        super().__init__()
-        self.chunks = chunks
-        self.proj = nn.Linear(dim, chunks * dim)
-
-    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
-        return self.proj(F.silu(condition)).chunk(self.chunks, dim=-1)
-
-
 class FlowBlock(nn.Module):
     """`x + gate * LN(MLP(LN0(x) (1 + scale) + shift))`, where LN0 has no parameters."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.modulation = AdaLNModulation(dim, 3)
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.norm1 = nn.LayerNorm(dim, eps=ADALN_EPS, elementwise_affine=False)
         self.mlp = TwoLayer(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
 
@@ -76,8 +53,8 @@ class FlowHead(nn.Module):
         self.z_mlp = TwoLayer(dim, flow_dim)
         self.blocks = nn.ModuleList(FlowBlock(flow_dim) for _ in range(depth))
         self.modulation = AdaLNModulation(flow_dim, 2)
-        self.norm = nn.LayerNorm(flow_dim, eps=1e-6, elementwise_affine=False)
-        self.head = nn.Linear(flow_dim, token_dim)
+        self.norm = nn.LayerNorm(flow_dim, eps=ADALN_EPS, elementwise_affine=False)
+        self.head = ZeroLinear(flow_dim, token_dim)
 
     def forward(self, noised: Tensor, timestep: Tensor, z: Tensor) -> Tensor:
         """The velocity [..., C].
@@ -101,18 +78,30 @@ class FlowHead(nn.Module):
         return self.head(self.norm(x) * (1 + scale) + shift)
 
 
-def integrate(velocity: Callable[[Tensor, float], Tensor], noise: Tensor, steps: int) -> Tensor:
-    """Euler's method from noise at σ = 1 to a token at σ = 0.
+def integrate(velocity: Callable[[Tensor, float], Tensor], noise: Tensor, steps: int, solver: str = "euler") -> Tensor:
+    """Solve the flow's ODE from noise at σ = 1 to a token at σ = 0.
 
-    σ runs through `steps` equal points from 1 to 0.001, then to 0.
+    σ runs through `steps` equal points from 1 to 0.001, then to 0. Heun's method averages the velocities at both ends
+    of a step, but in the last one, which is Euler's: `velocity_calls` says how often it calls `velocity`.
 
     Args:
         velocity: maps (noised tokens, timestep = 1000 σ) to velocities of the same shape.
         noise: tokens at σ = 1.
-        steps: calls of `velocity`; at least 1.
+        steps: at least 1.
+        solver: euler or heun.
+
+    Raises:
+        ValueError: no step, or no such solver.
     """
+    if steps < 1:
+        raise ValueError(f"flow_steps={steps} must be at least 1")
+    if solver not in SOLVERS:
+        raise ValueError(f"solver={solver} must be {' or '.join(SOLVERS)}")
     sigmas = [*torch.linspace(1, SIGMA_MIN, steps, dtype=torch.float64).tolist(), 0.0]
     x = noise
     for sigma, following in pairwise(sigmas):
-        x = x + (following - sigma) * velocity(x, NUM_TIMESTEPS * sigma)
+        slope = velocity(x, NUM_TIMESTEPS * sigma)
+        if solver == "heun" and following > 0:
+            slope = (slope + velocity(x + (following - sigma) * slope, NUM_TIMESTEPS * following)) / 2
+        x = x + (following - sigma) * slope
     return x

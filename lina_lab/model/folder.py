@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from safetensors import SafetensorError
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lina_lab.config import LinaConfig, from_stored, to_dict
-from lina_lab.model.lina import LINA
+from lina_lab.model.making import make_model
 from lina_lab.records.files import CONFIG_FILE
 from lina_lab.records.weights import MODEL_FILE
 from lina_lab.util.files import atomic
@@ -25,7 +26,7 @@ def not_finite(weights: Mapping[str, Tensor]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def save_model(model: LINA, folder: Path) -> None:
+def save_model(model: Any, folder: Path) -> None:
     """Write configuration and weights; each file is there whole or not at all.
 
     Raises:
@@ -42,15 +43,15 @@ def save_model(model: LINA, folder: Path) -> None:
         shutil.copymode(config, weights)
 
 
-def load_model(folder: Path) -> LINA:
-    """The model that `save_model` wrote.
+def load_model(folder: Path) -> Any:
+    """The model of any task that `save_model` wrote.
 
     Raises:
         ValueError: the folder holds no model, or not a whole one.
     """
     try:
         config = from_stored(LinaConfig, yaml.safe_load((folder / CONFIG).read_text()), within="model")
-        model = LINA(config)
+        model = make_model(config)
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, SafetensorError, yaml.YAMLError, RuntimeError) as error:
         raise ValueError(f"{folder} does not hold a model: {error}") from error

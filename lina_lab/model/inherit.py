@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from lina_lab.config import LinaConfig
 from lina_lab.config.start import StartConfig
 from lina_lab.model.backbone import Positions
-from lina_lab.model.lina import LINA
+from lina_lab.model.making import make_model
 from lina_lab.variants import GATES
 
 Shape = tuple[int, ...]
@@ -57,7 +58,7 @@ class Inherited:
         return ", ".join(parts)
 
 
-def inherit(model: LINA, weights: Mapping[str, Tensor], source: LinaConfig, start: StartConfig) -> Inherited:
+def inherit(model: Any, weights: Mapping[str, Tensor], source: LinaConfig, start: StartConfig) -> Inherited:
     """Take weights into a model that has just been initialized; what is not taken keeps its drawn values.
 
     Args:
@@ -86,7 +87,7 @@ def misfit(target: LinaConfig, source: LinaConfig, start: StartConfig) -> str | 
     No memory is needed for the two models.
     """
     with torch.device("meta"):
-        models = [LINA(config) for config in (target, source)]
+        models = [make_model(config) for config in (target, source)]
     try:
         _sorted(models[0], {name: tuple(v.shape) for name, v in models[1].state_dict().items()}, source, start)
     except ValueError as error:
@@ -94,7 +95,7 @@ def misfit(target: LinaConfig, source: LinaConfig, start: StartConfig) -> str | 
     return None
 
 
-def _sorted(model: LINA, shapes: Mapping[str, Shape], source: LinaConfig, start: StartConfig) -> Inherited:
+def _sorted(model: Any, shapes: Mapping[str, Shape], source: LinaConfig, start: StartConfig) -> Inherited:
     """What becomes of each parameter.
 
     Args:
@@ -187,8 +188,11 @@ def _some(names: Sequence[str], between: str = ", ") -> str:
 
 def _resized(scale_HT1: Tensor, source: LinaConfig, target: LinaConfig) -> Tensor:
     """A gate by position on another grid; condition tokens have a grid of their own."""
+    image = (source.grid, target.grid)
+    if not source.condition_tokens:
+        return _interpolated(scale_HT1.float(), *image)
     parts = scale_HT1.float().tensor_split([source.condition_tokens], dim=1)
-    grids = ((source.condition_grid, target.condition_grid), (source.grid, target.grid))
+    grids = ((source.condition_grid, target.condition_grid), image)
     return torch.cat([_interpolated(part, *pair) for part, pair in zip(parts, grids, strict=True)], dim=1)
 
 

@@ -9,12 +9,15 @@ import math
 import torch
 from torch import nn
 
-from lina_lab.model.backbone import ConditionEncoder, MaskedAutoencoder, TextEmbedding
-from lina_lab.model.flow import AdaLNModulation, FlowHead
+from lina_lab.model.backbone import ConditionEncoder, MaskedAutoencoder
+from lina_lab.model.conditions import PooledText, TextEmbedding
+from lina_lab.model.layers import ZeroLinear
 from lina_lab.model.parametrization import LAYERS, width_factors
 from lina_lab.util.seeds import seeded
 
 TOKEN_STD = 0.02
+TOKENS = (ConditionEncoder, MaskedAutoencoder, nn.Embedding, PooledText, TextEmbedding)
+"""Modules whose own parameters are tokens or tables of them."""
 
 
 @torch.no_grad()
@@ -22,7 +25,7 @@ def initialize(model: nn.Module, seed: int, rng_version: int = 1) -> None:
     """Sample every parameter of `model` anew.
 
     Linear layers and convolutions: uniform within `1/√fan_in`, PyTorch's default. Start, mask and class tokens and the
-    text table: normal with standard deviation 0.02. The flow head's AdaLN modulations and last layer: zero, as in DiT.
+    text table: normal with standard deviation 0.02. AdaLN modulations and the model's last layer: zero, as in DiT.
     Norms and gates keep the values that their modules are built with. Under muP, layers whose inputs alone grow with
     the width have a smaller range (`lina_lab.model.parametrization`).
 
@@ -37,9 +40,8 @@ def initialize(model: nn.Module, seed: int, rng_version: int = 1) -> None:
             full_name = f"{name}.{own_name}" if name else own_name
             generator = seeded(rng_version, seed, full_name)
             if isinstance(module, LAYERS):
-                parent = model.get_submodule(name.rpartition(".")[0])
-                zero = isinstance(parent, AdaLNModulation) or (isinstance(parent, FlowHead) and module is parent.head)
+                zero = isinstance(module, ZeroLinear)
                 bound = 0.0 if zero else factors[full_name].init / math.sqrt(module.weight[0].numel())
                 parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
-            elif isinstance(module, ConditionEncoder | MaskedAutoencoder | nn.Embedding | TextEmbedding):
+            elif isinstance(module, TOKENS):
                 parameter.copy_(torch.empty(parameter.shape).normal_(0, TOKEN_STD, generator=generator))

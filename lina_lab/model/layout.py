@@ -56,6 +56,7 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
         ValueError: names every tensor that is missing, left over or of the wrong shape, or the variant that the
             authors do not have; `module` is left as it was.
     """
+    _refuse_foreign(module)
     theirs = _stack_queries(dict(state_dict))
     ours: dict[str, Tensor] = {}
     problems = []
@@ -83,6 +84,7 @@ def save_official(module: nn.Module) -> dict[str, Tensor]:
     Raises:
         ValueError: the authors do not have a variant of the module.
     """
+    _refuse_foreign(module)
     patch = module.config.patch_size if isinstance(module, LINA) else 1
     theirs = {}
     for name, value in module.state_dict().items():
@@ -98,6 +100,22 @@ def save_official(module: nn.Module) -> dict[str, Tensor]:
         else:
             theirs[official] = value
     return theirs
+
+
+def _refuse_foreign(module: nn.Module) -> None:
+    """Refuse a model whose weights would mean something else in the authors' layout.
+
+    Raises:
+        ValueError: one sentence.
+    """
+    if isinstance(module, Attention):
+        return
+    if not isinstance(module, LINA):
+        raise ValueError(
+            f"a {type(module).__name__} has no layout of the authors: they have model.task=generation alone"
+        )
+    if module.config.norm_placement != "after":
+        raise ValueError("model.norm_placement=before: the authors have norms after the branches alone")
 
 
 def _part_weight(module: nn.Module, name: str) -> OfficialWeight | None:

@@ -14,20 +14,24 @@ from torch import Generator, Tensor, nn
 
 from lina_lab.config import LinaConfig
 from lina_lab.model.backbone import (
-    ClassEmbedding,
     ConditionEncoder,
     MaskedAutoencoder,
-    TextEmbedding,
+    compile_each,
     patchify,
     unpatchify,
+)
+from lina_lab.model.conditions import (
+    ClassEmbedding,
+    TextEmbedding,
+    all_present,
+    check_condition,
+    drop_conditions,
+    guidance_misfit,
 )
 from lina_lab.model.flow import NUM_TIMESTEPS, FlowHead, integrate
 from lina_lab.model.initialization import initialize
 from lina_lab.model.inputs import LossInputs, sample_generation_inputs, sample_loss_inputs
 from lina_lab.model.schedule import step_schedule
-
-RECOMPILATIONS = 64
-"""Compiled forms of a block that a process may have: for other stacks, numbers of tokens, with gradients or without."""
 
 
 class Prediction(NamedTuple):
@@ -65,10 +69,8 @@ class LINA(nn.Module):
         self.flow_head = FlowHead(config.token_dim, config.dim, config.flow_dim or config.dim, config.flow_depth)
         initialize(self, seed=0)
         if config.compile:
-            # Each block by itself: blocks that are alike share one compiled form, whatever the depth.
             stacks = (self.condition_encoder.blocks, self.backbone.encoder, self.backbone.decoder)
-            for part in (*chain.from_iterable(stacks), self.flow_head):
-                part.compile(recompile_limit=RECOMPILATIONS)
+            compile_each([*chain.from_iterable(stacks), self.flow_head])
 
     def condition(
         self,
@@ -89,25 +91,18 @@ class LINA(nn.Module):
         Raises:
             ValueError: not exactly one of label, text and batch, or one that the model is not conditioned on.
         """
-        if sum(argument is not None for argument in (label, text, batch)) != 1:
-            raise ValueError(
-                "condition needs one of label, text and batch (batch is for images without class and text)"
-            )
+        check_condition(self.config, label, text, batch)
         return self.condition_encoder(self._prefix(label, text, present, batch))
 
     def _prefix(self, label: Tensor | None, text: Tensor | None, present: Tensor | None, batch: int | None) -> Tensor:
         """Prefix tokens [B, L, D] of a condition."""
         config, weight = self.config, self.backbone.mask_token
-        if (label is not None and config.num_classes is None) or (text is not None and config.text_dim is None):
-            argument, field = ("label", "num_classes") if text is None else ("text", "text_dim")
-            raise ValueError(f"this model takes no {argument}: it is not conditioned on it ({field}=None)")
         if self.class_embedding is not None:
             none = torch.full((batch or 0,), config.num_classes or 0, device=weight.device)
             return self.class_embedding(none if label is None else label)
         if self.text_embedding is not None:
             states = weight.new_zeros(batch or 0, 0, config.text_dim or 0) if text is None else text
-            there = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-            return self.text_embedding(states, there if present is None else present)
+            return self.text_embedding(states, all_present(states) if present is None else present)
         return weight.new_zeros(batch or 0, 0, config.dim)
 
     def encode(self, latents: Tensor, c: Tensor, visible_ids: Tensor) -> Tensor:
@@ -165,13 +160,7 @@ class LINA(nn.Module):
         self, latents: Tensor, inputs: LossInputs, label: Tensor | None, text: Tensor | None, present: Tensor | None
     ) -> Prediction:
         inputs = inputs.to(latents.device)
-        if label is not None:
-            label = label.masked_fill(inputs.drop, self.config.num_classes or 0)
-        if text is not None:
-            there = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device) if present is None else present
-            present = there & ~inputs.drop.unsqueeze(1)
-        batch = len(latents) if label is None and text is None else None
-        c_BMD = self.condition(label=label, text=text, present=present, batch=batch)
+        c_BMD = self.condition(**drop_conditions(self.config, inputs.drop, label, text, present))
         tokens_BNC = patchify(latents, self.config.patch_size)
         z_BND = self._encode_tokens(tokens_BNC, c_BMD, inputs.visible_ids)
         z_BKD, x_BKC = gather(z_BND, inputs.masked_ids), gather(tokens_BNC, inputs.masked_ids)
@@ -192,6 +181,7 @@ class LINA(nn.Module):
         flow_steps: int = 25,
         guidance: float = 1.0,
         min_guidance: float = 1.0,
+        solver: str = "euler",
         generator: Generator | Sequence[Generator],
     ) -> Tensor:
         """Latent images [B, C, H, W].
@@ -202,22 +192,22 @@ class LINA(nn.Module):
             present: see `condition`.
             batch: see `condition`.
             steps: autoregressive steps K, 1..N.
-            flow_steps: Euler steps of the flow's ODE in each autoregressive step.
+            flow_steps: steps of the flow's ODE in each autoregressive step.
             guidance: classifier-free guidance scale g at the last step, `v_u + g (v_c - v_u)`; it grows linearly from
                 `min_guidance` at the first step. Where both are 1 there is no unconditional pass.
             min_guidance: the scale at the first step.
+            solver: of the ODE, euler or heun; see `integrate`.
             generator: on the CPU; samples the orders and the noise. A sequence has one for each image, so that an image
                 does not depend on the others of its batch.
 
         Raises:
-            ValueError: a step count out of range, or guidance of a model without a condition, or that never dropped it.
+            ValueError: a step count out of range, an unknown solver, or guidance of a model without a condition, or
+                that never dropped it.
         """
         config = self.config
         guided = guidance != 1.0 or min_guidance != 1.0
         if guided and (misfit := guidance_misfit(config)) is not None:
             raise ValueError(misfit)
-        if flow_steps < 1:
-            raise ValueError(f"flow_steps={flow_steps} must be at least 1")
         known = step_schedule(config.num_tokens, steps)
         c = self.condition(label=label, text=text, present=present, batch=batch)
         images = len(c)
@@ -234,7 +224,7 @@ class LINA(nn.Module):
             z_BND = self._encode_tokens(tokens.repeat(copies, 1, 1), c, visible.repeat(copies, 1))
             z_embedding = self.flow_head.z_mlp(gather(z_BND, ids.repeat(copies, 1)))
             velocity = partial(self._guided, z_embedding, scale)
-            written = integrate(velocity, gather(noise, ids), flow_steps)
+            written = integrate(velocity, gather(noise, ids), flow_steps, solver)
             tokens = tokens.scatter(1, ids.unsqueeze(-1).expand_as(written), written)
         return unpatchify(tokens, config.grid, config.patch_size)
 
@@ -245,15 +235,6 @@ class LINA(nn.Module):
         velocity = self.flow_head.forward_from_embedding(x.repeat(copies, 1, 1), time, z_embedding)
         conditional, *unconditional = velocity.float().chunk(copies)
         return unconditional[0] + guidance * (conditional - unconditional[0]) if unconditional else conditional
-
-
-def guidance_misfit(config: LinaConfig) -> str | None:
-    """Why a model cannot be guided, as a sentence; None: it can."""
-    if not config.conditional:
-        return "guidance needs a model with a condition (num_classes or text_dim)"
-    if not config.guidable:
-        return "guidance needs a model that has trained without its condition too, and its condition_dropout is 0"
-    return None
 
 
 def gather(values_BNC: Tensor, ids_BK: Tensor) -> Tensor:

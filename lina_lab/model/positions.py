@@ -18,10 +18,13 @@ def sincos(grid: tuple[int, int], dim: int) -> Tensor:
 
 
 def sinusoid(value: Tensor, dim: int = 256) -> Tensor:
-    """Timestep embedding `[cos(value f), sin(value f)]` with `f_i = 10000^(-i/(dim/2))`: [...] to [..., dim]."""
-    half = dim // 2
-    frequency = 10_000.0 ** (-torch.arange(half, dtype=torch.float32, device=value.device) / half)
-    angle = value.float().unsqueeze(-1) * frequency
+    """Timestep embedding `[cos(value f), sin(value f)]` with `f_i = 10000^(-i/(dim/2))`: [...] to [..., dim].
+
+    In float32, or in float64 where the value is.
+    """
+    half, dtype = dim // 2, torch.promote_types(value.dtype, torch.float32)
+    frequency = 10_000.0 ** (-torch.arange(half, dtype=dtype, device=value.device) / half)
+    angle = value.to(dtype).unsqueeze(-1) * frequency
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lina_lab.config import LinaConfig, from_stored
 from lina_lab.model.folder import CONFIG, load_model, not_finite
-from lina_lab.model.lina import LINA
+from lina_lab.model.making import make_model
 from lina_lab.model.official import official_model
 from lina_lab.records.weights import Kind, Located, hash_of_file
 from lina_lab.util.errors import first_line
@@ -36,9 +36,9 @@ class Saved:
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
     """All of a trial's checkpoint; its tensors are read from the disk when they are used."""
 
-    def model(self) -> LINA:
+    def model(self) -> Any:
         """The model, in eval mode."""
-        model = LINA(self.config)
+        model = make_model(self.config)
         model.load_state_dict(self.weights)
         return model.eval()
 

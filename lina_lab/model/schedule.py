@@ -11,6 +11,8 @@ from statistics import NormalDist, fmean
 MEAN, STD, LEAST, MOST = 1.0, 0.25, 0.7, 1.0
 """Mask ratios are normal with this mean and standard deviation, truncated to this range."""
 STRATA = 1000
+SOLVERS = ("euler", "heun")
+"""Methods that solve the flow's ODE."""
 
 
 @cache
@@ -38,3 +40,8 @@ def step_schedule(tokens: int, steps: int) -> list[int]:
         raise ValueError(f"steps={steps} must be between 1 and the {tokens} tokens of an image")
     known = [tokens - round(tokens * math.cos(math.pi / 2 * i / steps)) for i in range(steps + 1)]
     return [after for before, after in pairwise(known) if after > before]
+
+
+def velocity_calls(flow_steps: int, solver: str = "euler") -> int:
+    """How often the velocity is computed to solve the flow's ODE in so many steps."""
+    return 2 * flow_steps - 1 if solver == "heun" else flow_steps

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lina_lab.config import LinaConfig, TrialConfig
 from lina_lab.data import StepDataModule, make_data
-from lina_lab.model import LINA, initialize, sample_step_inputs
+from lina_lab.model import initialize, make_model, sample_step_inputs
 from lina_lab.training.optimizers import make_optimizer
 
 LIMIT = 1.3
@@ -77,7 +77,7 @@ def growth(table: pd.DataFrame) -> pd.DataFrame:
 
 def _activations(config: TrialConfig, data: StepDataModule, steps: int) -> dict[str, float]:
     """Mean |activation| of each kind of layer in the forward pass after `steps` optimizer steps."""
-    model = LINA(config.model)
+    model = make_model(config.model)
     initialize(model, config.seed)
     optimizer = make_optimizer(model, config.optimizer)
     generator = torch.Generator().manual_seed(config.seed)
@@ -91,10 +91,11 @@ def _activations(config: TrialConfig, data: StepDataModule, steps: int) -> dict[
     return {layer: sum(values) / len(values) for layer, values in found.items()}
 
 
-def _loss(model: LINA, config: TrialConfig, batch: Any, step: int) -> Tensor:
+def _loss(model: Any, config: TrialConfig, batch: Any, step: int) -> Tensor:
     latents, condition = batch
     inputs = sample_step_inputs(config.model, seed=config.seed, step=step, images=range(len(latents)))
-    return model.loss_from_inputs(latents, inputs, **condition)
+    loss: Tensor = model.loss_from_inputs(latents, inputs, **condition)
+    return loss
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from lina_lab.config.history import PLACES
 from lina_lab.config.schedules import rate_factor, warmup_steps
 from lina_lab.data.batch import DATA_STATE, Batch
 from lina_lab.data.order import RankLayout
-from lina_lab.model import LINA, LossInputs, initialize, sample_step_inputs
+from lina_lab.model import initialize, make_model, sample_step_inputs
 from lina_lab.model.inherit import Inherited
+from lina_lab.model.inputs import Inputs
 from lina_lab.training.distillation import Distillation
 from lina_lab.training.gradients import clip_gradients, gradient_norm
 from lina_lab.training.optimizer_state import LAYOUT, State, with_names
@@ -33,7 +34,7 @@ VALIDATION_WEIGHTS = ("raw", "ema")
 
 
 class LinaModule(L.LightningModule):
-    """Trains one LINA.
+    """Trains one model.
 
     The random inputs of an image's loss depend on (seed, step, index in the batch of all ranks) alone: they are common
     to all variants and sizes, and the same for any number of ranks that share the batch.
@@ -50,7 +51,7 @@ class LinaModule(L.LightningModule):
         super().__init__()
         self.save_hyperparameters(to_dict(config))
         self.config = config
-        self.model = LINA(config.model)
+        self.model = make_model(config.model)
         initialize(self.model, config.seed, config.trainer.rng_version)
         self.inherited: Inherited | None = None
         """What became of the weights that training starts from."""
@@ -63,7 +64,7 @@ class LinaModule(L.LightningModule):
             self.origin, self._goes_on = start.note(self.inherited), start.checkpoint is not None
         self.distillation: Distillation | None = None
         """Adds the terms of a teacher to the training loss."""
-        self.frozen: list[tuple[LossInputs, int]] = []
+        self.frozen: list[tuple[Inputs, int]] = []
         """For each validation batch the loss inputs of this rank's images, and how many of these images count."""
         self.averages = False
         """Whether `ExponentialAverage` swaps its weights in for the second validation loader."""
@@ -88,7 +89,7 @@ class LinaModule(L.LightningModule):
         self._check_averaging()
         self.frozen = []
         for inputs in frozen_loss_inputs(self.config):
-            mine, counted = held_out(len(inputs.drop), rank=self.global_rank, world_size=self.trainer.world_size)
+            mine, counted = held_out(len(inputs), rank=self.global_rank, world_size=self.trainer.world_size)
             self.frozen.append((inputs.part(mine), counted))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | dict[str, Tensor]:
@@ -103,7 +104,8 @@ class LinaModule(L.LightningModule):
             rng_version=self.config.trainer.rng_version,
         )
         if self.distillation is None:
-            return self.model.loss_from_inputs(latents, inputs, **condition)
+            alone: Tensor = self.model.loss_from_inputs(latents, inputs, **condition)
+            return alone
         loss, terms = self.distillation.loss(self.model, latents, inputs, condition)
         return {"loss": loss, **terms}
 

@@ -1,5 +1,6 @@
 """Weights sharded over all ranks: PyTorch's `fully_shard` (FSDP2) under Lightning's ModelParallelStrategy."""
 
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -10,17 +11,16 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from lina_lab.config import EmaConfig
-from lina_lab.model import LINA
 from lina_lab.training.callbacks.ema import ExponentialAverage
 from lina_lab.training.module import LinaModule
 from lina_lab.util.compat.lightning import averaged_model, set_averaged_model, swap_models
 
-ENTRIES = ("loss_from_inputs", "predict", "generate")
-"""Methods, beside `forward`, that need a model's weights gathered."""
+ENTRIES = ("loss_from_inputs", "predict", "generate", "logits")
+"""Methods, beside `forward`, that need a model's weights gathered, where the model has them."""
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-def shard(model: LINA, mesh: DeviceMesh) -> None:
+def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     """Shard a model's weights over the ranks: each block on its own, so that only one at a time is whole."""
     for module in model.modules():
         if isinstance(module, nn.ModuleList):
@@ -28,7 +28,7 @@ def shard(model: LINA, mesh: DeviceMesh) -> None:
                 fully_shard(block, mesh=mesh)
     # Not left whole after a forward pass: what is saved, averaged and swapped are the shards.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
-    for name in ENTRIES:
+    for name in filter(partial(hasattr, model), ENTRIES):
         register_fsdp_forward_method(model, name)
 
 

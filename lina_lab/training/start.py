@@ -144,7 +144,8 @@ def teacher(config: TrialConfig, folder: Path) -> LINA:
     Raises:
         ValueError: see `initial`.
     """
-    return _read(config, _source(config, folder)).model().requires_grad_(False)
+    model: LINA = _read(config, _source(config, folder)).model().requires_grad_(False)
+    return model
 
 
 def continuation_problem(config: TrialConfig, checkpoint: Mapping[str, Any]) -> str | None:

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from lina_lab.commands.count import COMMAND
 from lina_lab.config import AttentionConfig, LinaConfig
 from lina_lab.config.presets import SIZES
-from lina_lab.model import LINA, Attention, count, sample_loss_inputs
+from lina_lab.model import LINA, Attention, count, count_lina, count_parts, sample_loss_inputs
 from lina_lab.model.positions import axial_rotation
 from lina_lab.variants import ROTATIONS
 from tests.model.test_attention import every_attention
@@ -49,12 +49,13 @@ def means_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         mean = tokens * config.dim if attention.kind == "linear" else 0
         return published(config, attention, tokens) + mean
 
-    monkeypatch.setattr(count, "attention_operations", with_means)
+    for module in (count, count_parts):
+        monkeypatch.setattr(module, "attention_operations", with_means)
 
 
 def time_zero_operations(config: LinaConfig) -> int:
     """Multiply-adds of the condition grid's constant vector, which is computed once for a batch."""
-    return count.SINUSOID * config.dim + config.dim**2 if config.position == "sincos" else 0
+    return count_parts.SINUSOID * config.dim + config.dim**2 if config.position == "sincos" else 0
 
 
 VARIED = {
@@ -165,7 +166,7 @@ def test_generation_executes_what_is_counted_and_nothing_else(
 
     counts = count.generation_operations(config, steps=3, flow_steps=4, guided=guided)
     # The levels' codes are common to a batch, the constant vector to all.
-    levels = 3 * 4 * count._head_operations(config)[1]
+    levels = 3 * 4 * count_lina._head_operations(config)[1]
     once = time_zero_operations(config) * (2 if guided else 1)
     assert executed(generate) == images * (counts.total - levels) + levels + once
 

@@ -156,7 +156,7 @@ class PowerAverages(Callback):
         self._snapshots = [Snapshot(step, digest) for step, digest in state_dict["snapshots"]]
 
 
-def validation_loss(trainer: L.Trainer, module: LinaModule, model: LINA) -> float:
+def validation_loss(trainer: L.Trainer, module: LinaModule, model: Any) -> float:
     """The frozen validation loss of a model, the same on all ranks.
 
     Args:
