@@ -92,7 +92,7 @@ class Classifier(nn.Module):
     def loss_from_inputs(self, latents: Tensor, inputs: ClassifierInputs, *, label: Tensor) -> Tensor:
         """Cross-entropy of latents [B, C, H, W] with smoothed labels, int64 [B]: the mean over images, a scalar."""
         inputs = inputs.to(latents.device)
-        log_BK = self._logits(moved(latents, inputs.flip, inputs.shift)).float().log_softmax(-1)
+        log_BK = self._logits(moved(latents, inputs.flip, inputs.shift)).log_softmax(-1)
         own = log_BK.gather(1, label.unsqueeze(1)).squeeze(1)
         return -((1 - inputs.smoothing) * own + inputs.smoothing * log_BK.mean(1)).mean()
 
