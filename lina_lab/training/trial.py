@@ -151,7 +151,7 @@ def _train(
                 meter,
                 StepSync(config, folder, resources, timer, checkpoints, meter, requests, report),
                 checkpoints,
-                *([pictures] if config.sampling.images_per_class else []),
+                *([pictures] if config.model.kind.generates and config.sampling.images_per_class else []),
             ],
             profiler=profiler,
             plugins=[environment or LightningEnvironment()],

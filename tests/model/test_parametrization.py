@@ -13,7 +13,8 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from lina_lab.config import AttentionConfig, LinaConfig, from_dict
 from lina_lab.config.attention import PARTS
-from lina_lab.model import LINA, initialize, load_official, sample_loss_inputs, save_official
+from lina_lab.config.tasks import TASKS
+from lina_lab.model import LINA, initialize, load_official, make_model, sample_loss_inputs, save_official
 from lina_lab.model.gates import Gate as GateModule
 from lina_lab.model.parametrization import ParameterKind, WidthFactors, parameter_kinds, width_factors
 from lina_lab.training.optimizers import grouped_parameters
@@ -35,12 +36,13 @@ BASE: dict[str, Any] = {
 }
 TEXT = {"num_classes": None, "text_dim": 64, "text_length": 8}
 BY_NAME = {
-    r"flow_head\.head\.weight": ParameterKind.OUTPUT,
-    r"flow_head\.head\.bias|text_embedding\.table": ParameterKind.SCALAR,
+    r"(flow_head\.)?head\.weight": ParameterKind.OUTPUT,
+    r"(flow_head\.)?head\.bias|text_embedding\.table": ParameterKind.SCALAR,
     r".*\.gate\.\w+_scale": ParameterKind.INPUT,
     r".*\.(qkv|proj|key_gate|value_gate|output_gate)\.weight": ParameterKind.HIDDEN,
-    r".*\.blocks\.0\.mlp\.fc[12]\.weight|backbone\..*\.mlp\.fc[12]\.weight": ParameterKind.HIDDEN,
+    r"(.*\.)?blocks\.\d\.mlp\.fc[12]\.weight|backbone\..*\.mlp\.fc[12]\.weight": ParameterKind.HIDDEN,
     r"flow_head\.(z_mlp\.fc[12]|time_mlp\.fc2)\.weight|.*\.time_zero\.mlp\.2\.weight": ParameterKind.HIDDEN,
+    r"(time_mlp|text\.mlp)\.fc2\.weight": ParameterKind.HIDDEN,
 }
 """What the table of the paper says of each name; all others are inputs, biases, norms, tokens or convolutions."""
 
@@ -71,12 +73,16 @@ def every_variant() -> Iterator[Any]:
     for position in POSITIONS.builtin:
         yield pytest.param({"position": position}, id=f"position={position}")
     yield pytest.param(TEXT, id="text")
+    for task in TASKS.builtin:
+        for placement in ("after", "before"):
+            yield pytest.param({"task": task, "norm_placement": placement}, id=f"{task}, norms {placement}")
+    yield pytest.param(TEXT | {"task": "diffusion"}, id="diffusion of texts")
 
 
 @pytest.mark.parametrize("changes", list(every_variant()))
 def test_every_parameter_of_every_variant_has_the_kind_of_the_table(changes: dict[str, Any]) -> None:
     config = mup(**changes)
-    model = LINA(config)
+    model = make_model(config)
     kinds = parameter_kinds(model, config)
     names = [name for name, _ in model.named_parameters()]
     shared = {name for name in names if ".gate." in name and model.get_parameter(name).shape[0] == 1}

@@ -24,6 +24,8 @@ from lina_lab.model import (
 )
 from lina_lab.model.inputs import IMAGES_PER_GENERATOR
 from lina_lab.model.layers import ZeroLinear
+from lina_lab.util import registry
+from lina_lab.util.registry import Provided
 from tests.conftest import TINY
 from tests.model.test_attention import every_attention
 from tests.model.test_lina import SMALL, disturb, seeded
@@ -68,6 +70,21 @@ def test_every_entry_names_code_that_exists(task: str) -> None:
         load() is not None for load in (entry.load_model, entry.load_inputs, entry.load_module, entry.load_costs)
     )
     assert hasattr(entry.load_model(), "generate") == entry.generates
+
+
+def _deep(model: LinaConfig) -> str | None:
+    return "task=mine needs more" if model.depth < 4 else None
+
+
+def test_a_task_of_a_package_is_a_value_of_the_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = replace(TASKS["classification"], name="mine", misfit=_deep)
+    monkeypatch.setattr(TASKS, "_outside", None)
+    monkeypatch.setattr(registry, "provided_by_packages", lambda group: (Provided("other 1.2", mine),))
+    config = replace(SMALL, task="mine", depth=4)
+    assert type(make_model(config)).__name__ == "Classifier"
+    assert count.parameters(config) == count.parameters(replace(config, task="classification"))
+    with pytest.raises(ValueError, match="task=mine needs more"):
+        replace(SMALL, task="mine")
 
 
 def test_an_entry_that_is_not_complete_is_refused() -> None:

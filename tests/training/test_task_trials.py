@@ -1,0 +1,35 @@
+"""Trials of the tasks beside generation."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lina_lab.config import TrialConfig
+from lina_lab.training.trial import run_trial
+
+Tiny = Callable[..., TrialConfig]
+
+
+@pytest.mark.parametrize("task", ["classification", "diffusion"])
+def test_a_trial_of_a_task_comes_to_a_result(tiny: Tiny, tmp_path: Path, task: str) -> None:
+    """The same in a second run, and with samples where the task generates images."""
+    config = tiny(model={"task": task})
+    results = [run_trial(config, tmp_path / name) for name in ("one", "two")]
+    assert [(result.status, result.error) for result in results] == [("done", None)] * 2
+    assert {"train/loss", "val/loss_raw", "val/loss_ema"} <= results[0].metrics.keys()
+    assert results[0].metrics == results[1].metrics
+    assert (tmp_path / "one" / "samples.png").exists() == (task == "diffusion")
+
+
+@pytest.mark.parametrize("task", ["classification", "diffusion"])
+def test_a_task_learns(tiny: Tiny, tmp_path: Path, task: str) -> None:
+    config = tiny(
+        model={"task": task, "dim": 32},
+        optimizer={"lr": 4e-3},
+        trainer={"max_images": 2400, "val_every_images": 2400},
+        sampling={"images_per_class": 0},
+    )
+    losses = []
+    run_trial(config, tmp_path, report=lambda progress: losses.append(progress.loss))
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
