@@ -110,7 +110,7 @@ class DiffusionModel(nn.Module):
         self.blocks = Stack(config, config.decoder_blocks, AdaLNBlock)
         self.modulation = AdaLNModulation(config.dim, 2)
         self.norm = nn.LayerNorm(config.dim, eps=ADALN_EPS, elementwise_affine=False)
-        self.head = ZeroLinear(config.dim, config.token_dim)
+        self.out = ZeroLinear(config.dim, config.token_dim)
         initialize(self, seed=0)
         if config.compile:
             compile_each(self.blocks)
@@ -147,7 +147,7 @@ class DiffusionModel(nn.Module):
         condition_BD = time + condition
         x_BND = self.blocks(x_BND, self.positions.rotation(0), condition_BD)
         scale, shift = self.modulation(condition_BD.unsqueeze(1))
-        return self.head(self.norm(x_BND) * (1 + scale) + shift)
+        return self.out(self.norm(x_BND) * (1 + scale) + shift)
 
     def loss_from_inputs(
         self,

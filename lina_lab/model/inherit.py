@@ -1,4 +1,4 @@
-"""Take the weights of one LINA into another one that has just been initialized.
+"""Take the weights of one model into another one that has just been initialized.
 
 Sin-cos and rotary positions extend by their formulas and are never taken. Gates by position are tied to the grid: they
 are interpolated on it, or start again from 1, as the authors have them do when they go to a higher resolution.
@@ -24,14 +24,20 @@ from lina_lab.variants import GATES
 Shape = tuple[int, ...]
 ATTENTION = ".attn."
 """What the names of an attention's parameters have in them."""
+PATCHES = (
+    *("backbone.embed.*", "condition_encoder.patch_embed.*", "flow_head.embed.*", "flow_head.head.*"),
+    *("embed.*", "out.*"),
+)
 MEANING = {
-    "num_heads": (".attn.qkv.", ".attn.proj."),
-    "latent_channels": ("backbone.embed.", "condition_encoder.patch_embed.", "flow_head.embed.", "flow_head.head."),
-    "patch_size": ("backbone.embed.", "condition_encoder.patch_embed.", "flow_head.embed.", "flow_head.head."),
-    "text_dim": ("text_embedding.",),
+    "num_heads": ("*.attn.qkv.*", "*.attn.proj.*"),
+    "latent_channels": PATCHES,
+    "patch_size": PATCHES,
+    "text_dim": ("text_embedding.*", "text.*"),
+    "norm_placement": tuple(f"{stack}.*.norm[12].*" for stack in ("backbone", "condition_encoder.blocks", "blocks")),
 }
-"""Field of the model -> the parameters that mean something else where it differs, even if their shapes are the same."""
-SIZES = (*MEANING, "dim", "flow_dim", "num_classes", "depth", "condition_depth", "flow_depth")
+"""Field of the model -> the parameters that mean something else where it differs, even if their shapes are the same.
+Patterns of names, as in a shell."""
+SIZES = (*MEANING, "task", "dim", "flow_dim", "num_classes", "depth", "condition_depth", "flow_depth")
 """Fields that a message about shapes names if they differ."""
 SHOWN = 3
 """Names in a message; the others are counted."""
@@ -114,7 +120,7 @@ def _sorted(model: Any, shapes: Mapping[str, Shape], source: LinaConfig, start: 
         raise ValueError(f"start.gates=drop is for a model without gates by position, and this one has {_some(gates)}")
     moved = (source.grid, source.condition_grid) != (model.config.grid, model.config.condition_grid)
     differing = [field for field in SIZES if getattr(source, field) != getattr(model.config, field)]
-    foreign = tuple(part for field in differing for part in MEANING.get(field, ()))
+    foreign = tuple(pattern for field in differing for pattern in MEANING.get(field, ()))
     taken, interpolated, left, unfit = list[str](), list[str](), list[str](), list[str]()
     for name, shape in shapes.items():
         if name in constants:
@@ -126,7 +132,7 @@ def _sorted(model: Any, shapes: Mapping[str, Shape], source: LinaConfig, start: 
             left.append(name)
         elif by_position(name) and moved and shape[0] == target[name][0]:
             interpolated.append(name)
-        elif shape != target[name] or any(part in name for part in foreign):
+        elif shape != target[name] or any(fnmatchcase(name, pattern) for pattern in foreign):
             unfit.append(f"{name} {list(shape)}, for {list(target[name])}")
             left.append(name)
         else:

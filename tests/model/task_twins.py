@@ -163,7 +163,7 @@ def velocity(P: Weights, noised: Tensor, timestep: Tensor, given: Tensor, model:
     for i, config in enumerate(model.decoder_blocks):
         x = adaln_block(P, f"blocks.{i}", x, condition, config, model)
     scale, shift = affine(P, "modulation.proj", silu(condition)).unsqueeze(1).split(model.dim, dim=-1)
-    return affine(P, "head", normed(x, 1e-6) * (1 + scale) + shift)
+    return affine(P, "out", normed(x, 1e-6) * (1 + scale) + shift)
 
 
 def diffusion_loss(

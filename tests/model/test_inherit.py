@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lina_lab.config import AttentionConfig, LinaConfig
 from lina_lab.config.start import StartConfig
-from lina_lab.model import LINA, initialize
+from lina_lab.model import LINA, initialize, make_model
 from lina_lab.model.inherit import Inherited, inherit, misfit
 from tests.model.test_lina import SMALL, disturb, seeded
 from tests.model.test_placements import PLAIN, ROTARY, SOFTMAX, TEXT
@@ -221,3 +221,35 @@ def test_the_report_counts_and_names_what_was_not_taken() -> None:
         f"{len(found.taken)} parameters taken, {len(found.drawn)} drawn (backbone.decoder.0.attn"
     )
     assert "left" not in sentence
+
+
+@pytest.mark.parametrize("task", ["classification", "diffusion"])
+def test_gates_of_a_task_without_condition_tokens_are_interpolated_on_the_image_s_grid(task: str) -> None:
+    source = make_model(replace(SMALL, task=task))
+    name, rows = "blocks.0.attn.gate.key_scale", torch.arange(6.0).repeat_interleave(4)
+    with torch.no_grad():
+        source.state_dict()[name].copy_(rows.reshape(1, -1, 1))
+    model = make_model(replace(LARGER, task=task))
+    found = inherit(model, source.state_dict(), source.config, start())
+    assert (len(found.interpolated), found.drawn, found.left) == (4, (), ())
+    inner = torch.arange(1, 11)
+    assert torch.allclose(model.state_dict()[name][0].reshape(12, 8)[inner, 3], (inner + 0.5) / 2 - 0.5)
+
+
+def test_a_diffusion_model_takes_the_attentions_of_a_classifier() -> None:
+    source = make_model(replace(SMALL, task="classification"))
+    disturb(source)
+    model = make_model(replace(SMALL, task="diffusion"))
+    found = inherit(model, source.state_dict(), source.config, start(take="named", named=["blocks.*.attn.*"]))
+    assert {name.split(".")[2] for name in found.taken} == {"attn"}
+    assert_equal(model, found.taken, source.state_dict())
+
+
+def test_weights_of_another_task_or_norm_placement_are_refused() -> None:
+    found = misfit(replace(SMALL, task="diffusion"), SMALL, start())
+    assert found is not None
+    assert "(the source has task=generation, and the model task=diffusion)" in found
+    before = misfit(replace(SMALL, norm_placement="before"), SMALL, start())
+    assert before is not None
+    assert "condition_encoder.blocks.0.norm1.weight [8], for [8]" in before
+    assert "(the source has norm_placement=after, and the model norm_placement=before)" in before

@@ -36,8 +36,8 @@ BASE: dict[str, Any] = {
 }
 TEXT = {"num_classes": None, "text_dim": 64, "text_length": 8}
 BY_NAME = {
-    r"(flow_head\.)?head\.weight": ParameterKind.OUTPUT,
-    r"(flow_head\.)?head\.bias|text_embedding\.table": ParameterKind.SCALAR,
+    r"(flow_head\.)?head\.weight|out\.weight": ParameterKind.OUTPUT,
+    r"(flow_head\.)?head\.bias|out\.bias|text_embedding\.table": ParameterKind.SCALAR,
     r".*\.gate\.\w+_scale": ParameterKind.INPUT,
     r".*\.(qkv|proj|key_gate|value_gate|output_gate)\.weight": ParameterKind.HIDDEN,
     r"(.*\.)?blocks\.\d\.mlp\.fc[12]\.weight|backbone\..*\.mlp\.fc[12]\.weight": ParameterKind.HIDDEN,

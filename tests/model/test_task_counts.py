@@ -61,7 +61,7 @@ def test_parameters_of_a_task_are_those_of_the_model_s_parts(task: str, changes:
     config = made(task, changes)
     model, found = make_model(config), count.parameters(config)
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
-    last = [sizes["head"], sizes.get("modulation", 0)]
+    last = [sizes[part] for part in ("head", "modulation", "out") if part in sizes]
     assert (found.encoder, found.head) == (sizes["embed"] + sizes["positions"], sum(last))
     assert found.decoder == sizes["blocks"] + sizes["norm"]
     assert found.total == sum(sizes.values())
