@@ -3,11 +3,13 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn import functional as F
 
 from lina_lab.config import AttentionConfig, LinaConfig, TrialConfig, from_dict, to_dict
@@ -24,6 +26,7 @@ from lina_lab.model import (
 )
 from lina_lab.model.inputs import IMAGES_PER_GENERATOR
 from lina_lab.model.layers import ZeroLinear
+from lina_lab.training.sharding import shard
 from lina_lab.util import registry
 from lina_lab.util.registry import Provided
 from tests.conftest import TINY
@@ -227,7 +230,7 @@ def test_weights_of_norms_before_the_branches_have_no_layout_of_the_authors() ->
 
 
 @every_task
-def test_a_model_of_any_task_is_saved_and_read(task: str, tmp_path: Any) -> None:
+def test_a_model_of_any_task_is_saved_and_read(task: str, tmp_path: Path) -> None:
     model = make_model(of_task(task, norm_placement="before"))
     initialize(model, 4)
     save_model(model, tmp_path / "model")
@@ -236,3 +239,47 @@ def test_a_model_of_any_task_is_saved_and_read(task: str, tmp_path: Any) -> None
     assert read.config == model.config
     assert all(torch.equal(value, read.state_dict()[name]) for name, value in model.state_dict().items())
     assert from_dict(LinaConfig, to_dict(model.config)) == model.config
+
+
+def gradients(model: nn.Module, latents: Tensor, condition: dict[str, Tensor]) -> list[Tensor]:
+    disturb(model)
+    inputs = sample_loss_inputs(model.config, len(latents), seeded())
+    loss = model.loss_from_inputs(latents, inputs, **condition)
+    loss.backward()
+    return [loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+
+
+@one_stack
+def test_checkpointing_changes_no_gradient_of_a_task(task: str) -> None:
+    configs = (of_task(task), of_task(task, gradient_checkpointing=True))
+    plain, saving = (gradients(make_model(config), *batch(config, 4)) for config in configs)
+    assert all(torch.equal(a, b) for a, b in zip(plain, saving, strict=True))
+
+
+@pytest.mark.system
+@pytest.mark.filterwarnings("ignore")  # torch.compile's own
+@one_stack
+def test_a_compiled_model_of_a_task_equals_the_plain_one(task: str) -> None:
+    configs = [of_task(task, compile=compiled) for compiled in (False, True)]
+    plain, fast = (gradients(make_model(config), *batch(config, 4)) for config in configs)
+    assert all(torch.allclose(a, b, atol=1e-4, rtol=1e-3) for a, b in zip(plain, fast, strict=True))
+
+
+@one_stack
+def test_a_sharded_model_of_a_task_has_the_loss_of_a_whole_one(task: str, tmp_path: Path) -> None:
+    config = of_task(task)
+    latents, condition = batch(config, 4)
+    inputs = sample_loss_inputs(config, 4, seeded())
+    whole = make_model(config)
+    disturb(whole)
+    wanted = whole.loss_from_inputs(latents, inputs, **condition)
+    distributed.init_process_group("gloo", store=distributed.FileStore(str(tmp_path / "store")), rank=0, world_size=1)
+    try:
+        shard(whole, init_device_mesh("cpu", (1,)))
+        assert torch.allclose(whole.loss_from_inputs(latents, inputs, **condition), wanted)
+        if task == "classification":
+            assert whole.logits(latents).shape == (4, 3)
+        else:
+            assert whole.generate(**condition, flow_steps=2, generator=seeded()).isfinite().all()
+    finally:
+        distributed.destroy_process_group()
