@@ -86,6 +86,10 @@ class LinaConfig(Checked):
             yield misfit
         if (misfit := POSITIONS[self.position].misfit(self.image_geometry)) is not None:
             yield misfit
+        yield from self._problems_of_attention()
+        yield from self._problems_of_parametrization()
+
+    def _problems_of_attention(self) -> Iterator[str]:
         for name in ("encoder_attention", "condition_attention"):
             if any(attention.tied_to_grid for attention in self._pattern(name)):
                 yield f"{name} needs kind, conv and gate that do not need the whole grid: it does not see the grid"
@@ -103,7 +107,6 @@ class LinaConfig(Checked):
                 yield misfit
             if attention.rotate != ROTATIONS.unused and not POSITIONS[self.position].rotates:
                 yield f"rotate={attention.rotate} needs position=rotary: position={self.position} rotates nothing"
-        yield from self._problems_of_parametrization()
 
     def _problems_of_parametrization(self) -> Iterator[str]:
         if self.parametrization == "standard":
