@@ -40,7 +40,8 @@ class Task:
     generates: bool = False
     """Whether the model generates images."""
     metrics: tuple[str, ...] = ()
-    """What validation logs besides the loss, as "accuracy" for val/accuracy_ema and val/accuracy_raw."""
+    """What validation logs besides the loss: methods of the model that map a batch to a scalar, as "accuracy" for
+    val/accuracy_ema and val/accuracy_raw."""
     misfit: Callable[["LinaConfig"], str | None] = _fits
     """Why a model cannot be built for it, as a sentence; None: it can."""
     problem: Callable[["TrialConfig"], str | None] = _fits

@@ -84,6 +84,10 @@ class Classifier(nn.Module):
         """Logits [B, K] of latents [B, C, H, W]."""
         return self._logits(latents)
 
+    def accuracy(self, latents: Tensor, *, label: Tensor) -> Tensor:
+        """Share of latents [B, C, H, W] whose largest logit is that of their class, int64 [B]: a scalar."""
+        return (self.logits(latents).argmax(1) == label).float().mean()
+
     def _logits(self, latents: Tensor) -> Tensor:
         x_BND = self.positions.add(self.embed(patchify(latents, self.config.patch_size)))
         z_BND = self.norm(self.blocks(x_BND, self.positions.rotation(0)))

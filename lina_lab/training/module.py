@@ -115,8 +115,11 @@ class LinaModule(L.LightningModule):
             return
         latents, condition = batch
         inputs, counted = self.frozen[batch_idx]
-        loss = self.model.loss_from_inputs(latents, inputs, **condition)
-        self.log(f"val/loss_{weights}", loss, batch_size=counted, add_dataloader_idx=False, sync_dist=True)
+        measured = {"loss": self.model.loss_from_inputs(latents, inputs, **condition)}
+        for name in self.config.model.kind.metrics:
+            measured[name] = getattr(self.model, name)(latents, **condition)
+        for name, value in measured.items():
+            self.log(f"val/{name}_{weights}", value, batch_size=counted, add_dataloader_idx=False, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         if self.config.data.on_error == "skip":

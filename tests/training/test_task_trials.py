@@ -4,8 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from lina_lab.config import TrialConfig
+from lina_lab.data import make_data
+from lina_lab.evaluation.weights import load_trained
 from lina_lab.training.trial import run_trial
 
 Tiny = Callable[..., TrialConfig]
@@ -33,3 +36,14 @@ def test_a_task_learns(tiny: Tiny, tmp_path: Path, task: str) -> None:
     losses = []
     run_trial(config, tmp_path, report=lambda progress: losses.append(progress.loss))
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_a_classifier_s_accuracy_is_the_share_of_right_classes(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny(model={"task": "classification", "attention": {"gate": "none"}}, sampling={"images_per_class": 0})
+    result = run_trial(config, tmp_path)
+    model = load_trained(tmp_path).model
+    images, condition = make_data(config).val_set[torch.arange(config.data.val_images)]
+    with torch.no_grad():
+        right = model.logits(images).argmax(1) == condition["label"]
+    assert result.metrics["val/accuracy_ema"] == pytest.approx(right.float().mean().item(), abs=1e-6)
+    assert {"val/accuracy_ema", "val/accuracy_raw"} <= result.metrics.keys()
