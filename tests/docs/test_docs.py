@@ -266,12 +266,14 @@ def test_the_data_set_of_the_example_has_two_classes_that_differ(
         assert (image.std(dim=2 - int(label)) < 1e-6).all()
 
 
-def test_the_example_in_python_runs() -> None:
-    (example,) = blocks((ROOT / "docs/paper.md").read_text(), "python")
-    names: dict[str, typing.Any] = {}
-    exec(example, names)
-    assert torch.isfinite(names["loss"])
-    assert names["images"].shape == (6, 1, 8, 8)
+def test_the_examples_in_python_run() -> None:
+    examples = blocks((ROOT / "docs/paper.md").read_text(), "python")
+    assert len(examples) == 2
+    for example in examples:
+        names: dict[str, typing.Any] = {}
+        exec(example, names)
+        assert torch.isfinite(names["loss"])
+        assert names["images"].shape == (6, 1, 8, 8)
 
 
 def test_the_training_loop_of_plain_pytorch_learns_and_generates(
