@@ -56,7 +56,10 @@ from tests.command_line import HEADER, OURS, QUESTION, STUDIES, composed, empty_
         ("model.dim=${nothing}", ["Interpolation key 'nothing' not found"]),
         ("size=huge", ["there is no size huge", "width1536"]),
         ("size={dim:3}", ["there is no size {'dim': 3}", "width1536"]),
-        ("data=digitz", ["there is no data set digitz; the data sets are digits, mnist5k, latents, shards, shapes"]),
+        (
+            "data=digitz",
+            ["there is no data set digitz; the data sets are digits, mnist5k, emoji, latents, shards, shapes"],
+        ),
         ("data={name:digits}", ["there is no data set {'name': 'digits'}"]),
         ("data=shards", ["data.name=shards needs data.path"]),
         ("--multirun", ["a study lists its own cells"]),

@@ -20,9 +20,9 @@ RECIPE = {
 }
 
 
-def way(plan: Plan, name: str, seed: int = 0) -> Cell:
-    (found,) = (c for c in plan.cells if c.config.seed == seed and plan.study.point_name("way", c.axes) == name)
-    return found
+def way(plan: Plan, name: str) -> Cell:
+    """The cell of a way with the study's first seed."""
+    return next(cell for cell in plan.cells if plan.study.point_name("way", cell.axes) == name)
 
 
 def source(plan: Plan, cell: Cell) -> Cell:

@@ -47,7 +47,7 @@ def test_a_package_s_names_are_allowed_and_listed_and_their_modules_are_not_impo
     assert done.stdout.startswith(REFUSALS)
     for choices in (
         "memory, output, head.",
-        "digits, mnist5k, latents, shards, shapes, stripes.",
+        "digits, mnist5k, emoji, latents, shards, shapes, stripes.",
         "One of adamw, muon, sgd.",
         "One of constant, cosine, linear, wsd, square.",
     ):
