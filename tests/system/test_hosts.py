@@ -19,6 +19,7 @@ from tests.conftest import STUDY, TINY
 from tests.system.conftest import ROOT, Place, make_place
 from tests.system.network import Network, network
 from tests.system.servers import Server, database
+from tests.system.stages import STAGED
 
 pytestmark = pytest.mark.system
 Losses = dict[str, list[tuple[int, float]]]
@@ -134,6 +135,32 @@ def test_two_machines_train_as_one(tmp_path: Path, net: Network, undisturbed: Lo
     for folder in (tmp_path / "runs/tiny").glob("*/logs"):
         hosts = {json.loads((folder / f"rank-{rank}.json").read_text())["host"] for rank in (0, 1)}
         assert hosts == {"lh1", "lh2"}
+
+
+def test_stages_on_two_machines_are_those_of_one_also_when_a_machine_is_lost(tmp_path: Path, net: Network) -> None:
+    """It is lost while the cooldown branch goes on with the trunk."""
+    place, reference = make_place(tmp_path, **STAGED), make_place(tmp_path / "here", **STAGED)
+    code, _, err = reference.study()
+    assert (code, err) == (0, "")
+    one, two = (net.start(net.host(i), command(net), tmp_path) for i in (1, 2))
+    again: list[subprocess.Popen[str]] = []
+
+    def strike(folder: Path) -> None:
+        net.kill(net.host(2))
+        again.append(net.start(net.host(2), command(net), tmp_path))
+
+    striking = when_at_work(place, 1200, strike)
+    code, out, err = ended(one)
+    striking.join()
+    assert (code, err) == (0, ""), out
+    assert ended(again[0], 30)[0] == 0
+    two.communicate()
+    assert "rank 1 on lh2 was lost" in out
+    assert_as_if_undisturbed(place, reference.losses(), cells=3)
+    for folder in (place.folder, reference.folder):
+        results = [json.loads(path.read_text())["result"] for path in folder.glob("runs/tiny/*/result.json")]
+        assert [result["steps"] for result in sorted(results, key=lambda r: r["images_seen"])] == [60, 60, 120]
+        assert all("val/loss_ema_0.070" in result["metrics"] for result in results)
 
 
 def test_a_leader_that_is_killed_and_restarted_finds_its_follower(

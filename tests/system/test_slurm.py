@@ -17,6 +17,7 @@ from tests.conftest import STUDY, TINY
 from tests.system.cluster import Cluster, cluster
 from tests.system.conftest import Place, make_place, wait_for
 from tests.system.network import network
+from tests.system.stages import STAGED
 
 pytestmark = pytest.mark.system
 CELLS = {
@@ -141,6 +142,23 @@ def test_a_job_outlives_the_process_that_submitted_it_and_is_found_again(tmp_pat
     assert "tiny: 1 done" in out
     assert len(list(place.folder.glob("runs/tiny/*/logs/slurm/*_submission.sh"))) == 1
     assert [run.data.tags[STATUS] for run in place.attempts()] == ["done"]
+
+
+def test_stages_by_jobs_are_those_of_one_process(tmp_path: Path, slurm: Cluster) -> None:
+    """Two jobs at once where two cells start from the same one; the process that submits them is killed in between."""
+    place, reference = make_place(tmp_path / "slurm", **STAGED), make_place(tmp_path / "here", **STAGED)
+    code, _, err = reference.study()
+    assert (code, err) == (0, "")
+    first = start(slurm, place, "study.resources.nodes=1", "workers=2")
+    wait_for(lambda: list(place.folder.glob("runs/tiny/*/result.json")), seconds=240)
+    for one in [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    first.communicate()
+    out, err = start(slurm, place, "study.resources.nodes=1", "workers=2").communicate(timeout=300)
+    assert err == "", out
+    assert "tiny: 3 done" in out
+    assert place.losses() == reference.losses()
 
 
 def test_what_slurm_does_not_take_is_said_before_anything_runs(tmp_path: Path, slurm: Cluster) -> None:
