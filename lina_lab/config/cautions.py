@@ -10,7 +10,7 @@ from lina_lab.config.datasets import DATA_SETS
 from lina_lab.config.metrics import METRICS
 from lina_lab.config.optimizers import OPTIMIZERS
 from lina_lab.config.resources import ResourcesConfig
-from lina_lab.config.schedules import cooldown_start, problem_of_budget
+from lina_lab.config.schedules import problem_of_budget
 from lina_lab.config.trial import TrialConfig
 
 SLOW, MEANINGLESS = 0.2, 0.9
@@ -95,11 +95,6 @@ def _cautions(trial: TrialConfig) -> Iterator[str]:
             f"optimizer.warmup_images={optimizer.warmup_images:,} is more than the {trial.images_seen:,} images of the "
             f"budget: the learning rate ends at {trial.images_seen / optimizer.warmup_images:.0%} of "
             f"optimizer.lr={optimizer.lr:g}"
-        )
-    if (start := cooldown_start(trial)) < trial.images_seen:
-        yield (
-            f"optimizer.schedule={optimizer.schedule} lowers the learning rate from {start:,} images on: a loss "
-            "between there and the end is not that of a shorter training"
         )
     if trial.trainer.log_every_n_steps > trial.max_steps:
         yield (

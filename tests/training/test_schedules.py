@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from lina_lab.config import BudgetConfig, ResourcesConfig, StartConfig, StudyConfig, TrialConfig, from_dict, to_dict
-from lina_lab.config.cautions import cautions
 from lina_lab.config.schedules import (
     SCHEDULES,
     ScheduleEntry,
@@ -199,12 +198,6 @@ def test_cooldown_branches_of_a_trunk_are_bit_for_bit_trainings_of_their_own(tin
     early = after(budget(160, schedule="wsd", cooldown=0.5))
     with pytest.raises(ValueError, match=r"^[^;]*goes on after 128 images, where the rate must not have"):
         run(early, study / "early")
-
-
-def test_a_falling_rate_is_said_to_make_earlier_losses_mean_something_else(tiny: Tiny) -> None:
-    config = tiny(trainer=TEN_STEPS, optimizer={"schedule": "wsd", "cooldown": 0.2})
-    assert any("lowers the learning rate from 128 images on" in sentence for sentence in cautions(config))
-    assert not any("learning rate" in sentence for sentence in cautions(tiny(trainer=TEN_STEPS)))
 
 
 def test_a_schedule_of_another_package_is_a_shape(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
