@@ -1,13 +1,15 @@
 """A study that goes on with the cells of another one: equal but for a larger budget, none of them is trained twice."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import yaml
 
-from lina_lab.config import TrialConfig, from_stored
+from lina_lab.config import SamplingConfig, TrialConfig, from_stored
+from lina_lab.config.continuation import differences
 from lina_lab.config.history import PLACES
 from lina_lab.config.schedules import problem_of_going_on
 from lina_lab.config.start import StartConfig
@@ -68,6 +70,27 @@ class Extension:
         source = StartConfig(source=str(folder), sha256=locate(str(folder)).sha256, state="training")
         return replace(config, start=source)
 
+    def check_any(self, configs: Iterable[TrialConfig]) -> None:
+        """Refuse a study of which no cell goes on, since its cells would all be trained from the start.
+
+        Args:
+            configs: the trials as they are to be trained.
+
+        Raises:
+            ValueError: names a field in which they differ from those of the study.
+        """
+        wanted = list(configs)
+        if not wanted or any(config.start.state == "training" for config in wanted):
+            return
+        done = [config for cells in self._done.values() for _, config in cells]
+        if not done:
+            raise ValueError(f"study.extends={self.folder.name}: none of its cells is done")
+        fields = min((differences(now, then) for now in wanted for then in done), key=len)
+        raise ValueError(
+            f"study.extends={self.folder.name}: no cell goes on with one of its finished cells, which differ in more than "
+            f"the budget: {'; '.join(fields[:3])}"
+        )
+
 
 def images_of(config: TrialConfig) -> int:
     """Images that the source of an extended trial has seen; 0: the trial goes on with none."""
@@ -84,6 +107,13 @@ def _without_budget(config: TrialConfig) -> str:
     """What a trial computes at each step, whatever it goes on with, for how long and with which rates at its end."""
     start = StartConfig() if config.start.state == "training" else config.start
     anywhere = dict.fromkeys(PLACES)
-    optimizer = replace(config.optimizer, schedule="constant", cooldown=None, final_rate=0.0)
-    plain = replace(config, trainer=replace(config.trainer, max_images=1), optimizer=optimizer, start=start)
+    plain = replace(
+        config,
+        optimizer=replace(config.optimizer, schedule="constant", cooldown=None, final_rate=0.0),
+        ema=replace(config.ema, lengths=(), snapshot_every_images=None),
+        trainer=replace(config.trainer, max_images=1, val_every_images=1),
+        # One step, which an image of any size allows.
+        sampling=SamplingConfig(ar_steps=1),
+        start=start,
+    )
     return json.dumps([plain.config_hash(anywhere)])

@@ -267,6 +267,8 @@ def make_plan(
     _check_seed(plan)
     # A tuned study's cells are checked here, with any of the values.
     cells = grid_cells(plan, lambda values: {name: tried[0] for name, tried in study.tune.items()})
+    if plan._extension is not None and not study.tune:
+        plan._extension.check_any(cell.config for cell in cells)
     return plan if study.tune else replace(plan, cells=cells).with_sources().with_rounding()
 
 

@@ -86,7 +86,7 @@ def describe(workspace: Workspace) -> str:
     time = "device-hours unknown" if isnan(hours) else f"{hours * devices:,.3g} device-hours{assumed}"
     flops = cells["FLOPs"].sum()
     comparison = replace(plan, cells=tuple(c for c in plan.cells if c.phase is Phase.COMPARISON) or plan.cells)
-    found = [f"{line}\n" for line in (*notes(plan), plan.stopped, *plan.cautions()) if line]
+    found = [f"{line}\n" for line in (*_extended(plan), *notes(plan), plan.stopped, *plan.cautions()) if line]
     return (
         f"{plan.study.question.strip()}\n\n"
         f"{merged.to_markdown(index=False, floatfmt='.3g', disable_numparse=True)}\n\n"
@@ -97,6 +97,16 @@ def describe(workspace: Workspace) -> str:
         "Audit:\n"
         + "".join(f"- {line}\n" for line in (*audit(comparison).sentences(), *budget_sentences(plan), PAIRING))
     )
+
+
+def _extended(plan: Plan) -> list[str]:
+    """How many cells go on with those of another study."""
+    if plan.study.extends is None:
+        return []
+    goes_on = sum(cell.images_before > 0 for cell in plan.cells)
+    return [
+        f"{goes_on} of {len(plan.cells)} cells go on with those of {plan.study.extends}; FLOPs are of what is left."
+    ]
 
 
 def _listed(seeds: "pd.Series[int]") -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lina_lab.config import TrialConfig, from_stored, to_dict
-from lina_lab.config.history import NEVER, PLACES
+from lina_lab.config.continuation import differences
 from lina_lab.config.schedules import problem_of_going_on
 from lina_lab.config.teacher import teacher_misfit
 from lina_lab.model import LINA
@@ -20,20 +20,6 @@ from lina_lab.records.weights import Kind, Located, locate, written_hash
 from lina_lab.training.checkpoints import Checkpoints, newest
 from lina_lab.training.optimizer_state import LAYOUT, State
 from lina_lab.util.compat.lightning import fit_loop_after
-from lina_lab.util.nested import flatten
-
-MAY_CHANGE = (
-    "trainer.max_images",
-    "trainer.val_every_images",
-    "trainer.log_every_n_steps",
-    "optimizer.schedule",
-    "optimizer.cooldown",
-    "optimizer.final_rate",
-    "ema.lengths",
-    "ema.snapshot_every_images",
-)
-"""Fields in which a trial may differ from the one whose training it goes on with; those of places may as well."""
-MAY_CHANGE_SECTIONS = ("sampling.", "start.")
 
 
 @dataclass(frozen=True)
@@ -151,16 +137,8 @@ def teacher(config: TrialConfig, folder: Path) -> LINA:
 def continuation_problem(config: TrialConfig, checkpoint: Mapping[str, Any]) -> str | None:
     """Why a trial cannot go on with the training that a checkpoint is of, as a sentence; None: it can."""
     source = from_stored(TrialConfig, checkpoint["hyper_parameters"])
-    then, now = flatten(to_dict(source)), flatten(to_dict(config))
-    free = (*MAY_CHANGE, *PLACES, *NEVER)
-    changed = [
-        name
-        for name in sorted(then.keys() | now.keys())
-        if name not in free and not name.startswith(MAY_CHANGE_SECTIONS) and then.get(name) != now.get(name)
-    ]
-    if changed:
-        differing = "; ".join(f"{name} was {then.get(name)} and is {now.get(name)}" for name in changed)
-        return f"start.state=training goes on with the same trial, and this one differs ({differing})"
+    if changed := differences(config, source):
+        return f"start.state=training goes on with the same trial, and this one differs ({'; '.join(changed)})"
     steps = int(checkpoint["global_step"])
     images = steps * config.data.batch_size
     if steps >= config.max_steps:

@@ -95,6 +95,18 @@ def test_cooldowns_branch_off_the_longest_trunk_that_fits(training: TrainingLab,
         make_plan(replace(study, name="early"), base, runs=training.runs)
 
 
+def test_what_is_measured_may_change_and_what_is_trained_may_not(training: TrainingLab, tiny_study: Any) -> None:
+    training.plan = plan_of(training, tiny_study, 32)
+    training.run()
+    study, base = tiny_study(axes={"size": {"model.dim": [8]}}, name="longer", extends="tiny")
+    base["trainer"] |= {"max_images": 64, "val_every_images": 16}
+    base["sampling"] |= {"images_per_class": 0}
+    assert make_plan(study, base, runs=training.runs).cells[0].images_before == 32
+    base["optimizer"]["warmup_images"] = 16
+    with pytest.raises(ValueError, match=r"differ in more than the budget: optimizer\.warmup_images was 0 and is 16"):
+        make_plan(study, base, runs=training.runs)
+
+
 BAD = [
     ({"extends": "nothing"}, 64, "study.extends=nothing: there is no such study in"),
     ({"extends": "tiny", "name": "longer"}, 32, "has seen 32 images, and trainer.max_images=32 asks for no more"),
