@@ -87,8 +87,8 @@ class Extension:
             raise ValueError(f"study.extends={self.folder.name}: none of its cells is done")
         fields = min((differences(now, then) for now in wanted for then in done), key=len)
         raise ValueError(
-            f"study.extends={self.folder.name}: no cell goes on with one of its finished cells, which differ in more than "
-            f"the budget: {'; '.join(fields[:3])}"
+            f"study.extends={self.folder.name}: no cell goes on with a finished one, which differ in more than the budget: "
+            f"{'; '.join(fields[:3])}"
         )
 
 
