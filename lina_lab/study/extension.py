@@ -87,7 +87,7 @@ class Extension:
             raise ValueError(f"study.extends={self.folder.name}: none of its cells is done")
         fields = min((differences(now, then) for now in wanted for then in done), key=len)
         raise ValueError(
-            f"study.extends={self.folder.name}: no cell goes on with a finished one, which differ in more than the budget: "
+            f"study.extends={self.folder.name}: no cell goes on, since they differ in more than the budget: "
             f"{'; '.join(fields[:3])}"
         )
 

@@ -11,8 +11,9 @@ from lina_lab.config import TrialConfig, from_dict
 from lina_lab.records.result import Progress, TrialResult
 from lina_lab.study.grid import Plan, make_plan
 from lina_lab.study.lineage import own_flops
+from lina_lab.study.plan import describe
 from lina_lab.training.trial import run_trial
-from tests.study.conftest import Lab
+from tests.study.conftest import Lab, workspace_at
 
 
 class TrainingLab(Lab):
@@ -77,6 +78,7 @@ def test_a_cell_that_the_other_study_lacks_is_trained_from_its_start(training: T
     training.plan = plan_of(training, tiny_study, 64, name="longer", extends="tiny", seeds=[0, 1])
     goes_on = [cell.config.start.state == "training" for cell in training.plan.cells]
     assert goes_on == [True, False]
+    assert "1 of 2 cells go on with those of tiny" in describe(workspace_at(training.runs, training.plan))
     training.run()
     assert sorted(training.steps) == [1, 2, 3, 3, 4, 4]
 
