@@ -43,17 +43,20 @@ TAG_LENGTH: Final = 8000
 """MLflow cuts the value of a tag after so many characters (MAX_TAG_VAL_LENGTH in MLflow 3.17)."""
 TRAIN_LOSS: Final = "train/loss"
 """Loss of a step's batch, over images seen."""
-TRAIN: Final = "train/"
-"""Prefix of what is measured of the training itself. No objective: of these the loss alone is a trial's metric."""
-TRAIN_RATE: Final = f"{TRAIN}lr"
-TRAIN_NORM: Final = f"{TRAIN}gradient_norm"
-SPIKES: Final = f"{TRAIN}loss_spikes"
+WATCH: Final = "watch/"
+"""Prefix of what one watches while a cell trains. No objective, and none of a trial's metrics. MLflow lists metrics by
+name, and its page of a comparison shows the first seven: these and the next come after the losses."""
+TRAIN_RATE: Final = f"{WATCH}lr"
+TRAIN_NORM: Final = f"{WATCH}gradient_norm"
+SPIKES: Final = f"{WATCH}loss_spikes"
+WALL: Final = "wall/"
+"""Prefix of what is measured of time and memory."""
 EVALUATION: Final = "eval/"
 """Prefix of the metrics of generated images."""
 VERSIONS: Final = "lina.versions"
 """Code and packages that trained a cell, as JSON: name -> version."""
 IMAGES_PER_SECOND: Final = "images_per_second"
-THREADS: Final = "wall/threads"
+THREADS: Final = f"{WALL}threads"
 
 
 @dataclass(frozen=True, kw_only=True)

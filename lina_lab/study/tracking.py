@@ -16,7 +16,7 @@ from lina_lab.config import StudyConfig, to_dict
 from lina_lab.records import runstore
 from lina_lab.records.files import PICTURE_FILE, RESULT_FILE
 from lina_lab.records.record import Record, read_record
-from lina_lab.records.runstore import THREADS, quiet_logs
+from lina_lab.records.runstore import THREADS, WALL, quiet_logs
 from lina_lab.records.status import RUN_STATUS, CellStatus, RunStatus
 from lina_lab.study.backend import make_whole
 from lina_lab.study.grid import Cell, Plan
@@ -36,9 +36,8 @@ TABLE_FILE = "table.md"
 PLAIN_NUMBERS = ("parameters", "trainable_parameters", "images_per_second", "fit_seconds", "peak_memory_mib")
 NUMBERS = {
     **{name: name for name in PLAIN_NUMBERS},
-    # MLflow lists metrics by name: these come after the losses.
     THREADS: "threads",
-    **{f"wall/{name}": name for name in ("ranks", "step_seconds", "data_seconds", "communication_seconds")},
+    **{f"{WALL}{name}": name for name in ("ranks", "step_seconds", "data_seconds", "communication_seconds")},
 }
 """Metric of a cell's run -> field of the result, which is None where it was not measured."""
 

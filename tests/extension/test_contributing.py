@@ -64,7 +64,7 @@ def test_a_package_s_data_optimizer_schedule_metric_callback_and_logger_are_used
         steps = (cell / "steps.txt").read_text().split()
         assert steps == [str(step) for step in range(1, len(steps) + 1)]
         logged = (cell / "csv/metrics.csv").read_text().splitlines()
-        assert {"train/loss", "train/lr", "val/loss_ema"} <= set(logged[0].split(","))
+        assert {"train/loss", "watch/lr", "val/loss_ema"} <= set(logged[0].split(","))
 
 
 def test_a_gate_in_lina_lab_itself_passes_the_tests_that_walk_the_entries(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_a_logger_gets_what_mlflow_gets_and_changes_no_number(
     result = run(tiny(trainer={**LONG, "loggers": ["kept"]}), tmp_path / "logged", tracking=tracking)
     assert result.metrics == run(tiny(trainer=LONG), tmp_path / "plain").metrics
     names = {name for name, *_ in kept.points}
-    assert {"train/loss", "val/loss_raw", "val/loss_ema", "train/lr", "train/loss_spikes"} <= names
+    assert {"train/loss", "val/loss_raw", "val/loss_ema", "watch/lr", "watch/loss_spikes"} <= names
     for name in names:
         mine = [(step, value) for own, step, value in kept.points if own == name]
         assert [(p.step, p.value) for p in client.get_metric_history(tracking.run_id, name)] == mine
@@ -202,7 +202,7 @@ def test_tensorboard_gets_the_curves(tiny: Tiny, tmp_path: Path) -> None:
     run(tiny(trainer={**LONG, "loggers": ["tensorboard"]}), tmp_path / "x")
     events = reading.EventAccumulator(str(tmp_path / "x/tensorboard")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [16 * n for n in range(10)]
-    assert {"val/loss_ema", "train/lr"} <= set(events.Tags()["scalars"])
+    assert {"val/loss_ema", "watch/lr"} <= set(events.Tags()["scalars"])
 
 
 def test_weights_and_biases_gets_a_run_offline(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

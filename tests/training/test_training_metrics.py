@@ -18,8 +18,8 @@ from tests.training.test_resume import KilledError, final, run
 Tiny = Callable[..., TrialConfig]
 LONG = {"max_images": 480, "val_every_images": 192}
 """30 steps, with validations after 12, 24 and 30."""
-WALL = ("train/images_per_second", "train/memory_mib")
-MEASURED = ("train/lr", "train/gradient_norm", "train/loss_spikes")
+WALL = ("wall/images_per_second", "wall/memory_mib")
+MEASURED = ("watch/lr", "watch/gradient_norm", "watch/loss_spikes")
 
 
 def curves(config: TrialConfig, folder: Path, kill_at: int | None = None) -> dict[str, list[tuple[int, float]]]:
@@ -47,21 +47,21 @@ def test_rate_and_norm_are_logged_now_and_then_and_speed_memory_and_spikes_at_va
     assert len(found["train/loss"]) == 30
     # Of every tenth step and of the last one before each validation, where the loss of the step is.
     steps = [10, 12, 20, 24, 30]
-    assert [images for images, _ in found["train/lr"]] == [16 * (step - 1) for step in steps]
-    assert [rate for _, rate in found["train/lr"]] == pytest.approx([1e-3 * (1 - (step - 1) / 30) for step in steps])
-    assert [images for images, _ in found["train/gradient_norm"]] == [16 * (step - 1) for step in steps]
-    assert all(norm > 0 and math.isfinite(norm) for _, norm in found["train/gradient_norm"])
-    for name in (*WALL, "train/loss_spikes"):
+    assert [images for images, _ in found["watch/lr"]] == [16 * (step - 1) for step in steps]
+    assert [rate for _, rate in found["watch/lr"]] == pytest.approx([1e-3 * (1 - (step - 1) / 30) for step in steps])
+    assert [images for images, _ in found["watch/gradient_norm"]] == [16 * (step - 1) for step in steps]
+    assert all(norm > 0 and math.isfinite(norm) for _, norm in found["watch/gradient_norm"])
+    for name in (*WALL, "watch/loss_spikes"):
         assert [images for images, _ in found[name]] == [192, 384, 480], name
-    assert all(rate > 0 for _, rate in found["train/images_per_second"])
-    assert all(memory > 50 for _, memory in found["train/memory_mib"])
-    assert "train/share_of_peak" not in found  # nobody states a CPU's
+    assert all(rate > 0 for _, rate in found["wall/images_per_second"])
+    assert all(memory > 50 for _, memory in found["wall/memory_mib"])
+    assert "wall/share_of_peak" not in found  # nobody states a CPU's
 
 
 def test_fewer_logged_losses_are_fewer_rates(tiny: Tiny, tmp_path: Path) -> None:
     found = curves(tiny(trainer={**LONG, "log_every_n_steps": 2}), tmp_path / "x")
     assert [images for images, _ in found["train/loss"]] == [16 * (step - 1) for step in range(2, 31, 2)]
-    assert [images for images, _ in found["train/lr"]] == [16 * (step - 1) for step in (12, 20, 24, 30)]
+    assert [images for images, _ in found["watch/lr"]] == [16 * (step - 1) for step in (12, 20, 24, 30)]
 
 
 def test_an_interrupted_trial_logs_what_an_uninterrupted_one_does(tiny: Tiny, tmp_path: Path) -> None:
@@ -80,13 +80,13 @@ def test_a_cell_that_goes_on_with_another_one_keeps_its_own_curve(tiny: Tiny, tm
         found = curves(config, tmp_path / name, kill_at)
         kept = read_curve(tmp_path / name)
         assert kept is not None
-        for metric in ("train/loss", "train/lr", "val/loss_ema"):
+        for metric in ("train/loss", "watch/lr", "val/loss_ema"):
             assert [(step, value) for own, value, step, _ in kept if own == metric] == found[metric], metric
         assert found["train/loss"][0][0] == 192
 
 
 def test_none_of_it_is_an_objective() -> None:
-    assert not {*WALL, *MEASURED, "train/share_of_peak"} & {*METRICS.builtin}
+    assert not {*WALL, *MEASURED, "wall/share_of_peak"} & {*METRICS.builtin}
 
 
 def noisy(steps: int, seed: int = 0) -> list[float]:

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lina_lab.config import TrialConfig
 from lina_lab.model import count
 from lina_lab.records.result import LINE_SECONDS, Progress
-from lina_lab.records.runstore import IMAGES_PER_SECOND, SPIKES, TRAIN, TRAIN_NORM, TRAIN_RATE
+from lina_lab.records.runstore import IMAGES_PER_SECOND, SPIKES, TRAIN_NORM, TRAIN_RATE, WALL
 from lina_lab.training.callbacks.timing import TrialTimer
 from lina_lab.training.spikes import Spikes
 
@@ -116,9 +116,9 @@ class ProgressMeter(Callback):
             return
         rate = (images - before) / max(trained - since, 1e-9)
         values = {
-            f"{TRAIN}{IMAGES_PER_SECOND}": rate,
-            f"{TRAIN}share_of_peak": self._share_of_peak(rate),
-            f"{TRAIN}memory_mib": self._memory_mib(pl_module.device),
+            f"{WALL}{IMAGES_PER_SECOND}": rate,
+            f"{WALL}share_of_peak": self._share_of_peak(rate),
+            f"{WALL}memory_mib": self._memory_mib(pl_module.device),
             SPIKES: self.spikes.count,
         }
         log(trainer, values, images)
