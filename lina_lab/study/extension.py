@@ -1,6 +1,7 @@
 """A study that goes on with the cells of another one: equal but for a larger budget, none of them is trained twice."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -92,15 +93,23 @@ class Extension:
         )
 
 
-def images_of(config: TrialConfig) -> int:
-    """Images that the source of an extended trial has seen; 0: the trial goes on with none."""
+def images_of(config: TrialConfig, runs: Path) -> int:
+    """Images that the source of a trial has seen whose training goes on; 0: it begins at its start.
+
+    Args:
+        config: the trial.
+        runs: folder of all results.
+    """
     start = config.start
     if start.source is None or start.state != "training":
         return 0
-    file = Path(start.source) / CONFIG_FILE
-    if not file.is_file():
-        return 0
-    return from_stored(TrialConfig, yaml.load(file.read_text(), yaml.CSafeLoader)).images_seen
+    try:
+        located = locate(start.source, runs)
+    except ValueError:
+        return 0  # `preflight` refuses the source; of a cell that is done it may be gone
+    steps = re.fullmatch(r"step-(\d+)", located.path.stem)
+    # It has the trial's batch size, or the trial is refused.
+    return 0 if steps is None else int(steps[1]) * config.data.batch_size
 
 
 def _without_budget(config: TrialConfig) -> str:

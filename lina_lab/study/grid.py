@@ -135,9 +135,9 @@ class Plan:
                     before["teacher"] = lineage.teacher_of(config, source)
                 if config.start.state == "training":
                     before["images_before"] = source.config.images_seen
-            elif (extension := self._extension) is not None:
-                config = extension.extended(config)
-                before = {"images_before": images_of(config)}
+            else:
+                config = config if self._extension is None else self._extension.extended(config)
+                before = {"images_before": images_of(config, self.runs)}
             shown = [f"{name.rpartition('.')[2]} {value:g}" for name, value in tuned.items()]
             parts = [self.point_name(values), *(shown if phase is Phase.TUNING else []), f"seed {seed}"]
             self._made[key] = Cell(

@@ -35,7 +35,9 @@ def stage_of(study: StudyConfig, values: Mapping[str, Any]) -> str | None:
 def named_point(study: StudyConfig, values: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """The point with the same values of all other axes, at a stage."""
     assert study.stages is not None
-    return {**values, **(study.named(study.stages.axis, stage) or {})}
+    named = study.named(study.stages.axis, stage)
+    assert named is not None  # `StudyConfig` has checked the names
+    return {**values, **named}
 
 
 def source_point(study: StudyConfig, values: Mapping[str, Any]) -> dict[str, Any] | None:

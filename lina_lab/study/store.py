@@ -237,10 +237,12 @@ class Store:
             known, lease = self._known[config_hash], Lease.take(self.folder / config_hash)
             if lease is None:
                 continue
-            if self.states()[config_hash] == known:
-                self._end_trial(known.trial_id, CellStatus.FAILED, sentence)
-                self.tell(f"{self._cells[config_hash].label}: {sentence}")
-            lease.release()
+            try:
+                if self.states()[config_hash] == known:
+                    self._end_trial(known.trial_id, CellStatus.FAILED, sentence)
+                    self.tell(f"{self._cells[config_hash].label}: {sentence}")
+            finally:
+                lease.release()
         self._known = self.states()
 
     def _claim_known(self) -> Claim | None:

@@ -97,6 +97,21 @@ def test_cooldowns_branch_off_the_longest_trunk_that_fits(training: TrainingLab,
         make_plan(replace(study, name="early"), base, runs=training.runs)
 
 
+def test_a_source_that_is_named_is_not_in_the_flops_of_what_goes_on_with_it(
+    training: TrainingLab, tiny_study: Any
+) -> None:
+    training.plan = plan_of(training, tiny_study, 32)
+    training.run()
+    folder = training.runs / "tiny" / training.plan.cells[0].config_hash
+    for source in (folder, max(folder.glob("step-*.ckpt"))):
+        study, base = tiny_study(axes={"size": {"model.dim": [8]}}, name="longer")
+        base["trainer"]["max_images"] = 64
+        base["start"] |= {"source": str(source), "state": "training"}
+        (cell,) = make_plan(study, base, runs=training.runs).cells
+        assert cell.images_before == 32
+        assert own_flops(cell) == own_flops(training.plan.cells[0])
+
+
 def test_what_is_measured_may_change_and_what_is_trained_may_not(training: TrainingLab, tiny_study: Any) -> None:
     training.plan = plan_of(training, tiny_study, 32)
     training.run()
