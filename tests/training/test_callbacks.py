@@ -10,6 +10,7 @@ import pytest
 from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint, Timer
 from lightning.pytorch.loggers.logger import Logger
 from mlflow import MlflowClient
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lina_lab.config import CommandConfig, StudyConfig, TrialConfig, from_dict, to_dict
 from lina_lab.config.extras import CALLBACKS, LOGGERS, CallbackEntry, LoggerEntry, missing_package
@@ -198,9 +199,8 @@ def test_what_is_no_logger_is_refused(tiny: Tiny, tmp_path: Path, monkeypatch: p
 
 
 def test_tensorboard_gets_the_curves(tiny: Tiny, tmp_path: Path) -> None:
-    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run(tiny(trainer={**LONG, "loggers": ["tensorboard"]}), tmp_path / "x")
-    events = reading.EventAccumulator(str(tmp_path / "x/tensorboard")).Reload()
+    events = EventAccumulator(str(tmp_path / "x/tensorboard")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [16 * n for n in range(10)]
     assert {"val/loss_ema", "watch/lr"} <= set(events.Tags()["scalars"])
 
