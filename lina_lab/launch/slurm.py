@@ -146,9 +146,7 @@ class _Job:
         self._looked, self._unknown = 0.0, 0
 
     def look(self) -> GroupExit | None:
-        outcome = read_outcome(self.folder, self.spec)
-        if outcome is not None and outcome.status is not TrialStatus.PREEMPTED:
-            (self.folder / JOB_FILE).unlink(missing_ok=True)
+        if self._has_result():
             return GroupExit(well=True)
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return None
@@ -161,7 +159,7 @@ class _Job:
         self._unknown += state is None
         if state is None and self._unknown < UNKNOWN_LOOKS:
             return None
-        (self.folder / JOB_FILE).unlink(missing_ok=True)
+        self._forget()
         return GroupExit(sentence=f"job {self.number} ended as {state or 'unknown to SLURM'}")
 
     def stop(self) -> None:
@@ -172,7 +170,16 @@ class _Job:
                 # Its number stays in the cell's folder, where the next command finds it.
                 return
             time.sleep(LOOK_SECONDS)
-        (self.folder / JOB_FILE).unlink(missing_ok=True)
+        self._forget()
+
+    def _has_result(self) -> bool:
+        outcome = read_outcome(self.folder, self.spec)
+        return outcome is not None and outcome.status is not TrialStatus.PREEMPTED
+
+    def _forget(self) -> None:
+        """Forget a job that has ended, unless it left a result: that is found by its number until it is recorded."""
+        if not self._has_result():
+            (self.folder / JOB_FILE).unlink(missing_ok=True)
 
 
 def not_ended(state: str | None) -> bool:

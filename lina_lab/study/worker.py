@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from lina_lab.config import to_dict
 from lina_lab.config.cautions import cautions
 from lina_lab.launch.contract import Launch, Launcher
-from lina_lab.records.files import CANCEL_FILE, ERROR_FILE, PRUNE_FILE
+from lina_lab.records.files import CANCEL_FILE, ERROR_FILE, JOB_FILE, PRUNE_FILE
 from lina_lab.records.record import Record, begin_attempt, follow_run, read_record, write_config, write_record
 from lina_lab.records.result import Progress, TrialResult
 from lina_lab.records.runstore import TrackingRun
@@ -198,7 +198,7 @@ class _Worker:
         objectives = self.store.plan.study.objectives
         done = status is CellStatus.DONE
         values = [result.metrics[objective.metric] for objective in objectives] if done else None
-        for name in (CANCEL_FILE, PRUNE_FILE):
+        for name in (CANCEL_FILE, PRUNE_FILE, JOB_FILE):
             (folder / name).unlink(missing_ok=True)
         self.store.end(claim, status, values=values, error=result.error)
         seconds = time.perf_counter() - clock

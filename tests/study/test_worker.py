@@ -142,6 +142,20 @@ def test_a_cell_that_diverged_is_a_result(lab: Lab) -> None:
     assert len(lab.trained) == 4
 
 
+def test_a_job_of_a_cluster_is_known_by_its_number_until_its_result_is_recorded(lab: Lab) -> None:
+    jobs = [lab.runs / "tiny" / cell.config_hash / "job.json" for cell in lab.plan.cells]
+    for job in jobs:
+        job.parent.mkdir(parents=True)
+        job.write_text('{"job": "17", "attempt": "a"}')
+    lab.behaviour = second_only(lab.plan, raising(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        lab.run()
+    assert [job.exists() for job in jobs] == [False, True, True, True]
+    lab.behaviour = lambda config: RESULT
+    lab.run()
+    assert not any(job.exists() for job in jobs)
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)], ids=["ctrl-c", "sigterm"])
 def test_an_interruption_is_recorded_and_the_same_command_goes_on(lab: Lab, stop: BaseException) -> None:
     lab.behaviour = second_only(lab.plan, raising(stop))
