@@ -13,6 +13,7 @@ from lina_lab.config import LinaConfig, StudyConfig, TrialConfig, current_name, 
 from lina_lab.config.cautions import cautions
 from lina_lab.config.ema import length_of
 from lina_lab.config.factors import FACTORS
+from lina_lab.config.primary import OTHER_LOSS
 from lina_lab.model import count
 from lina_lab.records.runstore import (
     AXES,
@@ -37,9 +38,9 @@ from .labels import as_text, variant_label
 LOSSES = (TRAIN_LOSS, "val/loss_raw", "val/loss_ema")
 KEYS = ["cell", "variant", "size", "seed"]
 """Columns that identify a cell; `variant` names its value of each axis but the size's."""
-TUNING = [*KEYS, "field", "value", "objective", "state", "compared"]
-"""Columns of a tuning cell: KEYS, the tuned field and its value, the main objective, how the cell ended, and the value
-that its variant is compared at at this size (NaN where it is not)."""
+TUNING = [*KEYS, "field", "value", "objective", "state", "compared", "kind"]
+"""Columns of a tuning cell: KEYS, the tuned field and its value, the main objective, how the cell ended, the value
+that its variant is compared at at this size (NaN where it is not), and the kind of its loss (`primary.OTHER_LOSS`)."""
 PRUNED = [*KEYS, "trained"]
 """Columns of a cell that was given up: KEYS, and whether it was trained at all."""
 CAUTIONS = "cautions"
@@ -99,10 +100,11 @@ def tuning_rows(
     if not runs or not study.tune:
         return pd.DataFrame(columns=TUNING)
     field = next(iter(study.tune))
-    every = cell_rows(runs, study)
+    every, configs = cell_rows(runs, study), [flatten(stored_config(run)) for run in runs]
     every = every.assign(
         field=field,
-        value=[float(flatten(stored_config(run))[field]) for run in runs],
+        value=[float(config[field]) for config in configs],
+        kind=[as_text([config.get(name) for name in OTHER_LOSS]) for config in configs],
         objective=every[study.objective].where(every["state"] == CellStatus.DONE),
         final=every["state"].isin([CellStatus.DONE, CellStatus.DIVERGED]),
     )

@@ -1,13 +1,14 @@
 """The losses that the primary comparison adds up, found in the tables of a study."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pandas as pd
 
 from lina_lab.config import ContrastTerm, StudyConfig
-from lina_lab.decisions.contrast import contrast_values
+from lina_lab.decisions.contrast import Contrast, contrast
 
 from ..load.labels import as_text, labels_by_axis, variant_label
 from ..load.runs import StudyRuns
@@ -21,19 +22,15 @@ def other_sizes(study: StudyConfig, terms: Sequence[ContrastTerm]) -> list[list[
     own = [{name: term.values[name] for name in fields} for term in terms]
     if any(one != other for one, other in pairwise(own)):
         return []
-    return [
-        [ContrastTerm(values={**term.values, **point}, weight=term.weight) for term in terms]
-        for point in points
-        if point != own[0]
-    ]
+    return [[replace(term, values={**term.values, **point}) for term in terms] for point in points if point != own[0]]
 
 
-def values(runs: StudyRuns, terms: Sequence[ContrastTerm], metric: str) -> dict[int, float]:
-    """Return the weighted sum of the terms' losses for each seed of which all cells count."""
-    as_stored = [ContrastTerm(values=texts(term.values), weight=term.weight) for term in terms]
+def found(runs: StudyRuns, terms: Sequence[ContrastTerm], metric: str) -> Contrast:
+    """Return the contrast over the seeds of which all cells count."""
+    as_stored = [replace(term, values=texts(term.values)) for term in terms]
     fields = runs.cells[[*terms[0].values]].to_dict("records")
     rows = zip(fields, runs.cells["seed"].astype(int), runs.cells[metric].astype(float), strict=True)
-    return contrast_values(as_stored, ((texts(row), seed, value) for row, seed, value in rows))
+    return contrast(as_stored, ((texts(row), seed, value) for row, seed, value in rows))
 
 
 def texts(fields: Mapping[Any, Any]) -> dict[str, str]:

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from lina_lab.config import ContrastTerm
+from lina_lab.decisions.contrast import widened_contrast
 from lina_lab.decisions.sequential import MeanInterval
-from lina_lab.decisions.tuning import Choice, ChoiceStatus, choose_all, widened
+from lina_lab.decisions.tuning import Choice, ChoiceStatus, choose_all
 from lina_lab.records.status import CellStatus
 
 from ..load.runs import StudyRuns
@@ -39,7 +40,10 @@ def choices(runs: StudyRuns) -> tuple[TunedRate, ...]:
     tables = [_tried(group, seeds) for _, group in groups]
     whole = all(len(tried) > 1 for tried in tables)
     kept = [_kept(group) for _, group in groups]
-    chosen = choose_all(tables, direction, kept) if whole else [Choice(None, ChoiceStatus.INCOMPLETE)] * len(tables)
+    kinds = [group["kind"].iloc[0] for _, group in groups]
+    chosen = (
+        choose_all(tables, direction, kept, kinds) if whole else [Choice(None, ChoiceStatus.INCOMPLETE)] * len(tables)
+    )
     found = [
         TunedRate(variant=str(variant), size=size, field=str(field), choice=choice, tried=tried)
         for ((variant, size, field), _), choice, tried in zip(groups, chosen, tables, strict=True)
@@ -85,6 +89,7 @@ def choice_at(found: Sequence[TunedRate], variant: str, size: Any, sizes: Sequen
 def at_best(
     interval: MeanInterval,
     terms: Sequence[ContrastTerm],
+    levels: Sequence[float],
     tuned: Sequence[TunedRate | None],
     direction: Literal["minimize", "maximize"],
 ) -> MeanInterval:
@@ -93,14 +98,12 @@ def at_best(
     Args:
         interval: that at the chosen values.
         terms: the losses that are added up.
+        levels: each term's mean loss.
         tuned: the choice of each term; None for one that was not tuned. An unknown regret widens nothing.
         direction: which way the losses are better.
     """
-    regrets = {1: 0.0, -1: 0.0}
-    for term, one in zip(terms, tuned, strict=True):
-        if one is not None and not math.isnan(one.choice.regret):
-            regrets[1 if term.weight > 0 else -1] += one.choice.regret
-    return widened(interval, regrets[1], regrets[-1], direction)
+    regrets = [0.0 if one is None else one.choice.regret for one in tuned]
+    return widened_contrast(interval, terms, levels, regrets, direction)
 
 
 def tuned_rates(runs: StudyRuns) -> pd.DataFrame | None:

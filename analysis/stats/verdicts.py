@@ -67,7 +67,7 @@ class PrimaryVerdict:
     """Variant that is judged."""
     baseline: str
     """Variant that it is judged against."""
-    quantity: Literal["difference", "growth"]
+    quantity: Literal["difference", "growth", "interaction"]
     metric: str
     direction: Literal["minimize", "maximize"]
     """Which way the metric is better."""
@@ -128,7 +128,8 @@ def primary_verdict(runs: StudyRuns) -> PrimaryVerdict | None:
     # The first two terms are the treatment and the baseline, at the largest size of a growth.
     variants = [contrasts.variant(runs, term) for term in terms]
     sizes = tuple(dict.fromkeys(contrasts.size(runs, term) for term in reversed(terms)))
-    values = contrasts.values(runs, terms, metric)
+    contrast = contrasts.found(runs, terms, metric)
+    values = contrast.values
     diverged = contrasts.diverged(runs, variants[:2], sizes)
     interval, method, confidence = _interval(runs, terms, metric, list(values.values()))
     found, order = choices(runs), contrasts.ordered_sizes(runs)
@@ -136,7 +137,7 @@ def primary_verdict(runs: StudyRuns) -> PrimaryVerdict | None:
         choice_at(found, variant, contrasts.size(runs, term), order)
         for variant, term in zip(variants, terms, strict=True)
     ]
-    wide = at_best(interval, terms, tuned, direction) if metric == study.objective else interval
+    wide = at_best(interval, terms, contrast.levels, tuned, direction) if metric == study.objective else interval
     deviation = float(np.std(list(values.values()), ddof=1)) if len(values) > 1 else nan
     has_interval = not isnan(wide.low)
     return PrimaryVerdict(
@@ -242,7 +243,9 @@ def _interval(
     if study.until is not None:
         planned = _planned_looks(study, terms)
         return sequential_interval(values, planned), Method.SEQUENTIAL, 1 - look_levels(planned)[-1]
-    others = [list(contrasts.values(runs, at_size, metric).values()) for at_size in contrasts.other_sizes(study, terms)]
+    others = [
+        list(contrasts.found(runs, at_size, metric).values.values()) for at_size in contrasts.other_sizes(study, terms)
+    ]
     if len(values) < FEW_SEEDS and any(len(other) > 1 for other in others):
         return moderated_interval(values, others), Method.MODERATED, 0.95
     return mean_interval(values), Method.STUDENT, 0.95

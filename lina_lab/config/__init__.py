@@ -13,16 +13,18 @@ from lina_lab.config.history import current_name, current_names, from_stored, st
 from lina_lab.config.model import LinaConfig
 from lina_lab.config.objectives import BudgetConfig, ObjectiveConfig
 from lina_lab.config.optimizers import OptimizerConfig
+from lina_lab.config.primary import AcrossConfig, ContrastTerm, PrimaryConfig
 from lina_lab.config.pruning import PruningConfig
 from lina_lab.config.resources import ResourcesConfig
 from lina_lab.config.stages import StagesConfig
 from lina_lab.config.start import StartConfig
 from lina_lab.config.study import StudyConfig
 from lina_lab.config.trial import DataConfig, SamplingConfig, TrainerConfig, TrialConfig
-from lina_lab.config.verdict import ContrastTerm, PrimaryConfig, RoundingConfig, TuningConfig, UntilConfig
+from lina_lab.config.verdict import RoundingConfig, TuningConfig, UntilConfig
 
 __all__ = [
     "CHECKS",
+    "AcrossConfig",
     "AttentionConfig",
     "BudgetConfig",
     "CommandConfig",

@@ -10,10 +10,11 @@ from pydantic.dataclasses import dataclass
 
 from lina_lab.config.checks import CHECKS, Checked, NonNegativeInt, PositiveFloat
 from lina_lab.config.objectives import BudgetConfig, ObjectiveConfig
+from lina_lab.config.primary import ContrastTerm, PrimaryConfig, primary_problems, primary_terms
 from lina_lab.config.pruning import PruningConfig, pruning_problems
 from lina_lab.config.resources import ResourcesConfig
 from lina_lab.config.stages import StagesConfig
-from lina_lab.config.verdict import ContrastTerm, PrimaryConfig, RoundingConfig, TuningConfig, UntilConfig
+from lina_lab.config.verdict import RoundingConfig, TuningConfig, UntilConfig
 
 RESERVED = ("mlartifacts", "Default")
 """Names that the stores use for themselves."""
@@ -98,7 +99,7 @@ class StudyConfig(Checked):
         yield from self._problems_of_seeds()
         yield from self._problems_of_exclusions()
         yield from self._problems_of_until()
-        yield from self._problems_of_primary()
+        yield from primary_problems(self)
         yield from self._problems_of_tuning()
         yield from self._problems_of_rounding()
         yield from self._problems_of_stages()
@@ -129,36 +130,6 @@ class StudyConfig(Checked):
                 yield "until needs a primary comparison to look at: declare study.primary"
             if self.until.max_seeds < len(self.seeds):
                 yield f"until.max_seeds={self.until.max_seeds} is below the {len(self.seeds)} seeds of the start"
-
-    def _problems_of_primary(self) -> Iterator[str]:
-        if self.primary is None:
-            return
-        if self.primary.metric not in (None, *(objective.metric for objective in self.objectives)):
-            yield f"primary.metric={self.primary.metric} is not one of the study's objectives"
-        others = [axis for axis in self.axes if axis not in (self.size_axis, self.primary.axis)]
-        if self.primary.axis not in self.axes or self.primary.axis == self.size_axis:
-            yield f"primary.axis={self.primary.axis} is not an axis that makes variants"
-            return
-        if self.primary.quantity == "growth" and len(self.points(self.size_axis)) < 2:
-            yield "primary.quantity=growth needs two sizes: with one, there is no growth"
-        yield from self._problems_of_names(self.primary, others)
-
-    def _problems_of_names(self, primary: PrimaryConfig, others: list[str]) -> Iterator[str]:
-        wanted: dict[str, tuple[str, ...]] = {primary.axis: (primary.treatment, primary.baseline)}
-        for axis in others:
-            if axis not in primary.at and len(self.points(axis)) > 1:
-                yield f"primary.at needs a value of {axis}, one of {', '.join(self.point_names(axis))}"
-        for axis, value in primary.at.items():
-            if axis not in others:
-                yield f"primary.at: {axis} is not another axis that makes variants"
-            else:
-                wanted[axis] = (value,)
-        if primary.size is not None:
-            wanted[self.size_axis] = (primary.size,)
-        for axis, names in wanted.items():
-            for name in names:
-                if self.named(axis, name) is None:
-                    yield f"primary: {axis} has no value {name}; it has {', '.join(self.point_names(axis))}"
 
     def _problems_of_tuning(self) -> Iterator[str]:
         if len(self.tune) > 1:
@@ -208,6 +179,8 @@ class StudyConfig(Checked):
         primary = self.primary
         if primary is not None:
             sides = [primary.treatment, primary.baseline] if primary.axis == stages.axis else []
+            across = primary.across
+            sides += [across.treatment, across.baseline] if across is not None and across.axis == stages.axis else []
             for name in [*sides, *(name for axis, name in primary.at.items() if axis == stages.axis)]:
                 if name in stages.not_compared:
                     yield f"stages.not_compared: {name} is in the primary comparison"
@@ -231,34 +204,8 @@ class StudyConfig(Checked):
         return [self.point_name(axis, dict(zip(self.axes[axis], point, strict=True))) for point in self.points(axis)]
 
     def primary_terms(self) -> tuple[ContrastTerm, ...]:
-        """The primary comparison as a weighted sum of losses of one seed.
-
-        Raises:
-            ValueError: the study has none.
-        """
-        if self.primary is None:
-            raise ValueError(f"the study {self.name} has no primary comparison")
-        names = self.point_names(self.size_axis)
-        sizes = {self.primary.size or names[-1]: 1.0}
-        if self.primary.quantity == "growth":
-            sizes = {names[-1]: 1.0, names[0]: -1.0}
-        common: dict[str, Any] = {}
-        for axis in self.axes:
-            if axis not in (self.size_axis, self.primary.axis):
-                common |= self.named(axis, self.primary.at.get(axis, self.point_names(axis)[0])) or {}
-        sides = {self.primary.treatment: 1.0, self.primary.baseline: -1.0}
-        return tuple(
-            ContrastTerm(
-                values={
-                    **common,
-                    **(self.named(self.primary.axis, side) or {}),
-                    **(self.named(self.size_axis, size) or {}),
-                },
-                weight=weight * sign,
-            )
-            for size, weight in sizes.items()
-            for side, sign in sides.items()
-        )
+        """The primary comparison as a weighted sum of losses of one seed, see `primary.primary_terms`."""
+        return primary_terms(self)
 
     def points(self, axis: str) -> list[tuple[Any, ...]]:
         """The values of an axis, each one value for each of its fields."""

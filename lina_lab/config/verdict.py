@@ -1,57 +1,18 @@
-"""How a study comes to its verdict: the comparison that it is made for, tuned fields, and when it has enough seeds."""
+"""How a study comes to its verdict: tuned fields, a second training for rounding, and when it has enough seeds."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from lina_lab.config.checks import CHECKS, Checked, NonNegativeInt, PositiveFloat, PositiveInt
+from lina_lab.config.primary import Name
 
 RACING_SEEDS = 5
 """Seeds of tuning from which racing can save any: Optuna's pruner tests at 10%, which Wilcoxon's test can reach with
 four pairs (1/16) and not with three (1/8)."""
-# A size is a number in YAML and on the command line.
-Name = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKS)
-class PrimaryConfig(Checked):
-    """The one comparison that the study is made for. All others are exploratory."""
-
-    axis: str
-    """The axis whose values are compared."""
-    treatment: Name
-    """Its value that is judged: its label, or as `lina plan` shows it."""
-    baseline: Name
-    """The value that it is judged against."""
-    at: dict[str, Name] = field(default_factory=dict)
-    """Axis -> value, for each other axis that makes variants."""
-    quantity: Literal["difference", "growth"] = "difference"
-    """difference: treatment minus baseline at one size; growth: that difference at the largest size minus the same at
-    the smallest."""
-    size: Name | None = None
-    """The size of a difference, as `lina plan` shows it; null: the largest."""
-    metric: str | None = None
-    """One of the objectives; null: the main one."""
-    margin: PositiveFloat | None = None
-    """The variants are equivalent if the interval lies within plus and minus this; null: equivalence is not judged."""
-
-    def _problems(self) -> Iterator[str]:
-        if self.treatment == self.baseline:
-            yield f"treatment and baseline are both {self.treatment}"
-        if self.quantity == "growth" and self.size is not None:
-            yield "quantity=growth compares the largest size with the smallest; leave size out"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContrastTerm:
-    """One of the losses that the primary comparison adds up."""
-
-    values: Mapping[str, Any]
-    """Field -> value, for every field that the axes vary."""
-    weight: float
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)

@@ -5,7 +5,7 @@ training diverges. The minimum of a curve through the best values tried is a bet
 noise of the losses says how far off it may be.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import inf, isfinite, isnan, log, nan, sqrt
@@ -84,21 +84,29 @@ def choose_all(
     tables: Sequence[Mapping[float, Sequence[float]]],
     direction: Direction = "minimize",
     kept: Sequence[float | None] = (),
+    kinds: Sequence[Hashable] = (),
 ) -> list[Choice]:
-    """Choose for several variants and sizes, see `choose`, with the noise pooled over them.
+    """Choose for several variants and sizes, see `choose`, with the noise pooled over those of one kind.
 
     Each has few seeds, so its own estimate of the noise is poor, and its regret wide. Variants are trained on the same
-    data for as long, which makes their noise alike.
+    data for as long, which makes their noise alike, unless their losses are of different kinds.
 
     Args:
         tables: the losses of each.
         direction: whether small or large objectives are good.
         kept: the value that each was chosen before, and is trained with; None: it is chosen now. Empty: all are.
+        kinds: the kind of each one's losses, such as the task. Empty: all are of one kind.
     """
     own = [_noise(*_table(losses, direction)) for losses in tables]
-    pooled = Noise(sum(one.squares for one in own), sum(one.freedom for one in own))
-    noise, kept = pooled if pooled.freedom > 0 else None, kept or [None] * len(tables)
-    return [choose(losses, direction, noise, value) for losses, value in zip(tables, kept, strict=True)]
+    kept, kinds = kept or [None] * len(tables), kinds or [None] * len(tables)
+    noises: dict[Hashable, Noise | None] = {}
+    for kind in set(kinds):
+        alike = [noise for noise, other in zip(own, kinds, strict=True) if other == kind]
+        pooled = Noise(sum(one.squares for one in alike), sum(one.freedom for one in alike))
+        noises[kind] = pooled if pooled.freedom > 0 else None
+    return [
+        choose(losses, direction, noises[kind], value) for losses, value, kind in zip(tables, kept, kinds, strict=True)
+    ]
 
 
 def choose(

@@ -7,7 +7,7 @@ from math import floor, log10, nan
 import numpy as np
 
 from lina_lab.config import StudyConfig
-from lina_lab.decisions.contrast import contrast_values
+from lina_lab.decisions.contrast import contrast
 from lina_lab.decisions.power import resolvable, seeds_needed
 from lina_lab.records.record import read_record
 from lina_lab.records.status import CellStatus, Phase
@@ -162,7 +162,7 @@ def _differences(study: StudyConfig, cells: Iterable[Cell], states: States) -> l
         state = states.get(cell.config_hash)
         if cell.phase is Phase.COMPARISON and state is not None and state.values is not None:
             losses.append((cell.axes, cell.config.seed, state.values[which]))
-    return list(contrast_values(study.primary_terms(), losses).values())
+    return list(contrast(study.primary_terms(), losses).values.values())
 
 
 def _seeds(plan: Plan) -> int:
@@ -181,7 +181,10 @@ def _shown(study: StudyConfig) -> str:
     where = f"at size {primary.size or names[-1]}"
     if primary.quantity == "growth":
         where = f"at size {names[-1]} less the same at {names[0]}"
-    return f"{primary.treatment} minus {primary.baseline}{at} {where}"
+    if primary.across is not None:
+        where += f", with {primary.across.treatment} less the same with {primary.across.baseline}"
+    logs = ", of the logarithms" if primary.scale == "log" else ""
+    return f"{primary.treatment} minus {primary.baseline}{at} {where}{logs}"
 
 
 def _round(value: float) -> float:

@@ -9,10 +9,10 @@ from itertools import count
 from math import nan
 from typing import Any
 
-from lina_lab.config.verdict import ContrastTerm, UntilConfig
-from lina_lab.decisions.contrast import contrast_values
+from lina_lab.config.primary import ContrastTerm
+from lina_lab.config.verdict import UntilConfig
+from lina_lab.decisions.contrast import contrast, widened_contrast
 from lina_lab.decisions.sequential import MeanInterval, looks, sequential_interval
-from lina_lab.decisions.tuning import widened
 from lina_lab.decisions.verdicts import Outcome, judge
 from lina_lab.records.status import CellStatus
 from lina_lab.study.grid import Cell, Plan
@@ -85,9 +85,7 @@ def more_seeds(plan: Plan, states: States, at: TunedAt) -> tuple[tuple[Cell, ...
     if until is None or not points:
         return (), None
     terms = plan.study.primary_terms()
-    regrets = [
-        sum(weight * _regret(at, term) for term in terms if (weight := side * term.weight) > 0) for side in (1, -1)
-    ]
+    regrets = [_regret(at, term) for term in terms]
     plans, fresh = looks(len(seeds), max(until.max_seeds, len(seeds)), until.step), _fresh_seeds(plan)
     cells, added, look = [plan.cell(point, seed, fields_at(at, point)) for seed in seeds for point in points], [], None
     for planned in plans:
@@ -108,7 +106,7 @@ def _look(cells: list[Cell], plan: Plan, states: States, regrets: list[float], p
         cells: those of the comparison.
         plan: the study.
         states: states of the cells.
-        regrets: what the choices of tuned values may give away, for the treatment and the baseline.
+        regrets: what the choice of each term's tuned value may give away.
         plans: numbers of seeds at which one looks.
     """
     study, until = plan.study, plan.study.until
@@ -124,10 +122,11 @@ def _look(cells: list[Cell], plan: Plan, states: States, regrets: list[float], p
         loss = state.values[which] if state.status is CellStatus.DONE and state.values else nan
         losses.append((cell.axes, cell.config.seed, loss))
     terms, direction = study.primary_terms(), study.objectives[which].direction
-    interval = sequential_interval(list(contrast_values(terms, losses).values()), plans)
+    found = contrast(terms, losses)
+    interval = sequential_interval(list(found.values.values()), plans)
     # What is judged is the variants at their own best, as the report does.
     if which == 0:
-        interval = widened(interval, regrets[0], regrets[1], direction)
+        interval = widened_contrast(interval, terms, found.levels, regrets, direction)
     outcome = judge(interval, study.primary.margin)
     trained = len(cells) // len(terms)
     return Look(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from math import inf, isinf, isnan, nan
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lina_lab.config.primary import OTHER_LOSS
 from lina_lab.config.verdict import RACING_SEEDS
 from lina_lab.decisions.tuning import Choice, ChoiceStatus, choose, choose_all, extended, rounded
 from lina_lab.records.status import CellStatus, Phase
@@ -107,9 +108,10 @@ def tune(plan: Plan, states: States) -> tuple[Tuned, ...]:
     pairs = [_Pair(plan, plan.points[index], name, states) for index in dict.fromkeys(_sources(plan))]
     choices = [_decide(pair, sorted(set(values))) for pair in pairs]
     if None not in choices:
-        # All have ended: now each is judged by the noise of all.
+        # All have ended: now each is judged by the noise of all of its kind.
         kept = [plan.compared.get(point_key(pair.point)) for pair in pairs]
-        choices = list(choose_all([pair.losses for pair in pairs], pairs[0].direction, kept))
+        kinds = [tuple(pair.point.get(field) for field in OTHER_LOSS) for pair in pairs]
+        choices = list(choose_all([pair.losses for pair in pairs], pairs[0].direction, kept, kinds))
     return tuple(
         Tuned(
             point=pair.point,

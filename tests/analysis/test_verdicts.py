@@ -193,7 +193,7 @@ def tuning_rows(losses: dict[str, dict[float, tuple[float, float]]], size: int =
         {
             **{"cell": f"{variant}{value}{seed}", "variant": variant, "size": size, "seed": seed},
             **{"field": "optimizer.lr", "value": value, "objective": loss},
-            **{"state": "diverged" if np.isnan(loss) else "done", "compared": np.nan},
+            **{"state": "diverged" if np.isnan(loss) else "done", "compared": np.nan, "kind": "generation"},
         }
         for variant, by_value in losses.items()
         for value, pair in by_value.items()

@@ -207,3 +207,20 @@ def test_a_regret_that_is_not_known_widens_nothing_and_no_interval_stays_none() 
 def test_a_negative_regret_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^a regret must not be negative, not -0.1$"):
         widened(MeanInterval(0.1, 0.0, 0.2, 0.95, 8), -0.1, 0.0)
+
+
+def test_the_noise_is_pooled_over_losses_of_one_kind_alone() -> None:
+    """Two tasks, the second with a hundred times the loss: pooled, its noise would drown the first one's."""
+    generator = np.random.default_rng(0)
+
+    def table(unit: float) -> dict[float, tuple[float, ...]]:
+        return {
+            rate: tuple(unit * (0.5 + log(rate / 0.004) ** 2 + generator.normal(0, 0.01)) for _ in range(3))
+            for rate in (0.001, 0.002, 0.004, 0.008, 0.016)
+        }
+
+    small, large = [table(1.0) for _ in range(2)], [table(100.0) for _ in range(2)]
+    together = choose_all([*small, *large], kinds=["generation"] * 2 + ["classification"] * 2)
+    assert together == [*choose_all(small), *choose_all(large)]
+    mixed = choose_all([*small, *large])
+    assert mixed[0].regret > 10 * together[0].regret

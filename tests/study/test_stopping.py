@@ -2,11 +2,13 @@
 
 import json
 import random
+import re
+from math import log
 from typing import Any
 
 import pytest
 
-from lina_lab.decisions.contrast import contrast_values
+from lina_lab.decisions.contrast import contrast
 from lina_lab.decisions.sequential import looks, sequential_interval
 from lina_lab.records.status import CellStatus, Phase
 from lina_lab.study.grid import Cell, make_plan
@@ -111,7 +113,7 @@ def test_a_look_is_widened_by_what_the_chosen_rates_may_give_away(tiny_study: St
     assert plan.look is not None
     compared = [cell for cell in plan.cells if cell.phase is Phase.COMPARISON]
     losses = [(cell.axes, cell.config.seed, (states[cell.config_hash].values or [])[0]) for cell in compared]
-    differences = contrast_values(plan.study.primary_terms(), losses)
+    differences = contrast(plan.study.primary_terms(), losses).values
     assert len(differences) == 5
     at_chosen = sequential_interval(list(differences.values()), looks(3, 5, 2))
     regrets = {one.point[NORMALIZATION]: one.regret for one in plan.tuned if one.point[DIM] == 16}
@@ -127,6 +129,87 @@ def test_growth_adds_seeds_at_both_sizes(tiny_study: Study) -> None:
     )
     plan, _ = run(make_plan(*study), differing(0.0, 0.1))
     assert {len(seeds(plan, normalization=n, dim=d)) for n in ("division", "subtraction") for d in (8, 16)} == {4}
+
+
+TASKS = {"task": {"model.task": ["generation", "classification"]}}
+ACROSS = {"axis": "task", "treatment": "classification", "baseline": "generation"}
+INTERACTION = PRIMARY | {"quantity": "interaction", "across": ACROSS, "scale": "log"}
+
+
+def test_an_interaction_adds_seeds_to_its_four_cells_and_judges_ratios(tiny_study: Study) -> None:
+    """Subtraction has 1.2 times the loss in classification and 0.9 times in generation."""
+
+    def loss(cell: Cell) -> float:
+        task = cell.axes["model.task"]
+        ratio = {"classification": 1.2, "generation": 0.9}[task] if cell.axes[NORMALIZATION] == "subtraction" else 1.0
+        unit = {"classification": 40.0, "generation": 0.3}[task]
+        return unit * ratio * random.Random(cell.config_hash).lognormvariate(0.0, 0.1)
+
+    until = {"primary": "resolved", "max_seeds": 12}
+    plan, _ = run(make_plan(*tiny_study(axes=AXES | TASKS, primary=INTERACTION, until=until, seeds=[0, 1])), loss)
+    assert plan.look is not None
+    assert plan.look.outcome == "higher"
+    assert plan.look.interval.value == pytest.approx(log(1.2 / 0.9), abs=0.15)
+    trained: dict[tuple[str, str, int], int] = {}
+    for cell in plan.cells:
+        key = (cell.axes[NORMALIZATION], cell.axes["model.task"], cell.axes[DIM])
+        trained[key] = trained.get(key, 0) + 1
+    assert plan.look.trained > 2
+    assert {count for (*_, dim), count in trained.items() if dim == 16} == {plan.look.trained}
+    assert {count for (*_, dim), count in trained.items() if dim == 8} == {2}
+
+
+def test_an_interaction_is_at_the_best_rates_of_all_four(tiny_study: Study) -> None:
+    def loss(cell: Cell) -> float:
+        unit = 40.0 if cell.axes["model.task"] == "classification" else 0.3
+        noise = random.Random(cell.config_hash).gauss(0, 0.01)
+        return unit * (1 + 0.1 * log(cell.tuned[LR] / 0.004) ** 2 + noise)
+
+    study = tiny_study(
+        axes=AXES | TASKS,
+        tune={LR: RATES},
+        tuning={"seeds": [100, 101, 102]},
+        primary=INTERACTION,
+        until={"width": 1e-9, "max_seeds": 5},
+        seeds=[0, 1, 2],
+    )
+    plan, states = run(make_plan(*study), loss)
+    assert plan.look is not None
+    compared = [cell for cell in plan.cells if cell.phase is Phase.COMPARISON]
+    losses = [(cell.axes, cell.config.seed, (states[cell.config_hash].values or [])[0]) for cell in compared]
+    found = contrast(plan.study.primary_terms(), losses)
+    at_chosen = sequential_interval(list(found.values.values()), looks(3, 5, 2))
+    regrets = {
+        (one.point[NORMALIZATION], one.point["model.task"]): one.regret for one in plan.tuned if one.point[DIM] == 16
+    }
+    # As shares of the losses, the regrets of both tasks are alike; as losses, they are not.
+    shares = {key: regret / (40.0 if key[1] == "classification" else 0.3) for key, regret in regrets.items()}
+    assert max(shares.values()) < 10 * min(shares.values())
+    below = at_chosen.low - plan.look.interval.low
+    assert below == pytest.approx(shares["subtraction", "classification"] + shares["division", "generation"], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"across": None}, "quantity=interaction and across go together"),
+        ({"quantity": "difference"}, "quantity=interaction and across go together"),
+        ({"scale": "linear"}, "primary.across varies model.task, whose losses are of different kinds: it needs"),
+        ({"across": ACROSS | {"axis": "size"}}, "primary.across.axis=size is not another axis that makes variants"),
+        ({"across": ACROSS | {"axis": "normalization"}}, "primary.across.axis=normalization is not another axis"),
+        ({"across": ACROSS | {"treatment": "video"}}, "primary: task has no value video; it has generation, class"),
+        ({"across": ACROSS | {"treatment": "generation"}}, "treatment and baseline are both generation"),
+        ({"at": {"task": "generation"}}, "primary.at: task is not another axis that makes variants"),
+        (
+            {"axis": "task", "treatment": "classification", "baseline": "generation", "across": None}
+            | {"quantity": "difference", "at": {"normalization": "division"}},
+            "primary.axis=task varies model.task, whose losses are of different kinds: compare another axis",
+        ),
+    ],
+)
+def test_an_interaction_that_says_nothing_is_refused(tiny_study: Study, changes: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        tiny_study(axes=AXES | TASKS, primary=INTERACTION | changes)
 
 
 def test_diverged_seeds_count_against_the_most_and_enter_no_interval(tiny_study: Study) -> None:
