@@ -64,7 +64,9 @@ class SampleConfig:
     ar_steps: PositiveInt | None = None
     """Autoregressive steps K; null: 64, or the number of tokens if that is smaller."""
     ode_steps: PositiveInt = 25
-    """Euler steps of the flow's ODE in each autoregressive step."""
+    """Steps of the flow's ODE, of LINA in each autoregressive step."""
+    ode_solver: Literal["euler", "heun"] = "euler"
+    """Method of these steps; heun calls the model twice in each but the last."""
     guidance_scale: Guidance = 1.0
     """Scale of classifier-free guidance at the last step; 1: no guidance."""
     guidance_scale_start: Guidance = 1.0
@@ -101,6 +103,8 @@ def recipe_of(config: SampleConfig, trained: Trained, prompts: Sequence[str], te
         ValueError: classes or prompts that the model does not have, or has none of.
     """
     model = trained.model.config
+    if not model.kind.generates:
+        raise ValueError(f"the model is one of task={model.task}, which generates no images")
     classes = tuple(config.classes if config.classes is not None else range(model.num_classes or 0))
     if classes and (model.num_classes is None or max(classes) >= model.num_classes):
         raise ValueError(f"classes={list(classes)[:5]}: the model has {model.num_classes or 'no'} classes")
@@ -117,6 +121,7 @@ def recipe_of(config: SampleConfig, trained: Trained, prompts: Sequence[str], te
         classes=classes,
         ar_steps=config.ar_steps or min(64, model.num_tokens),
         ode_steps=config.ode_steps,
+        ode_solver=config.ode_solver,
         guidance_scale=config.guidance_scale,
         guidance_scale_start=config.guidance_scale_start,
         seed=config.seed,

@@ -11,6 +11,7 @@ from lina_lab.config.metrics import METRICS
 from lina_lab.config.optimizers import OPTIMIZERS
 from lina_lab.config.resources import ResourcesConfig
 from lina_lab.config.schedules import problem_of_budget
+from lina_lab.config.tasks import MODULE
 from lina_lab.config.trial import TrialConfig
 
 SLOW, MEANINGLESS = 0.2, 0.9
@@ -72,7 +73,12 @@ def refusal(trial: TrialConfig) -> str | None:
 
 
 def unsharded(trial: TrialConfig, resources: ResourcesConfig) -> str | None:
-    """Why the trial's optimizer cannot work on sharded weights, as a sentence; None: it can, or they are whole."""
+    """Why the trial cannot be trained with sharded weights, as a sentence; None: it can, or they are whole."""
+    if resources.strategy == "fsdp" and trial.model.kind.module != MODULE:
+        return (
+            f"model.task={trial.model.task} has a LightningModule of its own, which study.resources.strategy=fsdp "
+            "cannot shard: take strategy=ddp"
+        )
     if resources.strategy == "fsdp" and OPTIMIZERS[trial.optimizer.name].matrices:
         return (
             f"optimizer.name={trial.optimizer.name} needs whole matrices, and study.resources.strategy=fsdp shards "

@@ -51,6 +51,11 @@ class DataSet:
     """Whether images can be checked against their captions (`sampling.caption_images`)."""
     installed: bool = False
     """Whether packages that need not be installed hold it, which its module's `check_data` looks for."""
+    weighted_classes: bool = False
+    """Whether images that are generated to be compared with the data take classes in the proportion of the training
+    images; otherwise they take them by turns."""
+    mirrors: bool = False
+    """Whether its module itself mirrors training images (`data.flip`)."""
     attribution: Attribution | None = None
     """Whose work it is, as reports of studies show it; None: unknown, as of your own files."""
     requires: Callable[["TrialConfig"], str | None] | None = None
@@ -172,6 +177,7 @@ for entry in (
         module="lina_lab.data.modules.emoji:EmojiDataModule",
         classes=True,
         captions=True,
+        weighted_classes=True,
         installed=True,
         attribution=Attribution(
             title="OpenMoji, the open-source emoji and icon project",
@@ -197,6 +203,7 @@ for entry in (
         classes=True,
         captions=True,
         cached_latents=True,
+        mirrors=True,
     ),
     DataSet(
         name="shapes",

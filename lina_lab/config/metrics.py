@@ -11,7 +11,7 @@ from lina_lab.records.runstore import EVALUATION
 from lina_lab.util.registry import OpenRegistry, resolve
 
 if TYPE_CHECKING:
-    from lina_lab.config.trial import SamplingConfig
+    from lina_lab.config.trial import TrialConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,8 @@ class Metric:
     switched_on: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `sampling` that have it measured, with the value that they need; None: any number but 0. Empty: it is
     measured in every trial, or where `sampling.metrics` names it."""
+    of_task: str | None = None
+    """For metrics that validation logs for some tasks: the name by which `Task.metrics` has it."""
     callback: Any = None
     """For metrics of other packages, which `sampling.metrics` switches on: a subclass of
     `lina_lab.training.callbacks.evaluation.Evaluation`, as "package.module:attribute" or the class."""
@@ -43,8 +45,11 @@ class Metric:
         if self.direction not in ("minimize", "maximize"):
             raise ValueError(f"metric {self.name} needs direction=minimize or maximize, not {self.direction}")
 
-    def not_measured(self, sampling: "SamplingConfig") -> str | None:
-        """The field of `sampling` that leaves it unmeasured, as `sampling.FIELD=VALUE`; None: it is measured."""
+    def not_measured(self, trial: "TrialConfig") -> str | None:
+        """The field that leaves it unmeasured, as `sampling.FIELD=VALUE`; None: a trial measures it."""
+        sampling = trial.sampling
+        if self.of_task is not None and self.of_task not in trial.model.kind.metrics:
+            return f"model.task={trial.model.task}"
         if self.callback is not None and self.name not in sampling.metrics:
             return f"sampling.metrics={list(sampling.metrics)}"
         for name, needed in self.switched_on.items():
@@ -62,6 +67,19 @@ METRICS: OpenRegistry[Metric] = OpenRegistry("metric", "lina_lab.metrics", Metri
 for entry in (
     Metric(name="val/loss_ema", documentation="validation loss of the averaged (EMA) weights"),
     Metric(name="val/loss_raw", documentation="validation loss of the raw weights", weights="raw"),
+    Metric(
+        name="val/accuracy_ema",
+        documentation="share of held-out images whose class the averaged (EMA) weights find, task=classification",
+        direction="maximize",
+        of_task="accuracy",
+    ),
+    Metric(
+        name="val/accuracy_raw",
+        documentation="share of held-out images whose class the raw weights find, task=classification",
+        direction="maximize",
+        weights="raw",
+        of_task="accuracy",
+    ),
     Metric(name="train/loss", documentation="training loss", weights="raw"),
     Metric(
         name=f"{EVALUATION}fid_pixels",

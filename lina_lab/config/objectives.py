@@ -16,7 +16,7 @@ class ObjectiveConfig(Checked):
     metric: Annotated[str, OneOf(METRICS)]
     """Name of the metric."""
     direction: Literal["minimize", "maximize"] = "minimize"
-    """Which way is better: maximize for eval/captions, minimize for the other built-in metrics."""
+    """Which way is better: maximize for eval/captions and accuracies, minimize for the other built-in metrics."""
 
     def _problems(self) -> Iterator[str]:
         better = METRICS[self.metric].direction

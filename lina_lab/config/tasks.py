@@ -31,7 +31,7 @@ class Task:
     inputs: Any
     """What is random in a loss: a subclass of `lina_lab.model.inputs.Inputs`."""
     module: Any
-    """Maps (TrialConfig, Start or None) to the LightningModule that trains the model."""
+    """Maps (TrialConfig, Start or None) to the LightningModule that trains the model: `LinaModule` or a subclass."""
     costs: Any
     """A `lina_lab.model.count_parts.Costs`: parameters and operations. Its module imports no torch."""
     condition_tokens: bool = False
@@ -39,6 +39,8 @@ class Task:
     `depth` blocks are one stack over the N image tokens."""
     generates: bool = False
     """Whether the model generates images."""
+    augments: bool = False
+    """Whether its inputs take the options `flip` and `shift`, by which training images are changed."""
     metrics: tuple[str, ...] = ()
     """What validation logs besides the loss: methods of the model that map a batch to a scalar, as "accuracy" for
     val/accuracy_ema and val/accuracy_raw."""
@@ -75,6 +77,8 @@ class Task:
         return resolve(self.costs)
 
 
+MODULE = "lina_lab.training.module:LinaModule"
+"""The module of the built-in tasks, which strategy=fsdp can shard."""
 TASKS: OpenRegistry[Task] = OpenRegistry("model.task", "lina_lab.tasks", Task)
 ONE_STACK = ("encoder_attention", "condition_attention")
 """Fields of the model that a task without condition tokens cannot have."""
@@ -113,7 +117,7 @@ for entry in (
         documentation="masked autoregressive generation with a flow head for each token: LINA",
         model="lina_lab.model.lina:LINA",
         inputs="lina_lab.model.inputs:LossInputs",
-        module="lina_lab.training.module:LinaModule",
+        module=MODULE,
         costs="lina_lab.model.count_lina:COSTS",
         condition_tokens=True,
         generates=True,
@@ -124,8 +128,9 @@ for entry in (
         documentation="classification of images from the mean of all tokens",
         model="lina_lab.model.classifier:Classifier",
         inputs="lina_lab.model.classifier:ClassifierInputs",
-        module="lina_lab.training.module:LinaModule",
+        module=MODULE,
         costs="lina_lab.model.count_tasks:CLASSIFICATION",
+        augments=True,
         metrics=("accuracy",),
         misfit=_needs_classes,
         problem=_no_images,
@@ -135,7 +140,7 @@ for entry in (
         documentation="velocity of all tokens noised alike, with AdaLN-zero blocks (DiT, SiT)",
         model="lina_lab.model.diffusion:DiffusionModel",
         inputs="lina_lab.model.diffusion:DiffusionInputs",
-        module="lina_lab.training.module:LinaModule",
+        module=MODULE,
         costs="lina_lab.model.count_tasks:DIFFUSION",
         generates=True,
         misfit=_one_stack,

@@ -34,8 +34,11 @@ class DataConfig:
     """For name=latents: the folder of train_latents.npy [n, C, H, W], train_labels.npy [n], val_latents.npy and
     val_labels.npy. For name=shards: the folder of the shards."""
     flip: bool | None = None
-    """For name=shards: mirror half of the training images; null: only where images have classes, since a caption may
-    say what is left and what is right."""
+    """For name=shards and for task=classification: mirror half of the training images; null: only shards whose images
+    have classes, since a caption may say what is left and what is right."""
+    shift: NonNegativeInt = 0
+    """For task=classification: rows and columns by which training images move at most, in all directions; what comes
+    in repeats the edge."""
     encoder: str | None = None
     """For captions: the text encoder that encodes them during training, `words` or a folder or hub name for
     transformers; null: the shards hold the encoder's hidden states."""
@@ -97,7 +100,9 @@ class SamplingConfig(Checked):
     ar_steps: PositiveInt = 16
     """Autoregressive steps K; at most the number of image tokens."""
     ode_steps: PositiveInt = 25
-    """Euler steps of the flow-matching ODE in each autoregressive step."""
+    """Steps of the flow-matching ODE, for task=generation in each autoregressive step."""
+    ode_solver: Literal["euler", "heun"] = "euler"
+    """Method of these steps; heun calls the model twice in each but the last."""
     guidance_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
     """Classifier-free guidance scale at the last step."""
     guidance_scale_start: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
@@ -160,8 +165,26 @@ class TrialConfig(Checked):
             yield f"model.parametrization=mup needs an optimizer that steps as Adam does, not {self.optimizer.name}"
         if (sentence := problem_of_snapshots(self.ema, self.ema_snapshots)) is not None:
             yield sentence
+        yield from self._problems_of_augmentation()
         yield from self._problems_of_sampling()
         yield from self._problems_of_captions()
+
+    def _problems_of_augmentation(self) -> Iterator[str]:
+        task, data = self.model.kind, self.data
+        if data.shift and not task.augments:
+            yield f"data.shift={data.shift} moves images, and model.task={task.name} learns them where they are"
+        if data.shift >= min(self.model.latent_size):
+            yield f"data.shift={data.shift} moves images of {list(self.model.latent_size)} numbers out of sight"
+        if data.flip and not (task.augments or DATA_SETS[data.name].mirrors):
+            yield f"data.flip=true is for {having('mirrors')}, and for tasks that change images, not {task.name}"
+
+    @property
+    def augmentations(self) -> dict[str, Any]:
+        """How the task changes training images, as options of its inputs; empty for tasks that change none."""
+        if not self.model.kind.augments:
+            return {}
+        # Shards hold both images and their mirror images, and choose among them.
+        return {"flip": bool(self.data.flip) and not DATA_SETS[self.data.name].mirrors, "shift": self.data.shift}
 
     def _problems_of_sampling(self) -> Iterator[str]:
         sampling = self.sampling

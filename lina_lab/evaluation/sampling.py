@@ -54,6 +54,8 @@ class SampleRecipe:
     encoder: str | None = None
     """The text encoder of the captions."""
     encoder_sha256: str | None = None
+    ode_solver: str = "euler"
+    """One of `schedule.SOLVERS`."""
     rng_version: int = 1
     """One of `seeds.RNG_VERSIONS`: 1 in recipes that do not say, 2 in new ones."""
 
@@ -96,6 +98,7 @@ def generate(
         flow_steps=steps.ode_steps,
         guidance=steps.guidance_scale,
         min_guidance=steps.guidance_scale_start,
+        solver=steps.ode_solver,
         generator=generator,
     )
     return latents

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from lina_lab.config import LinaConfig, TrialConfig
-from lina_lab.model.count_parts import MLP_RATIO, Costs, Counts, attention_operations, attention_parameters
+from lina_lab.model.count_parts import MLP_RATIO, Costs, Counts, Kept, attention_operations, attention_parameters
 
 __all__ = ["MLP_RATIO", "Counts", "attention_operations", "attention_parameters"]
 FLOPS_PER_MULTIPLY_ADD = 2
@@ -101,6 +101,11 @@ def flops_with_sources(trial: TrialConfig, trials: Mapping[str, TrialConfig]) ->
         total += training_flops(trial, source)
         trial = source
     return total + training_flops(trial)
+
+
+def kept(config: LinaConfig) -> Kept:
+    """What a step keeps of one image for its backward pass."""
+    return _costs(config).kept(config)
 
 
 def generation_operations(

@@ -2,9 +2,11 @@
 
 from lina_lab.config import LinaConfig
 from lina_lab.model.count_parts import (
+    BLOCK_NUMBERS,
     SINUSOID,
     Costs,
     Counts,
+    Kept,
     attention_parameters,
     backward_too,
     mlp_parameters,
@@ -15,6 +17,8 @@ from lina_lab.model.schedule import mean_mask_ratio, num_masked, step_schedule, 
 from lina_lab.variants import POSITIONS, linear
 
 TEXT_ROWS = 512
+HEAD_NUMBERS = 12
+"""Numbers that a block of the flow head keeps for its backward pass, a noised token and channel."""
 
 
 def parameters(config: LinaConfig) -> Counts:
@@ -131,10 +135,28 @@ def generation_operations(
     )
 
 
+def kept(config: LinaConfig) -> Kept:
+    """What a step keeps for its backward pass, at a mask ratio of 0.85."""
+    masked = num_masked(0.85, config.num_tokens)
+    tokens = config.num_tokens + config.condition_tokens
+    prefix = config.text_length if config.text_dim is not None else 1
+    half, flow = config.depth // 2, config.flow_dim or config.dim
+    return Kept(
+        stacks=(
+            (config.condition_depth, config.condition_tokens + prefix),
+            (half, tokens - masked),
+            (half, tokens),
+        ),
+        block=BLOCK_NUMBERS,
+        outside=float(HEAD_NUMBERS * flow * config.flow_depth * masked * config.noise_samples_per_token),
+    )
+
+
 COSTS = Costs(
     parameters=parameters,
     embedding_parameters=embedding_parameters,
     loss_operations=loss_operations,
     training_operations=training_operations,
+    kept=kept,
     generation_operations=generation_operations,
 )

@@ -9,6 +9,8 @@ from lina_lab.variants import linear
 BACKWARD = 2
 """Operations of a backward pass for each of the forward pass: one product for the input, one for the weight."""
 SINUSOID, MLP_RATIO = 256, 4
+BLOCK_NUMBERS = 24
+"""Numbers that a block of LINA keeps for its backward pass, a token and channel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,19 @@ class Counts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What a step keeps of one image for its backward pass."""
+
+    stacks: tuple[tuple[int, int], ...]
+    """(blocks, tokens) of each stack."""
+    block: int
+    """Numbers that a block keeps for each token and channel: about 10 in attention, the others in MLP, norms and
+    modulations."""
+    outside: float
+    """Numbers that are kept outside the stacks."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Costs:
     """How the parameters and operations of a task's model are counted. Functions of a LinaConfig, see `count`."""
 
@@ -38,6 +53,8 @@ class Costs:
     embedding_parameters: Callable[[LinaConfig], int]
     loss_operations: Callable[[LinaConfig, float | None], Counts]
     training_operations: Callable[[LinaConfig, float | None], Counts]
+    kept: Callable[[LinaConfig], Kept]
+    """What a step keeps for its backward pass."""
     generation_operations: Callable[..., Counts] | None = None
     """None: the task generates no images."""
 

@@ -4,9 +4,11 @@ from dataclasses import replace
 
 from lina_lab.config import LinaConfig
 from lina_lab.model.count_parts import (
+    BLOCK_NUMBERS,
     SINUSOID,
     Costs,
     Counts,
+    Kept,
     attention_parameters,
     backward_too,
     mlp_parameters,
@@ -18,6 +20,14 @@ from lina_lab.variants import POSITIONS, linear
 
 MODULATIONS = 6
 """Tensors that modulate an AdaLN-zero block."""
+MODULATED = 6
+"""Numbers that a block keeps for the products of its modulations, a token and channel."""
+
+
+def _kept(config: LinaConfig, more: int = 0) -> Kept:
+    """Of one stack over all tokens; outside of it the embedded tokens, and those before the last layer."""
+    block, outside = BLOCK_NUMBERS + more, 4.0 * config.num_tokens * config.dim
+    return Kept(stacks=((config.depth, config.num_tokens),), block=block, outside=outside)
 
 
 def _patches(config: LinaConfig) -> int:
@@ -67,6 +77,7 @@ CLASSIFICATION = Costs(
     embedding_parameters=lambda config: 0,
     loss_operations=_classifier_loss,
     training_operations=_classifier_training,
+    kept=_kept,
 )
 
 
@@ -131,5 +142,6 @@ DIFFUSION = Costs(
     embedding_parameters=_tables,
     loss_operations=_diffusion_loss,
     training_operations=_diffusion_training,
+    kept=lambda config: _kept(config, MODULATED),
     generation_operations=_diffusion_generation,
 )

@@ -5,7 +5,6 @@ from math import ceil
 
 from lina_lab.config import LinaConfig, ResourcesConfig, SamplingConfig, TrialConfig
 from lina_lab.model import count
-from lina_lab.model.schedule import num_masked
 
 flops_per_image, training_flops = count.flops_per_image, count.training_flops
 flops_with_sources = count.flops_with_sources
@@ -24,10 +23,6 @@ TEACHER_BYTES = 4
 """Bytes a parameter of the frozen model that a trial is distilled from, which every device has whole."""
 CHECKPOINT_BYTES = 16
 """Bytes a parameter in a checkpoint: weight, two moments and the moving average, in float32."""
-BLOCK_ACTIVATIONS = 24
-"""Numbers that a block keeps for its backward pass, a token and channel: about 10 in attention, 14 elsewhere."""
-HEAD_ACTIVATIONS = 12
-"""Likewise for a block of the flow head, a noised token and channel."""
 GRID_CAPTIONS = 8
 """Captions in the grid of samples, see `training.callbacks.sample_grid`."""
 
@@ -67,7 +62,7 @@ def _loss_flops(model: LinaConfig) -> int:
 @lru_cache(maxsize=4096)
 def _generation_flops(model: LinaConfig, sampling: SamplingConfig, *, guided: bool) -> int:
     operations = count.generation_operations(
-        model, steps=sampling.ar_steps, flow_steps=sampling.ode_steps, guided=guided
+        model, steps=sampling.ar_steps, flow_steps=sampling.ode_steps, guided=guided, solver=sampling.ode_solver
     )
     return count.FLOPS_PER_MULTIPLY_ADD * operations.total
 
@@ -98,26 +93,15 @@ def _state_bytes(config: TrialConfig, resources: ResourcesConfig) -> float:
 
 
 def _activation_bytes(config: TrialConfig, resources: ResourcesConfig) -> float:
-    model = config.model
-    images = micro_batch(config, resources)
-    masked = num_masked(0.85, model.num_tokens)
-    tokens = model.num_tokens + model.condition_tokens
-    prefix = model.text_length if model.text_dim is not None else 1
-    stacks = (
-        (model.condition_depth, model.condition_tokens + prefix),
-        (model.depth // 2, tokens - masked),
-        (model.depth // 2, tokens),
-    )
-    blocks = sum(depth * length for depth, length in stacks)
+    model, found = config.model, count.kept(config.model)
+    blocks = sum(depth * tokens for depth, tokens in found.stacks)
     if model.gradient_checkpointing:
         # The inputs of all blocks, and one block that is computed again.
-        kept = blocks + BLOCK_ACTIVATIONS * max(length for _, length in stacks)
+        numbers = blocks + found.block * max(tokens for _, tokens in found.stacks)
     else:
-        kept = BLOCK_ACTIVATIONS * blocks
-    flow = model.flow_dim or model.dim
-    head = HEAD_ACTIVATIONS * flow * model.flow_depth * masked * model.noise_samples_per_token
+        numbers = found.block * blocks
     width = 2 if config.trainer.precision == "bf16-mixed" else 4
-    return float(width * images * (model.dim * kept + head))
+    return float(width * micro_batch(config, resources) * (model.dim * numbers + found.outside))
 
 
 def checkpoint_bytes(config: TrialConfig) -> float:

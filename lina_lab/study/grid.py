@@ -305,7 +305,7 @@ def _check_seed(plan: Plan) -> None:
 
 def _check_measured(study: StudyConfig, config: TrialConfig) -> None:
     for objective in study.objectives:
-        if (field := METRICS[objective.metric].not_measured(config.sampling)) is not None:
+        if (field := METRICS[objective.metric].not_measured(config)) is not None:
             raise ValueError(f"study.objectives names {objective.metric}, which {field} does not measure")
         if (why := meaningless(config, objective.metric)) is not None:
             raise ValueError(f"study.objectives names {objective.metric}, which {why}")

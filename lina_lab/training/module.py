@@ -102,6 +102,7 @@ class LinaModule(L.LightningModule):
             step=self.global_step,
             images=mine,
             rng_version=self.config.trainer.rng_version,
+            **self.config.augmentations,
         )
         if self.distillation is None:
             alone: Tensor = self.model.loss_from_inputs(latents, inputs, **condition)

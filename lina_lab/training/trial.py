@@ -212,7 +212,7 @@ def _module_and_average(
     config: TrialConfig, resources: ResourcesConfig, start: Start | None
 ) -> tuple[LinaModule, ExponentialAverage]:
     if resources.strategy == "ddp":
-        return LinaModule(config, start), ExponentialAverage(config.ema)
+        return config.model.kind.load_module()(config, start), ExponentialAverage(config.ema)
     from lina_lab.training.sharding import ShardedAverage, ShardedModule
 
     return ShardedModule(config, start), ShardedAverage(config.ema)

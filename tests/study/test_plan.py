@@ -9,6 +9,7 @@ import pytest
 
 from lina_lab.config import ResourcesConfig
 from lina_lab.config.factors import FACTORS, PAIRING
+from lina_lab.config.tasks import TASKS
 from lina_lab.model import count
 from lina_lab.records.record import Record, write_record
 from lina_lab.records.status import CellStatus
@@ -160,23 +161,24 @@ def test_the_plan_prints_what_is_equal_for_all_cells_and_what_pairing_guarantees
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_memory_estimate_is_of_the_right_order(tiny: Any, tmp_path: Path, checkpointing: bool) -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_the_memory_estimate_is_of_the_right_order(tiny: Any, task: str, checkpointing: bool) -> None:
     """Against what a training step allocates: within a factor of two."""
     import torch
 
     from benchmarks.attention import peak_bytes
-    from lina_lab.model import LINA
+    from lina_lab.model import make_model, sample_loss_inputs
 
-    model = {"dim": 64, "num_heads": 4, "depth": 8, "condition_depth": 4, "flow_depth": 2, "noise_samples_per_token": 4}
-    model["gradient_checkpointing"] = checkpointing
+    sizes = {"dim": 64, "num_heads": 4, "depth": 8, "condition_depth": 4, "flow_depth": 2}
+    model = sizes | {"noise_samples_per_token": 4, "gradient_checkpointing": checkpointing, "task": task}
     config = tiny(model=model, data={"batch_size": 32, "val_images": 40, "val_batch_size": 20})
-    lina = LINA(config.model)
+    made = make_model(config.model)
     latents, label = torch.zeros(32, 1, 8, 8), torch.zeros(32, dtype=torch.long)
 
     def step() -> None:
-        lina.zero_grad()
-        generator = torch.Generator().manual_seed(0)
-        lina.loss(latents, label=label, generator=generator).backward()
+        made.zero_grad()
+        inputs = sample_loss_inputs(config.model, 32, torch.Generator().manual_seed(0))
+        made.loss_from_inputs(latents, inputs, label=label).backward()
 
     measured = peak_bytes(step, "cpu") + 16 * parameters(config.model)
     assert 0.5 < memory_bytes(config) / measured < 2

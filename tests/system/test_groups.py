@@ -98,6 +98,21 @@ def test_any_layout_gives_the_losses_of_one_process(tiny: Tiny, tmp_path: Path, 
     assert (tmp_path / "several/samples.png").exists()
 
 
+@pytest.mark.parametrize("task", ["classification", "diffusion"])
+def test_ranks_train_every_task_as_one_process_does(tiny: Tiny, tmp_path: Path, task: str) -> None:
+    """Augmented images are the same ones, whichever rank has them."""
+    attention = {"attention": {"normalization": "subtraction", "gate": "none"}}
+    data = {"val_images": 50, "shift": 1} if task == "classification" else {"val_images": 50}
+    config = steady(tiny, model={"task": task, **attention}, data=data)
+    one, several = alone(config, tmp_path / "one"), train(config, tmp_path / "several", devices=2)
+    assert_same(one, several)
+    first, other = weights(tmp_path / "one"), weights(tmp_path / "several")
+    assert all(torch.allclose(first[name], other[name], atol=1e-5) for name in first)
+    if task == "classification":
+        name = "val/accuracy_ema"
+        assert several.metrics[name] == pytest.approx(one.metrics[name], abs=1 / 50)
+
+
 def test_a_checkpoint_resumes_with_any_number_of_ranks(tiny: Tiny, tmp_path: Path) -> None:
     """By 2 ranks; by 4 with sharded weights, more than the last batch of validation has images; by 2 such; and by 1.
 

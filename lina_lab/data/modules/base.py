@@ -104,6 +104,11 @@ class StepDataModule(L.LightningDataModule):
         return None
 
     @property
+    def labels(self) -> Tensor:
+        """The classes of the training images, int64 [n], for a data set with `DataSet.weighted_classes`."""
+        raise NotImplementedError(f"{type(self).__name__} has no property labels")
+
+    @property
     def damaged(self) -> dict[int, str]:
         """Training images that were skipped: index -> what is wrong with the image."""
         return {}

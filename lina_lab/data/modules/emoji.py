@@ -55,6 +55,12 @@ class EmojiDataModule(StepDataModule):
         )
         super().__init__(config, train_set, len(train_set), val_set)
 
+    @property
+    def labels(self) -> Tensor:
+        """The classes of the training images, int64 [n]."""
+        assert isinstance(self.train_set, EmojiImages)
+        return self.train_set.labels
+
     @cached_property
     def data_sha256(self) -> str:
         """The hash of all pictures, classes and captions, in their order."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lina_lab.config import TrialConfig
+from lina_lab.config.datasets import DATA_SETS
 from lina_lab.data.modules.base import StepDataModule
 from lina_lab.data.pixels import Pixels, channels_first, to_pixels
 from lina_lab.evaluation.decoding import decoder_of
@@ -29,6 +30,12 @@ FID_BATCH_SIZE = 250
 """Images generated together."""
 REFERENCE_IMAGES = 10_000
 """Training images that stand for the data where no reference is configured, the first ones."""
+
+
+def in_proportion(labels: Tensor, indices: range, total: int) -> Tensor:
+    """The classes, int64 [n], of some of `total` images, which have classes as often as `labels`, int64 [N], do."""
+    places = (2 * torch.tensor(indices) + 1) * len(labels) // (2 * total)
+    return labels.sort().values[places]
 
 
 class FIDCallback(Evaluation):
@@ -85,11 +92,15 @@ class FIDCallback(Evaluation):
         return partition.moments(unguided.quality_images, FID_BATCH_SIZE, moments).gaussian
 
     def _condition(self, model: LINA, data: StepDataModule, indices: range) -> Condition:
-        """The classes by turns, or the conditions of the held-out images by turns."""
+        """The conditions of the held-out images by turns, or the classes by turns or as often as the data have them."""
         classes, device = self.config.model.num_classes, next(model.parameters()).device
         if self.config.model.text_dim is not None:
             return data.held_out_condition([index % len(data.val_set) for index in indices], device)
-        return {} if classes is None else {"label": torch.tensor([i % classes for i in indices], device=device)}
+        if classes is None:
+            return {}
+        if DATA_SETS[self.config.data.name].weighted_classes:
+            return {"label": in_proportion(data.labels, indices, self.config.sampling.quality_images).to(device)}
+        return {"label": torch.tensor([i % classes for i in indices], device=device)}
 
     def _training_images(self, data: StepDataModule, partition: WorkPartition) -> Gaussian:
         def moments(indices: range) -> Moments:
