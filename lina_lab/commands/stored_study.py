@@ -49,7 +49,7 @@ def main(line: CommandLine) -> int:
         with explained(paths.folder), stops_as_exceptions():
             if name is None:
                 return _all(line, paths)
-            study = StoredStudy(name, paths.folder, paths.storage)
+            study = StoredStudy(name, paths.folder, paths.storage, reads=line.action == "status")
             choose = partial(_chosen, study.name, prefixes, values)
             if line.action == "status":
                 return _status(line, study, choose)
@@ -146,7 +146,7 @@ def _all(line: CommandLine, paths: PathsConfig) -> int:
     names = study_names(paths.folder, paths.storage)
     if line.action != "status" or not names:
         raise missing(None, paths.folder, paths.storage)
-    views = [look(StoredStudy(name, paths.folder, paths.storage), list) for name in names]
+    views = [look(StoredStudy(name, paths.folder, paths.storage, reads=True), list) for name in names]
     if line.flags.json:
         print(json.dumps([view.to_dict() for view in views], indent=1))
     else:

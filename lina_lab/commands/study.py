@@ -55,8 +55,8 @@ class StudyCommand:
 
         Returns:
             0 if every cell of the plan has a result, 1 if cells failed or were cancelled (also at their time limit) or
-            the environment stopped the study, 2 if the configuration or the data are wrong and nothing was started, or
-            a plan shows what would be refused so, 130 or 143 if Ctrl-C or SIGTERM stopped it.
+            `max_minutes` or the environment stopped the study, 2 if the configuration or the data are wrong and nothing
+            was started, or a plan shows what would be refused so, 130 or 143 if Ctrl-C or SIGTERM stopped it.
         """
         try:
             line = CommandLine(arguments)
@@ -106,8 +106,10 @@ def study_help(options: Options) -> str:
 
 def _plan(workspace: Workspace, command: CommandConfig) -> int:
     from lina_lab.launch.machine import layout_cautions
+    from lina_lab.launch.slurm import time_cautions
     from lina_lab.study.plan import describe
     from lina_lab.study.preflight import problem_of_store, problems
+    from lina_lab.study.speed import speed_of
 
     print(describe(workspace), end="")
     if command.launcher != "local":
@@ -119,8 +121,13 @@ def _plan(workspace: Workspace, command: CommandConfig) -> int:
         except StudyError as error:
             return refuse(error)
     loaders = max((cell.config.data.workers for cell in workspace.plan.cells), default=0)
-    for caution in layout_cautions(workspace.plan.study.resources, command, loaders):
+    resources, speed = workspace.plan.study.resources, speed_of(workspace)
+    for caution in layout_cautions(resources, command, loaders):
         print(caution)
+    if speed is not None:
+        longest = max((speed.seconds(cell, resources) for cell in workspace.plan.cells), default=0.0)
+        for caution in time_cautions(command, resources, longest):
+            print(caution)
     found = [*problems(workspace.plan, command), None if command.new_version else problem_of_store(workspace)]
     refused = [problem for problem in found if problem is not None]
     for problem in refused:

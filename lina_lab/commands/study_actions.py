@@ -15,7 +15,7 @@ from lina_lab.study.summary import Summary
 from lina_lab.study.versions import newest_version
 from lina_lab.study.workspace import Workspace
 from lina_lab.util.errors import RefusedError, StudyError, explained
-from lina_lab.util.signals import stop_with_parent, stops_as_exceptions
+from lina_lab.util.signals import TimeLimit, stop_with_parent, stops_as_exceptions
 
 
 def run_and_report(workspace: Workspace, paths: PathsConfig, command: CommandConfig, arguments: Sequence[str]) -> int:
@@ -29,11 +29,12 @@ def run_and_report(workspace: Workspace, paths: PathsConfig, command: CommandCon
 
     Returns:
         0 if every cell has a result or was pruned, 1 if cells failed or were cancelled (also at their time limit),
-        tuning found no optimum or the environment stopped the study, 2 if this machine cannot do what the command asks
-        for, 130 on Ctrl-C, 143 on SIGTERM.
+        tuning found no optimum, `max_minutes` have passed or the environment stopped the study, 2 if this machine
+        cannot do what the command asks for, 130 on Ctrl-C, 143 on SIGTERM.
     """
+    limit = TimeLimit(command.max_minutes)
     try:
-        with explained(workspace.runs), stops_as_exceptions():
+        with explained(workspace.runs), stops_as_exceptions(), limit:
             if not _leads(workspace.plan, command):
                 from lina_lab.launch.follow import follow
 
@@ -51,6 +52,8 @@ def run_and_report(workspace: Workspace, paths: PathsConfig, command: CommandCon
     except KeyboardInterrupt:
         return refuse("stopped; the same command resumes", 130)
     except SystemExit:
+        if limit.passed:
+            return refuse(f"stopped at max_minutes={command.max_minutes:g}; the same command resumes", 1)
         return refuse("terminated; the same command resumes", 143)
     _print_outcome(summary, store.plan, paths)
     return 1 if summary.failures or summary.stopped or summary.counts.get(CellStatus.CANCELLED) else 0

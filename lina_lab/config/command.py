@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-from lina_lab.config.checks import CHECKS, Checked, NonNegativeInt, PositiveFloat, PositiveInt
+from lina_lab.config.checks import CHECKS, FROM_LIST, Checked, NonNegativeInt, PositiveFloat, PositiveInt
 
 SETUP = "studies/slurm.sh"
 """Shell lines of a job, in the working directory and in the package."""
@@ -85,9 +85,15 @@ class SlurmConfig(Checked):
     default is replaced by the packaged file of that name where the working directory has none; copy it to edit it."""
     sbatch: dict[str, Option] = field(default_factory=dict)
     """Other options of sbatch by their long names, as in slurm.sbatch={exclude:node7}."""
+    srun_args: Annotated[tuple[str, ...], FROM_LIST] = ()
+    """Options of srun, which starts the ranks, as they would be typed: such as
+    slurm.srun_args=['--container-image=lab.sqsh','--container-mounts=/data:/data','--cpu-bind=cores']."""
+    python: str | None = None
+    """Shell command that starts Python in the job, for a container, such as 'apptainer exec --nv lab.sif python'; null:
+    the Python that submits."""
 
     def _problems(self) -> Iterator[str]:
-        texts = {name: getattr(self, name) for name in ("partition", "account", "qos", "constraint")}
+        texts = {name: getattr(self, name) for name in ("partition", "account", "qos", "constraint", "python")}
         for name, value in [*texts.items(), *((f"sbatch.{name}", value) for name, value in self.sbatch.items())]:
             # A line break would end the option, and the rest would be a line of the batch file.
             if not f"{name}{value}".isprintable():
@@ -95,6 +101,9 @@ class SlurmConfig(Checked):
         for name in self.sbatch:
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
                 yield f"sbatch: {name!r} is not the long name of an option of sbatch"
+        for option in self.srun_args:
+            if not (option.isprintable() and option.startswith("-")):
+                yield f"srun_args: {option!r} is no option of srun, such as --cpu-bind=cores"
 
     @property
     def setup_file(self) -> Path | None:
@@ -121,6 +130,9 @@ class CommandConfig:
     """For launcher=torchrun."""
     slurm: SlurmConfig = SlurmConfig()
     """For launcher=slurm."""
+    max_minutes: PositiveFloat | None = None
+    """For run and work: how long this command may take. Then it stops as on SIGTERM: running cells save their state,
+    and the same command goes on. null: no limit."""
     new_version: bool = False
     """Start a new version of the study, NAME-v2 and so on, if its configuration has changed."""
     other_code: bool = False

@@ -10,11 +10,12 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
-from lina_lab.config import ResourcesConfig, SlurmConfig
+from lina_lab.config import CommandConfig, ResourcesConfig, SlurmConfig
 from lina_lab.launch import rank
 from lina_lab.launch.contract import Engine, EngineName, GroupExit, LaunchSpec, Running, read_outcome
 from lina_lab.records.files import JOB_FILE, LOGS, OUTCOME_FILE
@@ -60,7 +61,7 @@ def executor_for(config: SlurmConfig, resources: ResourcesConfig, folder: Path |
     from submitit.slurm.slurm import SlurmExecutor
 
     try:
-        executor = SlurmExecutor(folder, max_num_timeout=config.requeues)
+        executor = SlurmExecutor(folder, max_num_timeout=config.requeues, python=config.python)
     except RuntimeError as error:
         raise StudyError("launcher=slurm: there is no srun on this machine; run it where jobs are submitted") from error
     executor.update_parameters(**job_parameters(config, resources, name))
@@ -79,6 +80,7 @@ def job_parameters(config: SlurmConfig, resources: ResourcesConfig, name: str) -
         "time": config.time_minutes,
         "signal_delay_s": config.warning_seconds,
         "setup": setup_lines(config),
+        "srun_args": list(config.srun_args) or None,
         "additional_parameters": {"requeue": True, **config.sbatch},
     }
     return {name: value for name, value in parameters.items() if value is not None}
@@ -205,4 +207,28 @@ def job_state(number: str) -> str | None:
 
 def submission_text(config: SlurmConfig, resources: ResourcesConfig, study: str, folder: Path) -> str:
     """The batch file of a cell's job, as submitit writes it."""
-    return batch_script(folder / LOGS / "slurm", job_parameters(config, resources, f"{study}-{folder.name}"))
+    parameters = job_parameters(config, resources, f"{study}-{folder.name}")
+    return batch_script(folder / LOGS / "slurm", parameters, config.python)
+
+
+def time_cautions(command: CommandConfig, resources: ResourcesConfig, seconds: float) -> Iterator[str]:
+    """Sentences on time limits that the longest cell of a study meets.
+
+    Args:
+        command: the launcher and its options.
+        resources: the ranks of a cell.
+        seconds: what the longest cell takes.
+    """
+    hours = f"The longest cell takes about {seconds / 3600:,.3g} hours"
+    if resources.max_minutes is not None and seconds > 60 * resources.max_minutes:
+        yield f"{hours}, and study.resources.max_minutes={resources.max_minutes:g} cancels it before: it gets no result"
+    config = command.slurm
+    seen = 60 * config.time_minutes - config.warning_seconds
+    if command.launcher != "slurm" or seconds <= seen:
+        return
+    jobs = ceil(seconds / seen) if seen > 0 else inf
+    limit = f"{hours}, and a job at most {config.time_minutes / 60:,.3g} (slurm.time_minutes={config.time_minutes})"
+    if jobs - 1 > config.requeues:
+        yield f"{limit}: slurm.requeues={config.requeues} ends it without a result"
+    else:
+        yield f"{limit}: it is requeued about {jobs - 1} time{'s' if jobs > 2 else ''}, each time from its checkpoint"

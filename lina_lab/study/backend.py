@@ -1,9 +1,11 @@
 """Optuna's storage: SQLite, a journal file, or a database server."""
 
 import json
+import os
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -23,19 +25,25 @@ NETWORK_FILE_SYSTEMS = (
 MOUNTS = Path("/proc/mounts")
 
 
-def open_storage(url: str | None, runs: Path) -> BaseStorage:
+def open_storage(url: str | None, runs: Path, *, reads: bool = False) -> BaseStorage:
     """The storage at `url`; None: `optuna.db` in the folder of runs.
+
+    Args:
+        url: of Optuna's storage.
+        runs: the folder of runs.
+        reads: nothing will be written, so files that this user may only read are enough.
 
     Raises:
         StudyError: SQLite on a network file system, or a URL that cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if url is not None and url.startswith(JOURNAL):
-        return _journal(Path(url.removeprefix(JOURNAL)))
+        path = Path(url.removeprefix(JOURNAL))
+        return JournalStorage(JournalFileBackend(str(path))) if reads and _only_read(path) else _journal(path)
     if url is None or url.startswith("sqlite:///"):
         path = runs / "optuna.db" if url is None else Path(url.removeprefix("sqlite:///"))
         refuse_network(path)
-        return _sqlite(path)
+        return _sqlite_to_read(path) if reads and _only_read(path) else _sqlite(path)
     try:
         return RDBStorage(url)
     except ModuleNotFoundError as error:
@@ -59,6 +67,8 @@ def make_whole(path: Path, make: Callable[[str], Engine]) -> None:
         path.with_name(path.name + ending).unlink(missing_ok=True)
     with atomic(path) as draft:
         draft.unlink(missing_ok=True)
+        # SQLite itself would give it 0644, so that a group could not write whatever the umask allows.
+        draft.touch()
         make(f"sqlite:///{draft}").dispose()
 
 
@@ -76,6 +86,22 @@ def _sqlite(path: Path) -> RDBStorage:
     storage.engine.dispose()
     event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return storage
+
+
+def _only_read(path: Path) -> bool:
+    return not all(
+        os.access(each, os.W_OK, effective_ids=os.access in os.supports_effective_ids) for each in (path, path.parent)
+    )
+
+
+def _sqlite_to_read(path: Path) -> RDBStorage:
+    """A database that this user may not write.
+
+    While somebody works on it, its write-ahead log lies beside it, and SQLite reads both. Otherwise SQLite would have
+    to make one, and reads the file alone when it is told that nobody changes it.
+    """
+    mode = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
+    return RDBStorage(f"sqlite:///file:{quote(str(path.resolve()))}?{mode}&uri=true", skip_table_creation=True)
 
 
 def _journal(path: Path) -> JournalStorage:

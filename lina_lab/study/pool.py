@@ -156,5 +156,6 @@ class _Pool:
 
 def worker_command(arguments: Sequence[str]) -> list[str]:
     """The command line of a worker for the same study."""
-    kept = [a for a in arguments if not a.startswith(("action=", "workers=", "new_version="))]
+    # The pool stops its workers at its own limit.
+    kept = [a for a in arguments if not a.startswith(("action=", "workers=", "new_version=", "max_minutes="))]
     return [sys.executable, "-m", "lina_lab.run", *kept, "action=work"]

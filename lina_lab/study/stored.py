@@ -102,14 +102,15 @@ class StoredStudy:
         name: the study's.
         runs: folder of all results.
         storage: Optuna's storage; None: `optuna.db` in the folder of runs.
+        reads: nothing will be written, so a folder of runs that this user may only read is enough.
 
     Raises:
         StudyError: there is no such study, or the storage cannot be opened.
     """
 
-    def __init__(self, name: str, runs: Path, storage: str | None) -> None:
+    def __init__(self, name: str, runs: Path, storage: str | None, *, reads: bool = False) -> None:
         self.name, self.runs, self.folder = name, runs, runs / name
-        opened = open_existing(runs, storage)
+        opened = open_existing(runs, storage, reads=reads)
         if opened is None or not self.folder.is_dir():
             raise missing(name, runs, storage)
         sampler = optuna.samplers.RandomSampler(seed=0)
@@ -152,9 +153,16 @@ class StoredStudy:
         return read_record(self.folder / cell.state.config_hash, cell.state.config_hash)
 
     def owner(self, cell: StoredCell) -> tuple[bool, Heartbeat | None]:
-        """Whether the process that trains a running cell lives, and the last that it noted."""
+        """Whether the process that trains a running cell lives, and the last that it noted.
+
+        A user who may only read cannot try the lock, and takes a process that noted something for alive.
+        """
         folder = self.folder / cell.state.config_hash
-        lease = StaleLeases().acquire(folder)
+        try:
+            lease = StaleLeases().acquire(folder)
+        except PermissionError:
+            beat = read_heartbeat(folder)
+            return beat is not None, beat
         if lease is None:
             return True, read_heartbeat(folder)
         lease.release()
@@ -198,18 +206,18 @@ class StoredStudy:
         return open_now
 
 
-def open_existing(runs: Path, storage: str | None) -> BaseStorage | None:
-    """The storage, without making its file; None: there is no file."""
+def open_existing(runs: Path, storage: str | None, *, reads: bool = False) -> BaseStorage | None:
+    """The storage, without making its file; None: there is no file. See `backend.open_storage`."""
     path = runs / "optuna.db" if storage is None else None
     for prefix in (SQLITE, JOURNAL):
         if storage is not None and storage.startswith(prefix):
             path = Path(storage.removeprefix(prefix))
-    return None if path is not None and not path.exists() else open_storage(storage, runs)
+    return None if path is not None and not path.exists() else open_storage(storage, runs, reads=reads)
 
 
 def study_names(runs: Path, storage: str | None) -> list[str]:
     """The studies in a storage whose folders are in the folder of runs."""
-    opened = open_existing(runs, storage)
+    opened = open_existing(runs, storage, reads=True)
     found = () if opened is None else opened.get_all_studies()
     return sorted(study.study_name for study in found if (runs / study.study_name).is_dir())
 

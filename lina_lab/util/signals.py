@@ -75,6 +75,32 @@ def _exception(number: int) -> BaseException:
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
 
 
+class TimeLimit:
+    """Asks this process to stop in order, as on SIGTERM, after some minutes; used as a context.
+
+    Args:
+        minutes: the limit; None: there is none.
+    """
+
+    def __init__(self, minutes: float | None) -> None:
+        self._timer = None if minutes is None else threading.Timer(60 * minutes, self._stop)
+        self.passed = False
+
+    def _stop(self) -> None:
+        self.passed = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def __enter__(self) -> "TimeLimit":
+        if self._timer is not None:
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
 PARENT = "LINA_PARENT"
 """The variable by which a process that starts workers gives them its number."""
 PARENT_SECONDS = 1.0

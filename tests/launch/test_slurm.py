@@ -1,6 +1,8 @@
 """What a job asks for, and how SLURM's answers are read; a cluster is in tests/system."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,15 @@ from lina_lab.config import CommandConfig, ResourcesConfig, SlurmConfig, from_di
 from lina_lab.launch import slurm
 from lina_lab.launch.contract import EngineName, LaunchSpec, write_outcome
 from lina_lab.launch.machine import layout_cautions
-from lina_lab.launch.slurm import Slurm, executor_for, job_parameters, job_state, not_ended, submission_text
+from lina_lab.launch.slurm import (
+    Slurm,
+    executor_for,
+    job_parameters,
+    job_state,
+    not_ended,
+    submission_text,
+    time_cautions,
+)
 from lina_lab.util.errors import StudyError
 from tests.study.conftest import RESULT
 
@@ -89,6 +99,58 @@ def test_a_job_has_the_packaged_lines_where_the_working_directory_has_none(
     text = submission_text(SlurmConfig(), FOUR_NODES, "x", Path("/runs/x/cell"))
     assert "module load mine" in text
     assert "OMP_NUM_THREADS" not in text
+
+
+def test_options_of_srun_and_a_container_s_python_reach_the_batch_file(tmp_path: Path) -> None:
+    command = "apptainer exec --nv lab.sif python"
+    options = ["--container-image=lab image.sqsh", "--cpu-bind=cores"]
+    config = from_dict(SlurmConfig, {"setup": None, "srun_args": options, "python": command})
+    text = submission_text(config, FOUR_NODES, "tiny", tmp_path / "cell")
+    (line,) = [line for line in text.splitlines() if line.startswith("srun ")]
+    words = shlex.split(line)
+    start = words.index(options[0])
+    assert words[start : start + 9] == [*options, *command.split(), "-u", "-m"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"srun_args": ["cores"]}, "srun_args: 'cores' is no option of srun"),
+        ({"srun_args": ["--x\nrm"]}, "is no option of srun"),
+        ({"python": "python\nrm"}, "has a control character"),
+    ],
+)
+def test_what_would_be_another_line_of_the_batch_file_is_refused(changes: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        from_dict(SlurmConfig, changes)
+
+
+@pytest.mark.parametrize(
+    ("hours", "limits", "sentence"),
+    [
+        (23.9, {}, None),
+        (31, {}, "and a job at most 24 (slurm.time_minutes=1440): it is requeued about 1 time, each time from its"),
+        (100, {}, "it is requeued about 4 times"),
+        (100, {"requeues": 4}, "it is requeued about 4 times"),
+        (100, {"requeues": 3}, "slurm.requeues=3 ends it without a result"),
+        (1, {"time_minutes": 2, "warning_seconds": 120}, "slurm.requeues=1000 ends it without a result"),
+    ],
+)
+def test_a_cell_that_is_longer_than_its_job_is_planned_with_its_requeues(
+    hours: float, limits: dict[str, int], sentence: str | None
+) -> None:
+    command = from_dict(CommandConfig, {"launcher": "slurm", "slurm": limits})
+    found = list(time_cautions(command, ResourcesConfig(), hours * 3600))
+    assert len(found) == (sentence is not None)
+    assert sentence is None or sentence in found[0]
+    assert list(time_cautions(CommandConfig(), ResourcesConfig(), hours * 3600)) == []
+
+
+def test_a_cell_that_its_own_limit_cancels_is_said_with_every_launcher() -> None:
+    resources = ResourcesConfig(max_minutes=90)
+    (sentence,) = time_cautions(CommandConfig(), resources, 2 * 3600)
+    assert sentence.startswith("The longest cell takes about 2 hours, and study.resources.max_minutes=90 cancels it")
+    assert list(time_cautions(CommandConfig(), resources, 1.4 * 3600)) == []
 
 
 def cautions(resources: ResourcesConfig, data_workers: int = 0, **command: Any) -> list[str]:

@@ -1,19 +1,22 @@
 """Exit codes of `lina run`, and what is recorded of a command that was stopped."""
 
+import time
 from dataclasses import replace
 
 import pytest
 
 from lina_lab.commands import study_actions
-from lina_lab.config import CommandConfig, PathsConfig
+from lina_lab.config import CommandConfig, PathsConfig, TrialConfig
+from lina_lab.records.result import TrialResult
 from lina_lab.records.status import TrialStatus
+from lina_lab.study.pool import worker_command
 from tests.study.conftest import RESULT, Lab, raising, second_only, workspace_at
 
 
-def run(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> int:
+def run(lab: Lab, monkeypatch: pytest.MonkeyPatch, command: CommandConfig | None = None) -> int:
     monkeypatch.setattr(study_actions, "launcher_for", lambda *_: lab.launcher)
     paths = PathsConfig(runs=str(lab.runs))
-    return study_actions.run_and_report(workspace_at(lab.runs, lab.plan), paths, CommandConfig(), [])
+    return study_actions.run_and_report(workspace_at(lab.runs, lab.plan), paths, command or CommandConfig(), [])
 
 
 def test_a_cell_that_is_stopped_at_its_time_limit_makes_the_exit_code_1(
@@ -34,3 +37,27 @@ def test_sigterm_is_not_told_as_stopped_by_hand(lab: Lab, monkeypatch: pytest.Mo
     lab.behaviour = second_only(lab.plan, raising(KeyboardInterrupt()))
     assert run(lab, monkeypatch) == 130
     assert lab.record(1)["error"] == "stopped by hand"
+
+
+def test_a_command_stops_at_its_limit_and_the_same_one_goes_on(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def slow(config: TrialConfig) -> TrialResult:
+        time.sleep(60)
+        return RESULT
+
+    def late(config: TrialConfig) -> TrialResult:
+        return slow(config) if config == lab.plan.cells[1].config else RESULT
+
+    lab.behaviour = late
+    started = time.monotonic()
+    assert run(lab, monkeypatch, CommandConfig(max_minutes=2 / 60)) == 1
+    assert time.monotonic() - started < 30
+    assert "stopped at max_minutes=0.0333333; the same command resumes" in capsys.readouterr().err
+    assert lab.states() == ["done", "interrupted", "waiting", "waiting"]
+    lab.behaviour = lambda config: RESULT
+    assert run(lab, monkeypatch, CommandConfig(max_minutes=5)) == 0
+
+
+def test_a_pool_s_workers_do_not_count_the_time_again() -> None:
+    assert "max_minutes=5" not in worker_command(["study=tiny", "workers=2", "max_minutes=5"])
