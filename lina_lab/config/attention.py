@@ -54,7 +54,8 @@ class AttentionConfig(Checked):
     blocks: PositiveInt = 16
     """Blocks of image tokens of kind=blocks. They tile the grid, as squares where that can be."""
     qk_norm: Annotated[str, OneOf(QK_NORMS)] = "none"
-    """RMS norm of queries and keys before rotation and feature map: over the whole width, or over each head."""
+    """Norm of queries and keys before rotation and feature map: RMS over the whole width or over each head, or each
+    query's direction to a power that grows with its norm (power)."""
     rotate: Annotated[str, OneOf(ROTATIONS)] = "both"
     """What position=rotary turns: queries and keys before the feature map (both), or those of the numerator alone,
     mapped (numerator) or not (raw_numerator), so that the normalizer stays positive; rows then need not sum to one."""

@@ -1,4 +1,4 @@
-"""RMS norms inside attention: of queries and keys, and of each head's output.
+"""Norms inside attention: of queries and keys, and of each head's output.
 
 Each is built from a `Geometry`; its entry is in `lina_lab/variants/norms.py`.
 
@@ -48,6 +48,36 @@ class QkNorm(nn.Module):
         """Stacked queries, keys and values [B, T, 3 D], as the projection gives them."""
         q, k, v = qkv_BT3D.chunk(3, -1)
         return torch.cat([self.query_norm(q), self.key_norm(k), v], dim=-1)
+
+
+class PowerNorm(nn.Module):
+    """Directions of queries to a power that grows with their norm, and keys cubed (as in NaLaFormer, arXiv 2506.21137).
+
+    With the norm |q| of a head's query and signs kept, `q <- (√E q / |q|)^p`, `p = 3 (1/2 + tanh |q|)`, `k <- k³`.
+    Division cancels a query's scale, so that without it a longer query attends no more sharply. The factor √E, which
+    division cancels too, keeps numbers near one. A query of zeros stays one: `1e-6` is added to its squared norm.
+
+    The paper maps the positive and the negative half of each to channels of their own, rotates mapped numbers in the
+    numerator alone, and gates the output: `feature_map=relu` takes the positive half here; see `rotate=numerator`.
+    """
+
+    LARGEST = 3.0
+    """The power of keys, and λ in the power of queries."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__()
+        self.heads = geometry.heads
+
+    def forward(self, qkv_BT3D: Tensor) -> Tensor:
+        """Stacked queries, keys and values [B, T, 3 D], as the projection gives them."""
+        q, k, v = qkv_BT3D.chunk(3, -1)
+        precise = torch.promote_types(q.dtype, torch.float32)
+        q_BTHE = q.to(precise).unflatten(-1, (self.heads, -1))  # type: ignore[no-untyped-call]
+        norm = (q_BTHE.square().sum(-1, keepdim=True) + 1e-6).sqrt()
+        power = self.LARGEST * (0.5 + norm.tanh())
+        unit = q_BTHE * (q_BTHE.shape[-1] ** 0.5 / norm)
+        q = (unit.sign() * unit.abs() ** power).flatten(-2).to(q.dtype)
+        return torch.cat([q, (k.to(precise) ** 3).to(k.dtype), v], dim=-1)
 
 
 WIDTH_QK_NORM, HEAD_QK_NORM = partial(QkNorm, each_head=False), partial(QkNorm, each_head=True)

@@ -22,6 +22,16 @@ for name, documentation in {
         )
     )
 
+QK_NORMS.register(
+    QkNorm(
+        name="power",
+        documentation="directions of queries to the power 3 (1/2 + tanh |q|), with signs, and keys cubed, so that "
+        "longer queries attend more sharply under division too (as in NaLaFormer, arXiv 2506.21137)",
+        module=f"{MODULE}:PowerNorm",
+        **FREE,
+    )
+)
+
 for entry in (
     HeadNorm(name="none", documentation="no norm of the heads' outputs", module=f"{MODULE}:no_norm", **FREE),
     HeadNorm(
