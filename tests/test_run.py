@@ -170,7 +170,9 @@ def test_every_study_can_be_asked_of_text_to_image(name: str) -> None:
 
 
 def test_an_unknown_task_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "there is no task i2t; the tasks are classification, diffusion, t2i" in refused(capsys, "study=kv_gate", "task=i2t")
+    assert "there is no task i2t; the tasks are classification, diffusion, t2i" in refused(
+        capsys, "study=kv_gate", "task=i2t"
+    )
 
 
 def test_a_scale_alone_is_no_study(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,9 @@ def test_every_block_is_a_file_or_is_run() -> None:
     for language, title, text in blocks():
         assert title or language == "bash", text
     commands = [text for language, _, text in blocks() if language == "bash"]
-    assert sorted(commands) == sorted(shell(word) for word in ("lina count", "lina plots", "optimizer.name"))
+    assert sorted(commands) == sorted(
+        shell(word) for word in ("lina count", "lina plots", "optimizer.name", "model.task")
+    )
 
 
 def test_a_package_s_gate_is_installed_tested_and_counted(project: Project) -> None:
@@ -65,6 +67,19 @@ def test_a_package_s_data_optimizer_schedule_metric_callback_and_logger_are_used
         assert steps == [str(step) for step in range(1, len(steps) + 1)]
         logged = (cell / "csv/metrics.csv").read_text().splitlines()
         assert {"train/loss", "watch/lr", "val/loss_ema"} <= set(logged[0].split(","))
+
+
+def test_a_package_s_task_is_trained_and_says_what_it_lacks(package: Project) -> None:
+    done = package.run(shell("model.task"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = [json.loads(path.read_text()) for path in (package.folder / "try/margin").glob("*/result.json")]
+    assert [result["status"] for result in found] == ["done"] * 2
+    for result in found:
+        metrics = result.get("result", result)["metrics"]
+        assert 0 <= metrics["val/accuracy_ema"] <= 1
+        assert 0 < metrics["val/loss_ema"] < 1.2  # a hinge of ten equal logits is 0.9
+    lacking = package.run(shell("model.task").strip() + " model.num_classes=null")
+    assert (lacking.returncode, lacking.stderr) == (2, "error: model: task=margin needs num_classes\n")
 
 
 def test_a_gate_in_lina_lab_itself_passes_the_tests_that_walk_the_entries(tmp_path: Path) -> None:
