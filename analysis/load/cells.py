@@ -49,6 +49,8 @@ SCHEDULE = "schedule"
 """Column: name of the learning rate's schedule."""
 IMAGE_KIND = "image kind"
 """Column: see `image_kind`."""
+SAMPLED = "sampled task"
+"""Column: the task of a cell that leaves generated images; empty text for others."""
 CONSTANT = "constant"
 """The schedule under which each checkpoint stands for a complete training."""
 MEASURED = (IMAGES_PER_SECOND, "fit_seconds", "peak_memory_mib", THREADS)
@@ -241,6 +243,7 @@ def _derived(config_json: str) -> dict[str, Any]:
         CAUTIONS: "\n".join(cautions(config)),
         IMAGE_KIND: image_kind(config.model),
         SCHEDULE: config.optimizer.schedule,
+        SAMPLED: config.model.task if config.model.kind.generates and config.sampling.images_per_class else "",
     }
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from .errors import StoreError
 from .history import read_histories
 from .labels import as_text
 from .lineage import BEFORE, source_rows, with_lineage
+from .samples import Samples, read_samples
 
 SQLITE = "sqlite:///"
 
@@ -73,6 +74,8 @@ class StudyRuns:
     """A row for each cell of the comparison that was given up: see `cells.pruned_rows`. It is in `excluded` too."""
     sources: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*KEYS, "state"]))
     """KEYS and `state` of each cell that is trained only for those that start from it. It is in no other table."""
+    samples: Samples = field(default_factory=Samples)
+    """Generated images of each variant at the largest size."""
 
     @property
     def variant_axes(self) -> list[str]:
@@ -164,7 +167,7 @@ def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
     check_cells(cells, attempts, study)
     metrics = list(dict.fromkeys([*LOSSES, *(objective.metric for objective in study.objectives)]))
     points, counted = read_histories(uri, list(every["run"]), metrics), set(cells["run"])
-    return StudyRuns(
+    found = StudyRuns(
         study=study,
         cells=cells,
         history=_history(points, cells),
@@ -178,6 +181,8 @@ def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
         pruned=pruned_rows(every),
         sources=source_rows(sources),
     )
+    database = Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+    return replace(found, samples=read_samples(client, database, cells, found.variants, name))
 
 
 def _study(client: MlflowClient, uri: str, experiment: Experiment) -> StudyConfig:

@@ -33,6 +33,8 @@ CAPTIONS = {
     "scaling": "Top: objective against parameters. Points: seeds, moved sideways by variant; thin gray lines join the "
     "variants of a seed; lines: means over seeds. Bottom: differences to the first variant, paired by seed, with "
     "the 95% confidence interval.",
+    "samples": "Images that each variant generated at the largest size, from the same noise and conditions column by "
+    "column, with averaged weights; bottom: held-out images.",
     "views": "Top: training loss against parameters at equal steps, equal images and equal FLOPs; points of one size "
     "are moved sideways by variant. Bottom: differences to the first variant.",
     "curves": "Top: training curves; the first images are cut off. Bottom: differences to the first variant, paired "
@@ -54,7 +56,7 @@ CAPTIONS = {
     "isoflop": "Left: losses at equal FLOPs, a parabola at each budget, and its minimum. Middle: growth of the best "
     "size. Right: loss against FLOPs, with its frontier.",
 }
-"""Name of a picture -> its caption."""
+"""Name of a picture -> its caption; further pictures of the kind have names such as samples-2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,7 @@ def _marked_down(section: Section) -> list[str]:
     lines = opened if section.folded else ["", f"## {section.title}", ""]
     lines += [line if len(section.lines) == 1 else f"- {line}" for line in section.lines]
     for picture in section.pictures:
-        lines += ["", f"![{CAPTIONS.get(picture.stem, picture.stem)}]({picture.name})"]
+        lines += ["", f"![{_caption(picture)}]({picture.name})"]
     for table in section.tables:
         lines += ["", markdown(_shown(table))] if len(table) else []
     return [*lines, "", "</details>"] if section.folded else lines
@@ -163,9 +165,12 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
     return table.dropna(axis="columns", how="all") if len(table) else table
 
 
+def _caption(path: Path) -> str:
+    return CAPTIONS.get(path.stem.partition("-")[0], path.stem)
+
+
 def _picture(path: Path) -> Mapping[str, object]:
     data = path.read_bytes()
     # A PNG's header holds its width here. All pictures have the same scale, so that their text has the same size.
     width = int.from_bytes(data[16:20], "big") * SCALE_PERCENT // 100
-    caption = CAPTIONS.get(path.stem, path.stem)
-    return {"caption": caption, "data": base64.b64encode(data).decode(), "width": width}
+    return {"caption": _caption(path), "data": base64.b64encode(data).decode(), "width": width}

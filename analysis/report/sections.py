@@ -61,6 +61,11 @@ def study_sections(
             pictures=_named(pictures, "primary"),
             tables=_named(tables, "primary_table"),
         ),
+        Section(
+            title="Generated images",
+            lines=runs.samples.missing,
+            pictures=_named(pictures, *(name for name in pictures if name.partition("-")[0] == "samples")),
+        ),
         _tuned(report, tables),
         _rounding(report, tables),
         Section(

@@ -23,6 +23,7 @@ from .figures import curves_figure, scaling_figure, views_figure
 from .fit_figures import compute_figure, fits_figure, profile_figure, surface_figure
 from .fit_narrative import estimate_table, fit_table
 from .forest import differences_figure, multipliers_figure
+from .samples_figure import samples_figures
 from .tables import difference_table, summary_table, tuned_table, with_other
 
 
@@ -97,6 +98,7 @@ def study_figures(report: StudyReport) -> dict[str, tuple[Figure, pd.DataFrame]]
         drawn["differences"] = differences_figure(runs, report.differences, report.exploratory, others)
     if (lengths := lengths_figure(runs)) is not None:
         drawn["ema_lengths"] = lengths
+    drawn |= samples_figures(runs)
     return drawn if fits is None else drawn | _law_figures(runs, fits)
 
 

@@ -51,7 +51,7 @@ def begin_attempt(folder: Path, mlflow_run: str) -> None:
     Its checkpoints go too if their metrics were logged to another run and are not kept here (versions before 0.3): the
     curve in this run would begin at the checkpoint.
     """
-    for name in (files.PICTURE_FILE, files.ERROR_FILE, files.RESULT_FILE):
+    for name in (files.PICTURE_FILE, files.SAMPLES_FILE, files.ERROR_FILE, files.RESULT_FILE):
         (folder / name).unlink(missing_ok=True)
     if not follow_run(folder, mlflow_run):
         for path in folder.glob(files.CHECKPOINTS):

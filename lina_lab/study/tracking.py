@@ -14,7 +14,7 @@ from mlflow.utils import mlflow_tags
 
 from lina_lab.config import StudyConfig, to_dict
 from lina_lab.records import runstore
-from lina_lab.records.files import PICTURE_FILE, RESULT_FILE
+from lina_lab.records.files import PICTURE_FILE, RESULT_FILE, SAMPLES_FILE
 from lina_lab.records.record import Record, read_record
 from lina_lab.records.runstore import THREADS, WALL, quiet_logs
 from lina_lab.records.status import RUN_STATUS, CellStatus, RunStatus
@@ -33,6 +33,8 @@ P = ParamSpec("P")
 
 PARAMS_A_REQUEST = 100
 TABLE_FILE = "table.md"
+KEPT_FILES = (RESULT_FILE, PICTURE_FILE, SAMPLES_FILE)
+"""Files of a cell that are artifacts of its run, from which a lost folder is restored."""
 PLAIN_NUMBERS = ("parameters", "trainable_parameters", "images_per_second", "fit_seconds", "peak_memory_mib")
 NUMBERS = {
     **{name: name for name in PLAIN_NUMBERS},
@@ -172,11 +174,11 @@ class Tracker:
         return False
 
     def fetch(self, cell: Cell, folder: Path) -> bool:
-        """Restore a cell's record and picture from the artifacts of its run; False if the run has no record."""
+        """Restore a cell's record and its images from the artifacts of its run; False if the run has no record."""
         run_id = self.run_of(cell.config_hash)
         if run_id is None:
             return False
-        for name in {RESULT_FILE, PICTURE_FILE} & {file.path for file in self.client.list_artifacts(run_id)}:
+        for name in set(KEPT_FILES) & {file.path for file in self.client.list_artifacts(run_id)}:
             self.client.download_artifacts(run_id, name, str(folder))
         kept = read_record(folder, cell.config_hash)
         return kept is not None and kept.status.final
@@ -194,7 +196,7 @@ class Tracker:
             last=result.metrics,
             images_seen=result.images_seen,
             error=result.error,
-            artifacts=tuple(file for file in (folder / RESULT_FILE, folder / PICTURE_FILE) if file.exists()),
+            artifacts=tuple(folder / name for name in KEPT_FILES if (folder / name).exists()),
         )
 
     @_whole

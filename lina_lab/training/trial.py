@@ -22,7 +22,6 @@ from lina_lab.config.cautions import cautions, refusal, unsharded
 from lina_lab.config.extras import missing_package
 from lina_lab.config.metrics import METRICS
 from lina_lab.data import make_data
-from lina_lab.records.files import PICTURE_FILE
 from lina_lab.records.result import Report, TrialResult
 from lina_lab.records.runstore import TrackingRun
 from lina_lab.records.status import TrialStatus
@@ -121,7 +120,7 @@ def _train(
         module.distillation = Distillation(config.start, teacher(config, folder), module.model)
     timer, communication, profiler = TrialTimer(), CommunicationClock(), StepProfiler()
     meter = ProgressMeter(config, timer, peak_memory_mib, log)
-    checkpoints, pictures = Checkpoints(folder, logger), SampleGrid(config, folder / PICTURE_FILE, average)
+    checkpoints, pictures = Checkpoints(folder, logger), SampleGrid(config, folder, average)
     evaluations = _evaluations(config, folder, average)
     powers = PowerAverages(config, folder, average, evaluations)
     with _quiet_lightning():

@@ -117,7 +117,8 @@ def test_a_cell_that_raises_is_failed_the_others_go_on_and_it_is_tried_again(lab
     folder = lab.runs / "tiny" / lab.plan.cells[1].config_hash
     assert "Traceback" in (folder / "error.txt").read_text()
     assert study_metrics(lab)["cells/failed"] == 1
-    (folder / "samples.png").write_bytes(b"of the failed attempt")
+    for name in ("samples.png", "samples.npz"):
+        (folder / name).write_bytes(b"of the failed attempt")
     lab.behaviour = lambda config: RESULT
     assert lab.run().counts == {"done": 4}
     assert len(lab.trained) == 5

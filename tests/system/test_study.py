@@ -50,7 +50,7 @@ def test_each_cell_s_folder_and_run_hold_its_result(finished: Finished) -> None:
         for name, value in record["result"]["metrics"].items():
             assert run.data.metrics[name] == pytest.approx(value)
         names = {artifact.path for artifact in place.client.list_artifacts(run.info.run_id)}
-        assert names == {"config.yaml", "result.json", "samples.png"}
+        assert names == {"config.yaml", "result.json", "samples.png", "samples.npz"}
         assert (folder / "samples.png").read_bytes().startswith(b"\x89PNG")
 
 

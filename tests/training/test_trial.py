@@ -55,7 +55,7 @@ def test_a_trial_comes_to_a_result(tiny: Tiny, tmp_path: Path) -> None:
     assert result.trainable_parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert result.images_per_second > 0
     checkpoints = {"step-00000002.ckpt", "step-00000004.ckpt"}
-    expected_names = checkpoints | {f"{name}.sha256" for name in checkpoints} | {"samples.png"}
+    expected_names = checkpoints | {f"{name}.sha256" for name in checkpoints} | {"samples.png", "samples.npz"}
     assert {path.name for path in tmp_path.iterdir()} == expected_names
 
 

@@ -21,11 +21,17 @@ from lina_lab.evaluation.decoding import decoder_of
 from lina_lab.evaluation.grid import tile
 from lina_lab.evaluation.sampling import Condition, generate
 from lina_lab.model import LINA
+from lina_lab.records.files import PICTURE_FILE, SAMPLES_FILE
+from lina_lab.records.samples import SampleSheet, padded
 from lina_lab.training.callbacks.ema import ExponentialAverage
 from lina_lab.util.seeds import derive
 
 CAPTIONS = 8
 """Held-out captions in the grid."""
+SHEET_ROWS = 16
+"""Most classes in the file of numbers: a thousand classes would make it larger than the checkpoints."""
+HELD_OUT_READ = 2048
+"""Held-out images that are searched for those of a class."""
 MAX_WIDTH = 1600
 """Pixels of the picture's width, about."""
 LINE = 20
@@ -39,16 +45,17 @@ FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 class SampleGrid(Callback):
     """Generates a grid of images with the averaged weights when training has ended.
 
-    A row for each class, or for each of the first held-out captions.
+    A row for each class, or for each of the first held-out captions. It is left as a picture, and as numbers beside
+    held-out images.
 
     Args:
         config: the trial.
-        path: the PNG file.
+        folder: the cell's folder.
         average: holds the averaged weights.
     """
 
-    def __init__(self, config: TrialConfig, path: Path, average: ExponentialAverage) -> None:
-        self.config, self.data, self.path, self.average = config.sampling, config.data, path, average
+    def __init__(self, config: TrialConfig, folder: Path, average: ExponentialAverage) -> None:
+        self.config, self.data, self.folder, self.average = config.sampling, config.data, folder, average
         self.problem: str | None = None
         """Why there is no picture. It is reported, and never ends a trial that trained well."""
 
@@ -64,7 +71,9 @@ class SampleGrid(Callback):
                 titles = [] if model.config.text_dim is None else data.captions(rows)
                 attribution = DATA_SETS[self.data.name].attribution
                 notice = str(attribution) if titles and attribution is not None and attribution.notice else None
-                save_grid(images, self.config.images_per_class, self.path, titles, notice=notice)
+                columns = self.config.images_per_class
+                save_grid(images, columns, self.folder / PICTURE_FILE, titles, notice=notice)
+                self._sheet(images, model, data, titles).write(self.folder / SAMPLES_FILE)
         except Exception as error:
             self.problem = f"no picture of samples: {type(error).__name__}: {error}"
 
@@ -74,6 +83,28 @@ class SampleGrid(Callback):
             return latents
         assert self.data.path is not None
         return from_pixels(decoder_of(self.config.vae, Path(self.data.path), latents.device)(latents))
+
+    def _sheet(self, images: Tensor, model: LINA, data: StepDataModule, captions: Sequence[str]) -> SampleSheet:
+        """The first rows of the generated images [n, C, H, W], and held-out ones of the same classes or captions."""
+        columns, classes = self.config.images_per_class, model.config.num_classes
+        rows = min(len(images) // columns, SHEET_ROWS)
+        shown = (_shades(images[: rows * columns]) * 255).byte().permute(0, 2, 3, 1).numpy()
+        generated: Pixels = shown.reshape(rows, columns, *shown.shape[1:])
+        if classes is not None:
+            titles, found = [str(row) for row in range(rows)], _of_classes(data, rows, columns)
+        elif model.config.text_dim is not None:
+            titles, found = list(captions) or [""] * rows, [[row] for row in range(rows)]
+        else:
+            titles, found = [""], [list(range(min(columns, len(data.val_set))))]
+        real = []
+        for row, indices in zip(generated, found, strict=True):
+            own: Sequence[Pixels] = []
+            if indices:
+                latents = data.val_set[torch.tensor(indices)][0].to(images.device)
+                own = list((_shades(self._decoded(latents)) * 255).byte().permute(0, 2, 3, 1).numpy())
+            real.append(padded(own, row))
+        counts = np.array([len(indices) for indices in found], dtype=np.int64)
+        return SampleSheet(images=generated, real=np.stack(real), real_counts=counts, titles=tuple(titles))
 
     def _generate(self, model: LINA, data: StepDataModule, captions: range) -> Tensor:
         model.eval()
@@ -104,8 +135,7 @@ def save_grid(
         scale: pixels of the picture for each pixel of an image, at most; fewer where the picture would be too wide.
         notice: lines of text below all rows; None: none.
     """
-    shown = images.float().clamp(-1, 1).cpu()
-    shades = (shown + 1) / 2 if shown.shape[1] == 3 else (1 - shown.mean(1, keepdim=True)).expand(-1, 3, -1, -1) / 2
+    shades = _shades(images).expand(-1, 3, -1, -1)
     scale = max(1, min(scale, MAX_WIDTH // ((shades.shape[-1] + 1) * columns)))
     large = shades.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
     pixels: Pixels = (large * 255).byte().permute(0, 2, 3, 1).numpy()
@@ -116,6 +146,27 @@ def save_grid(
     lines = [] if notice is None else wrap(notice, max(20, width // CHARACTER), break_on_hyphens=False)
     below = [_text(line, width) for line in lines]
     Image.fromarray(np.concatenate([*titled, *below])).save(path)
+
+
+def _shades(images: Tensor) -> Tensor:
+    """Images [n, C, H, W] in -1..1 as shades in 0..1: of three channels colors, of others one gray, dark where high."""
+    shown = images.float().clamp(-1, 1).cpu()
+    return (shown + 1) / 2 if shown.shape[1] == 3 else (1 - shown.mean(1, keepdim=True)) / 2
+
+
+def _of_classes(data: StepDataModule, classes: int, columns: int) -> list[list[int]]:
+    """Indices of the first held-out images of each class, at most `columns` of a class."""
+    found: list[list[int]] = [[] for _ in range(classes)]
+    most, at_once = min(len(data.val_set), HELD_OUT_READ), data.config.data.val_batch_size
+    for start in range(0, most, at_once):
+        indices = range(start, min(start + at_once, most))
+        labels = data.val_set[torch.tensor(indices)][1]["label"].tolist()
+        for index, label in zip(indices, labels, strict=True):
+            if label < classes and len(found[label]) < columns:
+                found[label].append(index)
+        if all(len(own) == columns for own in found):
+            break
+    return found
 
 
 def _titled(strip: Pixels, title: str) -> Pixels:

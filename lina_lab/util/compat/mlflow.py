@@ -249,6 +249,31 @@ def relocate_artifacts(database: Path) -> None:
             connection.executemany(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", moved)
 
 
+def artifact_file(client: "MlflowClient", run_id: str, name: str, database: Path | None, scratch: Path) -> Path | None:
+    """Find an artifact of a run, where a store was moved too; None: the run has none of this name.
+
+    Args:
+        client: of the store.
+        run_id: the run.
+        name: the artifact.
+        database: the store's file, beside which moved artifacts are; None: it is a server or another database.
+        scratch: folder for a file that has to be downloaded.
+
+    Raises:
+        MlflowException, OSError: the artifacts cannot be read.
+    """
+    address = client.get_run(run_id).info.artifact_uri
+    if database is not None:
+        address = _relocated(address, database.resolve().parent / ARTIFACTS) or address
+    if re.match(r"(file://)?/", address):
+        path = Path(unquote(address.removeprefix("file://"))) / name
+        if path.is_file() or database is not None:
+            return path if path.is_file() else None
+    if name not in {file.path for file in client.list_artifacts(run_id)}:
+        return None
+    return Path(client.download_artifacts(run_id, name, str(scratch)))
+
+
 @cache
 def _is_same(place: str, artifacts: Path) -> bool:
     """Whether an address is another name of the folder, as where it is mounted twice."""
