@@ -68,7 +68,7 @@ def read_samples(
                 shown = f"the first {MAX_VARIANTS} of {len(known)} variants"
                 sentences.append(f"Generated images are shown of {shown}; the others are in their cells' folders.")
             for variant in known[:MAX_VARIANTS]:
-                row = chosen.loc[variant].to_dict() | {"variant": variant}
+                row: dict[str, Any] = {**chosen.loc[variant], "variant": variant}
                 try:
                     path = _file(client, database, row, study, Path(scratch, row["run"]))
                     sheet = None if path is None else read_sheet(path)

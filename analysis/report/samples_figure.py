@@ -23,6 +23,8 @@ SPACE = 0.25
 """Space between variants, in heights of an image."""
 WIDTH, LABELS = 7.2, 1.5
 """Inches of the figure, and of it for the names of the variants."""
+CHARACTERS = 22
+"""Characters of a line of a variant's name."""
 REAL = "held-out images"
 
 
@@ -101,12 +103,24 @@ def _figure(cells: Sequence[CellSheet], several: bool) -> tuple[Figure, pd.DataF
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     seeds = {cell.seed for cell in cells}
     names = [cell.variant if len(seeds) == 1 else f"{cell.variant} (seed {cell.seed})" for cell in cells]
-    axes.set_yticks(centers, [fill(name, 22) for name in [*names, REAL]], fontsize=8)
+    axes.set_yticks(centers, [_wrapped(name) for name in [*names, REAL]], fontsize=8)
     step = picture.shape[1] / classes
     titles = [fill(shorten(title, 40, placeholder="…"), 13) for title in first.sheet.titles[:classes]]
     axes.set_xticks([(index + 0.5) * step for index in range(classes)], titles, fontsize=7 if classes < COLUMNS else 8)
     axes.set_xlabel("\n".join(_notes(cells, classes, several)), fontsize=7, loc="left")
     return figure, _numbers(cells)
+
+
+def _wrapped(name: str) -> str:
+    """Break a variant's name between its parts, and a part that is too long between its words."""
+    lines: list[str] = []
+    for part in name.split(", "):
+        if lines and len(lines[-1]) + len(part) + 2 <= CHARACTERS:
+            lines[-1] += f", {part}"
+        else:
+            lines = [*lines[:-1], f"{lines[-1]},"] if lines else []
+            lines += fill(part, CHARACTERS).split("\n")
+    return "\n".join(lines)
 
 
 def _notes(cells: Sequence[CellSheet], classes: int, several: bool) -> list[str]:

@@ -62,12 +62,12 @@ def read_sheet(path: Path) -> SampleSheet:
         OSError: it cannot be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             titles = tuple(str(title) for title in file["titles"])
             sheet = SampleSheet(
                 images=file["images"], real=file["real"], real_counts=file["real_counts"], titles=titles
             )
-    except (BadZipFile, KeyError, EOFError) as error:
+    except (BadZipFile, KeyError, EOFError, ValueError) as error:
         raise ValueError(f"{path} is no sheet of samples: {error}") from error
     if sheet.images.dtype != np.uint8 or sheet.images.ndim != 5 or sheet.images.shape != sheet.real.shape:
         raise ValueError(f"{path} is no sheet of samples: images {sheet.images.shape}, real {sheet.real.shape}")

@@ -21,6 +21,7 @@ from lina_lab.data import emoji_pictures
 from lina_lab.data.emoji_groups import GROUPS
 from lina_lab.data.emoji_pictures import Emoji, base_of, catalogue, check_packages, pictures
 from lina_lab.data.modules.emoji import EmojiDataModule, distinct, split
+from lina_lab.records.samples import BLANK, read_sheet
 from lina_lab.study.grid import make_plan
 from lina_lab.study.preflight import problems
 from lina_lab.training.callbacks import sample_grid
@@ -355,6 +356,11 @@ def test_a_picture_of_samples_with_text_names_the_authors_and_the_licence(
     run_trial(tiny(model=TEXT, data={**DATA, "encoder": "words"}, sampling=sampling), tmp_path)
     captions, notice = written[:8], " ".join(written[8:])
     assert len(set(captions)) == 8
+    sheet = read_sheet(tmp_path / "samples.npz")
+    assert list(sheet.titles) == captions
+    assert sheet.real_counts.tolist() == [1] * 8
+    assert (sheet.real[:, 1:] == BLANK).all()
+    assert sheet.images.shape == (8, 8, *sheet.real.shape[2:4], 3)
     assert notice == str(DATA_SETS["emoji"].attribution)
     picture = np.asarray(Image.open(tmp_path / "samples.png"))
     assert (picture[-20:].min(axis=(0, 2)) < 100).any()

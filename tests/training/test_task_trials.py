@@ -23,6 +23,7 @@ def test_a_trial_of_a_task_comes_to_a_result(tiny: Tiny, tmp_path: Path, task: s
     assert {"train/loss", "val/loss_raw", "val/loss_ema"} <= results[0].metrics.keys()
     assert results[0].metrics == results[1].metrics
     assert (tmp_path / "one" / "samples.png").exists() == (task == "diffusion")
+    assert (tmp_path / "one" / "samples.npz").exists() == (task == "diffusion")
 
 
 @pytest.mark.parametrize("task", ["classification", "diffusion"])
