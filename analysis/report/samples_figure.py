@@ -105,7 +105,7 @@ def _figure(cells: Sequence[CellSheet], several: bool) -> tuple[Figure, pd.DataF
     names = [cell.variant if len(seeds) == 1 else f"{cell.variant} (seed {cell.seed})" for cell in cells]
     axes.set_yticks(centers, [_wrapped(name) for name in [*names, REAL]], fontsize=8)
     step = picture.shape[1] / classes
-    titles = [fill(shorten(title, 40, placeholder="…"), 13) for title in first.sheet.titles[:classes]]
+    titles = [fill(shorten(title, 40, placeholder="…"), 12) for title in first.sheet.titles[:classes]]
     axes.set_xticks([(index + 0.5) * step for index in range(classes)], titles, fontsize=7 if classes < COLUMNS else 8)
     axes.set_xlabel("\n".join(_notes(cells, classes, several)), fontsize=7, loc="left")
     return figure, _numbers(cells)
@@ -132,7 +132,7 @@ def _notes(cells: Sequence[CellSheet], classes: int, several: bool) -> list[str]
         parts.append(f"the first {classes} classes")
     notes = [", ".join(parts)]
     if entry is not None and entry.attribution is not None and entry.attribution.notice:
-        notes += fill(f"Data: {entry.attribution}", 120, break_on_hyphens=False).split("\n")
+        notes += fill(f"Data: {entry.attribution}", 105, break_on_hyphens=False).split("\n")
     return notes
 
 
