@@ -1,14 +1,25 @@
 """Waits for a store that is locked or away: the queue and the tracker alike."""
 
 from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from lina_lab.util.errors import StudyError, explanation, fault_of, first_line
 from lina_lab.util.signals import stop_if_asked
 
+
+class Queue(Protocol):
+    """What holds the queue."""
+
+    tell: Callable[[str], None]
+    runs: Path
+
+
 T = TypeVar("T")
+P = ParamSpec("P")
+Q = TypeVar("Q", bound=Queue)
 
 PATIENCE_SECONDS = 600.0
 """How long a store that does not answer is waited for."""
@@ -48,3 +59,13 @@ def patiently(
                 announced = True
             stop_if_asked()
             sleep(PAUSE_SECONDS)
+
+
+def patient(method: Callable[Concatenate[Q, P], T]) -> Callable[Concatenate[Q, P], T]:
+    """A method, which may be done twice, that waits while the queue is locked or does not answer."""
+
+    @wraps(method)
+    def wrapper(self: Q, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return patiently(partial(method, self, *args, **kwargs), self.tell, self.runs, store="the queue")
+
+    return wrapper

@@ -77,7 +77,7 @@ def _watch(store: Store, pool: "_Pool", display: PlainDisplay, states: Mapping[s
         stop_if_asked()
         alive = pool.look()
         states = store.states()
-        store.adopt(states)
+        store.growing.adopt(states)
         cells = {cell.config_hash: cell for cell in store.plan.cells}
         still_open = {cell.config_hash for cell in open_cells(store.plan, states)}
         for config_hash in cells.keys() - shown - still_open:

@@ -6,11 +6,10 @@ process, and no cell is worked on twice at once.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial, wraps
-from typing import Concatenate, ParamSpec, TypeVar
+from functools import partial
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -30,27 +29,24 @@ from lina_lab.study.cells import (
     queued_again,
     state_of,
 )
-from lina_lab.study.compared import check_compared, keep_compared, with_compared
+from lina_lab.study.compared import check_compared, keep_compared
 from lina_lab.study.contest import given_up
 from lina_lab.study.correction import ABANDONED, begun_or_corrected, open_study
-from lina_lab.study.grid import Begun, Cell
+from lina_lab.study.grid import Begun, Cell, Plan
+from lina_lab.study.growing import GrowingPlan
 from lina_lab.study.identity import check_folder
 from lina_lab.study.lease import Lease, StaleLeases
-from lina_lab.study.lineage import critical_flops, ready, unusable
-from lina_lab.study.patience import patiently
-from lina_lab.study.rounds import grown, grows
+from lina_lab.study.lineage import ready, unusable
+from lina_lab.study.parameters import add_cells
+from lina_lab.study.patience import patient
 from lina_lab.study.stored import RETRIED, note_definition, setup_lock
 from lina_lab.study.workspace import Workspace
-from lina_lab.util.compat.optuna import add_waiting, storage_of, trial_rows
+from lina_lab.util.compat.optuna import name_metrics, storage_of, trial_rows
 from lina_lab.util.signals import defer_signals
 
-QUEUE = "the queue"
 CLAIMABLE = (CellStatus.WAITING, CellStatus.INTERRUPTED)
 MAX_ATTEMPTS_LOST = 3
 """Attempts at a cell whose process may die; then the cell has failed."""
-
-T = TypeVar("T")
-P = ParamSpec("P")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +56,6 @@ class Claim:
     cell: Cell
     trial_id: int
     lease: Lease
-
-
-def _patient(method: Callable[Concatenate["Store", P], T]) -> Callable[Concatenate["Store", P], T]:
-    """A method, which may be done twice, that waits while the queue is locked or does not answer."""
-
-    @wraps(method)
-    def wrapper(self: "Store", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return patiently(partial(method, self, *args, **kwargs), self.tell, self.runs, store=QUEUE)
-
-    return wrapper
 
 
 class Store:
@@ -86,35 +72,36 @@ class Store:
     """
 
     def __init__(self, workspace: Workspace, *, corrects: bool = False) -> None:
-        self.plan = workspace.plan
         self.runs, self.folder = workspace.runs, workspace.folder
         self.tell: Callable[[str], None] = partial(print, file=sys.stderr)
         """Called with a line when the queue is waited for."""
         self._stale = StaleLeases()
         self._known: dict[str, CellState] = {}
         self._passed: set[str] = set()
-        self._cells: dict[str, Cell] = {}
-        self._order: list[str] = []
-        self._ended: dict[str, CellStatus] | None = None
-        self._longest_first = False
         self.study, begun, self.corrected = self._open(workspace, corrects=corrects)
         self.workspace = replace(workspace, plan=workspace.plan.as_begun(begun))
-        self.plan = grown(with_compared(self.workspace.plan, self.folder), {})
-        self._first = {cell.config_hash for cell in self.plan.cells}
+        self.growing = GrowingPlan(self.workspace.plan, self.folder)
+        """The plan as the states that were read last let it grow."""
         self._storage = storage_of(self.study)
-        self.adopt(self.states() if grows(self.plan) else {})
+        self.growing.adopt(self.states() if self.growing.grows else {})
         check_compared(self.folder, self.plan)
 
-    @_patient
+    @patient
     def _open(self, workspace: Workspace, *, corrects: bool) -> tuple[optuna.Study, Begun, str]:
         """Open the study, or make it; see `begun_or_corrected`."""
         with self.setup():
-            self.study = open_study(self.plan, open_storage(workspace.storage, self.runs))
+            self.study = open_study(workspace.plan, open_storage(workspace.storage, self.runs))
             states = list(self.states().values())
-            opened = begun_or_corrected(self.study, self.plan, self.folder, states, corrects=corrects)
+            opened = begun_or_corrected(self.study, workspace.plan, self.folder, states, corrects=corrects)
+            name_metrics(opened[0], [objective.metric for objective in workspace.plan.study.objectives])
             if workspace.storage is not None:
                 check_folder(opened[0], self.folder)
         return opened
+
+    @property
+    def plan(self) -> Plan:
+        """The plan with the cells that follow from the results so far."""
+        return self.growing.plan
 
     @property
     def abandoned(self) -> list[str]:
@@ -133,34 +120,19 @@ class Store:
         with setup_lock(self.runs):
             yield
 
-    @_patient
+    @patient
     @defer_signals()
     def states(self) -> dict[str, CellState]:
         """The latest state of every cell that the study ever had, by config hash."""
         rows = trial_rows(self.study, (CELL, STATUS, ERROR, ATTEMPTS_LOST))
         return {state.config_hash: state for state in map(state_of, rows) if state is not None}
 
-    def adopt(self, states: Mapping[str, CellState]) -> bool:
-        """Let the plan grow by what follows from the cells' states; returns whether it has new cells."""
-        ended = {config_hash: state.status for config_hash, state in states.items() if not state.status.open}
-        plan = with_compared(self.plan, self.folder)
-        if ended == self._ended and plan.compared == self.plan.compared:
-            return False
-        self._ended, self.plan = ended, grown(plan, states)
-        cells = {cell.config_hash: cell for cell in self.plan.cells}
-        fresh = [config_hash for config_hash in cells if config_hash not in self._cells]
-        self._order = [*(config_hash for config_hash in self._order if config_hash in cells), *fresh]
-        self._cells = cells
-        if self._longest_first and fresh:
-            self.longest_first()
-        return bool(fresh)
-
-    @_patient
+    @patient
     def enqueue(self) -> None:
         """Queue each cell of the plan that is new, or failed or cancelled before."""
         with self.setup():
             states = self.states()
-            self.adopt(states)
+            self.growing.adopt(states)
             self._add(
                 cell
                 for cell in self.plan.cells
@@ -168,12 +140,12 @@ class Store:
             )
         self.join()
 
-    @_patient
+    @patient
     def requeue(self, config_hashes: list[str]) -> None:
         """Queue cells again whose results are lost."""
         with self.setup():
             states = self.states()
-            self._add(self._cells[name] for name in config_hashes if not states[name].status.open)
+            self._add(self.growing.cells[name] for name in config_hashes if not states[name].status.open)
         self.join()
 
     def _add(self, cells: Iterable[Cell]) -> None:
@@ -183,42 +155,29 @@ class Store:
             (self.folder / cell.config_hash / CANCEL_FILE).unlink(missing_ok=True)
         keep_compared(self.folder, self.plan)
         note_definition(self.study, self.plan)
-        add_waiting(self.study, [queued(cell) for cell in fresh])
+        add_cells(self.study, self.plan.study, [queued(cell) for cell in fresh])
 
-    @_patient
+    @patient
     @defer_signals()
     def grow(self) -> bool:
         """Queue the cells that follow from results, unless another process has; returns whether any were missing.
 
         It does not matter which process does this, or how often, or whether one dies in between.
         """
-        if not grows(self.plan) or not self._missing():
+        if not self.growing.grows or not self.growing.missing(self._known):
             return False
         with self.setup():
             self.join()
-            self._add(self._missing())
+            self._add(self.growing.missing(self._known))
         self.join()
         return True
-
-    def _missing(self) -> list[Cell]:
-        """Cells that follow from results and that the store does not know.
-
-        Those that need no result are left out: a command that joins a study queues none of its own.
-        """
-        return [c for h, c in self._cells.items() if h not in self._known and h not in self._first]
 
     def join(self) -> None:
         """Read the states of the cells, without queueing any."""
         self._known, self._passed = self.states(), set()
-        self.adopt(self._known)
+        self.growing.adopt(self._known)
 
-    def longest_first(self) -> None:
-        """Claim the costliest chains of cells first from now on: several workers are then done sooner."""
-        self._longest_first = True
-        flops = critical_flops(self._cells.values())
-        self._order.sort(key=lambda config_hash: -flops[config_hash])
-
-    @_patient
+    @patient
     @defer_signals()
     def claim(self) -> Claim | None:
         """Claim the first cell of the plan that waits and is free; None: there is none."""
@@ -233,21 +192,21 @@ class Store:
         """End each waiting cell as failed whose source has ended without weights to start from."""
         if self.plan.study.stages is None:
             return
-        for config_hash, sentence in unusable(self._cells.values(), self._known).items():
+        for config_hash, sentence in unusable(self.growing.cells.values(), self._known).items():
             known, lease = self._known[config_hash], Lease.take(self.folder / config_hash)
             if lease is None:
                 continue
             try:
                 if self.states()[config_hash] == known:
                     self._end_trial(known.trial_id, CellStatus.FAILED, sentence)
-                    self.tell(f"{self._cells[config_hash].label}: {sentence}")
+                    self.tell(f"{self.growing.cells[config_hash].label}: {sentence}")
             finally:
                 lease.release()
         self._known = self.states()
 
     def _claim_known(self) -> Claim | None:
-        for config_hash in self._order:
-            cell, known = self._cells[config_hash], self._known.get(config_hash)
+        for config_hash in self.growing.order:
+            cell, known = self.growing.cells[config_hash], self._known.get(config_hash)
             if known is None or known.status not in CLAIMABLE or config_hash in self._passed:
                 continue
             if not ready(cell, self._known) and given_up(self.plan, cell) is None:
@@ -278,13 +237,14 @@ class Store:
             latest = self.states()[cell.config_hash]
             if latest != known:
                 return None
-            (trial_id,) = add_waiting(self.study, [queued_again(queued(cell), known.attempts_lost)])
+            again = queued_again(queued(cell), known.attempts_lost)
+            (trial_id,) = add_cells(self.study, self.plan.study, [again])
         try:
             return trial_id if self._storage.set_trial_state_values(trial_id, TrialState.RUNNING) else None
         except UpdateFinishedTrialError:
             return None
 
-    @_patient
+    @patient
     @defer_signals()
     def requeue_stale(self) -> list[CellState]:
         """Mark each running cell whose process is dead as interrupted, or as failed if that happened too often.
@@ -294,7 +254,7 @@ class Store:
         self.join()
         failed = []
         for config_hash, state in list(self._known.items()):
-            if state.status is not CellStatus.RUNNING or config_hash not in self._cells:
+            if state.status is not CellStatus.RUNNING or config_hash not in self.growing.cells:
                 continue
             lease = self._stale.acquire(self.folder / config_hash)
             if lease is None:
@@ -312,8 +272,10 @@ class Store:
 
     def any_open(self) -> bool:
         """Whether a queued cell has not ended, this worker's or another's, or one is to be queued."""
-        queued = any(state.status.open for config_hash, state in self._known.items() if config_hash in self._cells)
-        return queued or bool(self._missing())
+        queued = any(
+            state.status.open for config_hash, state in self._known.items() if config_hash in self.growing.cells
+        )
+        return queued or bool(self.growing.missing(self._known))
 
     @defer_signals()
     def end(
@@ -326,7 +288,7 @@ class Store:
             self._known.pop(claim.cell.config_hash, None)
             claim.lease.release()
 
-    @_patient
+    @patient
     def _end_trial(
         self, trial_id: int, status: CellStatus, error: str | None, values: list[float] | None = None, lost: int = 0
     ) -> None:

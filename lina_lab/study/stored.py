@@ -33,7 +33,8 @@ from lina_lab.study.compared import with_compared
 from lina_lab.study.grid import Plan, make_plan
 from lina_lab.study.identity import begun_of, check_folder
 from lina_lab.study.lease import Heartbeat, Lease, StaleLeases, read_heartbeat
-from lina_lab.util.compat.optuna import add_waiting, storage_of, trial_rows
+from lina_lab.study.parameters import add_cells
+from lina_lab.util.compat.optuna import storage_of, trial_rows
 from lina_lab.util.errors import StudyError
 from lina_lab.util.signals import defer_signals
 
@@ -184,7 +185,7 @@ class StoredStudy:
             again = [cell for cell in again if cell.state.status in RETRIED]
             for cell in again:
                 (self.folder / cell.state.config_hash / CANCEL_FILE).unlink(missing_ok=True)
-            add_waiting(self.study, [queued_again(cell.attributes) for cell in again])
+            add_cells(self.study, self.definition, [queued_again(cell.attributes) for cell in again])
         return again
 
     @defer_signals()
@@ -200,7 +201,7 @@ class StoredStudy:
                 continue
             trial_id = cell.state.trial_id
             if cell.state.status is CellStatus.INTERRUPTED:
-                (trial_id,) = add_waiting(self.study, [queued_again(cell.attributes)])
+                (trial_id,) = add_cells(self.study, self.definition, [queued_again(cell.attributes)])
             end_trial(storage_of(self.study), trial_id, CellStatus.CANCELLED, "cancelled")
             lease.release()
         return open_now

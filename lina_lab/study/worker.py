@@ -74,7 +74,7 @@ def run_study(
     if not left:
         return summarise(store.plan, states, [])
     if joins:
-        store.longest_first()
+        store.growing.longest_first()
     # Imports MLflow, which takes longer than all before.
     from lina_lab.study.tracking import Tracker
 

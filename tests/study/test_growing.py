@@ -140,7 +140,7 @@ def test_a_worker_that_dies_before_it_queues_what_follows_is_replaced(
     assert len(finish(first, TUNING)) == TUNING
     # It dies while it holds the plan of the comparison, and before the queue has it.
     with monkeypatch.context() as patch:
-        patch.setattr("lina_lab.study.store.add_waiting", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("lina_lab.study.store.add_cells", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             finish(first)
     assert len(first.states()) == TUNING

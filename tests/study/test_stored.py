@@ -217,7 +217,7 @@ def test_queueing_imports_no_torch_and_is_one_transaction(lab: Lab) -> None:
 
     event.listen(database.engine, "before_cursor_execute", seen)
     store.enqueue()
-    assert len(inserts) == 2
+    assert len(inserts) == 3
     assert [cell.state.config_hash for cell in StoredStudy(lab.plan.study.name, lab.runs, None).cells()] == [
         cell.config_hash for cell in lab.plan.cells
     ]

@@ -17,6 +17,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Metric
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 from pydantic.dataclasses import dataclass as checked
 from sqlalchemy import inspect
@@ -27,7 +28,16 @@ from torch.profiler import ProfilerActivity, profile
 from lina_lab.config import CHECKS
 from lina_lab.util.compat import lightning as lightning_doors
 from lina_lab.util.compat.mlflow import make_tables, points_of_database, points_of_server, runs_of_database
-from lina_lab.util.compat.optuna import add_waiting, database_of, id_of, storage_of, trial_rows
+from lina_lab.util.compat.optuna import (
+    add_waiting,
+    any_without_params,
+    database_of,
+    id_of,
+    name_metrics,
+    rewrite_params,
+    storage_of,
+    trial_rows,
+)
 from lina_lab.util.compat.pydantic import field_descriptions
 from lina_lab.util.compat.submitit import batch_script
 from lina_lab.util.compat.torch import ddp_logging_data, profile_events
@@ -75,6 +85,34 @@ def test_trials_added_at_once_are_those_that_optuna_adds_one_by_one(study: optun
     start = study.get_trials()[2].datetime_start
     assert start is not None
     assert rows[2].started == start.astimezone()
+
+
+def test_parameters_are_those_that_optuna_writes_and_are_rewritten_in_a_database(study: optuna.Study) -> None:
+    dim, gate = IntDistribution(8, 16), CategoricalDistribution(["none", "kv"])
+    make, params = optuna.trial.create_trial, [{"dim": 8, "gate": "kv"}, {"dim": 16}]
+    study.add_trial(make(state=TrialState.WAITING, params={"dim": 16}, distributions={"dim": dim}))
+    added = add_waiting(study, [{"cell": "a"}, {"cell": "b"}], params, {"dim": dim, "gate": gate})
+    study.add_trial(make(state=TrialState.WAITING, user_attrs={"cell": "c"}))
+    found = study.get_trials()
+    assert [trial.params for trial in found] == [{"dim": 16}, *params, {}]
+    assert [trial.distributions for trial in found] == [{"dim": dim}, {"dim": dim, "gate": gate}, {"dim": dim}, {}]
+    database = database_of(study)
+    assert any_without_params(study, "cell") == (database is not None)
+    more = {"dim": IntDistribution(8, 64), "gate": CategoricalDistribution(["none", "kv", "key"])}
+    rewrite_params(study, {added[0]: {"dim": 32, "gate": "key"}, found[3]._trial_id: {"dim": 64}}, more)
+    if database is not None:
+        now = [{"dim": 16}, {"dim": 32, "gate": "key"}, {"dim": 16}, {"dim": 64}]
+        assert [trial.params for trial in study.get_trials()] == now
+        assert study.get_trials()[1].distributions == more
+        assert not any_without_params(study, "cell")
+    rewrite_params(study, {}, {})
+
+
+def test_objectives_get_their_names_once_and_without_a_warning(study: optuna.Study) -> None:
+    assert study.metric_names is None
+    for _ in range(2):
+        name_metrics(study, ["loss", "FID"])
+    assert study.metric_names == ["loss", "FID"]
 
 
 def test_optuna_s_tables_give_what_its_own_objects_give(study: optuna.Study) -> None:
