@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from lina_lab.config.datasets import DATA_SETS
 from lina_lab.records.runstore import THREADS
+from lina_lab.util.markup import markdown_text
 
 from ..load.runs import StudyRuns
 from .tables import count, markdown, records, rounded
@@ -96,17 +97,18 @@ def write_report(folder: Path, title: str, lead: Sequence[str], sections: Sequen
         picture=_picture,
     )
     page.write_text(rendered, encoding="utf-8")
-    lines = [f"# {title}", *(line for paragraph in lead for line in ("", paragraph))]
+    lines = [f"# {markdown_text(title)}", *(line for one in lead for line in ("", markdown_text(one)))]
     text.write_text("\n".join([*lines, *(line for part in sections for line in _marked_down(part))]) + "\n")
     return [page, text]
 
 
 def _marked_down(section: Section) -> list[str]:
-    opened = ["", "<details>", f"<summary>{section.title}</summary>", ""]
-    lines = opened if section.folded else ["", f"## {section.title}", ""]
-    lines += [line if len(section.lines) == 1 else f"- {line}" for line in section.lines]
+    opened = ["", "<details>", f"<summary>{escape(section.title)}</summary>", ""]
+    lines = opened if section.folded else ["", f"## {markdown_text(section.title)}", ""]
+    texts = [markdown_text(line) for line in section.lines]
+    lines += texts if len(texts) == 1 else [f"- {text}" for text in texts]
     for picture in section.pictures:
-        lines += ["", f"![{_caption(picture)}]({picture.name})"]
+        lines += ["", f"![{markdown_text(_caption(picture))}]({picture.name})"]
     for table in section.tables:
         lines += ["", markdown(_shown(table))] if len(table) else []
     return [*lines, "", "</details>"] if section.folded else lines

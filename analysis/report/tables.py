@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lina_lab.records.runstore import TRAIN_LOSS
+from lina_lab.util.markup import latex_text, markdown_text
 
 from ..load.lineage import LINEAGE
 from ..load.runs import StudyRuns
@@ -80,13 +81,6 @@ SHOWN = [
     *("comparison", "kind", "size", "metric", "difference", "block_se", "low", "high", "holm", "outcome"),
     *("needed_deviation", "seeds"),
 ]
-LATEX = {
-    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
-    **{"−": "$-$", "–": "--", "\n": " "},
-}
-"""Mark -> how LaTeX writes it in text, in its oldest font encoding (OT1) too."""
 EXPONENT = re.compile(r"\\textasciicircum{}-(alpha|beta)\b")
 """A power in the name of a law, once its marks are written as LaTeX has them."""
 KINDS = {Kind.DIFFERENCE: "difference", Kind.GROWTH: "growth", Kind.LOG_GROWTH: "log growth"}
@@ -210,8 +204,7 @@ def write_table(table: pd.DataFrame, path: Path) -> list[Path]:
 
 def _latex(text: str) -> str:
     """Text as LaTeX sets it, with the exponents of a law's name raised."""
-    marked = "".join(LATEX.get(mark, mark) for mark in text)
-    marked = EXPONENT.sub(r"$^{-\\\1}$", marked)
+    marked = EXPONENT.sub(r"$^{-\\\1}$", latex_text(text))
     # After the end of a row, LaTeX takes a bracket or a star for an argument of that end.
     return f"{{}}{marked}" if marked.startswith(("[", "*")) else marked
 
@@ -244,16 +237,8 @@ def _written(form: Form, value: Any) -> str:
 def markdown(table: pd.DataFrame) -> str:
     """Return the table in Markdown, with numbers aligned right."""
     align = ["right" if pd.api.types.is_numeric_dtype(table[column]) else "left" for column in table]
-    text = rounded(table).map(_marked_down).rename(columns=_marked_down)
+    text = rounded(table).map(markdown_text).rename(columns=markdown_text)
     return text.to_markdown(index=False, disable_numparse=True, colalign=align)
-
-
-def _marked_down(text: str) -> str:
-    """Text as a cell of one line: a bar would end the cell, and backslashes before it would end the bar's own escape.
-
-    Source: GitHub Flavored Markdown, section 4.10.
-    """
-    return re.sub(r"(\\*)\|", lambda found: found[1] * 2 + r"\|", " ".join(text.splitlines()))
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -13,16 +12,6 @@ from lina_lab.decisions.contrast import Contrast, contrast
 from ..load.labels import as_text, labels_by_axis, variant_label
 from ..load.runs import StudyRuns
 from .paired import comparison_label
-
-
-def other_sizes(study: StudyConfig, terms: Sequence[ContrastTerm]) -> list[list[ContrastTerm]]:
-    """Return the terms of the same difference at every other size; none for a growth, which has all sizes' noise."""
-    fields = list(study.axes[study.size_axis])
-    points = [dict(zip(fields, point, strict=True)) for point in study.points(study.size_axis)]
-    own = [{name: term.values[name] for name in fields} for term in terms]
-    if any(one != other for one, other in pairwise(own)):
-        return []
-    return [[replace(term, values={**term.values, **point}) for term in terms] for point in points if point != own[0]]
 
 
 def found(runs: StudyRuns, terms: Sequence[ContrastTerm], metric: str) -> Contrast:

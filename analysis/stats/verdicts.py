@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from lina_lab.config import ContrastTerm, StudyConfig
+from lina_lab.config.primary import other_sizes
+from lina_lab.decisions.moderated import FEW_SEEDS, moderated_interval
 from lina_lab.decisions.power import resolvable, seeds_needed
 from lina_lab.decisions.sequential import MeanInterval, look_levels, looks, mean_interval, sequential_interval
 from lina_lab.decisions.verdicts import Outcome, judge, within
@@ -17,7 +19,6 @@ from lina_lab.decisions.verdicts import Outcome, judge, within
 from ..load.labels import as_text
 from ..load.runs import StudyRuns
 from . import contrasts
-from .moderated import FEW_SEEDS, moderated_interval
 from .paired import COMPARED, holm, mean_differences, paired_differences, size_trends
 from .tuned import TunedRate, at_best, choice_at, choices
 
@@ -243,9 +244,7 @@ def _interval(
     if study.until is not None:
         planned = _planned_looks(study, terms)
         return sequential_interval(values, planned), Method.SEQUENTIAL, 1 - look_levels(planned)[-1]
-    others = [
-        list(contrasts.found(runs, at_size, metric).values.values()) for at_size in contrasts.other_sizes(study, terms)
-    ]
+    others = [list(contrasts.found(runs, at_size, metric).values.values()) for at_size in other_sizes(study, terms)]
     if len(values) < FEW_SEEDS and any(len(other) > 1 for other in others):
         return moderated_interval(values, others), Method.MODERATED, 0.95
     return mean_interval(values), Method.STUDENT, 0.95

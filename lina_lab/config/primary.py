@@ -1,7 +1,8 @@
 """The one comparison that a study is made for, and the losses that it adds up."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator
@@ -165,6 +166,16 @@ def primary_terms(study: "StudyConfig") -> tuple[ContrastTerm, ...]:
         for where, weight in _places(study, primary)
         for side, sign in sides.items()
     )
+
+
+def other_sizes(study: "StudyConfig", terms: Sequence[ContrastTerm]) -> list[list[ContrastTerm]]:
+    """The terms of the same difference at every other size; none for a growth, which has all sizes' noise."""
+    fields = list(study.axes[study.size_axis])
+    points = [dict(zip(fields, point, strict=True)) for point in study.points(study.size_axis)]
+    own = [{name: term.values[name] for name in fields} for term in terms]
+    if any(one != other for one, other in pairwise(own)):
+        return []
+    return [[replace(term, values={**term.values, **point}) for term in terms] for point in points if point != own[0]]
 
 
 def _places(study: "StudyConfig", primary: PrimaryConfig) -> list[tuple[dict[str, Any], float]]:

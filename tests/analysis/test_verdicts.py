@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from lina_lab.analysis.load.runs import StudyRuns
 from lina_lab.analysis.stats import verdicts
-from lina_lab.analysis.stats.moderated import LONGEST, moderated_interval
 from lina_lab.analysis.stats.tuned import choices, tuned_rates
 from lina_lab.analysis.stats.verdicts import Kind, Method, divergences, exploratory, primary_verdict
 from scipy import stats
 
 from lina_lab.config import StudyConfig, from_dict
+from lina_lab.decisions.moderated import LONGEST, moderated_interval
 from lina_lab.decisions.sequential import mean_interval, sequential_interval
 from lina_lab.decisions.verdicts import Outcome
 

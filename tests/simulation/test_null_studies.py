@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from lina_lab.analysis.stats.moderated import WORST, moderated_interval
 from lina_lab.analysis.stats.paired import holm
 from lina_lab.analysis.stats.verdicts import HOLM_LEVEL, Kind, exploratory, family, primary_verdict
 from scipy import stats
 
+from lina_lab.decisions.moderated import WORST, moderated_interval
 from lina_lab.decisions.sequential import MeanInterval, looks, mean_interval, sequential_interval
 from lina_lab.decisions.verdicts import Outcome, judge
 

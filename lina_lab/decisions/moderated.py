@@ -26,7 +26,7 @@ LONGEST = 1.2
 
 
 def moderated_interval(values: Sequence[float], others: Iterable[Sequence[float]]) -> MeanInterval:
-    """Return the 95% interval of a mean over few seeds.
+    """The 95% interval of a mean over few seeds.
 
     Args:
         values: one difference for each seed.
