@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from lina_lab.config import StudyConfig
+from lina_lab.config.names import full_name
 
 from .labels import as_text
 
@@ -25,11 +26,10 @@ def absent_cells(every: pd.DataFrame, study: StudyConfig) -> list[str]:
         values = dict(zip(fields, itertools.chain(*points), strict=True))
         if any(_matches(values, rule) for rule in study.exclude):
             continue
-        name = " ".join(study.point_name(axis, values) for axis in study.axes)
         own = tuple(as_text(values[field]) for field in fields)
         size = str(values[next(iter(study.axes[study.size_axis]))])
         seeds = study.seeds_at_size.get(size, study.seeds)
-        names += [f"{name} seed {seed}" for seed in seeds if (*own, seed) not in present]
+        names += [full_name(study, values, {"seed": seed}) for seed in seeds if (*own, seed) not in present]
     return names
 
 

@@ -20,6 +20,8 @@ AXIS: Final = "lina.axis."
 """Prefix of the tags that hold a cell's values of the varied fields as text, to filter by."""
 NOTE: Final = "mlflow.note.content"
 """MLflow's UI shows it as the run's description."""
+NOTE_LENGTH: Final = 6000
+"""Longest description: MLflow refuses a tag of more than 8,000 characters."""
 STUDY: Final = "lina.study"
 """The study's definition as JSON: in a tag, so that a copied or moved folder of runs is complete."""
 FORMAT: Final = "lina.format"

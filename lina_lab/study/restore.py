@@ -17,9 +17,10 @@ from lina_lab.records.runstore import CELL, STATUS
 from lina_lab.records.status import CellStatus
 from lina_lab.study.grid import Cell
 from lina_lab.study.lease import Lease
+from lina_lab.study.note import standing
 from lina_lab.study.patience import patiently
 from lina_lab.study.store import Store
-from lina_lab.study.summary import summarise, table
+from lina_lab.study.summary import summarise
 from lina_lab.util.compat.mlflow import tags_of_database, tags_of_server
 
 if TYPE_CHECKING:
@@ -113,8 +114,8 @@ def _restored(
         if loss is not None:
             losses[loss].append(cell)
     plan, states = store.plan, store.states()
-    counts = summarise(plan, states, []).counts
-    patiently(partial(tracker.summarise, counts, {}, table(plan, states), plan.tuned, ended=True), tell, store.runs)
+    now = standing(plan, states, summarise(plan, states, []))
+    patiently(partial(tracker.summarise, now, {}, plan.tuned, ended=True), tell, store.runs)
     return losses
 
 

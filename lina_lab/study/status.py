@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from lina_lab.config.names import said, short_names
 from lina_lab.records.record import Record
 from lina_lab.records.result import Progress, duration
 from lina_lab.records.status import CellStatus
@@ -146,7 +147,7 @@ def look(study: StoredStudy, choose: Callable[[list[StoredCell]], list[StoredCel
     """
     every = study.cells()
     chosen = choose(every)
-    names = _short_names(every)
+    names = _names(every)
     views = [_view(study, cell, names) for cell in chosen]
     return StudyView(
         name=study.name,
@@ -157,26 +158,18 @@ def look(study: StoredStudy, choose: Callable[[list[StoredCell]], list[StoredCel
     )
 
 
-def label(cell: StoredCell, names: Mapping[str, str]) -> str:
-    """A cell's values with the names of their fields."""
-    return " ".join(f"{names[field]}={value}" for field, value in cell.point.items())
-
-
 def labels(cells: Sequence[StoredCell]) -> dict[str, str]:
     """The label of each cell, by its config hash."""
-    names = _short_names(cells)
-    return {cell.state.config_hash: label(cell, names) for cell in cells}
+    names = _names(cells)
+    return {cell.state.config_hash: said(cell.point, names) for cell in cells}
 
 
-def _short_names(cells: Sequence[StoredCell]) -> dict[str, str]:
-    """The last part of each field's name; the whole name where two fields share that part."""
-    every = {field for cell in cells for field in cell.point}
-    last = Counter(field.rpartition(".")[2] for field in every)
-    return {field: short if last[short := field.rpartition(".")[2]] == 1 else field for field in every}
+def _names(cells: Sequence[StoredCell]) -> dict[str, str]:
+    return short_names(field for cell in cells for field in cell.point)
 
 
 def _view(study: StoredStudy, cell: StoredCell, names: Mapping[str, str]) -> CellView:
-    shown = label(cell, names)
+    shown = said(cell.point, names)
     if cell.state.status is CellStatus.WAITING:
         return CellView(cell=cell, label=shown)
     if cell.state.status is CellStatus.RUNNING:

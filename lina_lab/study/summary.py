@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lina_lab.records.status import CellStatus, Phase
 from lina_lab.study.cells import CellState
 from lina_lab.study.grid import Cell, Plan
+from lina_lab.util.markup import markdown_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +61,7 @@ def _rows(plan: Plan, states: Mapping[str, CellState], cells: list[Cell]) -> str
         state = states.get(cell.config_hash)
         values = (state.values if state is not None else None) or [float("nan")] * len(objectives)
         status = CellStatus.WAITING if state is None else state.status
-        point = {name: str(value) for name, value in (cell.axes | cell.tuned).items()}
+        point = {name: markdown_text(str(value)) for name, value in (cell.axes | cell.tuned).items()}
         rows.append({**point, "status": status.value, **dict(zip(objectives, values, strict=True))})
     frame, keys = pd.DataFrame(rows), [*cells[0].axes, *cells[0].tuned]
     grouped = frame.groupby(keys, sort=False)

@@ -7,12 +7,12 @@ from pathlib import Path
 from time import time
 from typing import Concatenate, ParamSpec, TypeVar
 
-import git
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, RunTag, ViewType
 from mlflow.utils import mlflow_tags
 
 from lina_lab.config import StudyConfig, to_dict
+from lina_lab.config.names import full_name
 from lina_lab.records import runstore
 from lina_lab.records.files import PICTURE_FILE, RESULT_FILE, SAMPLES_FILE
 from lina_lab.records.record import Record, read_record
@@ -20,9 +20,10 @@ from lina_lab.records.runstore import THREADS, WALL, quiet_logs
 from lina_lab.records.status import RUN_STATUS, CellStatus, RunStatus
 from lina_lab.study.backend import make_whole
 from lina_lab.study.grid import Cell, Plan
+from lina_lab.study.note import Standing, first_note
+from lina_lab.study.origin import data_of, source_tags
 from lina_lab.study.tuning import Tuned
 from lina_lab.study.workspace import Workspace
-from lina_lab.util.code_versions import code_versions
 from lina_lab.util.compat.mlflow import ARTIFACTS, make_tables, relocate_artifacts
 from lina_lab.util.errors import StudyError
 from lina_lab.util.nested import flatten
@@ -71,7 +72,7 @@ class Tracker:
         quiet_logs()
         self.uri, self.plan = uri, plan
         self.client = MlflowClient(uri)
-        self.source = _source_tags()
+        self.source = source_tags()
         name, location = plan.study.name, artifacts.as_uri() if artifacts else None
         found = self.client.get_experiment_by_name(name)
         self.experiment_id = found.experiment_id if found else self.client.create_experiment(name, location)
@@ -109,7 +110,7 @@ class Tracker:
         tags = {
             runstore.KIND: "study",
             runstore.FORMAT: str(_format_of(study)),
-            runstore.NOTE: f"**{study.question.strip()}**",
+            runstore.NOTE: first_note(self.plan),
             runstore.STUDY: json.dumps(to_dict(study)),
         }
         self._set_tags(run_id, tags | self.source)
@@ -127,7 +128,7 @@ class Tracker:
             kept: its result, if it was trained before.
         """
         tags = {
-            mlflow_tags.MLFLOW_RUN_NAME: cell.label,
+            mlflow_tags.MLFLOW_RUN_NAME: self.run_name(cell),
             mlflow_tags.MLFLOW_PARENT_RUN_ID: self.study_run,
             runstore.KIND: "cell",
             runstore.CELL: cell.config_hash,
@@ -141,6 +142,7 @@ class Tracker:
         run_id, known = self.run_of(cell.config_hash), dict[str, str]()
         if run_id is None:
             run_id = str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
+            self.client.log_inputs(run_id, [data_of(cell.config, self.plan.begun.contents)])
         else:
             self.client.update_run(run_id, status=RunStatus.RUNNING.value)
             source = {} if kept is not None else self.source
@@ -155,6 +157,11 @@ class Tracker:
             self.client.log_batch(run_id, params=params[start : start + PARAMS_A_REQUEST])
         self.client.log_artifact(run_id, str(config_file))
         return run_id
+
+    def run_name(self, cell: Cell) -> str:
+        """A cell's name in MLflow; programs find its run by the tag `lina.cell`."""
+        again = {"again": " ".join(f"{field}={value}" for field, value in cell.again.items())} if cell.again else {}
+        return full_name(self.plan.study, cell.axes, {**cell.tuned, "seed": cell.config.seed, **again})
 
     @_whole
     def run_of(self, config_hash: str) -> str | None:
@@ -247,21 +254,23 @@ class Tracker:
 
     @_whole
     def summarise(
-        self,
-        counts: dict[CellStatus, int],
-        metrics: dict[str, float],
-        table: str,
-        tuned: Sequence[Tuned] = (),
-        *,
-        ended: bool = False,
+        self, standing: Standing, metrics: dict[str, float], tuned: Sequence[Tuned] = (), *, ended: bool = False
     ) -> None:
-        """Write the study so far on its own run: cells of each status (0 where there is none), numbers, the table, and
-        how its tuning stands."""
+        """Write the study so far on its own run.
+
+        Args:
+            standing: its cells, its answer and its description.
+            metrics: further numbers.
+            tuned: how its tuning stands.
+            ended: whether this worker does nothing more for it.
+        """
+        counts, answer = standing.counts, standing.answer
         status = ", ".join(f"{count} {name}" for name, count in counts.items())
-        self._set_tags(self.study_run, {runstore.STATUS: status})
-        cells = {f"cells/{status}": float(counts.get(status, 0)) for status in CellStatus}
-        self.client.log_batch(self.study_run, metrics=_metrics(cells | metrics, step=0))
-        self.client.log_text(self.study_run, table, TABLE_FILE)
+        self._set_tags(self.study_run, {runstore.STATUS: status, runstore.NOTE: standing.note})
+        numbers = {f"cells/{status}": float(counts.get(status, 0)) for status in CellStatus}
+        numbers |= metrics if answer is None else metrics | answer.numbers
+        self.client.log_batch(self.study_run, metrics=_metrics(numbers, step=0))
+        self.client.log_text(self.study_run, standing.table, TABLE_FILE)
         if tuned:
             text = json.dumps([one.to_dict() for one in tuned], indent=1)
             self.client.log_text(self.study_run, text + "\n", runstore.TUNED_FILE)
@@ -282,16 +291,3 @@ def _format_of(study: StudyConfig) -> int:
 def _metrics(values: dict[str, float], step: int) -> list[Metric]:
     now = int(time() * 1000)
     return [Metric(name, value, now, step) for name, value in values.items()]
-
-
-def _source_tags() -> dict[str, str]:
-    """The command, code and packages; in a git checkout also the commit, and whether tracked files differ from it."""
-    tags = {mlflow_tags.MLFLOW_SOURCE_NAME: "lina_lab.run", mlflow_tags.MLFLOW_SOURCE_TYPE: "LOCAL"}
-    tags[runstore.VERSIONS] = json.dumps(code_versions())
-    try:
-        repository = git.Repo(Path(__file__), search_parent_directories=True)
-        tags[mlflow_tags.MLFLOW_GIT_COMMIT] = repository.head.commit.hexsha
-    except (git.InvalidGitRepositoryError, ValueError):
-        return tags
-    tags[mlflow_tags.MLFLOW_GIT_DIRTY] = str(repository.is_dirty()).lower()
-    return tags

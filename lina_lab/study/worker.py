@@ -19,12 +19,13 @@ from lina_lab.records.status import CELL_STATUS, CellStatus
 from lina_lab.study.cells import open_cells
 from lina_lab.study.code import check_code
 from lina_lab.study.display import PlainDisplay
+from lina_lab.study.note import standing
 from lina_lab.study.patience import patiently
 from lina_lab.study.pruning import Watch, never_trained
 from lina_lab.study.restore import restore
 from lina_lab.study.rounds import notes
 from lina_lab.study.store import Claim, Store
-from lina_lab.study.summary import Summary, summarise, table
+from lina_lab.study.summary import Summary, summarise
 from lina_lab.util.errors import StudyError, explanation, first_line
 from lina_lab.util.signals import defer_signals, stop_if_asked, stop_or
 
@@ -202,10 +203,8 @@ class _Worker:
             (folder / name).unlink(missing_ok=True)
         self.store.end(claim, status, values=values, error=result.error)
         seconds = time.perf_counter() - clock
-        if not note:
-            self.overhead.append(seconds - result.fit_seconds)
-        main = self.store.plan.study.objective
-        shown = str(result.error) if values is None else f"{main} {values[0]:.4f}"
+        self.overhead += [] if note else [seconds - result.fit_seconds]
+        shown = str(result.error) if values is None else f"{objectives[0].metric} {values[0]:.4f}"
         speed = f"{result.images_per_second:,.0f} images/s, {seconds:.1f} s"
         self.display.cell_ended(claim.cell, status, f"{shown}, {speed}{note}")
         self._summarise()
@@ -268,11 +267,10 @@ class _Worker:
                 self.display.line(f"the study's table was not written: {first_line(error)}")
 
     def _write_summary(self, *, ended: bool = False) -> Summary:
-        states = self.store.states()
-        summary = summarise(self.store.plan, states, self.overhead)
+        plan, states = self.store.plan, self.store.states()
+        summary = summarise(plan, states, self.overhead)
         mean = {"overhead_seconds": sum(self.overhead) / len(self.overhead)} if self.overhead else {}
-        plan = self.store.plan
-        self.tracker.summarise(summary.counts, mean, table(plan, states), plan.tuned, ended=ended)
+        self.tracker.summarise(standing(plan, states, summary), mean, plan.tuned, ended=ended)
         return summary
 
     def close_after(self, error: BaseException) -> None:
