@@ -20,7 +20,7 @@ from lina_lab.records.runstore import THREADS, WALL, quiet_logs
 from lina_lab.records.status import RUN_STATUS, CellStatus, RunStatus
 from lina_lab.study.backend import make_whole
 from lina_lab.study.grid import Cell, Plan
-from lina_lab.study.note import Standing, first_note
+from lina_lab.study.note import Standing, experiment_tags, first_note
 from lina_lab.study.origin import data_of, source_tags
 from lina_lab.study.tuning import Tuned
 from lina_lab.study.workspace import Workspace
@@ -78,6 +78,8 @@ class Tracker:
         self.experiment_id = found.experiment_id if found else self.client.create_experiment(name, location)
         if found and found.lifecycle_stage == LifecycleStage.DELETED:
             self.client.restore_experiment(self.experiment_id)
+        for tag, value in experiment_tags(self.plan, self.experiment_id, found.tags if found else {}).items():
+            self.client.set_experiment_tag(self.experiment_id, tag, value)
         self.study_run = self._study_run()
 
     @classmethod
@@ -110,7 +112,7 @@ class Tracker:
         tags = {
             runstore.KIND: "study",
             runstore.FORMAT: str(_format_of(study)),
-            runstore.NOTE: first_note(self.plan),
+            runstore.NOTE: first_note(self.plan, self.experiment_id),
             runstore.STUDY: json.dumps(to_dict(study)),
         }
         self._set_tags(run_id, tags | self.source)
@@ -264,18 +266,16 @@ class Tracker:
             tuned: how its tuning stands.
             ended: whether this worker does nothing more for it.
         """
-        counts, answer = standing.counts, standing.answer
-        status = ", ".join(f"{count} {name}" for name, count in counts.items())
-        self._set_tags(self.study_run, {runstore.STATUS: status, runstore.NOTE: standing.note})
-        numbers = {f"cells/{status}": float(counts.get(status, 0)) for status in CellStatus}
-        numbers |= metrics if answer is None else metrics | answer.numbers
-        self.client.log_batch(self.study_run, metrics=_metrics(numbers, step=0))
+        self._set_tags(
+            self.study_run, {runstore.STATUS: standing.counts, runstore.NOTE: standing.note(self.experiment_id)}
+        )
+        self.client.log_batch(self.study_run, metrics=_metrics(standing.numbers | metrics, step=0))
         self.client.log_text(self.study_run, standing.table, TABLE_FILE)
         if tuned:
             text = json.dumps([one.to_dict() for one in tuned], indent=1)
             self.client.log_text(self.study_run, text + "\n", runstore.TUNED_FILE)
         if ended:
-            finished = all(status.final for status in counts)
+            finished = all(status.final for status in standing.summary.counts)
             self.client.set_terminated(self.study_run, RunStatus.FINISHED if finished else RunStatus.FAILED)
 
     def _set_tags(self, run_id: str, tags: dict[str, str]) -> None:

@@ -63,8 +63,9 @@ def test_the_answer_is_that_of_the_seeds_that_have_ended(tiny_study: Any) -> Non
 def test_a_study_without_a_primary_comparison_says_so_and_gives_no_answer(tiny_study: Any) -> None:
     plan = make_plan(*tiny_study())
     assert answer(plan, {}) is None
-    note = standing(plan, {}, summarise(plan, {}, [])).note
+    note = standing(plan, {}, summarise(plan, {}, [])).note("7")
     assert note.startswith("**Does it run?**\n\nNo primary comparison is declared")
+    assert "](#/experiments/7/runs?viewStateShareKey=cells" in note
     assert "    lina plots study=tiny " in note
     assert "| division" in note
 
@@ -135,7 +136,7 @@ def test_fields_that_share_a_last_part_are_said_in_full_and_labels_stand_for_the
 def test_a_long_note_leaves_out_the_table(tiny_study: Any) -> None:
     study, base = tiny_study(axes={"normalization": {NORM: ["division"]}, "size": {DIM: list(range(8, 8 * 120, 8))}})
     plan = make_plan(study, base)
-    note = standing(plan, {}, summarise(plan, {}, [])).note
+    note = standing(plan, {}, summarise(plan, {}, [])).note("7")
     assert len(note) < runstore.NOTE_LENGTH
     assert "| division" not in note
     assert "lina status study=tiny" in note

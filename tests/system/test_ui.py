@@ -76,12 +76,15 @@ def test_the_runs_table_and_the_comparison_of_four_cells_show_axes_and_metrics(
         "localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');"
         "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');"
     )
-    children = f"tags.`mlflow.parentRunId` = '{runs[0].data.tags['mlflow.parentRunId']}'"
-    query = {"searchFilter": children, "orderByKey": "metrics.`val/loss_ema`", "orderByAsc": "true"}
-    rest = {"startTime": "ALL", "lifecycleFilter": "Active", "modelVersionFilter": "All Runs", "datasetsFilter": "W10="}
-    parameters = urllib.parse.urlencode(query | rest | {"workflowType": "machine_learning"})
-    browser.get(f"{ui}/#/experiments/{experiment}/runs?{parameters}")
-    shows(browser, *(run.info.run_name for run in runs))
+    browser.get(f"{ui}/#/experiments/{experiment}/runs/{runs[0].data.tags['mlflow.parentRunId']}")
+    shows(browser, "Does it run?", "No primary comparison is declared", "All cells, with axes and objectives")
+    # The link of the note leads to the table with the columns that one wants.
+    link = browser.find_element(By.LINK_TEXT, "All cells, with axes and objectives").get_attribute("href")
+    assert link is not None
+    browser.get(link)
+    columns = ("val/loss_ema", "train/loss", "images_per_second", "model.dim", "seed")
+    shows(browser, *(run.info.run_name for run in runs), *columns)
+    assert all("dim=" in run.info.run_name for run in runs)
     browser.save_screenshot(str(tmp_path / "runs.png"))
     ids, experiments = (
         urllib.parse.quote(json.dumps(value)) for value in ([run.info.run_id for run in runs], [experiment])
