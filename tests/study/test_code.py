@@ -21,7 +21,7 @@ from tests.study.conftest import Lab
 def have(monkeypatch: pytest.MonkeyPatch, **packages: str) -> None:
     found = versions.code_versions() | packages
     monkeypatch.setattr(code, "code_versions", lambda: found)
-    monkeypatch.setattr("lina_lab.study.tracking.code_versions", lambda: found)
+    monkeypatch.setattr("lina_lab.study.origin.code_versions", lambda: found)
 
 
 @pytest.mark.parametrize("joins", [False, True], ids=["run", "work"])

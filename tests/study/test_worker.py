@@ -85,7 +85,7 @@ def test_optuna_s_own_tools_read_the_store(lab: Lab) -> None:
     study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{lab.runs / 'optuna.db'}")
     frame = study.trials_dataframe()
     assert (frame["state"] == "COMPLETE").all()
-    assert (frame["value"] == 0.5).all()
+    assert (frame["value_val/loss_ema"] == 0.5).all()
     assert sorted(frame["user_attrs_model.dim"]) == [8, 8, 16, 16]
 
 
