@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from .load.runs import StudyRuns, read_study
     from .report.study_report import StudyReport, analyze_study
     from .report.writer import write_study_report
+    from .stats.exploratory import exploratory
     from .stats.fit import fit_law
     from .stats.laws import Fit, Pooling, ScalingLaw, log_line, power, surface
     from .stats.paired import mean_differences, paired_differences
     from .stats.status import FitStatus, Refusal
     from .stats.study_fits import StudyFits, fit_study
     from .stats.tuned import tuned_rates
-    from .stats.verdicts import PrimaryVerdict, exploratory, primary_verdict
+    from .stats.verdicts import PrimaryVerdict, primary_verdict
 
 __all__ = [
     "Fit",
@@ -56,13 +57,14 @@ _MODULES = {
     "load.runs": ("StudyRuns", "read_study"),
     "report.study_report": ("StudyReport", "analyze_study"),
     "report.writer": ("write_study_report",),
+    "stats.exploratory": ("exploratory",),
     "stats.fit": ("fit_law",),
     "stats.laws": ("Fit", "Pooling", "ScalingLaw", "log_line", "power", "surface"),
     "stats.paired": ("mean_differences", "paired_differences"),
     "stats.status": ("FitStatus", "Refusal"),
     "stats.study_fits": ("StudyFits", "fit_study"),
     "stats.tuned": ("tuned_rates",),
-    "stats.verdicts": ("PrimaryVerdict", "exploratory", "primary_verdict"),
+    "stats.verdicts": ("PrimaryVerdict", "primary_verdict"),
 }
 
 

@@ -8,9 +8,12 @@ import pandas as pd
 from lina_lab.decisions.verdicts import Outcome
 
 from ..load.runs import StudyRuns
+from ..stats.exploratory import Kind
+from ..stats.primary_interval import Method
 from ..stats.tuned import TunedRate
-from ..stats.verdicts import Kind, Method, PrimaryVerdict
+from ..stats.verdicts import PrimaryVerdict
 from .metric_names import metric_name
+from .ratios import ratio_sentences
 from .tables import count, plain, records, signed, size_text
 
 NO_PRIMARY = "No primary comparison was declared: everything here is exploratory."
@@ -37,21 +40,19 @@ def primary_sentences(verdict: PrimaryVerdict, size_axis: str) -> list[str]:
         question = f"{subject}: does the difference change from {size_axis} {verdict.sizes[0]} to {verdict.sizes[-1]}"
     else:
         question = f"{subject}, {where}"
-    lines = [f"Primary comparison: {question}{'?' if verdict.quantity == 'growth' else '.'}", _answer(verdict)]
+    lines = [f"Primary comparison: {question}{'?' if verdict.quantity == 'growth' else '.'}"]
+    if verdict.outcome is Outcome.NO_INTERVAL:
+        lines.append(no_interval(verdict))
+    elif verdict.scale == "log" or verdict.quantity == "interaction":
+        lines += ratio_sentences(verdict, METHODS[verdict.method])
+    else:
+        lines.append(_answer(verdict))
     return [*lines, *_margin(verdict), *_power(verdict), *_looks(verdict), _diverged(verdict), *_tuned(verdict)]
 
 
 def _answer(verdict: PrimaryVerdict) -> str:
     interval = verdict.interval
     value = signed(interval.value)
-    if verdict.outcome is Outcome.NO_INTERVAL:
-        if verdict.seeds == 1:
-            needed = plain(verdict.needed_deviation)
-            return (
-                f"Answer: {value} in one seed, which cannot be judged against seeds; a deviation over seeds above "
-                f"{needed} would be needed to explain it."
-            )
-        return f"Answer: none, because {verdict.reason}."
     ends = f"95% CI {signed(interval.low)} to {signed(interval.high)}, {count(verdict.seeds, 'seed')}"
     evidence = f"{value} ({ends}; {METHODS[verdict.method]})"
     if verdict.outcome in (Outcome.LOWER, Outcome.HIGHER):
@@ -65,6 +66,17 @@ def _answer(verdict: PrimaryVerdict) -> str:
     if verdict.outcome is Outcome.EQUIVALENT:
         return f"Answer: equivalent, {evidence}: the interval lies within ±{plain(verdict.margin)}."
     return f"Answer: undecided, {evidence}: the interval includes zero."
+
+
+def no_interval(verdict: PrimaryVerdict) -> str:
+    """Return the answer of a comparison that has no interval."""
+    if verdict.seeds == 1:
+        value, needed = signed(verdict.interval.value), plain(verdict.needed_deviation)
+        return (
+            f"Answer: {value} in one seed, which cannot be judged against seeds; a deviation over seeds above "
+            f"{needed} would be needed to explain it."
+        )
+    return f"Answer: none, because {verdict.reason}."
 
 
 def _margin(verdict: PrimaryVerdict) -> list[str]:
@@ -126,7 +138,7 @@ def exploratory_sentences(table: pd.DataFrame, metric: str) -> list[str]:
     """Say how many exploratory comparisons hold after the correction, and which of the main objective.
 
     Args:
-        table: see `stats.verdicts.exploratory`.
+        table: see `stats.exploratory.exploratory`.
         metric: the main objective.
     """
     tested = table[table["holm"].notna()]
@@ -135,7 +147,12 @@ def exploratory_sentences(table: pd.DataFrame, metric: str) -> list[str]:
     held = tested[tested["outcome"].isin([Outcome.LOWER, Outcome.HIGHER])]
     shown = f"{HOW}, Student's t over seeds; p (Holm): corrected for all {len(tested)} exploratory comparisons."
     lines = [shown, *([SOME_ONE_SEED] if len(tested) < len(table) else [])]
-    lines.append(f"Exploratory: {len(held)} of {len(tested)} differences and growths hold after the correction.")
+    kinds = (
+        "differences, growths and interactions"
+        if (tested["kind"] == Kind.INTERACTION).any()
+        else "differences and growths"
+    )
+    lines.append(f"Exploratory: {len(held)} of {len(tested)} {kinds} hold after the correction.")
     mine = held[held["metric"] == metric]
     for (label, kind), group in mine.groupby(["comparison", "kind"], sort=False):
         if kind != Kind.LOG_GROWTH:

@@ -15,9 +15,10 @@ from matplotlib.ticker import MaxNLocator
 from lina_lab.decisions.verdicts import Outcome
 
 from ..load.runs import StudyRuns
+from ..stats.exploratory import Kind
 from ..stats.multipliers import Multiplier, Resource
 from ..stats.seedwise import Estimate
-from ..stats.verdicts import Kind, PrimaryVerdict
+from ..stats.verdicts import PrimaryVerdict
 from .figures import MAX_LINES
 from .metric_names import metric_name
 from .styles import line_style, log_x
@@ -54,23 +55,26 @@ def differences_figure(
     table: pd.DataFrame,
     metrics: Sequence[str],
     verdict: PrimaryVerdict | None = None,
+    kind: Kind = Kind.DIFFERENCE,
 ) -> tuple[Figure, pd.DataFrame]:
-    """Draw differences of every comparison and size, a panel for each metric.
+    """Draw differences, or interactions, of every comparison and size, a panel for each metric.
 
     Open: each seed, with its block standard error where there is one; for many seeds, a bar from the 5th to the 95th
     percentile. Filled: their mean with its 95% confidence interval.
 
     Args:
         runs: the study.
-        differences: see `stats.paired.paired_differences`.
-        table: see `stats.verdicts.exploratory`.
+        differences: see `stats.paired.paired_differences`; of interactions `stats.interactions.interaction_values`.
+        table: see `stats.exploratory.exploratory`.
         metrics: those that are drawn; each has differences.
         verdict: drawn as the first row, if given, which then is the only metric's.
+        kind: of the rows that are drawn; interactions are of logarithms.
 
     Returns:
         The figure, and the differences in it.
     """
-    drawn = table[table["metric"].isin(metrics)]
+    drawn = table[table["metric"].isin(metrics) & (table["kind"] == kind)]
+    logs = kind is Kind.INTERACTION or (verdict is not None and verdict.scale == "log")
     rows = {metric: _rows(runs, differences, drawn, metric, verdict) for metric in metrics}
     labels = [row.label for row in rows[metrics[0]]]
     height = ROW_INCHES * (len(labels) + 1) + 0.7
@@ -81,7 +85,8 @@ def differences_figure(
             _draw_row(axes, place, row, runs.variants)
         axes.axvline(0, color="0.5", linewidth=0.6, zorder=0)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.set(xlabel=f"difference in {metric_name(metric)}", ylim=(len(labels) - 0.4, -0.6))
+        what = f"log ratio of {metric_name(metric)}" if logs else f"difference in {metric_name(metric)}"
+        axes.set(xlabel=what, ylim=(len(labels) - 0.4, -0.6))
         axes.tick_params(axis="y", length=0)
     panels[0][0].set_yticks(range(len(labels)), labels)
     for text, row in zip(panels[0][0].get_yticklabels(), rows[metrics[0]], strict=True):
@@ -95,7 +100,7 @@ def _rows(
 ) -> list[Row]:
     axis = runs.study.size_axis
     rows = [] if verdict is None else [_primary_row(verdict, axis)]
-    kept = table[table["kind"] == Kind.DIFFERENCE]
+    kept = table
     means, each = (_by_point(points[points["metric"] == metric]) for points in (kept, differences))
     # Every panel has the same rows, so that their labels are shared; a comparison may lack some of the metrics.
     for (label, treatment, baseline), group in kept.groupby(["comparison", "treatment", "baseline"], sort=False):
@@ -103,7 +108,7 @@ def _rows(
         if len(sizes) > 1:
             rows.append(Row(label=str(label), bold=True))
         for size in sizes:
-            point = (treatment, baseline, size)
+            point = (label, treatment, baseline, size)
             mine = means.get(point, kept[:0])
             held = mine["outcome"].isin([Outcome.LOWER, Outcome.HIGHER]).any()
             name = f"{axis} {size}" if len(sizes) > 1 else f"{label}, {axis} {size}"
@@ -119,7 +124,7 @@ def _rows(
 
 
 def _primary_row(verdict: PrimaryVerdict, axis: str) -> Row:
-    where = f"{axis} {verdict.sizes[-1]}" if verdict.quantity == "difference" else f"growth over {axis}"
+    where = f"growth over {axis}" if verdict.quantity == "growth" else f"{axis} {verdict.sizes[-1]}"
     interval = verdict.interval
     return Row(
         label=f"PRIMARY: {verdict.label}, {where}",
@@ -132,8 +137,8 @@ def _primary_row(verdict: PrimaryVerdict, axis: str) -> Row:
 
 
 def _by_point(table: pd.DataFrame) -> dict[Any, pd.DataFrame]:
-    """Return the rows of each treatment, baseline and size."""
-    return dict(iter(table.groupby(["treatment", "baseline", "size"], sort=False)))
+    """Return the rows of each comparison and size."""
+    return dict(iter(table.groupby(["comparison", "treatment", "baseline", "size"], sort=False)))
 
 
 def _draw_row(axes: Axes, place: int, row: Row, variants: Sequence[str]) -> None:

@@ -20,8 +20,9 @@ from ..load.published import FID, read_published
 from ..load.runs import StudyRuns
 from ..stats.agreement import metric_agreement
 from ..stats.budgets import TAIL
+from ..stats.exploratory import exploratory
 from ..stats.paired import mean_differences, paired_differences
-from ..stats.verdicts import exploratory, primary_verdict
+from ..stats.verdicts import primary_verdict
 from .metric_names import metric_name
 from .paper_cost import LINA_FORM, cost_frame, image_saving
 from .paper_studies import PaperTable, metrics_with

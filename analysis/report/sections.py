@@ -6,9 +6,10 @@ from typing import TypeVar
 
 import pandas as pd
 
-from lina_lab.config.factors import LAWS, PAIRING, LawKind
+from lina_lab.config.factors import LAWS, PAIRING
 from lina_lab.decisions.tuning import ChoiceStatus
 
+from ..load.kinds import kind_axes
 from ..stats.paired import mean_differences
 from .answer import answer_sentences
 from .ema_report import lengths_sentences
@@ -64,7 +65,7 @@ def study_sections(
         Section(
             title="Generated images",
             lines=runs.samples.missing,
-            pictures=_named(pictures, *(name for name in pictures if name.partition("-")[0] == "samples")),
+            pictures=_named(pictures, "samples"),
         ),
         _tuned(report, tables),
         _rounding(report, tables),
@@ -122,9 +123,13 @@ def _rounding(report: StudyReport, tables: Mapping[str, pd.DataFrame]) -> Sectio
 def _laws(report: StudyReport, tables: Mapping[str, pd.DataFrame], pictures: Mapping[str, Path]) -> Section:
     missing = "; ".join(LAWS[law] for law in report.confounded)
     lines = [f"Not fitted, because other factors change with size (see the audit): {missing}."] if missing else []
+    if kind_axes(report.runs.study):
+        lines = [
+            "Not fitted over several tasks, whose losses are different quantities: give a task a study of its own."
+        ]
     estimates = [compact(table, multipliers=False) for table in _named(tables, "estimate_table")]
     return Section(
-        title="Scaling laws" if len(report.confounded) < len(LawKind) else "No scaling law is fitted",
+        title="No scaling law is fitted" if report.fits is None else "Scaling laws",
         lines=[*lines, *([] if report.fits is None else fit_sentences(report.fits))],
         tables=[*estimates, *_named(tables, "fit_table", "slope_table")],
         pictures=_named(pictures, "fits", "surface", "profile", "compute"),
@@ -146,4 +151,5 @@ def _multipliers(report: StudyReport, tables: Mapping[str, pd.DataFrame], pictur
 
 
 def _named(found: Mapping[str, T], *names: str) -> list[T]:
-    return [found[name] for name in names if name in found]
+    """Return what has these names, and what has them with a task's name after a hyphen."""
+    return [found[name] for wanted in names for name in found if name == wanted or name.startswith(f"{wanted}-")]

@@ -1,7 +1,7 @@
 """A study's report: what is compared and fitted, its figures and its tables."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -10,14 +10,18 @@ from matplotlib.figure import Figure
 from lina_lab.config.factors import LawKind
 from lina_lab.records.runstore import TRAIN_LOSS
 
+from ..load.kinds import by_kind
 from ..load.runs import StudyRuns
+from ..load.samples import Samples
 from ..stats.budgets import BudgetView, confounded, iso_flop, iso_image, iso_step
+from ..stats.exploratory import Kind, exploratory
+from ..stats.interactions import interaction_values
 from ..stats.paired import paired_differences
 from ..stats.rounding import rounding_deviations
 from ..stats.study_fits import StudyFits, fit_study
 from ..stats.trainings import by_training
 from ..stats.tuned import tuned_rates
-from ..stats.verdicts import PrimaryVerdict, divergences, exploratory, primary_verdict
+from ..stats.verdicts import PrimaryVerdict, divergences, primary_verdict
 from .ema_report import lengths_figure, lengths_table
 from .figures import curves_figure, scaling_figure, views_figure
 from .fit_figures import compute_figure, fits_figure, profile_figure, surface_figure
@@ -35,7 +39,7 @@ class StudyReport:
     verdict: PrimaryVerdict | None
     """None where the study declares no primary comparison."""
     exploratory: pd.DataFrame
-    """All other comparisons: see `stats.verdicts.exploratory`."""
+    """All other comparisons: see `stats.exploratory.exploratory`."""
     differences: pd.DataFrame
     """Paired differences of each seed: see `stats.paired.paired_differences`."""
     diverged: pd.DataFrame
@@ -49,7 +53,7 @@ class StudyReport:
     summary: pd.DataFrame
     """See `tables.summary_table`."""
     fits: StudyFits | None
-    """None where every law is confounded."""
+    """None where every law is confounded, or the study has several tasks."""
     confounded: Mapping[LawKind, str]
     """Kind of law -> the factors that are confounded with size in it; the other kinds are fitted."""
 
@@ -67,6 +71,7 @@ def analyze_study(runs: StudyRuns, tail: float = 0.5) -> StudyReport:
         tail: last share of a run over which its training loss is averaged for paired differences.
     """
     confounders, differences = confounded(runs), paired_differences(runs, tail)
+    fitted = len(confounders) < len(LawKind) and not by_kind(runs)
     return StudyReport(
         runs=runs,
         verdict=primary_verdict(runs),
@@ -77,13 +82,21 @@ def analyze_study(runs: StudyRuns, tail: float = 0.5) -> StudyReport:
         rounding=rounding_deviations(runs),
         views=(iso_step(runs), iso_image(runs), iso_flop(runs)),
         summary=summary_table(runs),
-        fits=fit_study(runs, confounders) if len(confounders) < len(LawKind) else None,
+        fits=fit_study(runs, confounders) if fitted else None,
         confounded=confounders,
     )
 
 
 def study_figures(report: StudyReport) -> dict[str, tuple[Figure, pd.DataFrame]]:
-    """Draw every figure that the study allows: name -> the figure and the numbers in it."""
+    """Draw every figure that the study allows: name -> the figure and the numbers in it.
+
+    Where a study has several tasks, the figures of each have its name after a hyphen.
+    """
+    parts = by_kind(report.runs)
+    return _figures_of_kinds(report, parts) if parts else _figures(report)
+
+
+def _figures(report: StudyReport) -> dict[str, tuple[Figure, pd.DataFrame]]:
     runs, fits = report.runs, report.fits
     # Where other factors change with size, sizes are shown at each equal budget, and not as scaling.
     drawn = {"scaling": scaling_figure(runs)} if report.isolates_size else {"views": views_figure(runs, report.views)}
@@ -91,15 +104,39 @@ def study_figures(report: StudyReport) -> dict[str, tuple[Figure, pd.DataFrame]]
     main = main_metric(report)
     known = list(dict.fromkeys([*runs.objectives, TRAIN_LOSS]))
     compared = [metric for metric in known if (report.exploratory["metric"] == metric).any()]
-    if main in compared or report.verdict is not None:
-        drawn["primary"] = differences_figure(runs, report.differences, report.exploratory, [main], report.verdict)
     others = [metric for metric in compared if metric != main]
+    if report.verdict is not None and report.verdict.scale == "log":
+        # The other differences are not of logarithms.
+        none = report.differences[:0], report.exploratory[:0]
+        drawn["primary"], others = differences_figure(runs, *none, [main], report.verdict), compared
+    elif main in compared or report.verdict is not None:
+        drawn["primary"] = differences_figure(runs, report.differences, report.exploratory, [main], report.verdict)
     if others:
         drawn["differences"] = differences_figure(runs, report.differences, report.exploratory, others)
     if (lengths := lengths_figure(runs)) is not None:
         drawn["ema_lengths"] = lengths
     drawn |= samples_figures(runs)
     return drawn if fits is None else drawn | _law_figures(runs, fits)
+
+
+def _figures_of_kinds(report: StudyReport, parts: Mapping[str, StudyRuns]) -> dict[str, tuple[Figure, pd.DataFrame]]:
+    """Draw each figure for one kind of loss at a time, with the kind in its name, and what compares kinds alone."""
+    drawn, main = dict[str, tuple[Figure, pd.DataFrame]](), main_metric(report)
+    table, crossed = report.exploratory, interaction_values(report.runs, report.differences).assign(block_se=np.nan)
+    if report.verdict is not None and report.verdict.quantity == "interaction":
+        drawn["primary"] = differences_figure(report.runs, crossed, table, [main], report.verdict, Kind.INTERACTION)
+    for kind, runs in parts.items():
+        mine = table[table["treatment"].isin(runs.variants) & (table["kind"] != Kind.INTERACTION)]
+        own = replace(
+            report,
+            runs=replace(runs, samples=Samples()),
+            verdict=None,
+            exploratory=mine,
+            differences=report.differences[report.differences["treatment"].isin(runs.variants)],
+            views=(iso_step(runs), iso_image(runs), iso_flop(runs)),
+        )
+        drawn |= {f"{name}-{kind}": figure for name, figure in _figures(own).items()}
+    return drawn | samples_figures(report.runs)
 
 
 def _law_figures(runs: StudyRuns, fits: StudyFits) -> dict[str, tuple[Figure, pd.DataFrame]]:

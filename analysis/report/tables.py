@@ -13,7 +13,8 @@ from lina_lab.util.markup import latex_text, markdown_text
 
 from ..load.lineage import LINEAGE
 from ..load.runs import StudyRuns
-from ..stats.verdicts import Kind, PrimaryVerdict
+from ..stats.exploratory import Kind
+from ..stats.verdicts import PrimaryVerdict
 from .metric_names import metric_name
 
 
@@ -83,7 +84,10 @@ SHOWN = [
 ]
 EXPONENT = re.compile(r"\\textasciicircum{}-(alpha|beta)\b")
 """A power in the name of a law, once its marks are written as LaTeX has them."""
-KINDS = {Kind.DIFFERENCE: "difference", Kind.GROWTH: "growth", Kind.LOG_GROWTH: "log growth"}
+KINDS = {
+    **{Kind.DIFFERENCE: "difference", Kind.GROWTH: "growth", Kind.LOG_GROWTH: "log growth"},
+    Kind.INTERACTION: "log interaction",
+}
 
 
 def summary_table(runs: StudyRuns) -> pd.DataFrame:
@@ -111,13 +115,13 @@ def with_other(shown: pd.DataFrame, table: pd.DataFrame, metric: str) -> pd.Data
 
     Args:
         shown: see `difference_table`.
-        table: see `stats.verdicts.exploratory`.
+        table: see `stats.exploratory.exploratory`.
         metric: the other metric.
     """
     others = table[(table["metric"] == metric) & (table["kind"] == Kind.DIFFERENCE)]
     known = {(row["comparison"], size_text(row["size"])): row["difference"] for row in records(others)}
     keys = zip(shown["comparison"], shown["kind"], shown["size"].astype(str), strict=True)
-    values = [known.get((label, size), math.nan) if "growth" not in kind else math.nan for label, kind, size in keys]
+    values = [known.get((label, size), math.nan) if "difference" in kind else math.nan for label, kind, size in keys]
     place = list(shown.columns).index("difference") + 1
     beside = shown.copy()
     beside.insert(place, f"in {metric_name(metric)}", values)
@@ -128,7 +132,7 @@ def difference_table(table: pd.DataFrame, verdict: PrimaryVerdict | None = None)
     """Return differences and growths with a reader's column names, the primary comparison first.
 
     Args:
-        table: see `stats.verdicts.exploratory`.
+        table: see `stats.exploratory.exploratory`.
         verdict: the primary comparison, if it is part of the table.
 
     Returns:
@@ -139,7 +143,7 @@ def difference_table(table: pd.DataFrame, verdict: PrimaryVerdict | None = None)
     # Growths come in the order of the differences above them.
     rank = {name: place for names in (KINDS, table["comparison"].unique()) for place, name in enumerate(names)}
     table = table.sort_values(["kind", "comparison"], key=lambda names: names.map(rank), kind="stable")
-    growth = table["kind"] != Kind.DIFFERENCE
+    growth = table["kind"].isin([Kind.GROWTH, Kind.LOG_GROWTH])
     ends = zip(table["smallest"], table["largest"], strict=True)
     span = pd.Series([f"{size_text(low)} to {size_text(high)}" for low, high in ends], index=table.index, dtype=object)
     found = table.assign(
@@ -167,7 +171,7 @@ def _primary_row(verdict: PrimaryVerdict) -> pd.DataFrame:
     missing = math.isnan(interval.low)
     row = {
         "comparison": verdict.label,
-        "kind": f"PRIMARY {verdict.quantity}",
+        "kind": f"PRIMARY {'log ' if verdict.scale == 'log' else ''}{verdict.quantity}",
         "size": " to ".join(str(size) for size in verdict.sizes),
         "metric": metric_name(verdict.metric),
         "difference": interval.value,

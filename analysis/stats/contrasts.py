@@ -9,9 +9,9 @@ import pandas as pd
 from lina_lab.config import ContrastTerm, StudyConfig
 from lina_lab.decisions.contrast import Contrast, contrast
 
-from ..load.labels import as_text, labels_by_axis, variant_label
+from ..load.labels import as_text, axis_label, labels_by_axis, variant_label
 from ..load.runs import StudyRuns
-from .paired import comparison_label
+from .paired import comparison_label, interaction_label
 
 
 def found(runs: StudyRuns, terms: Sequence[ContrastTerm], metric: str) -> Contrast:
@@ -48,10 +48,29 @@ def ordered_sizes(runs: StudyRuns) -> list[Any]:
 
 
 def label(study: StudyConfig, terms: Sequence[ContrastTerm]) -> str:
-    """Return the label of the primary comparison, such as "subtraction vs. division (no convolution)"."""
+    """Return the label of the primary comparison, see `paired.comparison_label`."""
     assert study.primary is not None
-    treatment, baseline = (labels_by_axis(study, texts(term.values)) for term in terms[:2])
-    return comparison_label(study.primary.axis, treatment, baseline)
+    treatment, baseline, *others = (labels_by_axis(study, texts(term.values)) for term in terms)
+    across = study.primary.across
+    if across is None:
+        return comparison_label(study.primary.axis, treatment, baseline)
+    return interaction_label(study.primary.axis, across.axis, treatment, baseline, others[0])
+
+
+def names(study: StudyConfig, terms: Sequence[ContrastTerm]) -> tuple[str, str]:
+    """Return the axis' value of the treatment and of the baseline, such as "subtraction" and "division"."""
+    assert study.primary is not None
+    first, second = (axis_label(study, study.primary.axis, term.values) for term in terms[:2])
+    return first, second
+
+
+def sides(study: StudyConfig, terms: Sequence[ContrastTerm]) -> dict[str, tuple[ContrastTerm, ...]]:
+    """Return the two differences of an interaction: name of the other axis' value -> its terms. None otherwise."""
+    if study.primary is None or study.primary.across is None:
+        return {}
+    axis = study.primary.across.axis
+    at_baseline = tuple(replace(term, weight=-term.weight) for term in terms[2:])
+    return {axis_label(study, axis, part[0].values): part for part in (tuple(terms[:2]), at_baseline)}
 
 
 def diverged(runs: StudyRuns, variants: Sequence[str], sizes: Sequence[Any]) -> dict[str, tuple[int, int]]:

@@ -14,6 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from lina_lab.config import StudyConfig
+from lina_lab.config.primary import OTHER_LOSS
 from lina_lab.records.runstore import TRAIN_LOSS
 
 from ..load.labels import as_text, labels_by_axis
@@ -47,30 +48,50 @@ class Comparison:
 
 
 def comparisons(runs: StudyRuns) -> list[Comparison]:
-    """Return every change of an axis from its first value to another for which there are cells of both variants."""
+    """Return every change of an axis from its first value to another for which there are cells of both variants.
+
+    Variants whose losses are of different kinds (`primary.OTHER_LOSS`) are not compared.
+    """
+    texts = variant_texts(runs)
+    labels = {name: labels_by_axis(runs.study, text) for name, text in texts.items()}
+    # Losses of another kind are fields that both variants have in common.
     fields = variant_fields(runs.study)
-    variants = runs.cells.drop_duplicates("variant").set_index("variant")[fields]
-    texts = {name: {field: str(row[field]) for field in fields} for name, row in variants.iterrows()}
-    labels = {str(name): labels_by_axis(runs.study, text) for name, text in texts.items()}
     found = []
     for axis in runs.variant_axes:
         varied = list(runs.study.axes[axis])
         first = _first(runs.study, axis)
-        others = [field for field in fields if field not in varied]
+        common = [field for field in fields if field not in varied or field in OTHER_LOSS]
         for baseline, treatment in itertools.permutations(runs.variants, 2):
-            a, b = variants.loc[baseline], variants.loc[treatment]
-            if tuple(a[varied]) == first and tuple(b[varied]) != first and (a[others] == b[others]).all():
+            a, b = texts[baseline], texts[treatment]
+            changed = _of(a, varied) in first and _of(b, varied) not in first
+            if changed and _of(a, common) == _of(b, common):
                 label = comparison_label(axis, labels[treatment], labels[baseline])
                 found.append(Comparison(axis=axis, treatment=treatment, baseline=baseline, label=label))
     return found
 
 
-def _first(study: StudyConfig, axis: str) -> tuple[str, ...]:
-    """Return the first point of an axis whose cells are compared, as text."""
+def variant_texts(runs: StudyRuns) -> dict[str, dict[str, str]]:
+    """Return variant -> field -> value as text, of the variants that have cells."""
+    fields = variant_fields(runs.study)
+    variants = runs.cells.drop_duplicates("variant").set_index("variant")[fields]
+    return {str(name): {field: str(row[field]) for field in fields} for name, row in variants.iterrows()}
+
+
+def _of(texts: Mapping[str, str], fields: Sequence[str]) -> tuple[str, ...]:
+    return tuple(texts[field] for field in fields)
+
+
+def _first(study: StudyConfig, axis: str) -> set[tuple[str, ...]]:
+    """Return the first point of an axis whose cells are compared, as text; of each kind of loss the first one."""
     stages, points = study.stages, study.points(axis)
     left_out = stages.not_compared if stages is not None and stages.axis == axis else []
     compared = [p for p, name in zip(points, study.point_names(axis), strict=True) if name not in left_out]
-    return tuple(as_text(value) for value in (compared or points)[0])
+    kinds = [index for index, field in enumerate(study.axes[axis]) if field in OTHER_LOSS]
+    found: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for point in compared or points:
+        text = tuple(as_text(value) for value in point)
+        found.setdefault(tuple(text[index] for index in kinds), text)
+    return set(found.values())
 
 
 def comparison_label(axis: str, treatment: Mapping[str, str], baseline: Mapping[str, str]) -> str:
@@ -81,7 +102,26 @@ def comparison_label(axis: str, treatment: Mapping[str, str], baseline: Mapping[
         treatment: axis -> label of the variant's value; see `labels_by_axis`.
         baseline: the same of the other variant.
     """
-    common = ", ".join(label for name, label in baseline.items() if name != axis)
+    return _label([axis], axis, treatment, baseline)
+
+
+def interaction_label(
+    axis: str, across: str, treatment: Mapping[str, str], baseline: Mapping[str, str], other: Mapping[str, str]
+) -> str:
+    """Return the label of a comparison at one value of another axis, compared with the same at another value.
+
+    Args:
+        axis: the axis that is changed.
+        across: the other axis.
+        treatment: axis -> label of the variant's value; see `labels_by_axis`.
+        baseline: the same of the variant that it is compared with.
+        other: the same of a variant at the other value.
+    """
+    return f"{_label([axis, across], axis, treatment, baseline)}: {treatment[across]} vs. {other[across]}"
+
+
+def _label(left_out: Sequence[str], axis: str, treatment: Mapping[str, str], baseline: Mapping[str, str]) -> str:
+    common = ", ".join(label for name, label in baseline.items() if name not in left_out)
     return f"{treatment[axis]} vs. {baseline[axis]}" + (f" ({common})" if common else "")
 
 
@@ -196,7 +236,7 @@ def mean_differences(differences: pd.DataFrame) -> pd.DataFrame:
         `excludes_zero` (whether the interval does), `block_se` (standard error from noise within runs), `holm` (p,
         Holm-corrected over all comparisons and sizes of the metric). Without an interval, see `MEAN`, these are NaN.
     """
-    table = _means(differences, COMPARED, "difference")
+    table = means_over_seeds(differences, COMPARED, "difference")
     # A seed whose error cannot be told counts like the others.
     squares = differences.assign(square=differences["block_se"] ** 2).groupby(COMPARED, sort=False)["square"].mean()
     errors = np.sqrt(squares.to_numpy(float) / table["seeds"].to_numpy(float))
@@ -236,10 +276,10 @@ def size_trends(differences: pd.DataFrame, sizes: Sequence[Any], column: str = "
     values, row = rows[list(sizes)].to_numpy(float), np.arange(len(rows))
     first, last = (values[row, rows[end].map(column_of).to_numpy(int)] for end in ("smallest", "largest"))
     rows = rows.assign(change=last - first)[rows["smallest"] != rows["largest"]].dropna(subset="change")
-    return _means(rows, [*keys, "smallest", "largest"], "change")
+    return means_over_seeds(rows, [*keys, "smallest", "largest"], "change")
 
 
-def _means(table: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
+def means_over_seeds(table: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
     """Return the columns `keys` and MEAN: the mean of a column over seeds, and Student's t interval.
 
     One seed has no interval, and neither have seeds that agree exactly: they say nothing of the noise.

@@ -17,9 +17,9 @@ from lina_lab.analysis.report.forest import differences_figure
 from lina_lab.analysis.report.narrative import design_sentences
 from lina_lab.analysis.report.study_report import analyze_study
 from lina_lab.analysis.report.tables import rounded, summary_table, write_table
+from lina_lab.analysis.stats.exploratory import exploratory
 from lina_lab.analysis.stats.laws import ScalingLaw, power, surface
 from lina_lab.analysis.stats.paired import paired_differences
-from lina_lab.analysis.stats.verdicts import exploratory
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 

@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from lina_lab.analysis.load.runs import StudyRuns
+from lina_lab.analysis.stats import exploratory as family
 from lina_lab.analysis.stats import verdicts
+from lina_lab.analysis.stats.exploratory import Kind, exploratory
+from lina_lab.analysis.stats.primary_interval import Method
 from lina_lab.analysis.stats.tuned import choices, tuned_rates
-from lina_lab.analysis.stats.verdicts import Kind, Method, divergences, exploratory, primary_verdict
+from lina_lab.analysis.stats.verdicts import divergences, primary_verdict
 from scipy import stats
 
 from lina_lab.config import StudyConfig, from_dict
@@ -126,9 +129,9 @@ def test_diverged_seeds_are_counted_and_leave_the_comparison(planted: Planted) -
 @pytest.mark.parametrize(
     ("differences", "reason", "outcome"),
     [
-        ({0: 0.02}, verdicts.ONE_SEED, Outcome.NO_INTERVAL),
-        (dict.fromkeys(range(4), 0.25), verdicts.EQUAL_SEEDS, Outcome.NO_INTERVAL),
-        ({}, verdicts.NO_SEED, Outcome.NO_INTERVAL),
+        ({0: 0.02}, family.ONE_SEED, Outcome.NO_INTERVAL),
+        (dict.fromkeys(range(4), 0.25), family.EQUAL_SEEDS, Outcome.NO_INTERVAL),
+        ({}, family.NO_SEED, Outcome.NO_INTERVAL),
     ],
 )
 def test_without_a_spread_over_seeds_there_is_a_reason_and_no_interval(
@@ -148,7 +151,7 @@ def test_one_seed_says_which_deviation_would_explain_its_difference(planted: Pla
     table = exploratory(planted(effect, seeds=1))
     assert np.allclose(table["needed_deviation"], table["difference"].abs() / 1.96)
     assert set(table["outcome"]) == {Outcome.NO_INTERVAL}
-    assert set(table["reason"]) == {verdicts.ONE_SEED}
+    assert set(table["reason"]) == {family.ONE_SEED}
 
 
 def test_everything_but_the_primary_comparison_is_one_holm_family(planted: Planted) -> None:
@@ -159,7 +162,7 @@ def test_everything_but_the_primary_comparison_is_one_holm_family(planted: Plant
     tested = table["p"].notna()
     order = table.loc[tested, "p"].sort_values()
     assert table.loc[order.index[0], "holm"] == pytest.approx(min(1, order.iloc[0] * tested.sum()))
-    assert list(table.columns) == verdicts.EXPLORATORY
+    assert list(table.columns) == family.EXPLORATORY
     keys = ["treatment", "baseline", "metric", "kind", "size"]
     gone = set(table[keys].itertuples(index=False)) - set(without[keys].itertuples(index=False))
     assert [tuple(row) for row in gone] == [(SUBTRACTION, DIVISION, "val/loss_ema", Kind.DIFFERENCE, 32)]
@@ -176,7 +179,7 @@ def test_a_study_of_one_variant_has_no_exploratory_row(planted: Planted) -> None
         history=runs.history[runs.history["variant"] == DIVISION],
     )
     assert exploratory(one).empty
-    assert list(exploratory(one).columns) == verdicts.EXPLORATORY
+    assert list(exploratory(one).columns) == family.EXPLORATORY
 
 
 def test_an_exploratory_row_is_judged_after_the_correction(planted: Planted) -> None:

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from lina_lab.analysis.stats.exploratory import HOLM_LEVEL, Kind, exploratory, family
 from lina_lab.analysis.stats.paired import holm
-from lina_lab.analysis.stats.verdicts import HOLM_LEVEL, Kind, exploratory, family, primary_verdict
+from lina_lab.analysis.stats.verdicts import primary_verdict
 from scipy import stats
 
 from lina_lab.decisions.moderated import WORST, moderated_interval

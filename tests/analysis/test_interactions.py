@@ -1,0 +1,112 @@
+"""Reports of studies with several tasks: each task by itself, and the comparison of both by ratios."""
+
+from dataclasses import replace
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lina_lab.analysis.load.runs import StudyRuns
+from lina_lab.analysis.report.answer import answer_sentences
+from lina_lab.analysis.report.study_report import analyze_study, study_figures, study_tables
+from lina_lab.analysis.report.writer import write_study_report
+from lina_lab.analysis.stats.exploratory import Kind, exploratory
+from lina_lab.analysis.stats.verdicts import primary_verdict
+
+from tests.analysis.simulated import simulated
+
+AXES: dict[str, Any] = {
+    "task": {"model.task": ["generation", "classification"]},
+    "normalization": {"model.attention.normalization": ["division", "subtraction"]},
+    "convolution": {"model.attention.conv": ["none", "depthwise"]},
+}
+PRIMARY: dict[str, Any] = {
+    "axis": "normalization",
+    "treatment": "subtraction",
+    "baseline": "division",
+    "quantity": "interaction",
+    "across": {"axis": "task", "treatment": "classification", "baseline": "generation"},
+    "scale": "log",
+    "at": {"convolution": "none"},
+}
+METRIC = "val/loss_ema"
+
+
+@pytest.fixture(scope="module")
+def tasks() -> StudyRuns:
+    """Classification has ten times the loss; there subtraction has another 1.3 times."""
+    runs = simulated(AXES, sizes=(16, 32), seeds=5, effect=0.0, noise=0.005, primary=PRIMARY)
+
+    def factor(table: Any) -> Any:
+        classifies = table["variant"].astype(str).str.startswith("classification")
+        subtracts = table["variant"].astype(str).str.contains("subtraction")
+        return np.where(classifies, 10.0, 1.0) * np.where(classifies & subtracts, 1.3, 1.0)
+
+    scaled = factor(runs.cells)
+    losses = [name for name in ("train/loss", "val/loss_raw", METRIC) if name in runs.cells]
+    cells = runs.cells.assign(**{name: runs.cells[name] * scaled for name in losses})
+    history = runs.history.assign(value=runs.history["value"] * factor(runs.history))
+    return replace(runs, cells=cells, history=history)
+
+
+def test_the_verdict_is_the_ratio_of_ratios_with_both_ratios_beside_it(tasks: StudyRuns) -> None:
+    verdict = primary_verdict(tasks)
+    assert verdict is not None
+    assert verdict.label == "subtraction vs. division (no convolution): classification vs. generation"
+    assert verdict.outcome == "higher"
+    assert verdict.interval.value == pytest.approx(log(1.3), abs=0.02)
+    assert [side.name for side in verdict.sides] == ["classification", "generation"]
+    assert verdict.sides[0].interval.value == pytest.approx(log(1.3), abs=0.02)
+    assert verdict.sides[1].interval.value == pytest.approx(0, abs=0.02)
+    assert verdict.sides[0].interval.value - verdict.sides[1].interval.value == pytest.approx(verdict.interval.value)
+    assert len(verdict.diverged) == 4
+
+
+def test_the_answer_says_ratios(tasks: StudyRuns) -> None:
+    verdict = primary_verdict(tasks)
+    lines = answer_sentences(tasks, verdict, exploratory(tasks))
+    assert lines[1].startswith(
+        "Answer: higher, the ratio of validation loss (EMA), subtraction over division, with classification over the "
+        "same with generation is 1.3"
+    )
+    assert lines[2].startswith("The ratio itself, subtraction over division: 1.3")
+
+
+def test_no_comparison_sets_losses_of_two_tasks_against_each_other(tasks: StudyRuns) -> None:
+    table = exploratory(tasks)
+    plain = table[table["kind"] != Kind.INTERACTION]
+    for role in ("treatment", "baseline"):
+        assert plain[role].str.contains("generation|classification").all()
+    assert (plain["treatment"].str.split(",").str[0] == plain["baseline"].str.split(",").str[0]).all()
+    crossed = table[(table["kind"] == Kind.INTERACTION) & (table["metric"] == METRIC)]
+    # At the largest size, that without convolution is the primary comparison.
+    assert len(crossed) == 2 * 2 * 2 - 1
+    assert crossed["comparison"].str.endswith(": classification vs. generation").all()
+    found = crossed.set_index(["comparison", "size"])["difference"]
+    name = "subtraction vs. division (depthwise): classification vs. generation"
+    assert found[name, 32] == pytest.approx(log(1.3), abs=0.02)
+
+
+def test_each_figure_is_of_one_task(tasks: StudyRuns) -> None:
+    report = analyze_study(tasks)
+    assert report.fits is None
+    drawn = study_figures(report)
+    names = set(drawn) - {"primary"}
+    assert {name.rpartition("-")[2] for name in names} == {"generation", "classification"}
+    for name in names:
+        numbers, task = drawn[name][1], name.rpartition("-")[2]
+        column = "variant" if "variant" in numbers else "treatment"
+        assert numbers[column].astype(str).str.startswith(task).all(), name
+    labels = [label.get_text() for label in drawn["primary"][0].axes[0].get_yticklabels()]
+    assert all("classification vs. generation" in label or "size" in label for label in labels)
+
+
+def test_the_page_shows_both_tasks(tasks: StudyRuns, tmp_path: Path) -> None:
+    report = analyze_study(tasks)
+    write_study_report(report, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "curves-generation.png" in text
+    assert "curves-classification.png" in text
+    assert "Not fitted over several tasks" in text
+    assert (study_tables(report)["primary_table"]["kind"] == "log interaction").any()
