@@ -29,7 +29,7 @@ def test_every_study_of_one_stage_can_be_asked_of_a_task(name: str, task: str) -
         (task, "mnist5k", 49)
     }
     for objective in plan.study.objectives:
-        assert all(METRICS[objective.metric].not_measured(cell.config.sampling) is None for cell in cells)
+        assert all(METRICS[objective.metric].not_measured(cell.config) is None for cell in cells)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -79,8 +79,10 @@ FACTORS: Final[Mapping[str, Factor]] = {
     "learning rate": Factor(kind=CONDITION, value=lambda trial: trial.optimizer.lr),
     "warm-up images": Factor(kind=CONDITION, value=lambda trial: trial.optimizer.warmup_images),
     "weight decay": Factor(kind=CONDITION, value=lambda trial: trial.optimizer.weight_decay),
-    "depth": Factor(kind=SHAPE, value=lambda trial: trial.model.condition_depth + trial.model.depth),
-    "depth of the flow head": Factor(kind=SHAPE, value=lambda trial: trial.model.flow_depth),
+    "depth": Factor(kind=SHAPE, value=lambda trial: len(trial.model.condition_blocks) + trial.model.depth),
+    "depth of the flow head": Factor(
+        kind=SHAPE, value=lambda trial: trial.model.flow_depth if trial.model.kind.condition_tokens else 0
+    ),
     "heads": Factor(kind=SHAPE, value=lambda trial: trial.model.num_heads),
     "channels of a head": Factor(kind=SHAPE, value=lambda trial: trial.model.dim // trial.model.num_heads),
     "image tokens": Factor(kind=SHAPE, value=lambda trial: trial.model.num_tokens),
