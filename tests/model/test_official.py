@@ -180,12 +180,13 @@ def test_parts_run_no_code(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("config", [*filter(known_to_the_authors, valid_attentions())], ids=name_of)
 def test_an_attention_is_found_by_its_names(config: AttentionConfig) -> None:
-    """All but what looks the same: other cores with `qkv`, and feature maps."""
+    """All but what looks the same: other cores with `qkv`, feature maps, and a norm without weights."""
     model = replace(small(config), latent_size=(8, 8))
     found = detect(save_official(LINA(model)), {"num_heads": 2}).config.decoder_blocks
     core = AttentionConfig() if config.kind == "linear" else SOFTMAX
     kernel = config.conv_kernel if config.conv != "none" else core.conv_kernel
-    looks = replace(config, kind="linear", feature_map="relu", mediators=64, blocks=16, conv_kernel=kernel)
+    same = {"kind": "linear", "feature_map": "relu", "mediators": 64, "blocks": 16, "qk_norm": "none"}
+    looks = replace(config, **same, conv_kernel=kernel)
     assert found == (looks,)
 
 
