@@ -26,6 +26,9 @@ known = Options()
 assert not [folder for folder in known.folders if not str(folder).startswith(sys.prefix)], known.folders
 tasks, scales = (["null", *known.names(group)] for group in ("task", "scale"))
 for study, task, scale in product(known.names("study"), tasks, scales):
+    # What the other tasks refuse is known to tests/test_task_studies.py.
+    if task in ("classification", "diffusion") and study != "normalization_scaling":
+        continue
     arguments = [f"study={study}", f"task={task}", f"scale={scale}"]
     print("PLAN", *arguments, main(["plan", *arguments]))
 print("FROM", lina_lab.__file__)
@@ -120,7 +123,7 @@ def test_every_study_task_and_scale_is_planned(installed: Run) -> None:
     assert installed("lina", "--help").stdout.startswith("Ablation and scaling studies")
     done = installed("python", "-c", EVERY_PLAN)
     plans = [line for line in done.stdout.splitlines() if line.startswith("PLAN")]
-    assert len(plans) == 4 * len(list((ROOT / "studies/study").glob("*.yaml")))
+    assert len(plans) == 4 * len(list((ROOT / "studies/study").glob("*.yaml"))) + 4
     # At the paper's scale they are planned, and could not run here: neither its machines nor its data are.
     assert {line.rpartition(" ")[2] for line in plans if line.partition("scale=")[2].startswith("paper")} == {"2"}
     assert {line.rpartition(" ")[2] for line in plans if line.partition("scale=")[2].startswith("null")} == {"0"}

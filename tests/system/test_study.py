@@ -97,6 +97,7 @@ def test_figures_and_tables_are_drawn_from_the_store(finished: Finished, tmp_pat
             "differences": (".png", ".pdf", ".csv"),
             "compute": (".png", ".pdf", ".csv"),
             "primary": (".png", ".pdf", ".csv"),
+            "samples": (".png", ".pdf", ".csv"),
             "primary_table": (".csv", ".md", ".tex"),
             "slope_table": (".csv", ".md", ".tex"),
             "table": (".csv", ".md", ".tex"),
