@@ -154,6 +154,6 @@ def test_a_plan_says_what_is_tuned_and_what_follows_at_most(capsys: pytest.Captu
     assert "Until the primary comparison is answered, at most 6 cells more" in printed
     assert "In all at most 46 cells, " in printed
     assert (
-        "What can be resolved of the primary comparison (subtraction minus division at size 32) is unknown: fewer than "
-        "two of its seeds are done."
+        "What can be resolved of the primary comparison (val/loss_ema, normalization=subtraction minus "
+        "normalization=division, size=32) is unknown: fewer than two of its seeds are done."
     ) in printed

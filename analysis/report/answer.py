@@ -13,7 +13,7 @@ from ..stats.primary_interval import Method
 from ..stats.tuned import TunedRate
 from ..stats.verdicts import PrimaryVerdict
 from .metric_names import metric_name
-from .ratios import ratio_sentences
+from .ratios import ratio_sentences, unit, value_text
 from .tables import count, plain, records, signed, size_text
 
 NO_PRIMARY = "No primary comparison was declared: everything here is exploratory."
@@ -71,10 +71,10 @@ def _answer(verdict: PrimaryVerdict) -> str:
 def no_interval(verdict: PrimaryVerdict) -> str:
     """Return the answer of a comparison that has no interval."""
     if verdict.seeds == 1:
-        value, needed = signed(verdict.interval.value), plain(verdict.needed_deviation)
+        value, needed = value_text(verdict.interval.value, verdict), plain(verdict.needed_deviation)
         return (
             f"Answer: {value} in one seed, which cannot be judged against seeds; a deviation over seeds above "
-            f"{needed} would be needed to explain it."
+            f"{needed}{unit(verdict)} would be needed to explain it."
         )
     return f"Answer: none, because {verdict.reason}."
 
@@ -82,11 +82,12 @@ def no_interval(verdict: PrimaryVerdict) -> str:
 def _margin(verdict: PrimaryVerdict) -> list[str]:
     if verdict.margin is None:
         return ["No margin of equivalence was declared."]
+    margin = f"±{plain(verdict.margin)}{unit(verdict)}"
     if verdict.outcome in (Outcome.LOWER, Outcome.HIGHER) and verdict.within_margin:
-        return [f"The whole interval lies within the margin of ±{plain(verdict.margin)}: too small to matter."]
+        return [f"The whole interval lies within the margin of {margin}: too small to matter."]
     if verdict.outcome is Outcome.EQUIVALENT:
         return []
-    return [f"Margin of equivalence: ±{plain(verdict.margin)}; the interval is not within it."]
+    return [f"Margin of equivalence: {margin}; the interval is not within it."]
 
 
 def _power(verdict: PrimaryVerdict) -> list[str]:
@@ -95,7 +96,7 @@ def _power(verdict: PrimaryVerdict) -> list[str]:
     seeds = count(verdict.seeds, "seed")
     line = (
         f"Power: {seeds} with a deviation of {plain(verdict.deviation)} could have resolved "
-        f"{plain(verdict.resolvable)} four times in five"
+        f"{plain(verdict.resolvable)}{unit(verdict)} four times in five"
     )
     if verdict.outcome is Outcome.UNDECIDED and verdict.seeds_needed is not None:
         line += f"; a difference as large as the observed one needs about {count(verdict.seeds_needed, 'seed')}"
@@ -126,7 +127,8 @@ def _tuned(verdict: PrimaryVerdict) -> list[str]:
     wider = ""
     if verdict.regret_low or verdict.regret_high:
         low, high = plain(verdict.regret_low), plain(verdict.regret_high)
-        wider = f"; the interval is wider by {low} below and {high} above for what these choices may give away"
+        by = f"{low} below and {high} above{unit(verdict)}"
+        wider = f"; the interval is wider by {by} for what these choices may give away"
     return [f"Tuned: {', '.join(rates)}{wider}."]
 
 

@@ -168,7 +168,10 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _caption(path: Path) -> str:
-    return CAPTIONS.get(path.stem.partition("-")[0], path.stem)
+    name, _, part = path.stem.partition("-")
+    caption = CAPTIONS.get(name, path.stem)
+    # samples-2 is the second of its kind, curves-diffusion that of a task.
+    return f"{part.capitalize()}. {caption}" if part and not part.isdecimal() else caption
 
 
 def _picture(path: Path) -> Mapping[str, object]:

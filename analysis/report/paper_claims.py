@@ -16,6 +16,7 @@ from lina_lab.decisions.verdicts import Outcome
 from lina_lab.records.runstore import TRAIN_LOSS
 
 from ..load.errors import StoreError
+from ..load.kinds import of_generation
 from ..load.published import FID, read_published
 from ..load.runs import StudyRuns
 from ..stats.agreement import metric_agreement
@@ -26,6 +27,7 @@ from ..stats.verdicts import primary_verdict
 from .metric_names import metric_name
 from .paper_cost import LINA_FORM, cost_frame, image_saving
 from .paper_studies import PaperTable, metrics_with
+from .ratios import found_text
 from .tables import count, plain, records, signed
 
 GENEVAL_SE = 0.0125
@@ -234,14 +236,14 @@ def _ours(studies: Sequence[str], read: ReadStudy) -> pd.DataFrame:
     for study in dict.fromkeys(studies):
         try:
             runs = read(study)
+            generation = of_generation(runs)
         except StoreError:
             continue
         verdict = primary_verdict(runs)
         if verdict is not None and verdict.outcome is not Outcome.NO_INTERVAL and runs.study.primary is not None:
-            ends = f"{signed(verdict.interval.low)} to {signed(verdict.interval.high)}"
-            text = f"our study {study}, primary, {verdict.label}: {signed(verdict.interval.value)} (95% CI {ends})"
+            text = f"our study {study}, primary, {verdict.label}: {found_text(verdict)}"
             rows.append({"axis": runs.study.primary.axis, "text": text})
-        table = exploratory(runs)
+        table = exploratory(generation)
         held = table[table["holm"].notna() & (table["metric"] == runs.study.objective)]
         for (axis, label), group in held[held["kind"] == "difference"].groupby(["axis", "comparison"], sort=False):
             row = records(group.tail(1))[0]

@@ -12,6 +12,7 @@ from lina_lab.records.runstore import EVALUATION, TRAIN_LOSS
 
 from ..load.cells import IMAGE_KIND, KEYS, image_kind
 from ..load.errors import StoreError
+from ..load.kinds import of_generation
 from ..load.published import FID, FIELDS, parameters, published_metrics, read_published
 from ..load.runs import StudyRuns
 from .metric_names import metric_name
@@ -94,9 +95,9 @@ def _read_comparable(study: str, read: ReadStudy) -> StudyRuns:
     """Read a study whose losses can stand beside the published ones.
 
     Raises:
-        StoreError: it cannot be read, or it learned other images.
+        StoreError: it cannot be read, it was not trained to generate, or it learned other images.
     """
-    found = read(study)
+    found = of_generation(read(study))
     others = sorted(set(found.cells[IMAGE_KIND]) - {PUBLISHED_KIND})
     if others:
         raise StoreError(

@@ -21,18 +21,22 @@ def ratio_sentences(verdict: PrimaryVerdict, how: str) -> list[str]:
         how: how the interval was made.
     """
     ends = f"{_ends(verdict.interval, verdict)}, {count(verdict.seeds, 'seed')}; {how}"
-    shown = f"{_value(verdict.interval.value, verdict)} ({ends})"
+    shown = f"{value_text(verdict.interval.value, verdict)} ({ends})"
     subject = _subject(verdict)
     inside = f"the interval includes {SAME[verdict.scale]}"
     if verdict.outcome is Outcome.EQUIVALENT:
-        margin = f"±{plain(verdict.margin)}{' in logarithms' if verdict.scale == 'log' else ''}"
-        inside = f"the interval lies within {margin}"
+        inside = f"the interval lies within ±{plain(verdict.margin)}{unit(verdict)}"
     answer = {
         Outcome.LOWER: f"Answer: lower, {subject} {shown}.",
         Outcome.HIGHER: f"Answer: higher, {subject} {shown}.",
         Outcome.EQUIVALENT: f"Answer: equivalent, {subject} {shown}: {inside}.",
     }.get(verdict.outcome, f"Answer: undecided, {subject} {shown}: {inside}.")
     return [answer, *_sides(verdict)]
+
+
+def unit(verdict: PrimaryVerdict) -> str:
+    """Return what to say after a number that is not a ratio, such as a margin."""
+    return " in natural logarithms" if verdict.scale == "log" else ""
 
 
 def _subject(verdict: PrimaryVerdict) -> str:
@@ -51,7 +55,7 @@ def _sides(verdict: PrimaryVerdict) -> list[str]:
         return []
     what = "ratio" if verdict.scale == "log" else "difference"
     parts = [
-        f"{_value(side.interval.value, verdict)} with {side.name} ({_ends(side.interval, verdict)})"
+        f"{value_text(side.interval.value, verdict)} with {side.name} ({_ends(side.interval, verdict)})"
         for side in verdict.sides
     ]
     treatment, baseline = verdict.names
@@ -59,10 +63,17 @@ def _sides(verdict: PrimaryVerdict) -> list[str]:
     return [f"The {what} itself, {treatment} {sign} {baseline}: {' and '.join(parts)}."]
 
 
-def _value(value: float, verdict: PrimaryVerdict) -> str:
+def value_text(value: float, verdict: PrimaryVerdict) -> str:
+    """Return a value of the comparison: a ratio on the log scale, otherwise a difference."""
     return f"{math.exp(value):.3f}" if verdict.scale == "log" else signed(value)
 
 
 def _ends(interval: MeanInterval, verdict: PrimaryVerdict) -> str:
-    low, high = (_value(end, verdict) for end in (interval.low, interval.high))
+    low, high = (value_text(end, verdict) for end in (interval.low, interval.high))
     return f"95% CI {low} to {high}"
+
+
+def found_text(verdict: PrimaryVerdict) -> str:
+    """Return the value of a comparison with its interval, such as "ratio 1.13 (95% CI 1.05 to 1.22)"."""
+    word = "ratio " if verdict.scale == "log" else ""
+    return f"{word}{value_text(verdict.interval.value, verdict)} ({_ends(verdict.interval, verdict)})"

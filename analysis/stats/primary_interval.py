@@ -5,8 +5,8 @@ from enum import StrEnum
 
 from lina_lab.config import ContrastTerm, StudyConfig
 from lina_lab.config.primary import other_sizes
-from lina_lab.decisions.moderated import FEW_SEEDS, moderated_interval
-from lina_lab.decisions.sequential import MeanInterval, look_levels, looks, mean_interval, sequential_interval
+from lina_lab.decisions.moderated import interval_of_seeds
+from lina_lab.decisions.sequential import MeanInterval, look_levels, looks, sequential_interval
 
 from ..load.labels import as_text
 from ..load.runs import StudyRuns
@@ -33,9 +33,8 @@ def interval_of(
         planned = _planned_looks(study, terms)
         return sequential_interval(values, planned), Method.SEQUENTIAL, 1 - look_levels(planned)[-1]
     others = [list(contrasts.found(runs, at_size, metric).values.values()) for at_size in other_sizes(study, terms)]
-    if len(values) < FEW_SEEDS and any(len(other) > 1 for other in others):
-        return moderated_interval(values, others), Method.MODERATED, 0.95
-    return mean_interval(values), Method.STUDENT, 0.95
+    interval, shared = interval_of_seeds(values, others)
+    return interval, Method.MODERATED if shared else Method.STUDENT, 0.95
 
 
 def looks_taken(study: StudyConfig, terms: Sequence[ContrastTerm], seeds: int) -> int:

@@ -6,7 +6,7 @@ is said by `lina plan`, at the start of `lina run` and in reports.
 
 from collections.abc import Iterator
 
-from lina_lab.config.datasets import DATA_SETS
+from lina_lab.config.datasets import DATA_SETS, having
 from lina_lab.config.metrics import METRICS
 from lina_lab.config.optimizers import OPTIMIZERS
 from lina_lab.config.resources import ResourcesConfig
@@ -96,6 +96,9 @@ def _cautions(trial: TrialConfig) -> Iterator[str]:
     optimizer, sampling = trial.optimizer, trial.sampling
     if first_share(trial) > SLOW:
         yield f"val/loss_ema and generated images are of {_average(trial)}"
+    if trial.data.flip and not (trial.model.kind.augments or DATA_SETS[trial.data.name].mirrors):
+        # Not refused: earlier versions took it without a word, and a study may be under way with it.
+        yield f"data.flip=true changes nothing: it is for {having('mirrors')} and for task=classification"
     if optimizer.warmup_images > trial.images_seen:
         yield (
             f"optimizer.warmup_images={optimizer.warmup_images:,} is more than the {trial.images_seen:,} images of the "

@@ -140,6 +140,25 @@ def _problems_of_names(study: "StudyConfig", primary: PrimaryConfig) -> Iterator
                 yield f"primary: {axis} has no value {name}; it has {', '.join(study.point_names(axis))}"
 
 
+def primary_text(study: "StudyConfig") -> str:
+    """A study's primary comparison for people, as "val/loss_ema, gate=kv minus gate=none, size=16".
+
+    Raises:
+        ValueError: the study has none.
+    """
+    primary = _declared(study)
+    compared = f"{primary.axis}={primary.treatment} minus {primary.axis}={primary.baseline}"
+    metric = f"{'log ' if primary.scale == 'log' else ''}{primary.metric or study.objective}"
+    at = "".join(f", {axis}={value}" for axis, value in primary.at.items())
+    sizes, across = study.point_names(study.size_axis), primary.across
+    if primary.quantity == "growth":
+        return f"{metric}, {compared}{at}, growth from {study.size_axis}={sizes[0]} to {sizes[-1]}"
+    where = f"{metric}, {compared}{at}, {study.size_axis}={primary.size or sizes[-1]}"
+    if across is None:
+        return where
+    return f"{where}, at {across.axis}={across.treatment} minus at {across.axis}={across.baseline}"
+
+
 def primary_terms(study: "StudyConfig") -> tuple[ContrastTerm, ...]:
     """The primary comparison as a weighted sum of losses of one seed.
 
@@ -149,9 +168,7 @@ def primary_terms(study: "StudyConfig") -> tuple[ContrastTerm, ...]:
     Raises:
         ValueError: the study has none.
     """
-    primary = study.primary
-    if primary is None:
-        raise ValueError(f"the study {study.name} has no primary comparison")
+    primary = _declared(study)
     common: dict[str, Any] = {}
     for axis in study.axes:
         if axis not in (study.size_axis, *primary.compared_axes):
@@ -176,6 +193,12 @@ def other_sizes(study: "StudyConfig", terms: Sequence[ContrastTerm]) -> list[lis
     if any(one != other for one, other in pairwise(own)):
         return []
     return [[replace(term, values={**term.values, **point}) for term in terms] for point in points if point != own[0]]
+
+
+def _declared(study: "StudyConfig") -> PrimaryConfig:
+    if study.primary is None:
+        raise ValueError(f"the study {study.name} has no primary comparison")
+    return study.primary
 
 
 def _places(study: "StudyConfig", primary: PrimaryConfig) -> list[tuple[dict[str, Any], float]]:

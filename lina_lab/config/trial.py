@@ -175,8 +175,6 @@ class TrialConfig(Checked):
             yield f"data.shift={data.shift} moves images, and model.task={task.name} learns them where they are"
         if data.shift >= min(self.model.latent_size):
             yield f"data.shift={data.shift} moves images of {list(self.model.latent_size)} numbers out of sight"
-        if data.flip and not (task.augments or DATA_SETS[data.name].mirrors):
-            yield f"data.flip=true is for {having('mirrors')}, and for tasks that change images, not {task.name}"
 
     @property
     def augmentations(self) -> dict[str, Any]:

@@ -46,3 +46,14 @@ def moderated_interval(values: Sequence[float], others: Iterable[Sequence[float]
     shortest = plain * float(stdtrit(own_freedom, 1 - WORST / 2) / stdtrit(own_freedom, 0.975))
     half = min(max(pooled, shortest), LONGEST * plain)
     return replace(own, low=own.value - half, high=own.value + half)
+
+
+def interval_of_seeds(values: Sequence[float], others: Sequence[Sequence[float]]) -> tuple[MeanInterval, bool]:
+    """The 95% interval of a mean over seeds that are looked at once, and whether other sizes share in its variance.
+
+    Args:
+        values: one difference for each seed.
+        others: differences of the same comparison at other sizes.
+    """
+    shared = len(values) < FEW_SEEDS and any(len(other) > 1 for other in others)
+    return (moderated_interval(values, others) if shared else mean_interval(values)), shared

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isnan, nan
 
-from lina_lab.config import ContrastTerm, StudyConfig
-from lina_lab.config.primary import PrimaryConfig, other_sizes
+from lina_lab.config import ContrastTerm
+from lina_lab.config.primary import other_sizes, primary_text
 from lina_lab.decisions.contrast import contrast, widened_contrast
-from lina_lab.decisions.moderated import FEW_SEEDS, moderated_interval
-from lina_lab.decisions.sequential import MeanInterval, mean_interval
+from lina_lab.decisions.moderated import interval_of_seeds
+from lina_lab.decisions.sequential import MeanInterval
 from lina_lab.decisions.verdicts import Outcome, judge
 from lina_lab.records.status import CellStatus, Phase
 from lina_lab.study.cells import CellState
@@ -58,7 +58,7 @@ def answer(plan: Plan, states: Mapping[str, CellState]) -> Answer | None:
     terms = study.primary_terms()
     if not all(dict(term.values) in plan.points for term in terms):
         return None
-    subject = _subject(study, primary)
+    subject = primary_text(study)
     if study.until is not None:
         look = plan.look
         interval = MeanInterval(nan, nan, nan, 0.95, 0) if look is None else look.interval
@@ -76,7 +76,7 @@ def answer(plan: Plan, states: Mapping[str, CellState]) -> Answer | None:
     found = contrast(terms, cells)
     values = list(found.values.values())
     others = [list(contrast(at_size, cells).values.values()) for at_size in other_sizes(study, terms)]
-    interval = moderated_interval(values, others) if len(values) < FEW_SEEDS else mean_interval(values)
+    interval, _ = interval_of_seeds(values, others)
     if which == 0:
         direction = study.objectives[0].direction
         interval = widened_contrast(interval, terms, found.levels, _regrets(plan, terms), direction)
@@ -87,17 +87,3 @@ def _regrets(plan: Plan, terms: tuple[ContrastTerm, ...]) -> list[float]:
     """What the choice of each term's tuned value may give away."""
     at = tuned_at(plan, plan.tuned)
     return [0.0 if (one := at(term.values)) is None else one.regret for term in terms]
-
-
-def _subject(study: StudyConfig, primary: PrimaryConfig) -> str:
-    compared = f"{primary.axis}={primary.treatment} minus {primary.axis}={primary.baseline}"
-    metric = f"{'log ' if primary.scale == 'log' else ''}{primary.metric or study.objective}"
-    at = "".join(f", {axis}={value}" for axis, value in primary.at.items())
-    sizes = study.point_names(study.size_axis)
-    size = f"{study.size_axis}={primary.size or sizes[-1]}"
-    if primary.quantity == "growth":
-        return f"{metric}, {compared}{at}, growth from {study.size_axis}={sizes[0]} to {sizes[-1]}"
-    if primary.across is not None:
-        across = primary.across
-        return f"{metric}, {compared}{at}, {size}, at {across.axis}={across.treatment} minus at {across.baseline}"
-    return f"{metric}, {compared}{at}, {size}"

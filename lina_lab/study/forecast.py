@@ -7,6 +7,7 @@ from math import floor, log10, nan
 import numpy as np
 
 from lina_lab.config import StudyConfig
+from lina_lab.config.primary import primary_text
 from lina_lab.decisions.contrast import contrast
 from lina_lab.decisions.power import resolvable, seeds_needed
 from lina_lab.records.record import read_record
@@ -129,12 +130,12 @@ def resolution(plan: Plan, states: States) -> str:
     differences = _differences(study, plan.cells, states)
     if len(differences) < 2:
         return (
-            f"What can be resolved of the primary comparison ({_shown(study)}) is unknown: fewer than two of its seeds "
-            "are done.\n"
+            f"What can be resolved of the primary comparison ({primary_text(study)}) is unknown: fewer than two of its "
+            "seeds are done.\n"
         )
     deviation = float(np.std(differences, ddof=1))
     lines = [
-        f"Primary comparison: {_shown(study)}; deviation of paired differences {deviation:.2g}, measured on "
+        f"Primary comparison: {primary_text(study)}; deviation of paired differences {deviation:.2g}, measured on "
         f"{len(differences)} seeds."
     ]
     wanted = {_round(share * deviation): "" for share in SHARES if deviation > 0}
@@ -170,21 +171,6 @@ def _seeds(plan: Plan) -> int:
     terms = [dict(term.values) for term in plan.study.primary_terms()]
     shared = [set(plan.seeds_at(point)) for point in plan.points if point in terms]
     return len(set.intersection(*shared)) if len(shared) == len(terms) else 0
-
-
-def _shown(study: StudyConfig) -> str:
-    """The primary comparison in words."""
-    primary = study.primary
-    assert primary is not None
-    names = study.point_names(study.size_axis)
-    at = "".join(f", {value}" for value in primary.at.values())
-    where = f"at size {primary.size or names[-1]}"
-    if primary.quantity == "growth":
-        where = f"at size {names[-1]} less the same at {names[0]}"
-    if primary.across is not None:
-        where += f", with {primary.across.treatment} less the same with {primary.across.baseline}"
-    logs = ", of the logarithms" if primary.scale == "log" else ""
-    return f"{primary.treatment} minus {primary.baseline}{at} {where}{logs}"
 
 
 def _round(value: float) -> float:

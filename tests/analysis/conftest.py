@@ -1,9 +1,8 @@
 """Studies with a planted truth."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,13 +23,6 @@ STUDY: dict[str, Any] = {
 }
 STEPS, BATCH = 200, 32
 LABELS = {"none": "no convolution", "depthwise": "depthwise"}
-
-
-@pytest.fixture(autouse=True)
-def _closed_figures() -> Iterator[None]:
-    """Close what a test drew: figures stay until then, and too many are a warning of whichever test is next."""
-    yield
-    plt.close("all")
 
 
 @pytest.fixture

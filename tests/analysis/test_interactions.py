@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lina_lab.analysis.load.errors import StoreError
+from lina_lab.analysis.load.kinds import by_kind, of_generation
 from lina_lab.analysis.load.runs import StudyRuns
 from lina_lab.analysis.report.answer import answer_sentences
+from lina_lab.analysis.report.page import _caption
+from lina_lab.analysis.report.paper_claims import _ours
 from lina_lab.analysis.report.study_report import analyze_study, study_figures, study_tables
 from lina_lab.analysis.report.writer import write_study_report
 from lina_lab.analysis.stats.exploratory import Kind, exploratory
@@ -110,3 +114,35 @@ def test_the_page_shows_both_tasks(tasks: StudyRuns, tmp_path: Path) -> None:
     assert "curves-classification.png" in text
     assert "Not fitted over several tasks" in text
     assert (study_tables(report)["primary_table"]["kind"] == "log interaction").any()
+
+
+def test_a_claim_of_the_paper_on_generation_is_judged_by_generation_alone(tasks: StudyRuns) -> None:
+    """And a ratio is called one."""
+    ours = _ours(["planted"], lambda name: tasks)
+    primary, others = ours["text"].iloc[0], ours["text"].iloc[1:]
+    assert primary.startswith("our study planted, primary, subtraction vs. division (no convolution): classification")
+    assert ": ratio 1.3" in primary
+    assert len(others) > 0
+    assert not others.str.contains("classification").any()
+    assert set(of_generation(tasks).variants) == {name for name in tasks.variants if name.startswith("generation")}
+
+
+def test_a_study_that_generates_nothing_is_no_study_of_the_paper_s(tasks: StudyRuns) -> None:
+    only = by_kind(tasks)["classification"]
+    assert _ours(["planted"], lambda name: only).empty
+    with pytest.raises(StoreError, match="has cells of classification only, and none of generation"):
+        of_generation(only)
+
+
+def test_a_picture_s_caption_names_its_task() -> None:
+    assert _caption(Path("curves-diffusion.png")).startswith("Diffusion. Top: training curves")
+    assert _caption(Path("samples-2.png")) == _caption(Path("samples.png"))
+
+
+def test_every_number_that_is_a_logarithm_is_called_one(tasks: StudyRuns) -> None:
+    study = replace(tasks.study, primary=replace(tasks.study.primary, margin=0.5))
+    runs = replace(tasks, study=study)
+    lines = answer_sentences(runs, primary_verdict(runs), exploratory(runs))
+    assert "The whole interval lies within the margin of ±0.50 in natural logarithms: too small to matter." in lines
+    (power,) = (line for line in lines if line.startswith("Power:"))
+    assert "in natural logarithms four times in five" in power

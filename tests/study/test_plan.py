@@ -247,7 +247,10 @@ def test_a_plan_says_how_many_seeds_its_primary_comparison_needs(tiny_study: Any
         loss = 0.5 + (0 if lower else shifts[cell.config.seed]) + cell.config.seed
         end(tmp_path / "tiny", cell, metrics=RESULT.metrics | {"val/loss_ema": loss})
     text = describe(workspace_at(tmp_path, plan))
-    assert "subtraction minus division at size 16; deviation of paired differences 0.02, measured on 3 seeds." in text
+    assert (
+        "normalization=subtraction minus normalization=division, size=16; deviation of paired differences 0.02, "
+        "measured on 3 seeds." in text
+    )
     assert (
         "To resolve 0.01 you need about 34 seeds.\nTo resolve 0.02 you need about 10 seeds.\n"
         "To resolve 0.03, the margin, you need about 6 seeds.\n"

@@ -106,7 +106,10 @@ class StepDataModule(L.LightningDataModule):
     @property
     def labels(self) -> Tensor:
         """The classes of the training images, int64 [n], for a data set with `DataSet.weighted_classes`."""
-        raise NotImplementedError(f"{type(self).__name__} has no property labels")
+        raise NotImplementedError(
+            f"data.name={self.config.data.name} has weighted_classes=True, so {type(self).__name__} needs a property "
+            "labels: the classes of the training images"
+        )
 
     @property
     def damaged(self) -> dict[int, str]:

@@ -57,9 +57,14 @@ class FIDCallback(Evaluation):
         self._decode: Callable[[Tensor], Pixels] = to_pixels
         self._extract: Extractor
         self._reference: Gaussian | None = None
+        self._weighted = config.model.num_classes is not None and DATA_SETS[config.data.name].weighted_classes
+        self._labels = torch.empty(0, dtype=torch.long)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         sampling, device = self.config.sampling, pl_module.device
+        if self._weighted:
+            # A data set of another package that lacks them costs no training.
+            self._labels = trainer.datamodule.labels  # type: ignore[attr-defined]
         if sampling.vae is not None:
             assert self.config.data.path is not None
             self._decode = decoder_of(sampling.vae, Path(self.config.data.path), device)
@@ -98,8 +103,8 @@ class FIDCallback(Evaluation):
             return data.held_out_condition([index % len(data.val_set) for index in indices], device)
         if classes is None:
             return {}
-        if DATA_SETS[self.config.data.name].weighted_classes:
-            return {"label": in_proportion(data.labels, indices, self.config.sampling.quality_images).to(device)}
+        if self._weighted:
+            return {"label": in_proportion(self._labels, indices, self.config.sampling.quality_images).to(device)}
         return {"label": torch.tensor([i % classes for i in indices], device=device)}
 
     def _training_images(self, data: StepDataModule, partition: WorkPartition) -> Gaussian:
