@@ -16,6 +16,7 @@ from lina_lab.analysis.report.paper_claims import _ours
 from lina_lab.analysis.report.study_report import analyze_study, study_figures, study_tables
 from lina_lab.analysis.report.writer import write_study_report
 from lina_lab.analysis.stats.exploratory import Kind, exploratory
+from lina_lab.analysis.stats.paired import comparisons
 from lina_lab.analysis.stats.verdicts import primary_verdict
 
 from tests.analysis.simulated import simulated
@@ -146,3 +147,14 @@ def test_every_number_that_is_a_logarithm_is_called_one(tasks: StudyRuns) -> Non
     assert "The whole interval lies within the margin of ±0.50 in natural logarithms: too small to matter." in lines
     (power,) = (line for line in lines if line.startswith("Power:"))
     assert "in natural logarithms four times in five" in power
+
+
+def test_tasks_are_kept_apart_on_an_axis_that_has_several_points_of_one() -> None:
+    axis = {"recipe": {"model.task": ["generation", "generation", "classification"], "model.depth": [2, 4, 4]}}
+    runs = simulated(axis, sizes=(16, 32), seeds=2)
+    found = [(one.treatment, one.baseline) for one in comparisons(runs)]
+    assert ("generation, depth 4", "generation, depth 2") in found
+    assert {(treatment.split(",")[0], baseline.split(",")[0]) for treatment, baseline in found} == {
+        ("generation", "generation"),
+        ("classification", "classification"),
+    }
