@@ -93,15 +93,14 @@ def study_figures(report: StudyReport) -> dict[str, tuple[Figure, pd.DataFrame]]
     Where a study has several tasks, the figures of each have its name after a hyphen.
     """
     parts = by_kind(report.runs)
-    return _figures_of_kinds(report, parts) if parts else _figures(report)
+    return _figures_of_kinds(report, parts) if parts else _figures(report, main_metric(report))
 
 
-def _figures(report: StudyReport) -> dict[str, tuple[Figure, pd.DataFrame]]:
+def _figures(report: StudyReport, main: str) -> dict[str, tuple[Figure, pd.DataFrame]]:
     runs, fits = report.runs, report.fits
     # Where other factors change with size, sizes are shown at each equal budget, and not as scaling.
     drawn = {"scaling": scaling_figure(runs)} if report.isolates_size else {"views": views_figure(runs, report.views)}
     drawn["curves"] = curves_figure(runs)
-    main = main_metric(report)
     known = list(dict.fromkeys([*runs.objectives, TRAIN_LOSS]))
     compared = [metric for metric in known if (report.exploratory["metric"] == metric).any()]
     others = [metric for metric in compared if metric != main]
@@ -121,21 +120,22 @@ def _figures(report: StudyReport) -> dict[str, tuple[Figure, pd.DataFrame]]:
 
 def _figures_of_kinds(report: StudyReport, parts: Mapping[str, StudyRuns]) -> dict[str, tuple[Figure, pd.DataFrame]]:
     """Draw each figure for one kind of loss at a time, with the kind in its name, and what compares kinds alone."""
-    drawn, main = dict[str, tuple[Figure, pd.DataFrame]](), main_metric(report)
+    drawn, main, verdict = dict[str, tuple[Figure, pd.DataFrame]](), main_metric(report), report.verdict
     table, crossed = report.exploratory, interaction_values(report.runs, report.differences).assign(block_se=np.nan)
-    if report.verdict is not None and report.verdict.quantity == "interaction":
-        drawn["primary"] = differences_figure(report.runs, crossed, table, [main], report.verdict, Kind.INTERACTION)
+    across = verdict is not None and verdict.quantity == "interaction"
+    if across:
+        drawn["primary"] = differences_figure(report.runs, crossed, table, [main], verdict, Kind.INTERACTION)
     for kind, runs in parts.items():
         mine = table[table["treatment"].isin(runs.variants) & (table["kind"] != Kind.INTERACTION)]
         own = replace(
             report,
             runs=replace(runs, samples=Samples()),
-            verdict=None,
+            verdict=verdict if verdict is not None and not across and verdict.treatment in runs.variants else None,
             exploratory=mine,
             differences=report.differences[report.differences["treatment"].isin(runs.variants)],
             views=(iso_step(runs), iso_image(runs), iso_flop(runs)),
         )
-        drawn |= {f"{name}-{kind}": figure for name, figure in _figures(own).items()}
+        drawn |= {f"{name}-{kind}": figure for name, figure in _figures(own, main).items()}
     return drawn | samples_figures(report.runs)
 
 

@@ -107,6 +107,18 @@ def test_each_figure_is_of_one_task(tasks: StudyRuns) -> None:
     assert all("classification vs. generation" in label or "size" in label for label in labels)
 
 
+@pytest.mark.parametrize("task", ["generation", "classification"])
+def test_a_primary_comparison_within_a_task_is_in_the_figure_of_that_task(task: str) -> None:
+    primary = {"axis": "normalization", "treatment": "subtraction", "baseline": "division"}
+    runs = simulated(AXES, sizes=(16, 32), seeds=5, primary={**primary, "at": {"task": task, "convolution": "none"}})
+    drawn = study_figures(analyze_study(runs))
+    tops = {name: drawn[name][0].axes[0].get_yticklabels()[0].get_text() for name in drawn if "primary" in name}
+    assert set(tops) == {"primary-generation", "primary-classification"}
+    assert {name for name, label in tops.items() if label.startswith("PRIMARY: subtraction vs. division")} == {
+        f"primary-{task}"
+    }
+
+
 def test_the_page_shows_both_tasks(tasks: StudyRuns, tmp_path: Path) -> None:
     report = analyze_study(tasks)
     write_study_report(report, tmp_path)
