@@ -1,5 +1,6 @@
 """One trial: a frozen configuration in, a typed result out."""
 
+import gc
 import logging
 import resource
 import signal
@@ -92,8 +93,13 @@ def run_trial(
         KeyboardInterrupt, SystemExit: on Ctrl-C, and on SIGTERM where that is an exception
             (`signals.stops_as_exceptions`), after Lightning has closed the loggers.
     """
-    with fixed_threads(resources.threads):
-        return _train(config, folder, tracking, report, log, resources, requests or StopSignals(), environment)
+    try:
+        with fixed_threads(resources.threads):
+            return _train(config, folder, tracking, report, log, resources, requests or StopSignals(), environment)
+    finally:
+        # Lightning's trainer, the model and the data refer to each other. Python itself would free them, and their
+        # memory on a GPU, many trials later.
+        gc.collect()
 
 
 def _train(

@@ -1,8 +1,6 @@
 """One trial: budgets, determinism, the average, the frozen validation loss, and its ends."""
 
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +22,7 @@ from lina_lab.training.callbacks.ema import ExponentialAverage
 from lina_lab.training.checkpoints import newest
 from lina_lab.training.module import LinaModule
 from lina_lab.training.optimizers import grouped_parameters
-from lina_lab.training.trial import peak_memory_mib, run_trial
+from lina_lab.training.trial import run_trial
 from lina_lab.training.validation import frozen_loss_inputs
 
 Tiny = Callable[..., TrialConfig]
@@ -353,24 +351,6 @@ def test_the_accelerator_is_the_one_that_is_asked_for(
     with pytest.raises(InterruptedError):
         run_trial(tiny(), tmp_path, resources=ResourcesConfig(accelerator=accelerator))
     assert arguments_of["accelerator"] == accelerator
-
-
-def test_peak_memory_is_of_this_trial_alone(tiny: Tiny, tmp_path: Path) -> None:
-    """Not of what the process did before, as a worker does with cell after cell."""
-    held = b"x" * 2**30
-    before = peak_memory_mib()
-    del held
-    assert peak_memory_mib() > before - 64
-    assert 100 < run_trial(tiny(), tmp_path).peak_memory_mib < before - 512
-
-
-def test_peak_memory_is_of_this_process_alone() -> None:
-    """Not of the one that started it, however much that one has."""
-    held = b"x" * (600 * 2**20)
-    code = "from lina_lab.training.trial import peak_memory_mib; print(peak_memory_mib())"
-    found = float(subprocess.check_output([sys.executable, "-c", code], text=True))
-    assert peak_memory_mib() > 600
-    assert found < peak_memory_mib() - len(held) / 2**20 / 2
 
 
 def plain_trainer(folder: Path, *callbacks: Callback) -> L.Trainer:

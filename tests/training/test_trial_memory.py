@@ -1,0 +1,59 @@
+"""Memory of a trial: its peak is its own, and nothing of it stays when it has ended."""
+
+import gc
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lina_lab.config import TrialConfig
+from lina_lab.training import trial
+from lina_lab.training.trial import peak_memory_mib, run_trial
+
+Tiny = Callable[..., TrialConfig]
+
+
+def test_model_and_data_are_freed_when_a_trial_has_ended(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever Python itself would collect them: a worker trains hundreds of cells."""
+    left: list[weakref.ref[Any]] = []
+
+    def kept(maker: Callable[..., Any]) -> Callable[..., Any]:
+        def make(*arguments: Any, **options: Any) -> Any:
+            made = maker(*arguments, **options)
+            left.append(weakref.ref(made))
+            return made
+
+        return make
+
+    monkeypatch.setattr(trial, "make_data", kept(trial.make_data))
+    monkeypatch.setattr(trial.L, "Trainer", kept(trial.L.Trainer))
+    gc.disable()
+    try:
+        run_trial(tiny(), tmp_path)
+        assert [one() for one in left] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_peak_memory_is_of_this_trial_alone(tiny: Tiny, tmp_path: Path) -> None:
+    """Not of what the process did before, as a worker does with cell after cell."""
+    held = b"x" * 2**30
+    before = peak_memory_mib()
+    del held
+    assert peak_memory_mib() > before - 64
+    assert 100 < run_trial(tiny(), tmp_path).peak_memory_mib < before - 512
+
+
+def test_peak_memory_is_of_this_process_alone() -> None:
+    """Not of the one that started it, however much that one has."""
+    held = b"x" * (600 * 2**20)
+    code = "from lina_lab.training.trial import peak_memory_mib; print(peak_memory_mib())"
+    found = float(subprocess.check_output([sys.executable, "-c", code], text=True))
+    assert peak_memory_mib() > 600
+    assert found < peak_memory_mib() - len(held) / 2**20 / 2
