@@ -16,7 +16,29 @@ ENOUGH = 100
 """Finished cells whose time is read at most, to estimate that of the others."""
 SHOWN = 100
 """Cells that a table for people lists at most; those that wait or are done are left out first."""
-COLUMNS = ("id", "state", "cell", "images", "loss", "images/s", "left", "where", "since")
+FIGURES: dict[str, Callable[[Progress], str]] = {
+    "learning rate": lambda p: _shown(p.learning_rate, ".3g"),
+    "gradient norm": lambda p: _shown(p.gradient_norm, ".3g"),
+    "spikes": lambda p: _shown(p.loss_spikes or None, "d"),
+    "images/s": lambda p: _shown(p.images_per_second, ",.0f"),
+    "of peak": lambda p: _shown(p.share_of_peak, ".1%"),
+    "MiB": lambda p: _shown(p.memory_mib, ",.0f"),
+    "left": lambda p: "" if p.seconds_left is None else duration(p.seconds_left),
+}
+"""Column -> what it shows of a cell's progress: what the line a minute in its log says after the loss."""
+COLUMNS = ("id", "state", "cell", "images", "loss", *FIGURES, "where", "since")
+"""A column that is empty for all cells shown is left out."""
+WATCHED = (
+    "step",
+    "learning_rate",
+    "gradient_norm",
+    "loss_spikes",
+    "images_per_second",
+    "share_of_peak",
+    "memory_mib",
+    "seconds_left",
+)
+"""Fields of the progress that programs get under their own names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +69,7 @@ class CellView:
             "images": 0 if progress is None else progress.images,
             "total_images": self.cell.images,
             "loss": None if progress is None else progress.loss,
-            "step": None if progress is None else progress.step,
-            "images_per_second": None if progress is None else progress.images_per_second,
-            "seconds_left": None if progress is None else progress.seconds_left,
+            **{name: None if progress is None else getattr(progress, name) for name in WATCHED},
             "objectives": self.metrics,
             "host": self.host,
             "job": self.job,
@@ -63,7 +83,6 @@ class CellView:
         """The cells of a table's row, see `COLUMNS`."""
         state, progress, total = self.cell.state, self.progress, self.cell.images
         loss = next(iter(self.metrics.values())) if self.metrics else None if progress is None else progress.loss
-        rate, left = (None, None) if progress is None else (progress.images_per_second, progress.seconds_left)
         images = 0 if progress is None else progress.images
         where = " ".join([*([self.host] if self.host else []), *([f"job {self.job}"] if self.job else [])])
         return (
@@ -71,9 +90,8 @@ class CellView:
             "stale" if self.stale else state.status.value,
             self.label,
             f"{images:,}" + ("" if total is None else f" of {total:,}"),
-            "" if loss is None else f"{loss:.4f}",
-            "" if rate is None else f"{rate:,.0f}",
-            "" if left is None else duration(left),
+            _shown(loss, ".4f"),
+            *("" if progress is None else show(progress) for show in FIGURES.values()),
             where,
             "" if self.cell.started is None else f"{self.cell.started.astimezone():%Y-%m-%d %H:%M}",
         )
@@ -127,15 +145,18 @@ class StudyView:
         others = [view for view in self.cells if view.cell.state.status in quiet]
         shown = (first + others)[:SHOWN]
         shown.sort(key=lambda view: order.index(view.cell.state.status))
-        table = [COLUMNS, *(view.row() for view in shown)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        if shown:
-            lines += ["  ".join(["", *map(str.ljust, row, widths)]).rstrip() for row in table]
+        columns = [c for c in zip(COLUMNS, *(view.row() for view in shown), strict=True) if any(c[1:])]
+        widths = [max(map(len, column)) for column in columns]
+        lines += ["  ".join(["", *map(str.ljust, row, widths)]).rstrip() for row in zip(*columns, strict=True)]
         if len(self.cells) > len(shown):
             lines.append(f"  and {len(self.cells) - len(shown)} more: --json lists them all")
         bad = [view for view in first if view.cell.state.error]
         lines += [f"  {view.cell.state.config_hash} {view.cell.state.status}: {view.cell.state.error}" for view in bad]
         return "\n".join(lines) + "\n"
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def look(study: StoredStudy, choose: Callable[[list[StoredCell]], list[StoredCell]]) -> StudyView:

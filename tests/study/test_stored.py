@@ -1,6 +1,7 @@
 """A study by its name alone: from its stores and the folders of its cells."""
 
 import json
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -52,6 +53,13 @@ def test_status_needs_the_name_alone(failing: Lab, capsys: pytest.CaptureFixture
     assert "64 of 64" in done
     assert "0.5000" in done
     assert "100" in done
+
+
+def test_a_column_that_says_nothing_is_not_shown(failing: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = lina(capsys, "status", f"study={failing.plan.study.name}")
+    assert re.split(" {2,}", out.splitlines()[1].strip()) == [
+        *("id", "state", "cell", "images", "loss", "images/s", "since")
+    ]
 
 
 def test_status_as_json_lists_every_cell(failing: Lab, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,22 +160,34 @@ def test_a_running_cell_says_how_far_it_is_where_and_since_when(
     store.enqueue()
     claim = store.claim()
     assert claim is not None
-    claim.lease.progress(
-        Progress(images=32, loss=0.25, step=2, total_images=64, images_per_second=8.0, seconds_left=4000.0)
-    )
+    figures = {
+        "step": 2,
+        "learning_rate": 1e-3,
+        "gradient_norm": 12.5,
+        "loss_spikes": 3,
+        "images_per_second": 8.0,
+        "share_of_peak": 0.425,
+        "memory_mib": 2048.0,
+        "seconds_left": 4000.0,
+    }
+    claim.lease.progress(Progress(images=32, loss=0.25, total_images=64, **figures))  # type: ignore[arg-type]
     claim.lease._write(1)
     (store.folder / claim.cell.config_hash / "job.json").write_text('{"job": "17", "attempt": "x"}')
     study = failing.plan.study.name
     shown = next(cell for cell in state(capsys, f"study={study}")["cells"] if cell["state"] == "running")
-    assert (shown["images"], shown["loss"], shown["step"]) == (32, 0.25, 2)
-    assert (shown["images_per_second"], shown["seconds_left"], shown["job"]) == (8.0, 4000.0, "17")
+    assert (shown["images"], shown["loss"], shown["job"]) == (32, 0.25, "17")
+    assert {name: shown[name] for name in figures} == figures
     assert not shown["stale"]
     _, out, _ = lina(capsys, "status", f"study={study}")
-    row = next(line for line in out.splitlines() if "running" in line and "dim=16" in line)
-    assert "32 of 64" in row
-    assert "0.2500" in row
-    assert "1 h 07 min" in row
-    assert f"{shown['host']} job 17" in row
+    head, *rows = (re.split(" {2,}", line.strip()) for line in out.splitlines()[1:])
+    assert head[1:] == [
+        *("state", "cell", "images", "loss", "learning rate", "gradient norm", "spikes", "images/s", "of peak", "MiB"),
+        *("left", "where", "since"),
+    ]
+    row = next(row for row in rows if row[1] == "running")
+    assert row[3:-1] == [
+        *("32 of 64", "0.2500", "0.001", "12.5", "3", "8", "42.5%", "2,048", "1 h 07 min", f"{shown['host']} job 17")
+    ]
     assert "1 h 07 min left" in out.splitlines()[0]
     claim.lease.release()
     _, out, _ = lina(capsys, "status", f"study={study}")
