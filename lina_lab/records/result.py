@@ -52,9 +52,14 @@ class Progress:
         """One line for a log."""
         images = f"{self.images:,}" + ("" if self.total_images is None else f" of {self.total_images:,}") + " images"
         share = "" if self.total_images is None else f" ({self.images / self.total_images:.1%})"
+        step = [] if self.step is None else [f"step {self.step:,}"]
+        left = [] if self.seconds_left is None else [f"{duration(self.seconds_left)} left"]
+        return ", ".join([*step, images + share, *self.figures, *left])
+
+    @property
+    def figures(self) -> list[str]:
+        """What is known of how well and how fast it trains, the loss first."""
         parts = [
-            "" if self.step is None else f"step {self.step:,}",
-            images + share,
             f"loss {self.loss:.4f}",
             "" if self.learning_rate is None else f"learning rate {self.learning_rate:.3g}",
             "" if self.gradient_norm is None else f"gradient norm {self.gradient_norm:.3g}",
@@ -62,9 +67,8 @@ class Progress:
             "" if self.images_per_second is None else f"{self.images_per_second:,.1f} images/s",
             "" if self.share_of_peak is None else f"{self.share_of_peak:.1%} of peak",
             "" if self.memory_mib is None else f"{self.memory_mib:,.0f} MiB",
-            "" if self.seconds_left is None else f"{duration(self.seconds_left)} left",
         ]
-        return ", ".join(part for part in parts if part)
+        return [part for part in parts if part]
 
 
 def duration(seconds: float) -> str:

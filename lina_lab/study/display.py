@@ -1,10 +1,10 @@
 """What is shown while a study runs: a live display in a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from lina_lab.records.result import LINE_SECONDS, Progress
@@ -44,6 +44,13 @@ class PlainDisplay:
             self._shown = time.monotonic()
             self.line(f"{time.strftime('%F %T')} {self.number}/{self.total}  {self._label}: {progress}")
 
+    def workers_progress(self, running: Mapping[str, Progress]) -> None:
+        """Other processes have come this far: label of a running cell -> its progress. Prints a line a minute each."""
+        if time.monotonic() - self._shown >= LINE_SECONDS:
+            self._shown = time.monotonic()
+            for label, progress in running.items():
+                self.line(f"{time.strftime('%F %T')} {label}: {progress}")
+
     def cell_ended(self, cell: Cell, status: CellStatus, detail: str) -> None:
         """A cell ended; `detail` is for people."""
         self.line(f"{self.number}/{self.total}  {cell.label}: {status}, {detail}")
@@ -57,13 +64,13 @@ class PlainDisplay:
 
 
 class LiveDisplay(PlainDisplay):
-    """The same lines, with two bars under them: the study's and the running cell's."""
+    """The same lines, with bars under them: the study's, and that of each running cell instead of its line a minute."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self.progress = Bars(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
@@ -72,6 +79,7 @@ class LiveDisplay(PlainDisplay):
         )
         self.study = self.progress.add_task("study", note="cells")
         self.cell = self.progress.add_task("", visible=False, note="")
+        self.others: dict[str, TaskID] = {}
 
     def started(self, waiting: int, total: int) -> None:
         super().started(waiting, total)
@@ -90,8 +98,18 @@ class LiveDisplay(PlainDisplay):
         )
 
     def cell_progress(self, progress: Progress) -> None:
-        rate = "" if progress.images_per_second is None else f", {progress.images_per_second:,.0f}/s"
-        self.progress.update(self.cell, completed=progress.images, note=f"images, loss {progress.loss:.4f}{rate}")
+        self._update(self.cell, progress)
+
+    def workers_progress(self, running: Mapping[str, Progress]) -> None:
+        for label in self.others.keys() - running.keys():
+            self.progress.remove_task(self.others.pop(label))
+        for label, progress in running.items():
+            if label not in self.others:
+                self.others[label] = self.progress.add_task(label, total=progress.total_images, note="")
+            self._update(self.others[label], progress)
+
+    def _update(self, bar: TaskID, progress: Progress) -> None:
+        self.progress.update(bar, completed=progress.images, note=", ".join(["images", *progress.figures]))
 
     def cell_ended(self, cell: Cell, status: CellStatus, detail: str) -> None:
         super().cell_ended(cell, status, detail)

@@ -5,15 +5,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from lina_lab.config import CommandConfig
 from lina_lab.launch.machine import gpus
+from lina_lab.records.result import Progress
+from lina_lab.records.status import CellStatus
 from lina_lab.study.cells import CellState, open_cells
 from lina_lab.study.code import check_code
 from lina_lab.study.display import PlainDisplay
+from lina_lab.study.grid import Cell
+from lina_lab.study.lease import read_heartbeat
 from lina_lab.study.restore import restore
 from lina_lab.study.rounds import grows, notes
 from lina_lab.study.store import Store
@@ -88,12 +92,24 @@ def _watch(store: Store, pool: "_Pool", display: PlainDisplay, states: Mapping[s
             display.cell_started(cell)
             display.cell_ended(cell, state.status, detail)
         display.grew(len(cells), notes(store.plan))
+        display.workers_progress(dict(_running(store, cells, states)))
         if not alive:
             left = len(cells.keys() - shown)
             if left:
                 raise StudyError(f"{left} cells are open and no worker is left: see {store.folder}/worker-*.log")
             return
         time.sleep(LOOK_SECONDS)
+
+
+def _running(
+    store: Store, cells: Mapping[str, Cell], states: Mapping[str, CellState]
+) -> Iterator[tuple[str, Progress]]:
+    """Labels of running cells with their progress."""
+    for config_hash, cell in cells.items():
+        if config_hash in states and states[config_hash].status is CellStatus.RUNNING:
+            beat = read_heartbeat(store.folder / config_hash)
+            if beat is not None and beat.progress is not None:
+                yield cell.label, beat.progress
 
 
 class _Pool:

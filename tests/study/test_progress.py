@@ -46,6 +46,40 @@ def test_a_file_gets_a_line_on_the_running_cell_once_a_minute(tiny_study: Any, m
     assert lines[0].endswith(f"1/4  {cell.label}: step 60, 60 images, loss 0.7500, 2 h 00 min left")
 
 
+RUNNING = {
+    "one": Progress(images=32, loss=0.75, total_images=64, gradient_norm=1.5, images_per_second=8.0),
+    "two": Progress(images=16, loss=0.5, total_images=64),
+}
+
+
+def test_a_file_gets_a_line_a_minute_on_each_cell_of_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    file = io.StringIO()
+    shown = PlainDisplay(Console(file=file, width=200))
+    for seconds in range(0, 130, 10):
+        now = float(seconds)
+        shown.workers_progress(RUNNING)
+    lines = file.getvalue().splitlines()
+    assert len(lines) == 4
+    assert lines[0].endswith(" one: 32 of 64 images (50.0%), loss 0.7500, gradient norm 1.5, 8.0 images/s")
+    assert lines[1].endswith(" two: 16 of 64 images (25.0%), loss 0.5000")
+
+
+def test_a_terminal_gets_a_bar_for_each_cell_of_other_processes(tiny_study: Any) -> None:
+    file = io.StringIO()
+    shown = LiveDisplay(Console(file=file, force_terminal=True, width=150))
+    shown.started(4, 4)
+    shown.workers_progress(RUNNING)
+    shown.workers_progress({"two": RUNNING["two"]})
+    shown.ended()
+    screen = file.getvalue()
+    assert "loss 0.7500, gradient norm 1.5, 8.0 images/s" in screen
+    last = screen.rpartition("study")[2]
+    assert "two" in last
+    assert "one" not in last
+
+
 def test_a_terminal_gets_bars_too(tiny_study: Any) -> None:
     file = io.StringIO()
     play(LiveDisplay(Console(file=file, force_terminal=True, width=150)), tiny_study)

@@ -1,14 +1,17 @@
 """What a trial's log says once a minute."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.loggers.logger import Logger
 
 from lina_lab.config import TrialConfig
+from lina_lab.config.extras import LOGGERS, LoggerEntry
 from lina_lab.model import count
 from lina_lab.records.result import Progress, duration
 from lina_lab.training.callbacks import progress as progress_module
@@ -47,6 +50,47 @@ def test_a_line_has_all_that_says_whether_a_long_run_is_well(
     assert text.startswith("step 2, 32 of 64 images (50.0%), loss ")
     for part in ("learning rate 0.001", "gradient norm ", "images/s", "MiB", "left"):
         assert part in text
+
+
+class Points(Logger):
+    """Keeps what is logged: name, images and value."""
+
+    name = version = "points"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points: list[tuple[str, int, float]] = []
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.points += [(name, step or 0, value) for name, value in metrics.items()]
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+def test_the_tracker_gets_with_each_line_what_it_says(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = Points()
+    monkeypatch.setitem(
+        LOGGERS.builtin, "points", LoggerEntry(name="points", documentation="", maker=lambda *_: points)
+    )
+    config = tiny(trainer={"max_images": 64, "val_every_images": 64, "loggers": ["points"]})
+    run_trial(config, tmp_path)
+    speed = ["wall/images_per_second", "wall/memory_mib", "wall/hours_left"]
+    for name in speed:
+        assert [images for own, images, _ in points.points if own == name] == [64]  # at the validation alone
+    points.points.clear()
+    monkeypatch.setattr(progress_module, "LINE_SECONDS", 0.0)
+    lines: list[Progress] = []
+    (tmp_path / "loud").mkdir()
+    run_trial(config, tmp_path / "loud", log=lines.append)
+    for name, of in zip(speed, [lambda p: p.images_per_second, lambda p: p.memory_mib], strict=False):
+        logged = {images: value for own, images, value in reversed(points.points) if own == name}
+        assert logged.keys() == {32, 48, 64}
+        assert [logged[line.images] for line in lines] == [of(line) for line in lines]
+    left = [value for name, _, value in points.points if name == "wall/hours_left"]
+    assert left[0] > left[1] > left[-1] == 0
 
 
 def test_the_share_of_peak_is_the_model_s_flops_over_those_of_all_devices(

@@ -30,8 +30,9 @@ class ProgressMeter(Callback):
     """Measures each step, and logs now and then what costs time.
 
     To the trial's log once a minute: a line on progress. To the loggers: learning rate and gradient norm at every tenth
-    logged loss and at the last step before a validation; images per second, share of peak, memory and the number of
-    spikes of the loss at each validation. None of these metrics is in the trial's result.
+    logged loss and at the last step before a validation; images per second, share of peak, memory, time left and the
+    number of spikes of the loss at each validation, and with each line in the log. None of these metrics is in the
+    trial's result.
 
     The norm of sharded gradients needs all ranks at once, so they agree on the steps where it is measured: by the
     step's number, and by `due`, which `StepSync` sets, the same on all of them.
@@ -96,17 +97,19 @@ class ProgressMeter(Callback):
         return step % every == 0 or step % self.config.epoch_steps == 0 or step == self.config.max_steps
 
     def log_step(self, trainer: L.Trainer, step: int, images: int) -> None:
-        """Send the rate and the norm of a step to the loggers, if it is one that they get.
+        """Send the rate and the norm of a step to the loggers, and how training stands, if it is one that they get.
 
         Args:
             trainer: has the loggers.
             step: its number, from 1.
             images: images seen before it, which is where its loss is logged.
         """
+        latest = self._latest
         if self._logs(step):
-            assert self._latest.gradient_norm is not None
-            values = {TRAIN_RATE: self._latest.learning_rate, TRAIN_NORM: self._latest.gradient_norm}
-            log(trainer, values, images)
+            assert latest.gradient_norm is not None
+            log(trainer, {TRAIN_RATE: latest.learning_rate, TRAIN_NORM: latest.gradient_norm}, images)
+        if self.due and latest.images_per_second is not None:
+            log(trainer, self._standing(latest.images_per_second, latest.memory_mib, latest.images), latest.images)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         images, trained = pl_module.images_seen, self.timer.so_far
@@ -115,13 +118,28 @@ class ProgressMeter(Callback):
         if trainer.state.fn != "fit" or images == before:
             return
         rate = (images - before) / max(trained - since, 1e-9)
-        values = {
+        log(trainer, self._standing(rate, self._memory_mib(pl_module.device), images), images)
+
+    def _standing(self, rate: float, memory: float | None, images: int) -> dict[str, float | None]:
+        """Metrics of speed, memory, time left and spikes.
+
+        Args:
+            rate: images per second.
+            memory: the largest so far, in MiB.
+            images: images seen.
+        """
+        return {
             f"{WALL}{IMAGES_PER_SECOND}": rate,
             f"{WALL}share_of_peak": self._share_of_peak(rate),
-            f"{WALL}memory_mib": self._memory_mib(pl_module.device),
+            f"{WALL}memory_mib": memory,
+            f"{WALL}hours_left": self._seconds_left(images) / 3600,
             SPIKES: self.spikes.count,
         }
-        log(trainer, values, images)
+
+    def _seconds_left(self, images: int) -> float:
+        """Time to the end of the budget after so many images, at the pace of this attempt so far."""
+        pace = (time.monotonic() - self._started) / max(images - self._first, 1)
+        return pace * (self.config.images_seen - images)
 
     def _share_of_peak(self, rate: float) -> float | None:
         """FLOP/s at a rate of images per second, as a share of the devices' peak; None: the peak is not known."""
@@ -134,7 +152,6 @@ class ProgressMeter(Callback):
         rate = (images - before) / max(trained - since, 1e-9)
         norm = pl_module.gradient_norm
         self.spikes.update(loss)
-        pace = (time.monotonic() - self._started) / max(images - self._first, 1)
         self._latest = replace(
             self._latest,
             images=images,
@@ -144,7 +161,7 @@ class ProgressMeter(Callback):
             gradient_norm=None if norm is None else float(norm),
             loss_spikes=self.spikes.count,
             share_of_peak=self._share_of_peak(rate),
-            seconds_left=pace * (self.config.images_seen - images),
+            seconds_left=self._seconds_left(images),
         )
         if self.due:
             self._latest = replace(self._latest, memory_mib=self._memory_mib(pl_module.device))
