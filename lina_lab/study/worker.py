@@ -27,7 +27,7 @@ from lina_lab.study.rounds import notes
 from lina_lab.study.store import Claim, Store
 from lina_lab.study.summary import Summary, summarise
 from lina_lab.util.errors import StudyError, explanation, first_line
-from lina_lab.util.signals import defer_signals, stop_if_asked, stop_or
+from lina_lab.util.signals import defer_signals, stop_if_asked, stop_or, stop_reason
 
 if TYPE_CHECKING:
     from lina_lab.study.tracking import Tracker
@@ -219,8 +219,7 @@ class _Worker:
         stopped = not isinstance(error, Exception)
         environment = str(error) if isinstance(error, StudyError) else explanation(error, self.runs)
         status = CellStatus.INTERRUPTED if stopped or environment else CellStatus.FAILED
-        by = "terminated (SIGTERM)" if isinstance(error, SystemExit) else "stopped by hand"
-        sentence = by if stopped else environment or f"{type(error).__name__}: {error}"
+        sentence = stop_reason(error) if stopped else environment or f"{type(error).__name__}: {error}"
         ended = False
         try:
             # A terminal sends Ctrl-C to this process and to the pool, which then sends SIGTERM.

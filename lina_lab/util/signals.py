@@ -75,6 +75,10 @@ def _exception(number: int) -> BaseException:
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
 
 
+DEADLINE = "LINA_DEADLINE"
+"""The variable by which a process that starts workers tells them when its time is over, by the machine's own clock."""
+
+
 class TimeLimit:
     """Asks this process to stop in order, as on SIGTERM, after some minutes; used as a context.
 
@@ -83,15 +87,16 @@ class TimeLimit:
     """
 
     def __init__(self, minutes: float | None) -> None:
+        self.minutes, self.passed = minutes, False
         self._timer = None if minutes is None else threading.Timer(60 * minutes, self._stop)
-        self.passed = False
 
     def _stop(self) -> None:
         self.passed = True
         os.kill(os.getpid(), signal.SIGTERM)
 
     def __enter__(self) -> "TimeLimit":
-        if self._timer is not None:
+        if self.minutes is not None and self._timer is not None:
+            os.environ[DEADLINE] = repr(time.monotonic() + 60 * self.minutes)
             self._timer.daemon = True
             self._timer.start()
         return self
@@ -99,6 +104,16 @@ class TimeLimit:
     def __exit__(self, *error: object) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            os.environ.pop(DEADLINE, None)
+
+
+def stop_reason(stop: BaseException) -> str:
+    """Why an exception of `stops_as_exceptions` stops this process, as a clause for people."""
+    if not isinstance(stop, SystemExit):
+        return "stopped by hand"
+    deadline = os.environ.get(DEADLINE)
+    over = deadline is not None and time.monotonic() >= float(deadline)
+    return "the time of the command was over (max_minutes)" if over else "terminated (SIGTERM)"
 
 
 PARENT = "LINA_PARENT"

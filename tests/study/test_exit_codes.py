@@ -1,5 +1,6 @@
 """Exit codes of `lina run`, and what is recorded of a command that was stopped."""
 
+import os
 import time
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from lina_lab.config import CommandConfig, PathsConfig, TrialConfig
 from lina_lab.records.result import TrialResult
 from lina_lab.records.status import TrialStatus
 from lina_lab.study.pool import worker_command
+from lina_lab.util.signals import DEADLINE, TimeLimit, stop_reason
 from tests.study.conftest import RESULT, Lab, raising, second_only, workspace_at
 
 
@@ -51,12 +53,30 @@ def test_a_command_stops_at_its_limit_and_the_same_one_goes_on(
 
     lab.behaviour = late
     started = time.monotonic()
-    assert run(lab, monkeypatch, CommandConfig(max_minutes=2 / 60)) == 1
+    assert run(lab, monkeypatch, CommandConfig(max_minutes=5 / 60)) == 1
     assert time.monotonic() - started < 30
-    assert "stopped at max_minutes=0.0333333; the same command resumes" in capsys.readouterr().err
+    assert "stopped at max_minutes=0.0833333; the same command resumes" in capsys.readouterr().err
     assert lab.states() == ["done", "interrupted", "waiting", "waiting"]
+    assert lab.record(1)["error"] == "the time of the command was over (max_minutes)"
     lab.behaviour = lambda config: RESULT
     assert run(lab, monkeypatch, CommandConfig(max_minutes=5)) == 0
+
+
+def test_a_worker_that_is_stopped_says_whether_the_time_of_its_command_was_over(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.behaviour = second_only(lab.plan, raising(SystemExit(143)))
+    for seconds, sentence in ((60, "terminated (SIGTERM)"), (0, "the time of the command was over (max_minutes)")):
+        monkeypatch.setenv(DEADLINE, str(time.monotonic() + seconds))
+        assert run(lab, monkeypatch, CommandConfig(action="work" if seconds == 0 else "run")) == 143
+        assert lab.record(1)["error"] == sentence
+
+
+def test_a_time_limit_that_was_not_reached_leaves_nothing() -> None:
+    with TimeLimit(5):
+        assert stop_reason(SystemExit(143)) == "terminated (SIGTERM)"
+        assert float(os.environ[DEADLINE]) - time.monotonic() == pytest.approx(300, abs=5)
+    assert DEADLINE not in os.environ
 
 
 def test_a_pool_s_workers_do_not_count_the_time_again() -> None:
