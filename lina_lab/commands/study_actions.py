@@ -1,21 +1,22 @@
 """Actions of the study command that train: run and work."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lina_lab.config import CommandConfig, PathsConfig
 from lina_lab.config.grammar import refuse
 from lina_lab.launch.select import is_leader, launcher_for, rendezvous
 from lina_lab.records.status import CellStatus
-from lina_lab.study.display import display
+from lina_lab.study.alerts import Alerts
+from lina_lab.study.display import PlainDisplay, display
 from lina_lab.study.grid import Plan
 from lina_lab.study.preflight import problems
 from lina_lab.study.store import Store
 from lina_lab.study.summary import Summary
 from lina_lab.study.versions import newest_version
 from lina_lab.study.workspace import Workspace
-from lina_lab.util.errors import RefusedError, StudyError, explained
-from lina_lab.util.signals import TimeLimit, stop_with_parent, stops_as_exceptions
+from lina_lab.util.errors import RefusedError, StudyError, explained, first_line
+from lina_lab.util.signals import TimeLimit, stop_reason, stop_with_parent, stops_as_exceptions
 
 
 def run_and_report(workspace: Workspace, paths: PathsConfig, command: CommandConfig, arguments: Sequence[str]) -> int:
@@ -46,7 +47,7 @@ def run_and_report(workspace: Workspace, paths: PathsConfig, command: CommandCon
                 display().line(store.corrected)
             if command.new_version:
                 arguments = [*arguments, f"study.name={store.plan.study.name}"]
-            summary = _work(store, command, arguments)
+            summary = _alerted(store, command, arguments)
     except StudyError as error:
         return refuse(error, 2 if isinstance(error, RefusedError) else 1)
     except KeyboardInterrupt:
@@ -56,7 +57,12 @@ def run_and_report(workspace: Workspace, paths: PathsConfig, command: CommandCon
             return refuse(f"stopped at max_minutes={command.max_minutes:g}; the same command resumes", 1)
         return refuse("terminated; the same command resumes", 143)
     _print_outcome(summary, store.plan, paths)
-    return 1 if summary.failures or summary.stopped or summary.counts.get(CellStatus.CANCELLED) else 0
+    return 0 if _well(summary) else 1
+
+
+def _well(summary: Summary) -> bool:
+    """Whether every cell has a result or was pruned."""
+    return not (summary.failures or summary.stopped or summary.counts.get(CellStatus.CANCELLED))
 
 
 def _leads(plan: Plan, command: CommandConfig) -> bool:
@@ -74,18 +80,39 @@ def _leads(plan: Plan, command: CommandConfig) -> bool:
         raise RefusedError(str(error)) from error
 
 
-def _work(store: Store, command: CommandConfig, arguments: Sequence[str]) -> Summary:
+def _alerted(store: Store, command: CommandConfig, arguments: Sequence[str]) -> Summary:
+    """Work on the study, and alert when cells end; also at the end of this command, if it runs the whole study."""
+    shown = display()
+    alerts = Alerts(command.alerts, store.plan.study, store.folder, shown.line)
+    store.ended = alerts.note
+    ended = alerts.study_ended if command.action == "run" else lambda *_: None
+    try:
+        with explained(store.runs):
+            summary = _work(store, command, arguments, shown, alerts.send)
+    except RefusedError:
+        raise
+    except BaseException as error:
+        ended(CellStatus.INTERRUPTED, first_line(error) if isinstance(error, Exception) else stop_reason(error))
+        raise
+    sentences = [_counts(store.plan, summary), *([summary.stopped] if summary.stopped else [])]
+    ended(CellStatus.DONE if _well(summary) else CellStatus.FAILED, "; ".join(sentences))
+    return summary
+
+
+def _work(
+    store: Store, command: CommandConfig, arguments: Sequence[str], shown: PlainDisplay, after: Callable[[], None]
+) -> Summary:
     if command.workers > 1:
         from lina_lab.study.pool import run_pool, worker_command
 
-        return run_pool(store, command, worker_command(arguments), display())
+        return run_pool(store, command, worker_command(arguments), shown)
     # Imports MLflow, which takes a second.
     from lina_lab.study.worker import run_study
 
     stop_with_parent()
-    shown = display()
     launcher = launcher_for(store.workspace.launch_context(), command, shown.line)
-    return run_study(store, launcher, shown, joins=command.action == "work", other_code=command.other_code)
+    joins = command.action == "work"
+    return run_study(store, launcher, shown, joins=joins, other_code=command.other_code, after=after)
 
 
 def _counts(plan: Plan, summary: Summary) -> str:

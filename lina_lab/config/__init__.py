@@ -5,6 +5,7 @@ unknown field or a value outside the allowed ones raises `pydantic.ValidationErr
 The string under a field is its documentation: `python -m lina_lab.run --help` prints it.
 """
 
+from lina_lab.config.alerts import AlertsConfig
 from lina_lab.config.attention import AttentionConfig
 from lina_lab.config.checks import CHECKS, from_dict, to_dict
 from lina_lab.config.command import CommandConfig, PathsConfig, SlurmConfig, TorchrunConfig
@@ -25,6 +26,7 @@ from lina_lab.config.verdict import RoundingConfig, TuningConfig, UntilConfig
 __all__ = [
     "CHECKS",
     "AcrossConfig",
+    "AlertsConfig",
     "AttentionConfig",
     "BudgetConfig",
     "CommandConfig",

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
+from lina_lab.config.alerts import AlertsConfig
 from lina_lab.config.checks import CHECKS, FROM_LIST, Checked, NonNegativeInt, PositiveFloat, PositiveInt
 
 SETUP = "studies/slurm.sh"
@@ -133,6 +134,8 @@ class CommandConfig:
     max_minutes: PositiveFloat | None = None
     """For run and work: how long this command may take. Then it stops as on SIGTERM: running cells save their state,
     and the same command goes on. null: no limit."""
+    alerts: AlertsConfig = AlertsConfig()
+    """A command of one's own that is run when cells or the study end."""
     new_version: bool = False
     """Start a new version of the study, NAME-v2 and so on, if its configuration has changed."""
     other_code: bool = False

@@ -8,6 +8,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
+from lina_lab.records.record import Record
+from lina_lab.records.result import TrialResult
 from lina_lab.records.status import CellStatus
 from lina_lab.study.grid import Cell, Plan
 from lina_lab.study.lineage import own_flops
@@ -84,6 +86,21 @@ def state_of(trial: TrialRow) -> CellState | None:
     )
 
 
+def record_of(
+    cell: Cell, status: CellStatus, run_id: str, error: str | None, result: TrialResult | None = None
+) -> Record:
+    """The record of how an attempt at a cell ended."""
+    return Record(
+        config_hash=cell.config_hash,
+        axes=cell.axes,
+        seed=cell.config.seed,
+        status=status,
+        mlflow_run=run_id,
+        result=result,
+        error=error,
+    )
+
+
 def end_trial(
     storage: BaseStorage,
     trial_id: int,
@@ -91,8 +108,8 @@ def end_trial(
     error: str | None,
     values: list[float] | None = None,
     lost: int = 0,
-) -> None:
-    """Record how an attempt ended, unless that is recorded already.
+) -> bool:
+    """Record how an attempt ended, unless that is recorded already; returns whether it was not.
 
     Args:
         storage: the queue.
@@ -111,4 +128,5 @@ def end_trial(
         storage.set_trial_state_values(trial_id, TRIAL_STATE.get(status, TrialState.FAIL), values)
     except UpdateFinishedTrialError:
         # An earlier worker that was paused: the one that took over the cell has recorded how it ended.
-        pass
+        return False
+    return True

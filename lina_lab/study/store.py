@@ -6,10 +6,11 @@ process, and no cell is worked on twice at once.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -75,6 +76,8 @@ class Store:
         self.runs, self.folder = workspace.runs, workspace.folder
         self.tell: Callable[[str], None] = partial(print, file=sys.stderr)
         """Called with a line when the queue is waited for."""
+        self.ended: Callable[[Cell, CellStatus, str | None, Sequence[float] | None], None] = lambda *_: None
+        """Called when this process has recorded how an attempt ended, with its error and the objectives."""
         self._stale = StaleLeases()
         self._known: dict[str, CellState] = {}
         self._passed: set[str] = set()
@@ -198,8 +201,9 @@ class Store:
                 continue
             try:
                 if self.states()[config_hash] == known:
-                    self._end_trial(known.trial_id, CellStatus.FAILED, sentence)
-                    self.tell(f"{self.growing.cells[config_hash].label}: {sentence}")
+                    cell = self.growing.cells[config_hash]
+                    self._end_trial(cell, known.trial_id, CellStatus.FAILED, sentence)
+                    self.tell(f"{cell.label}: {sentence}")
             finally:
                 lease.release()
         self._known = self.states()
@@ -263,7 +267,7 @@ class Store:
             often = lost >= MAX_ATTEMPTS_LOST
             error = "the process that ran it died" + (f", {lost} times in all" if often else "")
             status = CellStatus.FAILED if often else CellStatus.INTERRUPTED
-            self._end_trial(state.trial_id, status, error, lost=lost)
+            self._end_trial(self.growing.cells[config_hash], state.trial_id, status, error, lost=lost)
             lease.release()
             self.join()
             if often and self._known[config_hash].trial_id == state.trial_id:
@@ -283,13 +287,12 @@ class Store:
     ) -> None:
         """Record how an attempt ended, and free the cell; `values` are the objectives of one that is done."""
         try:
-            self._end_trial(claim.trial_id, status, error, values)
+            self._end_trial(claim.cell, claim.trial_id, status, error, values=values)
         finally:
             self._known.pop(claim.cell.config_hash, None)
             claim.lease.release()
 
     @patient
-    def _end_trial(
-        self, trial_id: int, status: CellStatus, error: str | None, values: list[float] | None = None, lost: int = 0
-    ) -> None:
-        end_trial(self._storage, trial_id, status, error, values, lost)
+    def _end_trial(self, /, cell: Cell, trial_id: int, status: CellStatus, error: str | None, **how: Any) -> None:
+        if end_trial(self._storage, trial_id, status, error, **how):
+            self.ended(cell, status, error, how.get("values"))

@@ -13,10 +13,10 @@ from lina_lab.config.cautions import cautions
 from lina_lab.launch.contract import Launch, Launcher
 from lina_lab.records.files import CANCEL_FILE, ERROR_FILE, JOB_FILE, PRUNE_FILE
 from lina_lab.records.record import Record, begin_attempt, follow_run, read_record, write_config, write_record
-from lina_lab.records.result import Progress, TrialResult
+from lina_lab.records.result import Progress
 from lina_lab.records.runstore import TrackingRun
 from lina_lab.records.status import CELL_STATUS, CellStatus
-from lina_lab.study.cells import open_cells
+from lina_lab.study.cells import open_cells, record_of
 from lina_lab.study.code import check_code
 from lina_lab.study.display import PlainDisplay
 from lina_lab.study.note import standing
@@ -43,7 +43,13 @@ STALE_CHECK_SECONDS = 10.0
 
 
 def run_study(
-    store: Store, launcher: Launcher, display: PlainDisplay, *, joins: bool = False, other_code: bool = False
+    store: Store,
+    launcher: Launcher,
+    display: PlainDisplay,
+    *,
+    joins: bool = False,
+    other_code: bool = False,
+    after: Callable[[], None] = lambda: None,
 ) -> Summary:
     """Work until no cell of the plan is open. A cell that fails is recorded, and the next one starts.
 
@@ -53,6 +59,7 @@ def run_study(
         display: shows what happens.
         joins: take what is queued; do not queue cells that are new, or failed before.
         other_code: go on although other code or packages trained the study so far.
+        after: called after each cell, and when the work ends in any way.
 
     Raises:
         RefusedError: other code or packages trained the study so far.
@@ -86,11 +93,13 @@ def run_study(
         worker = _Worker(store, tracker, launch, display)
         try:
             while worker.work_on_next():
-                pass
+                after()
         except BaseException as error:
             display.ended()
             worker.close_after(error)
             raise
+        finally:
+            after()
     display.ended()
     return worker.close()
 
@@ -187,7 +196,7 @@ class _Worker:
         for problem in (p for p in result.problems if p not in cautions(claim.cell.config)):
             self.display.line(f"{claim.cell.label}: {problem}")
         return replace(
-            _record_of(claim, CELL_STATUS[result.status], run_id, result.error, result), source=self.tracker.source
+            record_of(claim.cell, CELL_STATUS[result.status], run_id, result.error, result), source=self.tracker.source
         )
 
     def _record(self, claim: Claim, folder: Path, record: Record, clock: float, note: str = "") -> None:
@@ -248,7 +257,7 @@ class _Worker:
                 self.tracker.end(run_id, status, error=sentence, artifacts=(folder / ERROR_FILE,))
                 kept = read_record(folder, claim.cell.config_hash)
                 if kept is None or not kept.status.final:
-                    write_record(folder, _record_of(claim, status, run_id, sentence))
+                    write_record(folder, record_of(claim.cell, status, run_id, sentence))
             return False
         finally:
             self.store.end(claim, status, error=sentence)
@@ -283,17 +292,3 @@ class _Worker:
     def close(self) -> Summary:
         """Close the study's run, and count its cells."""
         return self._patiently(partial(self._write_summary, ended=True))
-
-
-def _record_of(
-    claim: Claim, status: CellStatus, run_id: str, error: str | None, result: TrialResult | None = None
-) -> Record:
-    return Record(
-        config_hash=claim.cell.config_hash,
-        axes=claim.cell.axes,
-        seed=claim.cell.config.seed,
-        status=status,
-        mlflow_run=run_id,
-        result=result,
-        error=error,
-    )
