@@ -102,6 +102,7 @@ ONE_VALUED = {
     "optimizer.final_rate",
     "trainer.callbacks",
     "trainer.loggers",
+    "trainer.system_metrics_seconds",
     "sampling.quality_reference",
     "sampling.inception",
     "sampling.vae",

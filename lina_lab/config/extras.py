@@ -93,4 +93,6 @@ def missing_package(config: "TrialConfig") -> str | None:
         if (package := entry.missing) is not None:
             field = "callbacks" if isinstance(entry, CallbackEntry) else "loggers"
             return f"trainer.{field}: {entry.name} needs the package {package}: pip install {package}"
+    if trainer.system_metrics_seconds is not None and find_spec("psutil") is None:
+        return "trainer.system_metrics_seconds needs the package psutil: pip install psutil"
     return None

@@ -64,6 +64,7 @@ ADDED: dict[str, Any] = {
     "trainer.callbacks": [],
     "trainer.loggers": [],
     "trainer.rng_version": 1,
+    "trainer.system_metrics_seconds": None,
 }
 """Dotted name of a field of a trial that version 0.1 did not have -> the value that stands for its absence, as plain
 data. It stays as it is when the field's default changes. For a field that is not listed it is the default."""
@@ -72,7 +73,7 @@ STAND_INS: dict[str, Any] = {"data.path": None, "data.workers": 0, "trainer.log_
 FILES = ("data.path", "data.encoder", "sampling.vae", "sampling.quality_reference", "sampling.inception")
 """Fields that name files or folders; some may also name a model of the hub. A begun study compares what is there
 (`study.contents`), not the name."""
-NEVER: dict[str, Any] = {"start.source": None, "trainer.loggers": []}
+NEVER: dict[str, Any] = {"start.source": None, "trainer.loggers": [], "trainer.system_metrics_seconds": None}
 """Field that is never hashed -> what is hashed in its place: another field stands for what it names, or it decides no
 number."""
 PLACES = tuple(dict.fromkeys([*STAND_INS, *FILES]))

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from lina_lab.config.checks import CHECKS, FROM_LIST, Checked, NonNegativeInt, OneOf, PositiveInt, Share
+from lina_lab.config.checks import CHECKS, FROM_LIST, Checked, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, Share
 from lina_lab.config.datasets import DATA_SETS, having
 from lina_lab.config.ema import EmaConfig, problem_of_snapshots, snapshot_steps
 from lina_lab.config.extras import CALLBACKS, LOGGERS, problems_of_names
@@ -85,6 +85,9 @@ class TrainerConfig(Checked):
     loggers: Annotated[tuple[str, ...], FROM_LIST] = ()
     """Lightning loggers that get the metrics beside MLflow: tensorboard, wandb, or those of installed packages. They
     decide no number, and are not part of the config hash."""
+    system_metrics_seconds: PositiveFloat | None = None
+    """Seconds between two samples of MLflow's system metrics (processors, memory, disk and network; GPUs with package
+    nvidia-ml-py), one series for each machine; null: none. They are not part of the config hash."""
 
     def _problems(self) -> Iterator[str]:
         yield from problems_of_names("callbacks", self.callbacks, CALLBACKS)

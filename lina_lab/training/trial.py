@@ -45,6 +45,7 @@ from lina_lab.training.module import LinaModule
 from lina_lab.training.start import Start, initial, teacher
 from lina_lab.training.stopping import CancelledError, PreemptedError, PrunedError, StopSignals
 from lina_lab.training.strategy import strategy_for
+from lina_lab.training.system_metrics import system_metrics
 from lina_lab.training.threads import fixed_threads
 
 ONE_PROCESS = ResourcesConfig()
@@ -168,7 +169,8 @@ def _train(
         status = TrialStatus.DONE
         error, begun = None, time.perf_counter()
         data = make_data(config)
-        with _interruptible(trainer):
+        watched = system_metrics(config.trainer.system_metrics_seconds, tracking, resources, trainer)
+        with _interruptible(trainer), watched:
             try:
                 trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
                 check_budget(trainer, config)
