@@ -42,6 +42,7 @@ TINY: dict[str, Any] = {
     "trainer": {"max_images": 64, "val_every_images": 32},
     "sampling": {"images_per_class": 1, "ar_steps": 2, "ode_steps": 2},
     "start": {},
+    "checkpoint": {},
 }
 
 

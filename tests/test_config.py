@@ -11,6 +11,7 @@ import pytest
 
 from lina_lab.config import (
     AttentionConfig,
+    CheckpointConfig,
     LinaConfig,
     StartConfig,
     StudyConfig,
@@ -19,6 +20,7 @@ from lina_lab.config import (
     study_from_stored,
     to_dict,
 )
+from lina_lab.config.continuation import differences
 from lina_lab.config.history import ADDED, REMOVED, RENAMED, STAND_INS, current_names, recorded
 from tests.conftest import STUDY, TINY
 
@@ -109,6 +111,7 @@ ONE_VALUED = {
     "ema.snapshot_every_images",
     "ema.lengths",
     *(f"start.{field.name}" for field in dataclasses.fields(StartConfig)),
+    *(f"checkpoint.{field.name}" for field in dataclasses.fields(CheckpointConfig)),
 }
 """Fields that cannot change alone in a trial on digits."""
 
@@ -248,6 +251,63 @@ def test_a_study_that_an_earlier_version_stored_is_read_without_the_fields_that_
     assert not set(REMOVED) & fields_of(StudyConfig, "study.")
     study = {**STUDY, "name": "old"}
     assert study_from_stored(StudyConfig, {**study, field: ["images seen"]}) == from_dict(StudyConfig, study)
+
+
+POLICIES: list[dict[str, Any]] = [
+    {"every_images": 16},
+    {"every_minutes": 0.5},
+    {"keep_last": 1},
+    {"keep_every_images": 32},
+    {"keep_best": "val/loss_ema"},
+    {"finished": "weights"},
+    {"asynchronous": True},
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_how_checkpoints_are_kept_is_no_part_of_the_identity(tiny: Tiny, policy: dict[str, Any]) -> None:
+    changed = tiny(checkpoint=policy)
+    assert changed != tiny()
+    assert changed.config_hash() == tiny().config_hash()
+    assert differences(changed, tiny()) == []
+    assert {name for each in POLICIES for name in each} == {
+        field.name for field in dataclasses.fields(CheckpointConfig)
+    }
+
+
+def test_the_best_checkpoint_is_by_a_metric_that_the_trial_measures(tiny: Tiny) -> None:
+    with pytest.raises(ValueError, match=r"keep_best=eval/captions is a metric that sampling\.caption_images=0"):
+        tiny(checkpoint={"keep_best": "eval/captions"})
+
+
+KEPT: dict[str, tuple[dict[str, Any], int | None, set[int]]] = {
+    "the last two": ({}, None, {90, 100}),
+    "the last": ({"keep_last": 1}, None, {100}),
+    "milestones": ({"keep_last": 1, "keep_every_images": 400}, None, {40, 80, 100}),
+    "milestones between checkpoints": ({"keep_last": 1, "keep_every_images": 350}, None, {40, 70, 100}),
+    "the best": ({"keep_last": 1, "keep_best": "val/loss_ema"}, 30, {30, 100}),
+    "a best one that is gone": ({"keep_last": 1, "keep_best": "val/loss_ema"}, 35, {100}),
+    "no best one": ({"keep_last": 1}, 30, {100}),
+    "all together": ({"keep_every_images": 500, "keep_best": "val/loss_ema"}, 30, {30, 50, 90, 100}),
+}
+
+
+@pytest.mark.parametrize(("policy", "best", "kept"), KEPT.values(), ids=KEPT)
+def test_a_checkpoint_that_stays_once_stays_always(policy: dict[str, Any], best: int | None, kept: set[int]) -> None:
+    """Batches of 10 images: deleting after each checkpoint leaves what deleting at the end leaves."""
+    config, steps = CheckpointConfig(**policy), range(10, 101, 10)
+    assert config.kept(steps, 10, best) == kept
+    left: set[int] = set()
+    for step in steps:
+        left = config.kept({*left, step}, 10, best)
+    assert left == kept
+
+
+def test_a_cell_that_is_done_keeps_of_the_newest_checkpoints_one_if_it_keeps_weights_alone() -> None:
+    steps = range(10, 101, 10)
+    assert CheckpointConfig(finished="weights", keep_last=3).kept(steps, 10, done=True) == {100}
+    assert CheckpointConfig(finished="weights", keep_every_images=500).kept(steps, 10, done=True) == {50, 100}
+    assert CheckpointConfig(keep_last=3).kept(steps, 10, done=True) == {80, 90, 100}
 
 
 def test_equal_configurations_are_one_trial(tiny: Tiny) -> None:

@@ -20,7 +20,7 @@ from ..load.runs import StudyRuns
 
 BUDGET = "trainer.max_images"
 OF_A_BUDGET: tuple[str, ...] = (
-    *(BUDGET, "trainer.val_every_images", "trainer.log_every_n_steps", "start.", "sampling.", "ema."),
+    *(BUDGET, "trainer.val_every_images", "trainer.log_every_n_steps", "start.", "sampling.", "ema.", "checkpoint."),
     *("optimizer.schedule", "optimizer.cooldown", "optimizer.final_rate"),
 )
 """Beginnings of the fields that may differ between two budgets of one training, see `StartConfig.state`."""

@@ -7,6 +7,7 @@ The string under a field is its documentation: `python -m lina_lab.run --help` p
 
 from lina_lab.config.alerts import AlertsConfig
 from lina_lab.config.attention import AttentionConfig
+from lina_lab.config.checkpoint import CheckpointConfig
 from lina_lab.config.checks import CHECKS, from_dict, to_dict
 from lina_lab.config.command import CommandConfig, PathsConfig, SlurmConfig, TorchrunConfig
 from lina_lab.config.ema import EmaConfig
@@ -29,6 +30,7 @@ __all__ = [
     "AlertsConfig",
     "AttentionConfig",
     "BudgetConfig",
+    "CheckpointConfig",
     "CommandConfig",
     "ContrastTerm",
     "DataConfig",

@@ -29,7 +29,7 @@ FOREIGN = {
     "run_name": "a cell is named by its configuration; study.name=NAME names the study",
     "task_name": "write study.name=NAME",
     "datamodule": "write data=NAME",
-    "callbacks": "checkpoints, EMA, validation and samples are built in: set them with trainer, ema and sampling",
+    "callbacks": "checkpoints, EMA, validation and samples are built in: set checkpoint, ema, trainer and sampling",
     "logger": "every cell is logged to MLflow: paths.tracking_uri=URI names the server",
     "ckpt_path": "the same command resumes every cell from its last checkpoint",
     "optimized_metric": "write study.objectives=[{metric:NAME}]",

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any, TypeVar
 
-from lina_lab.config.checks import from_dict
+from lina_lab.config.checkpoint import CheckpointConfig
+from lina_lab.config.checks import from_dict, to_dict
 
 T = TypeVar("T")
 
@@ -73,7 +74,12 @@ STAND_INS: dict[str, Any] = {"data.path": None, "data.workers": 0, "trainer.log_
 FILES = ("data.path", "data.encoder", "sampling.vae", "sampling.quality_reference", "sampling.inception")
 """Fields that name files or folders; some may also name a model of the hub. A begun study compares what is there
 (`study.contents`), not the name."""
-NEVER: dict[str, Any] = {"start.source": None, "trainer.loggers": [], "trainer.system_metrics_seconds": None}
+NEVER: dict[str, Any] = {
+    "start.source": None,
+    "trainer.loggers": [],
+    "trainer.system_metrics_seconds": None,
+    **{f"checkpoint.{name}": value for name, value in to_dict(CheckpointConfig()).items()},
+}
 """Field that is never hashed -> what is hashed in its place: another field stands for what it names, or it decides no
 number."""
 PLACES = tuple(dict.fromkeys([*STAND_INS, *FILES]))

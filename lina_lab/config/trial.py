@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from lina_lab.config.checkpoint import CheckpointConfig
 from lina_lab.config.checks import CHECKS, FROM_LIST, Checked, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, Share
 from lina_lab.config.datasets import DATA_SETS, having
 from lina_lab.config.ema import EmaConfig, problem_of_snapshots, snapshot_steps
@@ -156,6 +157,7 @@ class TrialConfig(Checked):
     trainer: TrainerConfig = TrainerConfig()
     sampling: SamplingConfig = SamplingConfig()
     start: StartConfig = StartConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     seed: NonNegativeInt = 0
     """Seed of the weights, the data order, the masks and the noise."""
 
@@ -167,6 +169,8 @@ class TrialConfig(Checked):
         if self.model.parametrization == "mup" and not OPTIMIZERS[self.optimizer.name].adam_like:
             yield f"model.parametrization=mup needs an optimizer that steps as Adam does, not {self.optimizer.name}"
         if (sentence := problem_of_snapshots(self.ema, self.ema_snapshots)) is not None:
+            yield sentence
+        if (sentence := self.checkpoint.problem(self)) is not None:
             yield sentence
         yield from self._problems_of_augmentation()
         yield from self._problems_of_sampling()
