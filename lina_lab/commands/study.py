@@ -111,7 +111,7 @@ def _plan(workspace: Workspace, command: CommandConfig) -> int:
     from lina_lab.study.preflight import problem_of_store, problems
     from lina_lab.study.speed import speed_of
 
-    print(describe(workspace), end="")
+    print(describe(workspace, command.workers), end="")
     if command.launcher != "local":
         from lina_lab.launch.select import describe_launch
         from lina_lab.util.errors import StudyError

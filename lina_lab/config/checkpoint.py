@@ -70,7 +70,12 @@ class CheckpointConfig:
 
     def most_kept(self, trial: "TrialConfig", *, done: bool = False) -> int:
         """The most checkpoints that a cell keeps; with `done` after it has ended."""
-        extra = 0 if self.keep_best is None else 1
+        kept = 1 if done and self.finished == "weights" else self.keep_last
+        kept += self.keep_best is not None
         if self.keep_every_images is not None:
-            extra += trial.images_seen // self.keep_every_images
-        return extra + (1 if done and self.finished == "weights" else self.keep_last)
+            kept += trial.images_seen // self.keep_every_images
+        if self.every_minutes is not None:
+            return kept
+        every = self.every_images
+        written = trial.epochs if every is None else trial.images_seen // every + 1 + (self.keep_best is not None)
+        return min(kept, written)

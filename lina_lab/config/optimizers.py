@@ -33,6 +33,8 @@ class OptimizerEntry:
     matrices: bool = False
     """Whether it treats the blocks' matrices, the weights of their linear layers, in a way of their own. Then the key
     `matrices` of a group says whether it holds these alone, and sharded weights (strategy=fsdp) are refused."""
+    moments: int = 2
+    """Numbers that it keeps of a parameter, or of most parameters: for the size of checkpoints in a plan."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of its own that `optimizer.options` may set, with their defaults."""
 
@@ -63,6 +65,7 @@ for entry in (
         documentation="Muon (arXiv 2502.16982) for the blocks' matrices, AdamW for the rest",
         maker="lina_lab.training.muon:muon",
         matrices=True,
+        moments=1,
         options={"momentum": 0.95, "ns_steps": 5},
     ),
 ):

@@ -11,14 +11,13 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
+from lina_lab.records.checkpoints import digest_file, written_hash
 from lina_lab.records.files import CHECKPOINTS, CONFIG_FILE, RUN_FILE
 from lina_lab.records.record import noted_run
 from lina_lab.util.files import read_json, sha256
 
 MODEL_FILE = "model.safetensors"
 """Weights in a model's folder, beside its configuration."""
-DIGEST = ".sha256"
-"""Ending of the file that holds a checkpoint's hash."""
 RUN = "runs:/"
 """What a run in MLflow is named with: runs:/ID."""
 STEM = "diffusion_pytorch_model"
@@ -85,19 +84,6 @@ def hash_of_file(path: Path) -> str:
 @cache
 def _hashed(path: Path, size: int, modified: int) -> str:
     return sha256(path)
-
-
-def written_hash(checkpoint: Path) -> str | None:
-    """The hash that was written beside a checkpoint; None: there is none."""
-    try:
-        return digest_file(checkpoint).read_text().strip()
-    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
-        return None
-
-
-def digest_file(checkpoint: Path) -> Path:
-    """The file that holds a checkpoint's hash."""
-    return checkpoint.with_name(checkpoint.name + DIGEST)
 
 
 def official_file(folder: Path) -> Path:

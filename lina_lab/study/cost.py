@@ -4,6 +4,7 @@ from functools import lru_cache
 from math import ceil
 
 from lina_lab.config import LinaConfig, ResourcesConfig, SamplingConfig, TrialConfig
+from lina_lab.config.optimizers import OPTIMIZERS
 from lina_lab.model import count
 
 flops_per_image, training_flops = count.flops_per_image, count.training_flops
@@ -21,8 +22,8 @@ WHOLE_BYTES = 8
 """Bytes a parameter of a block that FSDP has gathered: weight and gradient."""
 TEACHER_BYTES = 4
 """Bytes a parameter of the frozen model that a trial is distilled from, which every device has whole."""
-CHECKPOINT_BYTES = 16
-"""Bytes a parameter in a checkpoint: weight, two moments and the moving average, in float32."""
+FLOAT_BYTES = 4
+"""Bytes of a number in a checkpoint."""
 GRID_CAPTIONS = 8
 """Captions in the grid of samples, see `training.callbacks.sample_grid`."""
 
@@ -105,8 +106,19 @@ def _activation_bytes(config: TrialConfig, resources: ResourcesConfig) -> float:
 
 
 def checkpoint_bytes(config: TrialConfig) -> float:
-    """Size of one checkpoint on disk."""
-    return (CHECKPOINT_BYTES + AVERAGE_BYTES * len(config.ema.profiles)) * parameters(config.model)
+    """Size of one checkpoint on disk: the weights, their averages, and the moments of the optimizer."""
+    averages = FLOAT_BYTES + AVERAGE_BYTES * len(config.ema.profiles)
+    return weight_bytes(config) + averages * parameters(config.model) + moment_bytes(config)
+
+
+def weight_bytes(config: TrialConfig) -> float:
+    """Size of a model's weights on disk."""
+    return FLOAT_BYTES * parameters(config.model)
+
+
+def moment_bytes(config: TrialConfig) -> float:
+    """Size of the moments of the optimizer in a checkpoint."""
+    return FLOAT_BYTES * OPTIMIZERS[config.optimizer.name].moments * parameters(config.model)
 
 
 def snapshot_bytes(config: TrialConfig) -> float:

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from math import isnan
-from shutil import disk_usage
 from typing import Any
 
 import pandas as pd
@@ -11,10 +10,10 @@ import pandas as pd
 from lina_lab.config import StudyConfig
 from lina_lab.config.factors import FACTORS, PAIRING, Audit, AuditedCell
 from lina_lab.config.factors import audit as compared
-from lina_lab.records.files import CHECKPOINTS_KEPT
 from lina_lab.records.record import read_record
 from lina_lab.records.status import Phase
-from lina_lab.study.cost import checkpoint_bytes, memory_bytes, micro_batch, parameters, snapshot_bytes
+from lina_lab.study.cost import memory_bytes, micro_batch, parameters
+from lina_lab.study.disk import disk_sentence
 from lina_lab.study.equal_flops import budget_sentences
 from lina_lab.study.forecast import known_so_far, resolution, to_follow
 from lina_lab.study.grid import Cell, Plan
@@ -64,9 +63,14 @@ def _row(cell: Cell, study: StudyConfig, speed: Speed | None) -> dict[str, Any]:
     }
 
 
-def describe(workspace: Workspace) -> str:
+def describe(workspace: Workspace, workers: int = 1) -> str:
     """The plan as text: the cells (one row for seeds and tried values that agree), the total, what may follow and what
-    can be resolved, the audit."""
+    can be resolved, the audit.
+
+    Args:
+        workspace: the plan, and where results go.
+        workers: cells that train at the same time.
+    """
     workspace, states = known_so_far(workspace)
     plan, cells, speed = workspace.plan, cell_table(workspace), speed_of(workspace)
     tuned = [name.rpartition(".")[2] for name in plan.study.tune]
@@ -91,7 +95,7 @@ def describe(workspace: Workspace) -> str:
         f"{plan.study.question.strip()}\n\n"
         f"{merged.to_markdown(index=False, floatfmt='.3g', disable_numparse=True)}\n\n"
         f"{len(cells)} cells of {devices} device{'s' if devices > 1 else ''}, {flops:.3g} FLOPs in all, {time}\n\n"
-        f"{_what_is_known(workspace, speed)}\n"
+        f"{_what_is_known(workspace, speed, workers)}\n"
         f"{to_follow(plan, speed)}{resolution(plan, states)}"
         f"{''.join(found)}"
         "Audit:\n"
@@ -121,7 +125,7 @@ def _listed(seeds: "pd.Series[int]") -> str:
     return " ".join(part for parts in shown for part in parts)
 
 
-def _what_is_known(workspace: Workspace, speed: Speed | None) -> str:
+def _what_is_known(workspace: Workspace, speed: Speed | None, workers: int) -> str:
     """Where time, memory and disk of the table come from, a line each."""
     plan, resources = workspace.plan, workspace.plan.study.resources
     ended = [read_record(workspace.cell_folder(cell), cell.config_hash) for cell in plan.cells]
@@ -148,18 +152,8 @@ def _what_is_known(workspace: Workspace, speed: Speed | None) -> str:
     )
     if any(cell.config.model.gradient_checkpointing for cell in plan.cells):
         memory += ", with gradient checkpointing"
-    sizes = [checkpoint_bytes(cell.config) for cell in cells]
-    snapshots = sum(snapshot_bytes(cell.config) for cell in cells)
-    needed = CHECKPOINTS_KEPT * sum(sizes) + max(sizes, default=0.0) + snapshots
-    free = disk_usage(next(path for path in (workspace.folder, *workspace.folder.parents) if path.exists())).free
-    disk = f"{size(needed)} for the {CHECKPOINTS_KEPT} checkpoints that each cell keeps, of up to "
-    disk += size(max(sizes, default=0.0)) + (
-        f", and {size(snapshots)} of snapshots (ema.profiles)" if snapshots else ""
-    )
-    disk += f"; {size(free)} are free under {workspace.runs}"
-    if needed > free:
-        disk += ", which is not enough"
-    return f"{done}- Time: {time}\n- Memory: {memory}.\n- Disk: {disk}.\n{_not_looked_at(plan)}"
+    disk = disk_sentence([cell.config for cell in cells], workspace.folder, workspace.runs, workers)
+    return f"{done}- Time: {time}\n- Memory: {memory}.\n- Disk: {disk}\n{_not_looked_at(plan)}"
 
 
 def _not_looked_at(plan: Plan) -> str:
@@ -170,15 +164,6 @@ def _not_looked_at(plan: Plan) -> str:
         fields += [f"{name}={value}" for name, value in named.items() if value not in (None, WORDS)]
     listed = ", ".join(dict.fromkeys(fields))
     return f"- Not looked at: {listed}. They are loaded when a cell starts.\n" if listed else ""
-
-
-def size(number: float) -> str:
-    """A number of bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} TB"
 
 
 def audit(plan: Plan) -> Audit:

@@ -12,7 +12,7 @@ from lina_lab.config.extras import CALLBACKS, LOGGERS
 
 REFUSED: dict[type[Callback], str] = {
     WeightAveraging: "averages the weights, which ema configures",
-    Checkpoint: "writes checkpoints, which lina_lab writes itself after each validation",
+    Checkpoint: "writes checkpoints, which checkpoint configures",
     EarlyStopping: "ends training before its budget, which only the study may do",
 }
 """Class of callbacks that no trial may have beside its own -> why."""

@@ -1,7 +1,7 @@
 """A Lightning logger to an MLflow run: in batches, no point twice, and none lost while the store is unavailable."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,12 +80,16 @@ class BufferedMLflowLogger(Logger):
         # for whole. A cell that goes on with another one's training has neither yet.
         self._keeps = (self.folder / CURVE_FILE).exists() or not any(self.folder.glob(f"{CHECKPOINTS}.ckpt"))
 
-    def kept(self) -> list[Point]:
-        """The points that wait, for a checkpoint; all points so far are in the folder."""
-        if self._keeps and self._unkept:
-            append_points(self.folder, self._unkept)
+    def kept(self, coming: Sequence[Point] = ()) -> list[Point]:
+        """The points that wait, for a checkpoint; all points so far are in the folder.
+
+        Args:
+            coming: points that will be logged next; they count as if they had been, here alone.
+        """
+        if self._keeps and (new := [*self._unkept, *coming]):
+            append_points(self.folder, new)
         self._unkept.clear()
-        return list(self.waiting)
+        return [*self.waiting, *coming]
 
     @rank_zero_only
     def flush(self) -> None:

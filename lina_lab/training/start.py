@@ -16,7 +16,8 @@ from lina_lab.config.teacher import teacher_misfit
 from lina_lab.model import LINA
 from lina_lab.model.inherit import Inherited, inherit, misfit
 from lina_lab.model.saved import Saved, opened, read_saved, saved_config
-from lina_lab.records.weights import Kind, Located, locate, written_hash
+from lina_lab.records.checkpoints import written_hash
+from lina_lab.records.weights import Kind, Located, locate
 from lina_lab.training.checkpoints import Checkpoints, newest
 from lina_lab.training.optimizer_state import LAYOUT, State
 from lina_lab.util.compat.lightning import fit_loop_after
@@ -165,7 +166,7 @@ def go_on(
     steps = int(checkpoint["global_step"])
     fit_loop_after(checkpoint["loops"]["fit_loop"], steps, config.epoch_steps, accumulate_grad_batches)
     kept = {name: state for name, state in checkpoint["callbacks"].items() if name in callbacks}
-    kept[Checkpoints.state_key] |= {"metrics": {}, "waiting": []}
+    kept[Checkpoints.state_key] |= {"metrics": {}, "waiting": [], "best": None}
     for state in kept.values():
         if "seen" in state:
             state["seen"] = _measured_at(config, steps)

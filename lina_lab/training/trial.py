@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from lina_lab.training.callbacks.progress import ProgressMeter
 from lina_lab.training.callbacks.sample_grid import SampleGrid
 from lina_lab.training.callbacks.step_sync import StepSync
 from lina_lab.training.callbacks.timing import CommunicationClock, StepProfiler, TrialTimer
+from lina_lab.training.checkpoint_files import CheckpointFiles
 from lina_lab.training.checkpoints import Checkpoints, newest
 from lina_lab.training.distillation import Distillation
 from lina_lab.training.divergence import DivergedError
@@ -127,7 +128,8 @@ def _train(
         module.distillation = Distillation(config.start, teacher(config, folder), module.model)
     timer, communication, profiler = TrialTimer(), CommunicationClock(), StepProfiler()
     meter = ProgressMeter(config, timer, peak_memory_mib, log)
-    checkpoints, pictures = Checkpoints(folder, logger), SampleGrid(config, folder, average)
+    files, checkpoints = CheckpointFiles(config.checkpoint, config.data.batch_size), Checkpoints(config, folder, logger)
+    pictures = SampleGrid(config, folder, average)
     evaluations = _evaluations(config, folder, average)
     powers = PowerAverages(config, folder, average, evaluations)
     with _quiet_lightning():
@@ -160,7 +162,7 @@ def _train(
                 *([pictures] if config.model.kind.generates and config.sampling.images_per_class else []),
             ],
             profiler=profiler,
-            plugins=[environment or LightningEnvironment()],
+            plugins=[environment or LightningEnvironment(), files],
             default_root_dir=folder,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -170,7 +172,8 @@ def _train(
         error, begun = None, time.perf_counter()
         data = make_data(config)
         watched = system_metrics(config.trainer.system_metrics_seconds, tracking, resources, trainer)
-        with _interruptible(trainer), watched:
+        # Lightning ends the files too, unless its own end fails.
+        with _interruptible(trainer), closing(files), watched:
             try:
                 trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
                 check_budget(trainer, config)

@@ -7,7 +7,8 @@ import pytest
 
 from lina_lab.config import ResourcesConfig
 from lina_lab.study.cost import checkpoint_bytes, memory_bytes, other_flops, parameters, snapshot_bytes
-from lina_lab.study.plan import describe, size
+from lina_lab.study.disk import size
+from lina_lab.study.plan import describe
 from lina_lab.training.trial import run_trial
 from tests.study.conftest import workspace_at
 from tests.study.test_plan import planned
@@ -56,6 +57,6 @@ def test_the_plan_names_the_disk_of_the_snapshots(tiny_study: Any, tmp_path: Pat
     snapshots = sum(snapshot_bytes(cell.config) for cell in plan.cells)
     sizes = [checkpoint_bytes(cell.config) for cell in plan.cells]
     assert snapshots == sum(4 * 2 * 4 * parameters(cell.config.model) for cell in plan.cells)
-    assert f", and {size(snapshots)} of snapshots (ema.profiles); " in text
+    assert f"; {size(snapshots)} of snapshots (ema.profiles); " in text
     assert f"- Disk: {size(2 * sum(sizes) + max(sizes) + snapshots)} for the 2 checkpoints" in text
     assert "ema.profiles" not in describe(workspace_at(tmp_path / "runs", planned(tiny_study)))

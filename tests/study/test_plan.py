@@ -14,8 +14,9 @@ from lina_lab.model import count
 from lina_lab.records.record import Record, write_record
 from lina_lab.records.status import CellStatus
 from lina_lab.study.cost import checkpoint_bytes, memory_bytes, other_flops, parameters, training_flops
+from lina_lab.study.disk import needed_bytes, size
 from lina_lab.study.grid import Cell, Plan, make_plan
-from lina_lab.study.plan import audit, cell_table, describe, size
+from lina_lab.study.plan import audit, cell_table, describe
 from lina_lab.study.speed import Speed, speed_of
 from tests.study.conftest import RESULT, workspace_at
 
@@ -201,18 +202,48 @@ def test_memory_knows_the_layout_and_gradient_checkpointing(tiny: Any) -> None:
 
 
 def test_a_plan_names_the_disk_that_it_needs(tiny_study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two checkpoints of each cell that has not ended, and one that is being written."""
+    """Two checkpoints of each cell that has not ended, and one for each worker that is being written."""
     plan = planned(tiny_study)
     workspace = workspace_at(tmp_path / "runs", plan)
     sizes = [checkpoint_bytes(cell.config) for cell in plan.cells]
-    needed = size(2 * sum(sizes) + max(sizes))
+    needed, part = size(2 * sum(sizes) + max(sizes)), max(sizes) / 4
     text = describe(workspace)
-    assert f"- Disk: {needed} for the 2 checkpoints that each cell keeps, of up to {size(max(sizes))}; " in text
+    parts = f"{size(part)} raw weights, {size(part)} averages, {size(2 * part)} moments of the optimizer"
+    assert (
+        f"- Disk: {needed} for the 2 checkpoints that each cell keeps, of up to {size(max(sizes))} ({parts}); " in text
+    )
+    assert f"- Disk: {size(2 * sum(sizes) + 3 * max(sizes))} for" in describe(workspace, workers=3)
     assert f"are free under {tmp_path / 'runs'}.\n" in text
     end(tmp_path / "runs" / "tiny", plan.cells[0])
     assert f"- Disk: {size(2 * sum(sizes[1:]) + max(sizes))} for" in describe(workspace)
-    monkeypatch.setattr("lina_lab.study.plan.disk_usage", lambda path: SimpleNamespace(free=1000))
-    assert f"1 kB are free under {tmp_path / 'runs'}, which is not enough.\n" in describe(workspace)
+    monkeypatch.setattr("lina_lab.study.disk.disk_usage", lambda path: SimpleNamespace(free=1000))
+    assert f"1 kB are free under {tmp_path / 'runs'}, which is not enough: checkpoint.keep_last=1 and" in describe(
+        workspace
+    )
+
+
+DISK: dict[str, tuple[dict[str, Any], float, float]] = {
+    "the last": ({"keep_last": 1}, 1, 1),
+    "no more than are written": ({"keep_last": 9}, 2, 1),
+    "by images": ({"keep_last": 9, "every_images": 16}, 5, 1),
+    "by minutes": ({"keep_last": 9, "every_minutes": 1.0}, 9, 1),
+    "milestones": ({"keep_last": 1, "keep_every_images": 16, "every_minutes": 1.0}, 5, 1),
+    "the best": ({"keep_last": 1, "keep_best": "val/loss_ema"}, 2, 1),
+    # Two whole ones and one that is being written, of which half of one is in the sum already.
+    "weights": ({"finished": "weights"}, 0.5, 2.5),
+    "weights and the best": ({"finished": "weights", "keep_best": "val/loss_ema", "every_minutes": 1.0}, 1, 3),
+}
+
+
+@pytest.mark.parametrize(("policy", "kept", "more"), DISK.values(), ids=DISK)
+def test_the_disk_follows_the_policy_of_the_checkpoints(
+    tiny_study: Any, policy: dict[str, Any], kept: float, more: float
+) -> None:
+    """In checkpoints: what each cell keeps, and what one that trains needs besides."""
+    configs = [c.config for c in planned(tiny_study, {f"checkpoint.{name}": v for name, v in policy.items()}).cells]
+    sizes = [checkpoint_bytes(config) for config in configs]
+    assert needed_bytes(configs, 1) == pytest.approx(kept * sum(sizes) + more * max(sizes))
+    assert needed_bytes(configs, 3) == pytest.approx(kept * sum(sizes) + 3 * more * max(sizes))
 
 
 def test_a_plan_names_what_it_has_not_looked_at(tiny_study: Any, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_callback_may_change_what_is_trained(tiny: Tiny, tmp_path: Path, monke
     ("callback", "sentence"),
     [
         (EMAWeightAveraging(), "own is a EMAWeightAveraging and averages the weights, which ema configures"),
-        (ModelCheckpoint(), "own is a ModelCheckpoint and writes checkpoints, which lina_lab writes itself"),
+        (ModelCheckpoint(), "own is a ModelCheckpoint and writes checkpoints, which checkpoint configures"),
         (EarlyStopping("train/loss"), "own is a EarlyStopping and ends training before its budget"),
         (3, "own is no Lightning callback, but 3"),
     ],

@@ -46,7 +46,7 @@ def test_callbacks_keep_the_names_that_their_state_is_stored_under(tiny: Tiny, t
     }
     assert {name: set(state) for name, state in saved["callbacks"].items()} == {
         "CaptionCheck": {"seen"},
-        "Checkpoints": {"metrics", "random", "waiting"},
+        "Checkpoints": {"best", "metrics", "random", "waiting"},
         "ExponentialAverage": {"latest_update_step"},
         "ProgressMeter": {"count", "above", "losses"},
         "Quality": {"seen"},

@@ -40,6 +40,8 @@ class Step:
     late: bool = False
     due: bool = False
     """The next step is to be measured and logged, by the first rank's clock."""
+    save: bool = False
+    """A checkpoint is due."""
 
 
 class StepSync(Callback):
@@ -76,6 +78,7 @@ class StepSync(Callback):
         requests: StopSignals,
         report: Report | None,
     ) -> None:
+        self.config = config
         self.divergence = Divergence(config.trainer.divergence_factor, config.trainer.divergence_steps)
         self.limit = math.inf if resources.max_minutes is None else 60 * resources.max_minutes
         self.files, self.timer, self.checkpoints = (folder / CANCEL_FILE, folder / PRUNE_FILE), timer, checkpoints
@@ -83,6 +86,8 @@ class StepSync(Callback):
         self._losses: Any = 0.0
         """The loss and its terms for this rank's share of the step, summed over its micro-batches."""
         self._looked = -math.inf
+        self._error: RuntimeError | None = None
+        """What ends the trial once it has validated."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         # After Lightning has set its own handlers, of which the one for SIGTERM would end one rank alone.
@@ -100,6 +105,10 @@ class StepSync(Callback):
         # The images that the weights had seen that gave this loss.
         images = pl_module.images_seen - pl_module.config.data.batch_size
         curves = {TRAIN_LOSS: step.loss, **step.terms}
+        leaves = (step.leave or step.late) and step.number < self.config.max_steps
+        # Lightning does not repeat a validation that follows a checkpoint at once: the state is saved after it.
+        validates = step.number % self.config.epoch_steps == 0 or step.number == self.config.max_steps
+        saves = leaves or (step.save and not validates)
         pl_module.log_over_images(curves, images)
         progress = self.meter.step_ended(pl_module, step.number, step.loss)
         self.meter.log_step(trainer, step.number, images)
@@ -111,15 +120,29 @@ class StepSync(Callback):
             raise CancelledError("cancelled")
         if step.prune:
             raise PrunedError("pruned")
-        if (step.leave or step.late) and pl_module.global_step < pl_module.config.max_steps:
-            if step.number % pl_module.config.trainer.log_every_n_steps == 0:
-                # Lightning would log it later, and not at all if training ends here.
-                log(trainer, curves, images)
+        if saves:
+            # Lightning logs it after this hook, and not at all if training ends here.
+            unlogged = curves if step.number % self.config.trainer.log_every_n_steps == 0 else {}
+            if leaves and not validates and unlogged:
+                log(trainer, unlogged, images)
+                unlogged = {}
             self.timer.lap()
-            self.checkpoints.save(trainer)
-            if step.late:
-                raise CancelledError(f"over its limit of training time at step {step.number}; its state is saved")
-            raise PreemptedError(f"asked to make room at step {step.number}")
+            self.checkpoints.save(trainer, unlogged, images)
+        self.checkpoints.due |= validates and (leaves or step.save)
+        if leaves and step.late:
+            self._leaves(CancelledError(f"over its limit of training time at step {step.number}; its state is saved"))
+        elif leaves:
+            self._leaves(PreemptedError(f"asked to make room at step {step.number}"))
+
+    def _leaves(self, error: RuntimeError) -> None:
+        """End the trial, whose state is saved: now, or after the validation that comes next."""
+        if not self.checkpoints.due:
+            raise error
+        self._error = error
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if self._error is not None:
+            raise self._error
 
     def _agree(self, trainer: L.Trainer, terms: list[str]) -> Step:
         cancel, prune = self._asked_to_end() if trainer.is_global_zero else (False, False)
@@ -127,6 +150,8 @@ class StepSync(Callback):
         due = trainer.is_global_zero and self.meter.wants_line
         losses = self._losses.float()
         flags = [cancel, prune, self.requests.leave, late, due]
+        if self.checkpoints.policy.timed:
+            flags.append(trainer.is_global_zero and self.checkpoints.wanted(trainer.global_step))
         if trainer.world_size > 1:
             own = torch.tensor(flags, dtype=losses.dtype).to(losses.device)
             reduced = torch.cat([losses / trainer.world_size, own])

@@ -1,0 +1,101 @@
+"""The checkpoints in a cell's folder: their names, their hashes, and which of them was the best.
+
+Imports no torch: a plan lists them, and `lina prune` deletes them.
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lina_lab.records.files import BEST_FILE, CHECKPOINTS
+from lina_lab.util.files import read_json, sha256, write_atomically
+
+WEIGHTS = ".weights.ckpt"
+"""Ending of a file of weights alone."""
+DIGEST = ".sha256"
+"""Ending of the file that holds a checkpoint's hash."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best validation so far."""
+
+    metric: str
+    value: float
+    step: int
+    """Optimizer steps taken."""
+
+
+def checkpoint_file(folder: Path, step: int) -> Path:
+    """The checkpoint after a step."""
+    return folder / f"step-{step:08d}.ckpt"
+
+
+def checkpoint_files(folder: Path) -> dict[int, Path]:
+    """Optimizer steps taken -> the checkpoint, whole or not."""
+    return _by_step(folder, ".ckpt")
+
+
+def weights_file(folder: Path, step: int) -> Path:
+    """The weights of a checkpoint, without the optimizer's state; what a finished cell may keep in its place."""
+    return folder / f"step-{step:08d}{WEIGHTS}"
+
+
+def weights_files(folder: Path) -> dict[int, Path]:
+    """Optimizer steps taken -> the file of the weights alone, whole or not."""
+    return _by_step(folder, WEIGHTS)
+
+
+def _by_step(folder: Path, ending: str) -> dict[int, Path]:
+    """In the order of the steps."""
+    form = re.compile(rf"step-(\d+){re.escape(ending)}")
+    found = {path: form.fullmatch(path.name) for path in folder.glob(f"{CHECKPOINTS}{ending}")}
+    return dict(sorted((int(name[1]), path) for path, name in found.items() if name is not None))
+
+
+def digest_file(checkpoint: Path) -> Path:
+    """The file that holds a checkpoint's hash."""
+    return checkpoint.with_name(checkpoint.name + DIGEST)
+
+
+def written_hash(checkpoint: Path) -> str | None:
+    """The hash that was written beside a checkpoint; None: there is none."""
+    return next(iter(_written(checkpoint)), None)
+
+
+def known_as(checkpoint: Path) -> str | None:
+    """The hash by which trials know weights: of weights alone, that of the checkpoint that they were taken from; None:
+    none was written."""
+    return next(reversed(_written(checkpoint)), None)
+
+
+def _written(checkpoint: Path) -> list[str]:
+    try:
+        return digest_file(checkpoint).read_text().split()
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
+        return []
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint holds what was written; all of it is read."""
+    return written_hash(checkpoint) == sha256(checkpoint)
+
+
+def delete(checkpoint: Path) -> None:
+    """Remove a checkpoint and its hash."""
+    checkpoint.unlink(missing_ok=True)
+    digest_file(checkpoint).unlink(missing_ok=True)
+
+
+def write_best(folder: Path, best: Best) -> None:
+    """Note the best validation for readers that read no checkpoint."""
+    write_atomically(folder / BEST_FILE, json.dumps(asdict(best)) + "\n")
+
+
+def read_best(folder: Path) -> Best | None:
+    """The best validation that is noted; None: there is none that can be read."""
+    try:
+        return Best(**read_json(folder / BEST_FILE))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
