@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "work": (STUDY, "join a running study as one more worker"),
     "retry": (STUDY, "queue failed and cancelled cells again"),
     "cancel": (STUDY, "cancel cells that wait or run"),
+    "prune": (STUDY, "delete the checkpoints that a study's cells keep no longer"),
     "plots": ("lina_lab.analysis.plots", "draw a study's figures and tables, and write its report"),
     "paper": ("lina_lab.analysis.paper", "write the paper's tables, ours next to theirs"),
     "fit": ("lina_lab.analysis.fit", "fit scaling laws to any project's table or MLflow store"),

@@ -1,4 +1,4 @@
-"""Actions of the study command for which the stores are enough: status, retry and cancel."""
+"""Actions of the study command for which the stores are enough: status, retry, cancel and prune."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lina_lab.config import PathsConfig, from_dict
+from lina_lab.config import CheckpointConfig, PathsConfig, from_dict, to_dict
 from lina_lab.config.compose import CommandLine, composed
 from lina_lab.config.fields import check_field
 from lina_lab.config.grammar import refuse
@@ -53,9 +53,7 @@ def main(line: CommandLine) -> int:
             choose = partial(_chosen, study.name, prefixes, values)
             if line.action == "status":
                 return _status(line, study, choose)
-            cells = choose(study.cells())
-            change, what, nothing = CHANGES[line.action]
-            return _listed(change(study, cells), cells, what, nothing)
+            return _change(line, study, choose(study.cells()))
     except StudyError as error:
         return refuse(error, 1)
     except KeyboardInterrupt:
@@ -120,6 +118,31 @@ def _chosen(
             how = f"lina status study={study} lists them"
             raise StudyError(f"cells: no cell of the study begins with {prefix}; {how}")
     return [cell for cell in cells if not prefixes or cell.state.config_hash.startswith(tuple(prefixes))]
+
+
+def _change(line: CommandLine, study: StoredStudy, cells: Sequence[StoredCell]) -> int:
+    if line.action == "prune":
+        return _prune(study, cells, _policy(line, study.checkpoint_policy))
+    change, what, nothing = CHANGES[line.action]
+    return _listed(change(study, cells), cells, what, nothing)
+
+
+def _policy(line: CommandLine, stored: CheckpointConfig) -> CheckpointConfig:
+    """The present policy: as the study was last run, with the fields that the command line sets."""
+    given = {name: value for name, value in _values(line).items() if name.startswith("checkpoint.")}
+    fields = {name.removeprefix("checkpoint."): value for name, value in given.items()}
+    return from_dict(CheckpointConfig, {**to_dict(stored), **fields}, within="checkpoint")
+
+
+def _prune(study: StoredStudy, cells: Sequence[StoredCell], policy: CheckpointConfig) -> int:
+    # Imports yaml, which the other actions do without.
+    from lina_lab.study.tidying import tidy_cells
+
+    shown = labels(cells)
+    folders = [(study.folder / cell.state.config_hash, shown[cell.state.config_hash]) for cell in cells]
+    for text in tidy_cells(folders, policy, study.name):
+        print(text, flush=True)
+    return 0
 
 
 def _status(line: CommandLine, study: StoredStudy, choose: Callable[[list[StoredCell]], list[StoredCell]]) -> int:

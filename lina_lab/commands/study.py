@@ -3,8 +3,8 @@
   lina run study=NAME [field=value ...]
 
 lina plan and work take the same arguments; lina plan is lina run with action=plan, and so on.
-lina status, retry and cancel read the stores, and take a study by its name alone; the other fields that the study was
-run with may be left out. lina status without study=NAME shows all studies of the folder of runs.
+lina status, retry, cancel and prune read the stores, and take a study by its name alone; the other fields that the
+study was run with may be left out. lina status without study=NAME shows all studies of the folder of runs.
 A field that an axis varies is fixed by a value. Other values to compare are an axis, a changed or a new one:
   'study.axes.size={model.dim:[16,32]}'
 
@@ -40,7 +40,7 @@ from lina_lab.study.workspace import Workspace
 from lina_lab.util.errors import ConfigError
 from lina_lab.util.imports import gc_paused
 
-STORED = ("status", "retry", "cancel")
+STORED = ("status", "retry", "cancel", "prune")
 """Actions for which the stores are enough."""
 
 

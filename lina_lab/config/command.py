@@ -119,9 +119,10 @@ class SlurmConfig(Checked):
 class CommandConfig:
     """What the command does. Not part of any trial's config hash."""
 
-    action: Literal["run", "plan", "work", "status", "retry", "cancel"] = "run"
+    action: Literal["run", "plan", "work", "status", "retry", "cancel", "prune"] = "run"
     """run: every cell that is not done; plan: a table of the cells, nothing is created; work: join as one more worker;
-    status: the state of the cells; retry: queue failed and cancelled cells again; cancel: end cells."""
+    status: the state of the cells; retry: queue failed and cancelled cells again; cancel: end cells; prune: delete the
+    checkpoints that `checkpoint` does not keep."""
     workers: PositiveInt = 1
     """For action=run: processes that work on cells at the same time; with launcher=slurm, jobs at the same time."""
     launcher: Literal["local", "torchrun", "slurm"] = "local"
@@ -141,4 +142,4 @@ class CommandConfig:
     other_code: bool = False
     """Go on with a study although this code or these packages are not those that it was trained with so far."""
     cells: list[str] = field(default_factory=list)
-    """For retry and cancel: the first characters of the cells' config hashes; empty: all cells it applies to."""
+    """For retry, cancel and prune: the first characters of the cells' config hashes; empty: all cells it applies to."""

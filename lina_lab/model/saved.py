@@ -75,7 +75,7 @@ def _read(located: Located, which: Which, known: Mapping[str, object] | None, li
     if located.kind == Kind.MODEL:
         model = load_model(located.path)
         return Saved(config=model.config, weights=model.state_dict(), which="as saved")
-    if hash_of_file(located.path) != located.sha256:
+    if hash_of_file(located.path) != (located.contents or located.sha256):
         raise ValueError(f"{located.path} is not a whole checkpoint of a trial: its contents are not what was written")
     checkpoint, config = opened(located)
     state = {n.removeprefix(PREFIX): v for n, v in checkpoint[STATES[which]].items() if n.startswith(PREFIX)}

@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
-from lina_lab.records.checkpoints import digest_file, written_hash
+from lina_lab.records.checkpoints import WEIGHTS, digest_file, known_as, written_hash
 from lina_lab.records.files import CHECKPOINTS, CONFIG_FILE, RUN_FILE
 from lina_lab.records.record import noted_run
 from lina_lab.util.files import read_json, sha256
@@ -49,7 +49,10 @@ class Located:
     """The checkpoint's file; the model's folder; the file of official weights, or of the index of their parts."""
     kind: Kind
     sha256: str
-    """SHA-256 of the file of the weights; for weights in parts, of the hashes of all parts."""
+    """SHA-256 of the file of the weights; for weights in parts, of the hashes of all parts; for weights alone that were
+    taken out of a checkpoint, of that checkpoint, so that trials which start from them stay the same."""
+    contents: str | None = None
+    """SHA-256 of the file, where it is another one."""
 
 
 def locate(source: str, runs: Path = Path("runs")) -> Located:
@@ -68,6 +71,8 @@ def locate(source: str, runs: Path = Path("runs")) -> Located:
     path = Path(source)
     if path.is_dir():
         return _in_folder(path)
+    if not path.is_file() and (alone := path.with_suffix(WEIGHTS)).is_file():
+        path = alone  # all that a finished cell has kept of this checkpoint
     if not path.is_file():
         raise ValueError(f"{source} is not there: no file and no folder has this name")
     if path.name == MODEL_FILE and (path.parent / CONFIG_FILE).exists():
@@ -136,7 +141,12 @@ def places_of_parts(index: Path) -> dict[str, str]:
 def _in_folder(folder: Path) -> Located:
     if (folder / MODEL_FILE).exists():
         return Located(folder, Kind.MODEL, hash_of_file(folder / MODEL_FILE))
-    checkpoints = sorted(folder.glob(f"{CHECKPOINTS}.ckpt"), reverse=True)
+    # Of one step, a whole checkpoint before its weights alone.
+    checkpoints = sorted(
+        folder.glob(f"{CHECKPOINTS}.ckpt"),
+        key=lambda p: (p.name.partition(".")[0], len(WEIGHTS) - len(p.name)),
+        reverse=True,
+    )
     if checkpoints:
         # A torn file, or one without a hash, passes for no checkpoint where an older one is whole.
         return _checkpoint(next((c for c in checkpoints if written_hash(c) and _complete(c)), checkpoints[0]))
@@ -157,7 +167,7 @@ def _looks_official(folder: Path) -> bool:
 def _checkpoint(path: Path) -> Located:
     if not _complete(path):
         raise ValueError(f"{path} is not a whole checkpoint of a trial: its end is missing")
-    return Located(path, Kind.CHECKPOINT, written_hash(path) or hash_of_file(path))
+    return Located(path, Kind.CHECKPOINT, known_as(path) or hash_of_file(path), written_hash(path))
 
 
 def _complete(path: Path) -> bool:
@@ -174,7 +184,7 @@ def _is_checkpoint(path: Path) -> bool:
             pickled = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
             return pickled is not None and b"hyper_parameters" in archive.read(pickled)
     except (zipfile.BadZipFile, OSError):
-        return re.fullmatch(r"step-\d+\.ckpt", path.name) is not None or digest_file(path).exists()
+        return re.fullmatch(r"step-\d+(\.weights)?\.ckpt", path.name) is not None or digest_file(path).exists()
 
 
 def _official(path: Path) -> Located:

@@ -1,16 +1,11 @@
-"""Disk that a study's cells take, by the policy of their checkpoints; and what the policy keeps no longer."""
+"""Disk that a study's cells take, by the policy of their checkpoints."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
 
 from lina_lab.config import TrialConfig
-from lina_lab.config.checkpoint import CheckpointConfig
-from lina_lab.records.checkpoints import checkpoint_files, is_whole, read_best, weights_files
-from lina_lab.records.files import CHECKPOINTS
 from lina_lab.study.cost import checkpoint_bytes, moment_bytes, snapshot_bytes, weight_bytes
-from lina_lab.util.files import DRAFT
 
 
 def needed_bytes(configs: Iterable[TrialConfig], workers: int) -> float:
@@ -59,47 +54,6 @@ def disk_sentence(configs: list[TrialConfig], folder: Path, runs: Path, workers:
 
 def _several(number: int) -> str:
     return f"{number} checkpoint{'' if number == 1 else 's'}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Surplus:
-    """What the policy keeps no longer of a cell's folder."""
-
-    deleted: tuple[Path, ...]
-    """Checkpoints, weights and what a killed process left of them."""
-    reduced: tuple[Path, ...]
-    """Checkpoints of which the weights alone stay."""
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of what is deleted."""
-        return sum(path.stat().st_size for path in self.deleted)
-
-
-def surplus(folder: Path, policy: CheckpointConfig, batch_size: int, *, done: bool) -> Surplus:
-    """What the policy keeps no longer. No process trains the cell.
-
-    Args:
-        folder: the cell's.
-        policy: the present one.
-        batch_size: images of a step.
-        done: the cell is recorded as done.
-    """
-    whole, weights, best = checkpoint_files(folder), weights_files(folder), read_best(folder)
-    noted = best.step if best is not None and best.metric == policy.keep_best else None
-    every = {**weights, **whole} if done else whole
-    kept = policy.kept(every, batch_size, noted, done=done)
-    others = sorted(every.keys() - kept, reverse=True)
-    if others and not any(is_whole(every[step]) for step in sorted(kept, reverse=True)):
-        # The only one that training could go on with, or that can be read, is among the others.
-        kept |= set([step for step in others if is_whole(every[step])][:1])
-    drafts = sorted(folder.glob(f"{CHECKPOINTS}{DRAFT}"))
-    gone = [
-        files[step] for files in (whole, weights) for step in files if step not in kept and (done or files is whole)
-    ]
-    alone = done and policy.finished == "weights"
-    reduced = [path for step, path in whole.items() if alone and step in kept]
-    return Surplus(deleted=(*gone, *drafts), reduced=tuple(reduced))
 
 
 def size(number: float) -> str:

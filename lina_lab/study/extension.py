@@ -107,7 +107,7 @@ def images_of(config: TrialConfig, runs: Path) -> int:
         located = locate(start.source, runs)
     except ValueError:
         return 0  # `preflight` refuses the source; of a cell that is done it may be gone
-    steps = re.fullmatch(r"step-(\d+)", located.path.stem)
+    steps = re.fullmatch(r"step-(\d+)(\.weights)?", located.path.stem)
     # It has the trial's batch size, or the trial is refused.
     return 0 if steps is None else int(steps[1]) * config.data.batch_size
 

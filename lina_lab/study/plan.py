@@ -20,6 +20,7 @@ from lina_lab.study.grid import Cell, Plan
 from lina_lab.study.lineage import own_flops, total_flops
 from lina_lab.study.rounds import notes
 from lina_lab.study.speed import Speed, speed_of
+from lina_lab.study.tidying import surplus_sentence
 from lina_lab.study.workspace import Workspace
 
 TOTAL = "with its sources"
@@ -153,6 +154,9 @@ def _what_is_known(workspace: Workspace, speed: Speed | None, workers: int) -> s
     if any(cell.config.model.gradient_checkpointing for cell in plan.cells):
         memory += ", with gradient checkpointing"
     disk = disk_sentence([cell.config for cell in cells], workspace.folder, workspace.runs, workers)
+    extra = surplus_sentence((workspace.cell_folder(cell) for cell in plan.cells), plan.cells[0].config.checkpoint)
+    if extra:
+        disk += f" {extra}."
     return f"{done}- Time: {time}\n- Memory: {memory}.\n- Disk: {disk}\n{_not_looked_at(plan)}"
 
 

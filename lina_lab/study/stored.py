@@ -13,7 +13,7 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
 
-from lina_lab.config import StudyConfig, current_name, study_from_stored, to_dict
+from lina_lab.config import CheckpointConfig, StudyConfig, current_name, from_stored, study_from_stored, to_dict
 from lina_lab.records.files import CANCEL_FILE, JOB_FILE
 from lina_lab.records.record import Record, read_record
 from lina_lab.records.status import CellStatus
@@ -127,6 +127,12 @@ class StoredStudy:
         """The study's configuration; None: a version before 0.3 wrote the store."""
         stored = self.study.user_attrs.get(DEFINITION)
         return None if stored is None else study_from_stored(StudyConfig, stored["study"])
+
+    @property
+    def checkpoint_policy(self) -> CheckpointConfig:
+        """How the study's cells keep their checkpoints, as it was last run; of earlier versions, the default."""
+        trial = self.study.user_attrs.get(DEFINITION, {}).get("trial", {})
+        return from_stored(CheckpointConfig, trial.get("checkpoint", {}), within="checkpoint")
 
     @defer_signals()
     def cells(self) -> list[StoredCell]:

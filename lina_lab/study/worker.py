@@ -26,6 +26,7 @@ from lina_lab.study.restore import restore
 from lina_lab.study.rounds import notes
 from lina_lab.study.store import Claim, Store
 from lina_lab.study.summary import Summary, summarise
+from lina_lab.study.tidying import reduce_finished
 from lina_lab.util.errors import StudyError, explanation, first_line
 from lina_lab.util.signals import defer_signals, stop_if_asked, stop_or, stop_reason
 
@@ -207,6 +208,9 @@ class _Worker:
         self._patiently(partial(self.tracker.record, record, folder))
         objectives = self.store.plan.study.objectives
         done = status is CellStatus.DONE
+        # Before others know that they can start from it.
+        if done and (problem := reduce_finished(folder, claim.cell.config)) is not None:
+            self.display.line(f"{claim.cell.label}: {problem}")
         values = [result.metrics[objective.metric] for objective in objectives] if done else None
         for name in (CANCEL_FILE, PRUNE_FILE, JOB_FILE):
             (folder / name).unlink(missing_ok=True)

@@ -16,11 +16,14 @@ from lina_lab.config.teacher import teacher_misfit
 from lina_lab.model import LINA
 from lina_lab.model.inherit import Inherited, inherit, misfit
 from lina_lab.model.saved import Saved, opened, read_saved, saved_config
-from lina_lab.records.checkpoints import written_hash
+from lina_lab.records.checkpoints import is_whole, weights_files
 from lina_lab.records.weights import Kind, Located, locate
 from lina_lab.training.checkpoints import Checkpoints, newest
 from lina_lab.training.optimizer_state import LAYOUT, State
 from lina_lab.util.compat.lightning import fit_loop_after
+
+NO_STATE = "keeps weights alone when it is done (checkpoint.finished=weights)"
+"""How a sentence on a source without the optimizer's state ends."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ def initial(config: TrialConfig, folder: Path) -> Start | None:
         return Start(name, saved=_read(config, located))
     _check_kind(config, located)
     saved = _read(config, located)
+    _check_complete(config, saved.checkpoint)
     if config.start.state == "optimizer":
         return Start(name, saved=saved, moments=_moments(config, saved, name))
     if (problem := continuation_problem(config, saved.checkpoint)) is not None:
@@ -95,6 +99,7 @@ def planned_problem(config: TrialConfig, runs: Path = Path("runs")) -> str | Non
         located = _planned(config, runs)
         if config.start.state != "weights":
             _check_kind(config, located)
+            _check_complete(config, opened(located)[0])
         if config.start.state == "training":
             problem = continuation_problem(config, opened(located)[0])
         else:
@@ -112,6 +117,8 @@ def stage_problem(config: TrialConfig, source: TrialConfig) -> str | None:
         config: the trial.
         source: the trial of that cell.
     """
+    if config.start.state != "weights" and source.checkpoint.finished == "weights":
+        return f"start.state={config.start.state} needs the optimizer's state: the source {NO_STATE}"
     if config.start.state == "training":
         return continuation_problem(
             config, {"hyper_parameters": to_dict(source), "global_step": source.max_steps, "layout": LAYOUT}
@@ -191,10 +198,12 @@ def _source(config: TrialConfig, folder: Path) -> Located:
     start = config.start
     if start.cell is not None:
         checkpoint, problems = newest(folder.parent / start.cell)
-        if checkpoint is None:
+        alone = (path for path in reversed(weights_files(folder.parent / start.cell).values()) if is_whole(path))
+        path = next(alone, None) if checkpoint is None else checkpoint.path
+        if path is None:
             why = f": {problems[0]}" if problems else ""
             raise ValueError(f"{_name(config)} has no whole checkpoint beside this cell's folder{why}")
-        return Located(checkpoint.path, Kind.CHECKPOINT, written_hash(checkpoint.path) or "")
+        return locate(str(path))
     return _planned(config, folder.parent.parent)
 
 
@@ -215,6 +224,11 @@ def _planned(config: TrialConfig, runs: Path) -> Located:
 def _check_kind(config: TrialConfig, located: Located) -> None:
     if located.kind != Kind.CHECKPOINT:
         raise ValueError(f"start.state={config.start.state} needs a checkpoint: {_name(config)} holds weights alone")
+
+
+def _check_complete(config: TrialConfig, checkpoint: Mapping[str, Any]) -> None:
+    if "optimizer_states" not in checkpoint:
+        raise ValueError(f"start.state={config.start.state} needs the optimizer's state: {_name(config)} {NO_STATE}")
 
 
 def _read(config: TrialConfig, located: Located) -> Saved:
