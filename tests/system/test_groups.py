@@ -18,6 +18,7 @@ import yaml
 from lina_lab.config import ResourcesConfig, TrialConfig, to_dict
 from lina_lab.launch.group import GroupError, GroupLaunch
 from lina_lab.launch.torchrun import OneMachine
+from lina_lab.records.checkpoints import checkpoint_files, delete, is_whole, read_best
 from lina_lab.records.result import TrialResult
 from lina_lab.training.checkpoints import newest
 from lina_lab.training.trial import run_trial
@@ -111,6 +112,31 @@ def test_ranks_train_every_task_as_one_process_does(tiny: Tiny, tmp_path: Path, 
     if task == "classification":
         name = "val/accuracy_ema"
         assert several.metrics[name] == pytest.approx(one.metrics[name], abs=1 / 50)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_ranks_save_together_by_the_first_one_s_clock_while_they_train(
+    tiny: Tiny, tmp_path: Path, strategy: str
+) -> None:
+    """After each step, written by a thread; one process goes on from the middle of an epoch."""
+    policy = {"every_minutes": 1e-9, "keep_last": 99, "asynchronous": True, "keep_best": "val/loss_ema"}
+    whole = alone(steady(tiny), tmp_path / "whole")
+    folder = tmp_path / "several"
+    several = train(steady(tiny, checkpoint=policy), folder, devices=2, strategy=strategy, accelerator="cpu")
+    assert_same(several, whole)
+    found = checkpoint_files(folder)
+    assert list(found) == list(range(1, 11))
+    assert all(is_whole(path) for path in found.values())
+    best = read_best(folder)
+    assert best is not None
+    assert best.value == pytest.approx(
+        min(load(found[step])["callbacks"]["Checkpoints"]["best"]["value"] for step in (5, 10))
+    )
+    for step in range(8, 11):
+        delete(found[step])
+    resumed = run_trial(steady(tiny), folder)
+    assert resumed.resumed_at == 7
+    assert_same(resumed, whole)
 
 
 def test_a_checkpoint_resumes_with_any_number_of_ranks(tiny: Tiny, tmp_path: Path) -> None:
