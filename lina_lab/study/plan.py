@@ -11,7 +11,7 @@ from lina_lab.config import StudyConfig
 from lina_lab.config.factors import FACTORS, PAIRING, Audit, AuditedCell
 from lina_lab.config.factors import audit as compared
 from lina_lab.records.record import read_record
-from lina_lab.records.status import Phase
+from lina_lab.records.status import CellStatus, Phase
 from lina_lab.study.cost import memory_bytes, micro_batch, parameters
 from lina_lab.study.disk import disk_sentence
 from lina_lab.study.equal_flops import budget_sentences
@@ -154,9 +154,12 @@ def _what_is_known(workspace: Workspace, speed: Speed | None, workers: int) -> s
     if any(cell.config.model.gradient_checkpointing for cell in plan.cells):
         memory += ", with gradient checkpointing"
     disk = disk_sentence([cell.config for cell in cells], workspace.folder, workspace.runs, workers)
-    extra = surplus_sentence((workspace.cell_folder(cell) for cell in plan.cells), plan.cells[0].config.checkpoint)
-    if extra:
-        disk += f" {extra}."
+    known = zip(plan.cells, ended, strict=True)
+    prunable = surplus_sentence(
+        (workspace.cell_folder(cell), cell.config, record is not None and record.status is CellStatus.DONE)
+        for cell, record in known
+    )
+    disk += f" {prunable}." if prunable else ""
     return f"{done}- Time: {time}\n- Memory: {memory}.\n- Disk: {disk}\n{_not_looked_at(plan)}"
 
 

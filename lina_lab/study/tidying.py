@@ -143,12 +143,16 @@ def tidy_cells(folders: Iterable[tuple[Path, str]], policy: CheckpointConfig, na
     yield (f"{name}: {size(freed)} freed in {cells} cells{left}" if cells else f"{name}: nothing to prune{left}")
 
 
-def surplus_sentence(folders: Iterable[Path], policy: CheckpointConfig) -> str:
-    """What `lina prune` would do, for a plan: nothing is verified, locked or removed; empty: nothing."""
+def surplus_sentence(cells: Iterable[tuple[Path, TrialConfig, bool]]) -> str:
+    """What `lina prune` would do, for a plan: nothing is verified, locked or removed; empty: nothing.
+
+    Args:
+        cells: the folder of each, which may not exist; its trial; whether it is recorded as done.
+    """
     found = [
-        surplus(folder, policy, _batch_size(folder), done=_is_done(folder), verify=False)
-        for folder in folders
-        if (folder / CONFIG_FILE).exists() and read_heartbeat(folder) is None
+        surplus(folder, config.checkpoint, config.data.batch_size, done=done, verify=False)
+        for folder, config, done in cells
+        if folder.is_dir() and read_heartbeat(folder) is None
     ]
     deleted, reduced = [p for each in found for p in each.deleted], [p for each in found for p in each.reduced]
     if not deleted and not reduced:

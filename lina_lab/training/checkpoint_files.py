@@ -71,6 +71,7 @@ class CheckpointFiles(TorchCheckpointIO):
                 self._thread = None
 
     def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as draft:
             torch.save(checkpoint, draft)
             # Before the file has its name: without a digest it would pass for a damaged one.
