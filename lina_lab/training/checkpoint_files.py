@@ -1,5 +1,6 @@
 """How a checkpoint gets to the disk: whole or not at all, with its hash, at once or while training goes on."""
 
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,12 @@ class CheckpointFiles(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as draft:
             torch.save(checkpoint, draft)
+            digest = sha256(draft)
+            # First: an older file of this name, which a trial that leaves writes again, has another hash for a moment.
+            with draft.open("rb+") as file:
+                os.fsync(file.fileno())
             # Before the file has its name: without a digest it would pass for a damaged one.
-            write_atomically(digest_file(path), sha256(draft) + "\n")
+            write_atomically(digest_file(path), digest + "\n")
         # What is written, not what training knows by now: the best checkpoint must be on the disk.
         noted = checkpoint["callbacks"][STATE].get("best")
         best = None if noted is None else Best(**noted)

@@ -12,11 +12,13 @@ import torch
 
 from lina_lab.config import ResourcesConfig, TrialConfig
 from lina_lab.records.checkpoints import checkpoint_files, is_whole
+from lina_lab.records.curve import read_curve
 from lina_lab.records.result import Progress, TrialResult
 from lina_lab.records.runstore import TrackingRun
 from lina_lab.training import checkpoint_files as files_module
 from lina_lab.training.checkpoint_files import CheckpointFiles
 from lina_lab.training.checkpoints import newest
+from lina_lab.training.mlflow_logger import BufferedMLflowLogger
 from lina_lab.training.stopping import StopSignals
 from lina_lab.training.trial import run_trial
 from tests.training.test_resume import KilledError, assert_same_state, curve, final, tracked
@@ -68,8 +70,11 @@ def test_checkpoints_are_written_when_they_are_due_and_at_the_end(
     assert all(is_whole(path) for path in found.values())
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
-@pytest.mark.parametrize("kills", [[2], [3], [6], [5, 5, 9], [4, 7, 10]], ids=str)
+@pytest.mark.parametrize(
+    ("kills", "asynchronous"),
+    [([2], False), ([3], False), ([6], True), ([5, 5, 9], True), ([4, 7, 10], False)],
+    ids=str,
+)
 def test_a_trial_that_resumes_between_validations_equals_an_undisturbed_one(
     tiny: Tiny, tmp_path: Path, tracked: Callable[[], TrackingRun], kills: list[int], asynchronous: bool
 ) -> None:
@@ -93,6 +98,26 @@ def test_a_trial_that_resumes_between_validations_equals_an_undisturbed_one(
     states = [final(tmp_path / name) for name in ("whole", "broken")]
     for part in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers"):
         assert_same_state(states[0][part], states[1][part], part)
+
+
+def test_the_loss_of_a_step_whose_checkpoint_is_saved_outlives_the_process(
+    tiny: Tiny, tmp_path: Path, tracked: Callable[[], TrackingRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning logs it after the checkpoint; a process that is killed then has sent nothing."""
+    config, whole_run, broken_run = tiny(trainer=LONG, checkpoint={"every_images": 32}), tracked(), tracked()
+    run(config, tmp_path / "whole", tracking=whole_run)
+    with monkeypatch.context() as patch:
+        patch.setattr(BufferedMLflowLogger, "flush", lambda self: None)
+        with pytest.raises(KilledError):
+            run(config, tmp_path / "broken", kill_at=5, tracking=broken_run)
+    (tmp_path / "broken" / "unsent.jsonl").unlink()  # a killed process writes none
+    run(config, tmp_path / "broken", tracking=broken_run)
+    for name in ("train/loss", "val/loss_ema"):
+        assert curve(broken_run, name) == curve(whole_run, name)
+    curves = [read_curve(tmp_path / name) or [] for name in ("whole", "broken")]
+    losses = [[(step, value) for name, value, step, _ in points if name == "train/loss"] for points in curves]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 10
 
 
 def test_a_step_whose_checkpoint_is_saved_is_logged_once(tiny: Tiny, tmp_path: Path) -> None:
