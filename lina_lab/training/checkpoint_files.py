@@ -5,13 +5,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from lina_lab.config.checkpoint import CheckpointConfig
 from lina_lab.records.checkpoints import Best, checkpoint_files, delete, digest_file, write_best
+from lina_lab.util.compat.torch import save_file
 from lina_lab.util.files import atomic, sha256, write_atomically
 
 STATE = "Checkpoints"
@@ -74,7 +74,7 @@ class CheckpointFiles(TorchCheckpointIO):
     def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as draft:
-            torch.save(checkpoint, draft)
+            save_file(checkpoint, draft)
             digest = sha256(draft)
             # First: an older file of this name, which a trial that leaves writes again, has another hash for a moment.
             with draft.open("rb+") as file:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from lina_lab.records.checkpoints import delete, digest_file, known_as, weights_file, written_hash
+from lina_lab.util.compat.torch import save_file
 from lina_lab.util.files import atomic, sha256, write_atomically
 
 LEFT_OUT = ("optimizer_states", "lr_schedulers", "loops")
@@ -34,7 +35,7 @@ def keep_weights_alone(checkpoint: Path) -> Path:
     # On disk until it is written: most of it is not.
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     with atomic(path) as draft:
-        torch.save({part: value for part, value in saved.items() if part not in LEFT_OUT}, draft)
+        save_file({part: value for part, value in saved.items() if part not in LEFT_OUT}, draft)
         write_atomically(digest_file(path), f"{sha256(draft)}\n{known_as(checkpoint)}\n")
     delete(checkpoint)
     return path

@@ -142,17 +142,17 @@ def test_a_damaged_checkpoint_is_skipped(tiny: Tiny, tmp_path: Path, damage: str
 def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = torch.save
+    from lina_lab.util.compat.torch import save_file
 
     def full(state: dict[str, Any], path: Path) -> None:
         if state["global_step"] == 6:
             path.write_bytes(b"half of it")
             raise OSError(28, "No space left on device", str(path))
-        save(state, path)
+        save_file(state, path)
 
     config = tiny(trainer=LONG)
     with monkeypatch.context() as patch:
-        patch.setattr("lina_lab.training.checkpoint_files.torch.save", full)
+        patch.setattr("lina_lab.training.checkpoint_files.save_file", full)
         with pytest.raises(OSError, match="No space left"):
             run(config, tmp_path / "trial")
     assert not list((tmp_path / "trial").glob("*.draft"))

@@ -40,7 +40,7 @@ from lina_lab.util.compat.optuna import (
 )
 from lina_lab.util.compat.pydantic import field_descriptions
 from lina_lab.util.compat.submitit import batch_script
-from lina_lab.util.compat.torch import ddp_logging_data, profile_events
+from lina_lab.util.compat.torch import ddp_logging_data, profile_events, save_file
 from tests.system.servers import Server
 
 ROOT = Path(__file__).parents[2]
@@ -299,6 +299,13 @@ def test_torch_s_ddp_measures_communication(tmp_path: Path) -> None:
         torch.distributed.destroy_process_group()
     for name in ("avg_backward_comm_time", "avg_backward_compute_comm_overlap_time"):
         assert int(measured[name]) >= 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+@pytest.mark.parametrize("numbers", [1, 1000, 1_000_000])
+def test_a_file_of_torch_that_does_not_fit_raises_the_system_s_error(numbers: int) -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        save_file({"numbers": torch.zeros(numbers)}, Path("/dev/full"))
 
 
 def test_torch_s_profile_has_events_of_memory() -> None:

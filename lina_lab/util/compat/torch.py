@@ -1,4 +1,5 @@
-"""torch 2.14: what DDP measures of itself, the events of a profile, the state of a generator, many lerps at once.
+"""torch 2.14: what DDP measures of itself, the events of a profile, the state of a generator, many lerps at once; and
+why a file could not be written.
 
 Public: the same numbers as text, in logs and in `profile.key_averages`, and a generator's state as bytes. Missing: the
 numbers themselves, and the layout of the state, which alone takes more than 32 bits of a seed.
@@ -6,6 +7,7 @@ numbers themselves, and the layout of the state, which alone takes more than 32 
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,24 @@ def set_mersenne_state(generator: Generator, words: bytes) -> Generator:
 def lerp_all(tensors: Sequence[Tensor], ends: Sequence[Tensor], weight: float) -> None:
     """Move each tensor in place by a share of its way to the other one, all at once (`torch._foreach_lerp_`)."""
     torch._foreach_lerp_(list(tensors), list(ends), weight)
+
+
+def save_file(state: Any, path: Path) -> None:
+    """`torch.save` to a file, with the system's error where the disk is full.
+
+    Given a path, torch writes by itself and raises a RuntimeError that names positions in the file and no reason.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with path.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # Raised by torch's own end of the file, after the system's error.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
 
 
 def ddp_logging_data(model: DistributedDataParallel) -> dict[str, Any]:
