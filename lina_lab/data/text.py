@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from lina_lab.data.pretrained import weights_sha256
+from lina_lab.data.pretrained import hub_options, weights_sha256
 from lina_lab.util.compat.transformers import has_text_encoder
 from lina_lab.util.errors import first_line
 from lina_lab.util.seeds import derive
@@ -134,25 +134,26 @@ def _pretrained(name: str) -> PretrainedEncoder:
         import transformers
     except ImportError as error:
         raise ValueError(NOT_INSTALLED) from error
+    options = hub_options(name, f"the text encoder {name}")
     try:
-        return _load(transformers, name)
+        return _load(transformers, name, options)
     except Exception as error:
         # A damaged folder raises a dozen kinds of errors, some of them from libraries beneath transformers.
         raise ValueError(f"{name} is no text encoder that can be loaded: {first_line(error)}") from error
 
 
-def _load(transformers: Any, name: str) -> PretrainedEncoder:
+def _load(transformers: Any, name: str, options: dict[str, bool]) -> PretrainedEncoder:
     transformers.utils.logging.disable_progress_bar()
-    config = transformers.AutoConfig.from_pretrained(name)
+    config = transformers.AutoConfig.from_pretrained(name, **options)
     config = getattr(config, "text_config", None) or config
     known = has_text_encoder(config)
     pair = bool(getattr(config, "is_encoder_decoder", False))
     if known:
         config.is_encoder_decoder = False
     network, report = (transformers.AutoModelForTextEncoding if known else transformers.AutoModel).from_pretrained(
-        name, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        name, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
     )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
     if any(key.startswith("pooler.") for key in report["missing_keys"]):
         # It pools a text to one vector, which is not used here; published weights often lack it.
         network.pooler = None

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from lina_lab.data.pixels import Pixels
 from lina_lab.data.shards.format import read_header
 from lina_lab.data.shards.listing import PICTURES, Damages, LeftOut, files_of, leave_out, printable
-from lina_lab.data.shards.source_files import Stored
+from lina_lab.data.shards.samples import Stored
 from lina_lab.data.shards.source_tars import samples_in
 from lina_lab.evaluation.moments import Gaussian
 from lina_lab.util.errors import first_line

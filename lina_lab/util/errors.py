@@ -141,8 +141,12 @@ def explained(runs: Path) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, which may be a page long, or its class if it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """The first line of an error's message, which may be a page long, or its class if it has none.
+
+    A line that ends with a colon says nothing without the next one.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0])[:300]
 
 
 def _package(error: BaseException) -> str:

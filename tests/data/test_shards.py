@@ -168,8 +168,8 @@ def test_a_damaged_shard_is_named(shards: Path, capsys: pytest.CaptureFixture[st
     (shards / "manifest.json").write_text(json.dumps(manifest | {"shards": manifest["shards"][:2]}))
     with pytest.raises(ShardError, match="its shards hold 16 images, not 46"):
         read_manifest(shards)
-    (shards / "manifest.json").write_text(json.dumps(manifest | {"format": 4, "shards": []}))
-    with pytest.raises(ShardError, match="is of format 4, and this version of lina_lab knows 3"):
+    (shards / "manifest.json").write_text(json.dumps(manifest | {"format": 5, "shards": []}))
+    with pytest.raises(ShardError, match="is of format 5, and this version of lina_lab knows 4"):
         read_manifest(shards)
     (shards / "manifest.json").unlink()
     with pytest.raises(ShardError, match=r"is not there: make shards with lina cache"):

@@ -7,6 +7,7 @@ manifest. A shard whose images or captions were changed since it was made is mad
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lina_lab.data.pretrained import local_device
 from lina_lab.data.shards.format import MANIFEST, ShardError, read_index, read_manifest
 from lina_lab.data.shards.listing import Damages
 from lina_lab.data.shards.origins import contents_of, names_of, times_of
+from lina_lab.data.shards.samples import Keys
 from lina_lab.data.shards.sources import find_images
 from lina_lab.data.shards.writer import CacheConfig, ShardWriter
 from lina_lab.data.text import load_text_encoder
@@ -28,6 +30,8 @@ PLAN = "plan.json"
 """Notes what the shards of a folder are made of, before the first is written."""
 FOLDER = "folder"
 """Where the plan notes the folder of the images, which `lina cache verify=true` looks at; it may move."""
+KEYS = "keys"
+"""Where the plan notes what captions and classes are called there."""
 
 
 def cache(config: CacheConfig, console: Console) -> None:
@@ -40,17 +44,21 @@ def cache(config: CacheConfig, console: Console) -> None:
         raise ValueError("images=DIR is needed to make shards")
     if config.vae is None and config.resolution is None:
         raise ValueError("vae=NAME is needed to make shards of latents, or resolution=NUMBER to make some of pixels")
+    if config.vae is None and config.latent_statistics == "published":
+        raise ValueError("latent_statistics=published are an autoencoder's, and vae=NAME is not given")
     out, damages = Path(config.out), Damages(config.max_skipped if config.on_error == "skip" else 0.0)
-    source = find_images(Path(config.images), out, damages)
+    source = find_images(Path(config.images), out, damages, config.keys)
     if config.text is not None and source.classes is not None:
         raise ValueError(f"text={config.text} is for captions, and images={config.images} has classes")
     vae = None if config.vae is None else load_vae(config.vae, local_device())
+    if vae is not None and config.latent_statistics == "published":
+        vae.published(None)  # refused before images are encoded
     text = None if config.text is None else load_text_encoder(config.text, config.text_dim)
     writer = ShardWriter(source, damages, config, vae, text)
     plan = writer.plan()
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".lock"):
-        _check_plan(out, plan, Path(config.images))
+        _check_plan(out, plan, {FOLDER: str(Path(config.images).resolve()), KEYS: asdict(config.keys)})
     starts = range(0, len(source.names), config.images_per_shard)
     names = [f"shard-{number:06d}.tar" for number in range(len(starts))]
     with image_progress(console) as progress:
@@ -116,7 +124,7 @@ def _is_current(writer: ShardWriter, indices: range, path: Path, console: Consol
     return False
 
 
-def _check_plan(out: Path, plan: dict[str, Any], images: Path) -> None:
+def _check_plan(out: Path, plan: dict[str, Any], where: dict[str, Any]) -> None:
     """Note what these shards are made of, or compare it with what is noted.
 
     Raises:
@@ -124,7 +132,7 @@ def _check_plan(out: Path, plan: dict[str, Any], images: Path) -> None:
     """
     path = out / PLAN
     if not path.exists():
-        write_atomically(path, json.dumps({**plan, FOLDER: str(images.resolve())}, indent=1) + "\n")
+        write_atomically(path, json.dumps({**plan, **where}, indent=1) + "\n")
         return
     try:
         there = json.loads(path.read_text())
@@ -176,7 +184,7 @@ def verify_images(out: Path, images: Path) -> Iterator[str]:
     """
     plan = json.loads((out / PLAN).read_text())
     # Those that lack something were not encoded: their names are in no plan.
-    samples = find_images(images, out, Damages(limit=1.0)).samples
+    samples = find_images(images, out, Damages(limit=1.0), Keys(**plan.get(KEYS, {}))).samples
     if names_of(samples) != plan["images"]:
         yield f"{images} holds other images than those that the shards were made of"
         return

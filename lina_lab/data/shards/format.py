@@ -1,9 +1,10 @@
 """The format of a folder of WebDataset shards of cached latents, and the index of a shard.
 
 A folder holds `manifest.json` and tar files. A sample is `KEY.moments.npy` (float16 [2, 2C, h, w]: mean and log
-variance of the posterior, of the image and of its mirror image; without an autoencoder float16 [2, C, h, w]: their
-pixels in -1..1), and `KEY.cls` (its class) or `KEY.txt` (its caption,
-and `KEY.long.txt` a longer one), with `KEY.text.npy` (and `KEY.long.npy`: float16 [l, d], states of a text encoder).
+variance of the posterior, of the image and of its mirror image; of an autoencoder whose latents are certain float16
+[2, C, h, w]: the latents; without an autoencoder float16 [2, C, h, w]: their pixels in -1..1), and `KEY.cls` (its
+class) or `KEY.txt` (its caption, and `KEY.long.txt` a longer one), with `KEY.text.npy` (and `KEY.long.npy`: float16
+[l, d], states of a text encoder).
 
 A member's header notes the CRC-32 of its contents in place of its owner's name. That of moments notes there the CRC-32
 of the image's, and in place of its group's name that of the mirror image's. Other readers of tar files ignore both.
@@ -27,10 +28,11 @@ from numpy.lib import format as npy
 from lina_lab.config.checks import from_dict
 
 Half = npt.NDArray[np.float16]
-MANIFEST, FORMAT = "manifest.json", 3
+MANIFEST, FORMAT = "manifest.json", 4
 MOMENTS, CLASS = "moments.npy", "cls"
 CAPTION, STATES = {False: "txt", True: "long.txt"}, {False: "text.npy", True: "long.npy"}
 """Members for the short (False) and the long (True) caption, and for their states."""
+MAX_CLASSES = 1_000_000
 SUM = "crc32:"
 """What a noted sum begins with."""
 ALLOWED = (MOMENTS, CLASS, *CAPTION.values(), *STATES.values())
@@ -68,7 +70,7 @@ class Manifest:
     """What a folder of shards holds."""
 
     format: int
-    """Version of this format: 3 where pixels are stored, else 2."""
+    """Version of this format: 4 where latents are certain, 3 where pixels are stored, else 2."""
     images: int
     latent_shape: tuple[int, int, int]
     """C, h, w"""
@@ -90,10 +92,18 @@ class Manifest:
     text: TextOrigin | None = None
     """None: the captions have no states, or there are classes."""
 
+    certain: bool = False
+    """Whether the autoencoder gives one latent and no posterior, as AutoencoderDC and AutoencoderTiny do."""
+
+    @property
+    def sampled(self) -> bool:
+        """Whether latents are sampled from what is stored: mean and log variance."""
+        return self.vae is not None and not self.certain
+
     @property
     def stored_channels(self) -> int:
-        """Channels of what is stored of an image: mean and log variance of its latent, or its pixels."""
-        return self.latent_shape[0] * (1 if self.vae is None else 2)
+        """Channels of what is stored of an image: mean and log variance of its latent, the latent, or its pixels."""
+        return self.latent_shape[0] * (2 if self.sampled else 1)
 
     @property
     def contents(self) -> str:

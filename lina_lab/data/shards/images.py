@@ -99,7 +99,7 @@ class ShardImages(Dataset[Batch]):
         for row in np.flatnonzero(~np.isfinite(floats.sum(axis=(1, 2, 3)))).tolist():
             floats[row], conditions[row] = self._readable(variants[row], damaged, finite=True)
         latents = torch.from_numpy(floats)
-        if self.reader.manifest.vae is not None:
+        if self.reader.manifest.sampled:
             mean, log_variance = latents.chunk(2, dim=1)
             latents = mean + noise * (0.5 * log_variance.clamp(-30, 20)).exp_()
         batched = self._batched(conditions) | ({"damaged": damaged} if damaged else {})

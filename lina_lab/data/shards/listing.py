@@ -9,6 +9,7 @@ from pathlib import Path
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """Endings of images."""
 SHARD = ".tar"
+PARQUET, ARROW = ".parquet", ".arrow"
 HIDDEN = "hidden files and folders"
 BROKEN = "broken links"
 
@@ -76,6 +77,11 @@ class Listing:
     """Captions, and whatever else lies there."""
     folders: list[str]
     """Names of the folders directly in it."""
+
+    @property
+    def tables(self) -> list[Path]:
+        """Those of the others that may hold pictures: Parquet, and Arrow files of Hugging Face's `datasets`."""
+        return [file for file in self.others if file.suffix.lower() in (PARQUET, ARROW)]
 
 
 def printable(name: str | Path) -> str:

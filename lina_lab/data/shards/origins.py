@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Sequence
 
-from lina_lab.data.shards.source_files import Sample
+from lina_lab.data.shards.samples import Sample
 
 SETTLED = 2.0
 """Seconds after which a file's times tell a later change: some file systems count in whole seconds."""
@@ -46,5 +46,5 @@ def times_of(samples: Sequence[Sample]) -> str | None:
     # The time of the last change of the file's record as well: a program can set the other one.
     times = {path: (each.st_size, each.st_mtime_ns, each.st_ctime_ns) for path, each in found.items()}
     lines = [f"{sample.name} {sample.label}" for sample in samples]
-    lines += [f"{times[part.path]} {part.offset} {part.size}" for part in stored]
+    lines += [f"{times[part.path]} {part.place}" for part in stored]
     return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()

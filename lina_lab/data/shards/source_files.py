@@ -1,124 +1,31 @@
-"""Images to encode: where they and their captions lie, and those that are files of a folder."""
+"""Images to encode that are files of a folder, with captions beside them or in a folder for each class."""
 
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from PIL import Image
+from lina_lab.data.shards.format import CAPTION
+from lina_lab.data.shards.listing import (
+    ARROW,
+    PARQUET,
+    PICTURES,
+    SHARD,
+    Damages,
+    LeftOut,
+    Listing,
+    leave_out,
+    printable,
+)
+from lina_lab.data.shards.samples import InJson, Keys, Part, Sample, Source, Stored, shuffled
 
-from lina_lab.data.pictures import read_picture
-from lina_lab.data.shards.format import CAPTION, CLASS
-from lina_lab.data.shards.listing import PICTURES, SHARD, Damages, LeftOut, Listing, leave_out, printable
-from lina_lab.util.errors import first_line
-
-ORDER_SEED = 0
-"""Seed of the order in which images are written to shards: the same every time."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """An image or a caption: a file, or a part of one."""
-
-    name: str
-    """Its name in messages."""
-    path: Path
-    offset: int = 0
-    size: int = -1
-    """-1: up to the end of the file."""
-
-    def read(self) -> bytes:
-        """The contents."""
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
-
-    def text(self) -> str:
-        """The contents as text.
-
-        Raises:
-            ValueError: they are none in UTF-8.
-        """
-        try:
-            # Editors on Windows put a mark of the byte order first, which is no part of the text.
-            return self.read().decode("utf-8-sig").strip()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{printable(self.name)} is no text in UTF-8: {error}") from error
-
-    def picture(self, name: str | None = None) -> Image.Image:
-        """The contents as an RGB image as people see it; messages have another name for it where one is given.
-
-        Raises:
-            ValueError: they are none that can be read.
-            OSError: the disk cannot be read.
-        """
-        data = self.read()
-        try:
-            return read_picture(data)
-        except Exception as error:
-            # Pillow raises a dozen kinds of errors for damaged files.
-            shown = printable(name or self.name)
-            raise ValueError(f"{shown} is no picture that can be read: {first_line(error)}") from error
+JSON = ".json"
 
 
-@dataclass(frozen=True)
-class Sample:
-    """An image with its class or its captions."""
-
-    name: str
-    """Its name in the folder of the images."""
-    image: Stored
-    label: int | None
-    captions: dict[bool, Stored]
-    """The short (False) and the long (True) caption, as far as there are captions."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """The images to encode, in the order in which shards hold them."""
-
-    samples: tuple[Sample, ...]
-    classes: tuple[str, ...] | None
-    """Names of the classes; None: there are captions instead."""
-    long_captions: bool
-    """Whether each image has a long caption, too."""
-    left_out: LeftOut = field(default_factory=LeftOut)
-    """What was found beside them and is not used."""
-    damaged: int = 0
-    """Number of further images, which lack what others have."""
-
-    @property
-    def images(self) -> int:
-        """Number of all images that were found, to which a share of damaged ones refers."""
-        return len(self.samples) + self.damaged
-
-    @property
-    def condition_name(self) -> str:
-        """What belongs to each image, for messages."""
-        if self.classes is not None:
-            return f"of {len(self.classes):,} classes"
-        return "with two captions each" if self.long_captions else "with captions"
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """A name for each image; together they identify the set."""
-        return tuple(sample.name for sample in self.samples)
-
-    def condition(self, index: int) -> dict[str, Any]:
-        """Members of an image's sample beside the image: its class, or its captions."""
-        sample = self.samples[index]
-        if self.classes is not None:
-            return {CLASS: sample.label}
-        return {CAPTION[long]: caption.text() for long, caption in sample.captions.items()}
-
-
-def in_folder(folder: Path, listing: Listing, left_out: LeftOut, damages: Damages) -> Source:
+def in_folder(folder: Path, listing: Listing, keys: Keys, left_out: LeftOut, damages: Damages) -> Source:
     """The files of a folder.
 
     Args:
         folder: the folder.
         listing: its files.
+        keys: names of what JSON files hold.
         left_out: gets what is not used.
         damages: gets images that lack a caption which others have.
 
@@ -127,20 +34,33 @@ def in_folder(folder: Path, listing: Listing, left_out: LeftOut, damages: Damage
     """
     files, others = listing.pictures, set(listing.others)
     if not files:
-        raise ValueError(f"images={folder} holds no pictures ({', '.join(PICTURES)}), and no shards ({SHARD})")
-    kinds = [long for long in CAPTION if any(_caption(file, long=long) in others for file in files)]
-    if kinds == [True]:
-        raise ValueError(f"{files[0]} has not both captions beside it (.txt and .long.txt)")
-    captions = {file: {long: _caption(file, long=long) for long in kinds} for file in files}
+        tables = f"no tables ({PARQUET}, {ARROW})"
+        raise ValueError(f"images={folder} holds no pictures ({', '.join(PICTURES)}), no shards ({SHARD}) and {tables}")
+    if has_texts(listing) and keys.caption is None:
+        kinds = [long for long in CAPTION if any(_caption(file, long=long) in others for file in files)]
+        if kinds == [True]:
+            raise ValueError(f"{files[0]} has not both captions beside it (.txt and .long.txt)")
+        captions: dict[Path, dict[bool, Part]] = {
+            file: {long: Stored(str(path), path) for long in kinds for path in [_caption(file, long=long)]}
+            for file in files
+        }
+    elif has_json(listing, keys):
+        kinds = list(keys.captions)
+        captions = {
+            file: {long: InJson(str(path), path, key=key) for long, key in keys.captions.items()}
+            for file in files
+            for path in [file.with_suffix(JSON)]
+        }
+    else:
+        kinds, captions = [], {file: {} for file in files}
     for file, own in captions.items():
-        if lacking := [caption.name for caption in own.values() if caption not in others]:
+        if lacking := [caption.path.name for caption in own.values() if caption.path not in others]:
             name = _name(folder, file)
             damages.note(name, f"{printable(file)} has no caption beside it, and others have: {lacking[0]}")
         elif not kinds and file.parent == folder:
-            name, problem = _name(folder, file), "has neither a caption beside it nor a folder of its class"
-            damages.note(name, f"{printable(file)} {problem}")
+            damages.note(_name(folder, file), _without_condition(file, others, keys))
     files = [file for file in files if _name(folder, file) not in damages.found]
-    used = {caption for file in files for caption in captions[file].values()}
+    used = {caption.path for file in files for caption in captions[file].values()}
     leave_out([file for file in listing.others if file not in used], left_out)
     classes = None if kinds else tuple(sorted({file.relative_to(folder).parts[0] for file in files}))
     for name in [] if classes is None else [each for each in listing.folders if each not in classes]:
@@ -151,21 +71,53 @@ def in_folder(folder: Path, listing: Listing, left_out: LeftOut, damages: Damage
             name=_name(folder, file),
             image=Stored(str(file), file),
             label=numbers.get(file.relative_to(folder).parts[0]),
-            captions={long: Stored(str(path), path) for long, path in captions[file].items()},
+            captions=captions[file],
         )
         for file in files
     ]
     return Source(shuffled(samples), classes, True in kinds, left_out)
 
 
+def _without_condition(file: Path, others: set[Path], keys: Keys) -> str:
+    """A sentence on a picture of which nothing says what is on it."""
+    beside, key = file.with_suffix(JSON), keys.captions[False]
+    if beside in others:
+        try:
+            InJson(str(beside), beside, key=key).text()
+        except ValueError as error:
+            return str(error)
+    kinds = f"a caption beside it (.txt, or .json with the key {key}) nor a folder of its class"
+    return f"{printable(file)} has neither {kinds} nor a line in metadata.jsonl or metadata.csv"
+
+
+def has_texts(listing: Listing) -> bool:
+    """Whether a picture has a file of text beside it."""
+    others = set(listing.others)
+    return any(_caption(file, long=long) in others for file in listing.pictures for long in CAPTION)
+
+
+def has_json(listing: Listing, keys: Keys) -> bool:
+    """Whether pictures have captions in JSON files beside them: a key is named, or the first one has the usual key.
+
+    Raises:
+        ValueError: a key is named, and there are no such files.
+    """
+    others = set(listing.others)
+    first = next((path for file in listing.pictures if (path := file.with_suffix(JSON)) in others), None)
+    if keys.caption is not None:
+        if first is None:
+            where = "a .json file beside it, and there is no metadata.jsonl or metadata.csv"
+            raise ValueError(f"caption_key={keys.caption}: no picture of {listing.pictures[0].parent} has {where}")
+        return True
+    try:
+        return first is not None and bool(InJson(str(first), first, key=keys.captions[False]).text())
+    except ValueError:
+        return False
+
+
 def _name(folder: Path, file: Path) -> str:
     return str(file.relative_to(folder))
 
 
-def _caption(file: Path, *, long: bool = False) -> Path:
+def _caption(file: Path, *, long: bool) -> Path:
     return file.with_suffix(f".{CAPTION[long]}")
-
-
-def shuffled(samples: list[Sample]) -> tuple[Sample, ...]:
-    """The samples in the order of the shards."""
-    return tuple(samples[index] for index in np.random.default_rng(ORDER_SEED).permutation(len(samples)))

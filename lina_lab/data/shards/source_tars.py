@@ -1,25 +1,27 @@
-"""Images to encode in WebDataset shards: an image with `cls`, or with `txt` and perhaps `long.txt`."""
+"""Images to encode in WebDataset shards: an image with `cls`, or with `txt` and perhaps `long.txt`, or with `json`."""
 
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lina_lab.data.shards.format import CAPTION, CLASS, class_number
+from lina_lab.data.shards.format import CAPTION, CLASS, MAX_CLASSES, class_number
 from lina_lab.data.shards.listing import HIDDEN, PICTURES, Damages, LeftOut, Listing, leave_out, printable
-from lina_lab.data.shards.source_files import Sample, Source, Stored, shuffled
+from lina_lab.data.shards.samples import InJson, Keys, Part, Sample, Source, Stored, shuffled
 
-MAX_CLASSES = 1_000_000
+JSON = "json"
+"""Kind of a member that img2dataset writes."""
 BLOCK = 512
 """Bytes of a block of a tar file."""
 
 
-def in_tars(folder: Path, listing: Listing, left_out: LeftOut, damages: Damages) -> Source:
+def in_tars(folder: Path, listing: Listing, keys: Keys, left_out: LeftOut, damages: Damages) -> Source:
     """The samples of shards.
 
     Args:
         folder: the folder of the shards.
         listing: its files.
+        keys: names of what `json` holds.
         left_out: gets what is not used.
         damages: gets samples that are not whole.
 
@@ -27,7 +29,7 @@ def in_tars(folder: Path, listing: Listing, left_out: LeftOut, damages: Damages)
         ValueError: there are no images, some have a class or a caption and others not, or a shard is damaged.
     """
     leave_out(listing.others, left_out)
-    samples = [sample for tar in listing.tars for sample in samples_in(tar, folder, left_out, damages)]
+    samples = [sample for tar in listing.tars for sample in samples_in(tar, folder, keys, left_out, damages)]
     if not samples:
         raise ValueError(f"images={folder} holds shards without pictures")
     labelled = any(sample.label is not None for sample in samples)
@@ -57,7 +59,7 @@ def _lacks(sample: Sample, *, labelled: bool, long: bool) -> str | None:
     if labelled:
         return None if sample.label is not None else f"it has no {CLASS}, and others have"
     if False not in sample.captions:
-        return f"it has neither {CLASS} nor {CAPTION[False]}"
+        return f"it has neither {CLASS} nor {CAPTION[False]} nor {JSON}"
     return f"it has no {CAPTION[True]}, and others have" if long and True not in sample.captions else None
 
 
@@ -88,13 +90,24 @@ class _Found:
             return f"class {self.label[:20]!r} is no number below {MAX_CLASSES:,}"
         return None
 
+    def captions(self, where: str, tar: Path, keys: Keys) -> tuple[set[str], dict[bool, Part]]:
+        """The kinds that say what is on the picture, and its captions: in `json` where a key is named for it, or where
+        nothing else says it."""
+        kinds = {long: kind for long, kind in CAPTION.items() if kind in self.members}
+        if JSON in self.members and (keys.caption is not None or (not kinds and CLASS not in self.members)):
+            place = (f"{where}: {JSON}", tar, *self.members[JSON])
+            return {JSON}, {long: InJson(*place, key=key) for long, key in keys.captions.items()}
+        own = {long: Stored(f"{where}: {kind}", tar, *self.members[kind]) for long, kind in kinds.items()}
+        return {CLASS, *kinds.values()}, dict[bool, Part](own)
 
-def samples_in(tar: Path, folder: Path, left_out: LeftOut, damages: Damages) -> Iterator[Sample]:
+
+def samples_in(tar: Path, folder: Path, keys: Keys, left_out: LeftOut, damages: Damages) -> Iterator[Sample]:
     """The samples of a shard that lies in a folder.
 
     Args:
         tar: the shard.
         folder: the folder.
+        keys: names of what `json` holds.
         left_out: gets members that are not used.
         damages: gets samples that have not exactly one image, or a class that is none.
 
@@ -108,14 +121,14 @@ def samples_in(tar: Path, folder: Path, left_out: LeftOut, damages: Damages) -> 
             damages.note(name, f"{printable(where)}: {found.problem}")
             continue
         (picture,) = found.pictures
-        captions = {long: kind for long, kind in CAPTION.items() if kind in found.members}
-        for kind in found.members.keys() - {picture, CLASS, *captions.values()}:
+        used, captions = found.captions(where, tar, keys)
+        for kind in found.members.keys() - {picture, *used}:
             left_out.add(f"members .{kind}", f"{where}: {kind}")
         yield Sample(
             name=name,
             image=Stored(where, tar, *found.members[picture]),
-            label=None if found.label is None else class_number(found.label, MAX_CLASSES),
-            captions={long: Stored(f"{where}: {kind}", tar, *found.members[kind]) for long, kind in captions.items()},
+            label=class_number(found.label, MAX_CLASSES) if CLASS in used and found.label is not None else None,
+            captions=captions,
         )
 
 

@@ -19,7 +19,7 @@ from lina_lab.data.pretrained import local_device
 from lina_lab.data.shards.format import CAPTION, FORMAT, MANIFEST, MOMENTS, STATES, member
 from lina_lab.data.shards.listing import Damages
 from lina_lab.data.shards.origins import contents_of, names_of, times_of
-from lina_lab.data.shards.source_files import Source
+from lina_lab.data.shards.samples import Keys, Source
 from lina_lab.data.shards.sources import load_image
 from lina_lab.data.text import TextEncoder
 from lina_lab.data.vae import Autoencoder
@@ -35,8 +35,12 @@ class CacheConfig:
     images: str | None = None
     """Folder of the images, or of WebDataset shards of them; not needed for verify=true."""
     vae: str | None = None
-    """Folder or hub name of a diffusers AutoencoderKL; null: the shards hold pixels, for models of small pictures; not
-    needed for verify=true."""
+    """Folder or hub name of an autoencoder of diffusers, such as AutoencoderKL, AutoencoderDC or AutoencoderTiny; null:
+    the shards hold pixels, for models of small pictures; not needed for verify=true."""
+    latent_statistics: Literal["measured", "published"] = "measured"
+    """Mean and standard deviation by which training scales latents: measured on these images, channel by channel; or
+    published with the autoencoder (scaling_factor and shift_factor, or latents_mean and latents_std), as weights need
+    that were trained with them."""
     resolution: PositiveInt | None = None
     """Height and width in pixels: the shorter side is scaled to it, and the longer one cropped at the center; null: 256
     with an autoencoder; pixels need a number."""
@@ -56,6 +60,17 @@ class CacheConfig:
     image is left out)."""
     max_skipped: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """For on_error=skip: largest share of the images that may be left out; more end the command."""
+    caption_key: str | None = None
+    """Key of the captions in JSON files beside the images or in shards, or their column in tables and metadata; null:
+    caption, in tables also text."""
+    long_caption_key: str | None = None
+    """Key or column of longer captions; null: none."""
+    label_key: str | None = None
+    """Column of the classes in tables and metadata; null: label."""
+    image_key: str | None = None
+    """Column of the images in tables; null: the one that holds pictures by its type or name."""
+    split: str | None = None
+    """For tables: the part of the data set, such as train; null: there is one part."""
     verify: bool = False
     """Compare the shards in `out` with their manifest, and the images with those that the shards were made of."""
 
@@ -63,6 +78,11 @@ class CacheConfig:
     def side(self) -> int:
         """Pixels of an image's side."""
         return self.resolution or 256
+
+    @property
+    def keys(self) -> Keys:
+        """What captions and classes are called."""
+        return Keys(self.caption_key, self.long_caption_key, self.label_key, self.image_key, self.split)
 
 
 READING = 2
@@ -80,6 +100,11 @@ class ShardWriter(NamedTuple):
     """None: pixels are stored as they are."""
     text: TextEncoder | None
     """None: captions are stored without states."""
+
+    @property
+    def sampled(self) -> bool:
+        """Whether mean and log variance are stored, from which training samples latents."""
+        return self.vae is not None and not self.vae.certain
 
     def plan(self) -> dict[str, Any]:
         """What tells these shards from others."""
@@ -116,7 +141,7 @@ class ShardWriter(NamedTuple):
                     whole = self._readable(batch, skipped)
                     if whole:
                         moments = self._write_batch(tar, whole)
-                        sums.append(_sums(moments, pixels=self.vae is None))
+                        sums.append(_sums(moments, sampled=self.sampled))
                     report(len(batch))
             if not sums:
                 first = next(iter(skipped.values()))
@@ -197,17 +222,20 @@ class ShardWriter(NamedTuple):
         mean = total / count
         std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
         channels, *grid = found[0]["shape"]
+        channels //= 2 if self.sampled else 1
         if self.vae is None:
             # Pixels stay as they are shown.
             mean, std = np.zeros(channels), np.ones(channels)
+        elif self.config.latent_statistics == "published":
+            mean, std = (np.array(each) for each in self.vae.published(channels))
         text = None
         if self.text is not None:
             text = {"encoder": self.text.name, **dict(zip(("sha256", "dim", "length"), plan["text"], strict=True))}
         manifest = {
-            # Earlier versions know no shards of pixels, and all others.
-            "format": FORMAT if self.vae is None else 2,
+            # Earlier versions know neither shards of certain latents nor, the first, those of pixels.
+            "format": 3 if self.vae is None else 2 if self.sampled else FORMAT,
             "images": sum(summary["images"] for summary in found),
-            "latent_shape": [channels if self.vae is None else channels // 2, *grid],
+            "latent_shape": [channels, *grid],
             "mean": mean.tolist(),
             "std": std.tolist(),
             "resolution": self.config.side,
@@ -216,6 +244,7 @@ class ShardWriter(NamedTuple):
             "classes": plan["classes"],
             "long_captions": plan["long_captions"],
             "text": text,
+            **({"certain": True} if self.vae is not None and self.vae.certain else {}),
             "shards": [
                 {"name": name, **{part: summary[part] for part in ("images", "bytes", "sha256")}}
                 for name, summary in zip(names, found, strict=True)
@@ -224,10 +253,10 @@ class ShardWriter(NamedTuple):
         write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
-def _sums(moments: "np.ndarray[Any, Any]", *, pixels: bool) -> "np.ndarray[Any, Any]":
+def _sums(moments: "np.ndarray[Any, Any]", *, sampled: bool) -> "np.ndarray[Any, Any]":
     """For each channel the count, sum and expected sum of squares of latents sampled from the posteriors: [3, C]."""
     mean, variance = moments.astype(np.float64), np.zeros(1)
-    if not pixels:
+    if sampled:
         mean, log_variance = np.split(mean, 2, axis=2)
         variance = np.exp(np.clip(log_variance, -30, 20))
     axes = (0, 1, 3, 4)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lina_lab.data.scenes import COLORS, RELATIONS, SHAPES, TASKS, Metadata
-from lina_lab.data.shards.source_files import Stored
+from lina_lab.data.shards.samples import Stored
 from lina_lab.evaluation.prompts.geneval import LAYOUT, read_layout, write_results
 from lina_lab.evaluation.prompts.judge import judge_all
 from lina_lab.evaluation.sampling import SAMPLES_FILE
