@@ -16,7 +16,7 @@ import numpy.typing as npt
 from lina_lab.data.pixels import Pixels
 from lina_lab.data.shards.format import read_header
 from lina_lab.data.shards.listing import PICTURES, Damages, LeftOut, files_of, leave_out, printable
-from lina_lab.data.shards.samples import Stored
+from lina_lab.data.shards.samples import Keys, Part, Stored
 from lina_lab.data.shards.source_tars import samples_in
 from lina_lab.evaluation.moments import Gaussian
 from lina_lab.util.errors import first_line
@@ -160,7 +160,8 @@ def _in_folder(path: Path, left_out: LeftOut) -> ImageSet:
     leave_out(listing.others, left_out)
     if not listing.tars and not listing.pictures:
         raise ValueError(f"{path} holds no pictures ({', '.join(PICTURES)}), and no shards (.tar)")
-    images = [sample.image for tar in listing.tars for sample in samples_in(tar, path, left_out, Damages())]
+    members = (sample for tar in listing.tars for sample in samples_in(tar, path, Keys(), left_out, Damages()))
+    images: list[Part] = [sample.image for sample in members]
     images += [Stored(str(file), file) for file in listing.pictures]
     if not images:
         raise ValueError(f"{path} holds shards without pictures")
@@ -169,7 +170,7 @@ def _in_folder(path: Path, left_out: LeftOut) -> ImageSet:
     return ImageSet(path=path, count=len(images), size=(height, width), batches=batches)
 
 
-def _from_folder(path: Path, images: list[Stored], size: tuple[int, int], batch_size: int) -> Iterator[Pixels]:
+def _from_folder(path: Path, images: list[Part], size: tuple[int, int], batch_size: int) -> Iterator[Pixels]:
     for start in range(0, len(images), batch_size):
         batch = []
         for image in images[start : start + batch_size]:

@@ -195,6 +195,7 @@ def test_a_server_that_does_not_answer_is_away_and_one_that_refuses_is_not(tmp_p
 def test_an_error_without_a_message_is_told_by_its_class() -> None:
     assert first_line(ValueError()) == first_line(ValueError("\n")) == "ValueError"
     assert first_line(ValueError("one\ntwo")) == "one"
+    assert first_line(ValueError("it does not fit:\n\n\ttwo\nthree")) == "it does not fit: two"
     assert len(first_line(ValueError("x" * 9999))) == 300
 
 

@@ -34,7 +34,8 @@ class Rows:
     """None: a file of Arrow."""
     first: int
     """Row of the file that comes first."""
-    bytes: int
+    size: int
+    """Bytes of the rows."""
 
     def image(self, row: int) -> bytes:
         """The picture's file in a row; empty: there is none."""
@@ -72,7 +73,7 @@ class _Recent:
         if rows not in self._groups:
             table = pq.ParquetFile(rows.path).read_row_group(rows.group, columns=[rows.column])
             self._groups[rows] = table.column(rows.column)
-            while sum(each.bytes for each in self._groups) > 2 * WINDOW and len(self._groups) > 1:
+            while sum(each.size for each in self._groups) > 2 * WINDOW and len(self._groups) > 1:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(rows)
         return self._groups[rows]
@@ -166,7 +167,7 @@ def _image_column(schema: pa.Schema, where: str) -> str:
         has = "several columns of pictures" if found else "no column of pictures that is known by its type or name"
         listed = ", ".join(found or schema.names)
         raise ValueError(f"{where} has {has}: image_key=COLUMN names it ({listed})")
-    return found[0]
+    return str(found[0])
 
 
 def _names(struct: pa.StructType) -> list[str]:
@@ -225,7 +226,7 @@ def _in_windows(source: Source) -> tuple[Any, ...]:
     random, keys = np.random.default_rng(ORDER_SEED), sorted(groups, key=str)
     found, window, size = list[Any](), list[Any](), 0
     for number in random.permutation(len(keys)):
-        own = 0 if keys[number] is None else keys[number].bytes
+        own = 0 if keys[number] is None else keys[number].size
         if window and size + own > WINDOW:
             found, window, size = [*found, *(window[i] for i in random.permutation(len(window)))], [], 0
         window, size = [*window, *groups[keys[number]]], size + own
