@@ -13,7 +13,8 @@ Groups
   task=NAME: the same question for another task; t2i is text to image
   scale=NAME: the same question with the sizes, data and resources of another scale
   size=NAME: the model's fields for one size
-  data=NAME: the data set, as data.name=NAME
+  data=NAME: the data set, as data.name=NAME; with data=shards data.path=FOLDER the shape of latents, the number of
+    classes and the size of texts are those of the shards, unless they are set
 
 Studies of your own lie in ./studies or in the folder of --config-dir, in Hydra's layout: study/NAME.yaml with
 `# @package _global_` as its first line. One starts from another with `defaults: [kv_gate, _self_]`. What it changes
@@ -25,7 +26,8 @@ Flags
   --json: with lina status, write the state as JSON for programs
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -33,9 +35,10 @@ from omegaconf.errors import OmegaConfBaseException
 from lina_lab.config import CommandConfig, TrialConfig
 from lina_lab.config.compose import CommandLine, compose, composed
 from lina_lab.config.fields import SECTIONS
-from lina_lab.config.grammar import fields_help, refuse
+from lina_lab.config.grammar import fields_help, refuse, shown
 from lina_lab.config.options import GROUPS, Options
 from lina_lab.study.grid import make_plan
+from lina_lab.study.points import with_values
 from lina_lab.study.workspace import Workspace
 from lina_lab.util.errors import ConfigError
 from lina_lab.util.imports import gc_paused
@@ -74,16 +77,19 @@ class StudyCommand:
             if line.flags.json:
                 raise ConfigError("--json is for lina status")
             found = compose(line)
+            from lina_lab.study.fitting import fields_of_data
             from lina_lab.study.rounds import grown
 
-            plan = grown(make_plan(found.study, found.base, found.overridden, found.paths.folder), {})
+            decided = fields_of_data(found.base, found.fixed)
+            base = with_values(found.base, decided)
+            plan = grown(make_plan(found.study, base, found.overridden, found.paths.folder), {})
             workspace = Workspace.of(plan, found.paths)
         except BrokenPipeError:
             raise
         except (ValueError, OSError, OmegaConfBaseException) as error:
             return refuse(error)
         if found.command.action == "plan":
-            return _plan(workspace, found.command)
+            return _plan(workspace, found.command, decided)
         # Optuna and MLflow take seconds to import: not before the configuration is right.
         with gc_paused():
             from lina_lab.commands.study_actions import run_and_report
@@ -104,7 +110,7 @@ def study_help(options: Options) -> str:
     return "\n\n".join([(__doc__ or "").strip(), *listed])
 
 
-def _plan(workspace: Workspace, command: CommandConfig) -> int:
+def _plan(workspace: Workspace, command: CommandConfig, decided: Mapping[str, Any]) -> int:
     from lina_lab.launch.machine import layout_cautions
     from lina_lab.launch.slurm import time_cautions
     from lina_lab.study.plan import describe
@@ -112,6 +118,8 @@ def _plan(workspace: Workspace, command: CommandConfig) -> int:
     from lina_lab.study.speed import speed_of
 
     print(describe(workspace, command.workers), end="")
+    if decided:
+        print(f"By its data: {', '.join(f'{name}={shown(value)}' for name, value in decided.items())}.")
     if command.launcher != "local":
         from lina_lab.launch.select import describe_launch
         from lina_lab.util.errors import StudyError

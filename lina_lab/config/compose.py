@@ -9,6 +9,7 @@ command line. Whatever is wrong raises ValueError with one sentence, before anyt
 import argparse
 import typing
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from lina_lab.config import CommandConfig, PathsConfig, StudyConfig, from_dict
+from lina_lab.config import CommandConfig, PathsConfig, StudyConfig, TrialConfig, from_dict
 from lina_lab.config.fields import (
     COMMAND,
     TRIAL,
@@ -32,7 +33,7 @@ from lina_lab.config.fields import (
     optional_section,
     placed,
 )
-from lina_lab.config.grammar import MISSING, as_typed, one_line, parse_override, shown
+from lina_lab.config.grammar import MISSING, as_typed, default_values, one_line, parse_override, shown
 from lina_lab.config.hints import NO_SWEEPER, check_word, check_words, is_several, several_values
 from lina_lab.config.options import FILES, GROUPS, HEADER, PRESETS, Options, presets, studies_of_before
 from lina_lab.util.errors import ConfigError
@@ -55,6 +56,8 @@ class Composed:
     command: CommandConfig
     overridden: tuple[str, ...]
     """Dotted names of the fields that the command line sets."""
+    fixed: frozenset[str] = frozenset()
+    """Those of a trial that the user set for these data: on the command line, or in the file that names the data."""
 
 
 class CommandLine:
@@ -141,7 +144,26 @@ def compose(line: CommandLine) -> Composed:
         paths=from_dict(PathsConfig, data["paths"], within="paths"),
         base={name: data[name] for name in TRIAL},
         overridden=line.overridden,
+        fixed=_fixed(line, data),
     )
+
+
+def _fixed(line: CommandLine, data: Mapping[str, Any]) -> frozenset[str]:
+    """The fields of a trial that the user set for its data; see `Composed.fixed`.
+
+    What files set is for the data that they name, and nothing is set where a field has its default.
+    """
+    if "data.name" in line.overridden and _data_of_files(line) != data["data"]["name"]:
+        return frozenset(line.overridden)
+    plain = flatten(default_values(TrialConfig))
+    own = flatten({name: data[name] for name in TRIAL})
+    return frozenset([*line.overridden, *(name for name, value in own.items() if value != plain.get(name))])
+
+
+def _data_of_files(line: CommandLine) -> str:
+    files = copy(line)
+    files.overrides = [override for override in line.overrides if override.key_or_group in FILES]
+    return str(_hydra(files, []).data.name)
 
 
 def _with_names(data: Any) -> Any:

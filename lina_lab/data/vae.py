@@ -66,7 +66,7 @@ class Autoencoder:
         images = images.to(self.device)
         encoded = self.model.encode(images.unsqueeze(2) if self.kind in OF_FRAMES else images)
         if self.certain:
-            moments = encoded.latent if "latent" in encoded else encoded.latents
+            moments: Tensor = encoded.latent if "latent" in encoded else encoded.latents
         else:
             moments = torch.cat([encoded.latent_dist.mean, encoded.latent_dist.logvar], dim=1)
         return (moments.squeeze(2) if self.kind in OF_FRAMES else moments).float()

@@ -1,6 +1,6 @@
 """The base of the data modules: a training stream that depends on the seed and the step alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -92,6 +92,18 @@ class StepDataModule(L.LightningDataModule):
         Raises:
             ValueError: what is wrong.
         """
+
+    @classmethod
+    def fields(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What the data say of a trial: dotted name of a field -> its value; none: they say nothing.
+
+        Args:
+            config: the trial's fields as plain nested data.
+
+        Raises:
+            ValueError: the data cannot be read.
+        """
+        return {}
 
     @cached_property
     def encoder_sha256(self) -> str | None:

@@ -1,13 +1,19 @@
 """The data module of shards of cached latents."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from lina_lab.config import TrialConfig
 from lina_lab.data.modules.base import StepDataModule
 from lina_lab.data.shards.format import Manifest, ShardError, read_manifest
 from lina_lab.data.shards.images import ConditionKind, ShardImages
+
+NO_TEXT = {"model.text_dim": None, "data.encoder": None}
+"""Fields of a trial without captions."""
+OPEN = "give data.encoder and model.text_dim, or text=NAME to the cache"
+"""What to do about captions without states."""
 
 
 class ShardsDataModule(StepDataModule):
@@ -45,6 +51,24 @@ class ShardsDataModule(StepDataModule):
     @classmethod
     def check_data(cls, config: TrialConfig) -> None:
         _fitting(config)
+
+    @classmethod
+    def fields(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The shape of latents, and the classes or the states of captions, as the manifest has them."""
+        folder = Path(config["data"]["path"])
+        manifest = read_manifest(folder)
+        channels, *size = manifest.latent_shape
+        found: dict[str, Any] = {"model.latent_channels": channels, "model.latent_size": size}
+        if manifest.classes is not None:
+            return {**found, "model.num_classes": len(manifest.classes), **NO_TEXT}
+        if manifest.text is None and config["model"]["text_dim"] is None:
+            # Only the user can say which encoder makes the states. Without one this is no model of no condition.
+            return found
+        found["model.num_classes"] = None
+        if manifest.text is None:
+            return found
+        text = {"model.text_dim": manifest.text.dim, "model.text_length": manifest.text.length}
+        return {**found, **text, "data.encoder": None}
 
     def captions(self, indices: Sequence[int]) -> list[str]:
         """The captions of held-out images, also where the model takes their states."""
@@ -94,8 +118,12 @@ def _condition_kind(folder: Path, manifest: Manifest, config: TrialConfig) -> Co
             f"{folder} holds pixels, which need no autoencoder: leave sampling.vae={config.sampling.vae} out"
         )
     if model.num_classes is not None:
-        if len(manifest.classes or ()) != model.num_classes:
-            classes = len(manifest.classes or ())
+        if manifest.classes is None:
+            how = f": {OPEN}" if manifest.text is None else ""
+            needs = f"which model.num_classes={model.num_classes} needs{how}"
+            raise ShardError(f"{folder} holds captions and no classes, {needs}")
+        if len(manifest.classes) != model.num_classes:
+            classes = len(manifest.classes)
             raise ShardError(f"{folder} holds {classes} classes, and model.num_classes={model.num_classes}")
         return "label"
     if model.text_dim is None:
@@ -107,7 +135,7 @@ def _condition_kind(folder: Path, manifest: Manifest, config: TrialConfig) -> Co
     if data.encoder is not None:
         return "captions"
     if manifest.text is None:
-        raise ShardError(f"{folder} holds captions without states: give data.encoder, or text=NAME to the cache")
+        raise ShardError(f"{folder} holds captions without states: {OPEN}")
     if (manifest.text.dim, True) != (model.text_dim, manifest.text.length <= model.text_length):
         raise ShardError(
             f"{folder} holds up to {manifest.text.length} states of {manifest.text.dim} channels, and the model takes "
