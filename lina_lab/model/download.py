@@ -17,8 +17,8 @@ from torch import Tensor
 from lina_lab.records.weights import ENDINGS, official_file, places_of_parts
 from lina_lab.util.errors import first_line
 
-SETS = ("state_dict", "model")
-"""Keys under which a training script saves the weights of its model."""
+SETS = ("state_dict", "model", "ema", "model_ema")
+"""Keys under which a training script saves the weights of its model, or their average, where it saves one of them."""
 TORCH_WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """What `torch.compile`, FSDP and activation checkpointing add to the names of parameters, at any depth."""
 REPLICA = "module."

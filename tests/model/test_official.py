@@ -102,6 +102,7 @@ FORMS: dict[str, Callable[[Path, Weights], None]] = {
         folder, renamed(w, lambda name: name.replace(".attn.", "._orig_mod.attn."))
     ),
     "model": lambda folder, w: pickled(folder, {"model": w, "step": 7, "optimizer": {"state": {0: {"m": w}}}}),
+    "ema": lambda folder, w: pickled(folder, {"ema": w, "step": 7}),
     "state_dict": lambda folder, w: pickled(folder, {"state_dict": renamed(w, "module.{}".format), "epoch": 3}),
 }
 
@@ -151,7 +152,7 @@ UNCERTAIN: dict[str, tuple[Callable[[Path, Weights], object], str]] = {
         f"give one file of {STEM}.bf16.safetensors, {STEM}.fp16.safetensors",
     ),
     "two sets": (lambda folder, w: pickled(folder, {"model": w, "ema": w}), "holds weights under model, ema, and"),
-    "another set": (lambda folder, w: pickled(folder, {"ema": w}), "holds weights under ema, and"),
+    "another set": (lambda folder, w: pickled(folder, {"teacher": w}), "holds weights under teacher, and"),
     "same names": (
         lambda folder, w: save_file(
             {**w, "_orig_mod.label_embed.weight": torch.zeros(1)}, folder / f"{STEM}.safetensors"

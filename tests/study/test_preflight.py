@@ -59,7 +59,7 @@ def test_data_that_fit_are_no_problem(tiny_study: Any, tmp_path: Path) -> None:
     [
         ({"latent_shape": [4, 8, 8], "mean": [0.0] * 4, "std": [1.0] * 4}, "holds latents [4, 8, 8], and the model"),
         ({"classes": ["cat", "dog"]}, "holds 2 classes, and model.num_classes=10"),
-        ({"classes": None}, "holds 0 classes, and model.num_classes=10"),
+        ({"classes": None}, "holds captions and no classes, which model.num_classes=10 needs"),
         ({"images": 30, "shards": [MANIFEST["shards"][0] | {"images": 30}]}, "holds 30 images, and data.val_images=40"),
         ({"shards": [MANIFEST["shards"][0] | {"bytes": 4}]}, "has 3 bytes, and 4 in the manifest"),
     ],
