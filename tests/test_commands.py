@@ -57,7 +57,6 @@ def test_a_misspelt_field_is_named_in_one_line(name: str, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("name", "arguments", "sentence"),
     [
-        ("sample", ["checkpoint=x", "out=y", "vae=z"], "vae=NAME and shards=FOLDER go together: the shards'"),
         ("sample", ["out=y"], "checkpoint must be given"),
         ("ranks", ["size=huge"], "size=huge is not one of width768"),
         ("ranks", ["ranks=[3]"], "data.batch_size=64"),

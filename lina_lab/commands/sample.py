@@ -79,15 +79,11 @@ class SampleConfig:
     """Folder or hub name of the diffusers autoencoder of the latents; null: the latents are pixels."""
     shards: str | None = None
     """Folder of the shards that the model was trained on; their manifest holds the scale of the latents for vae, and
-    names the text encoder where they hold its states."""
+    names the text encoder where they hold its states; null: the checkpoint's data.path, if it is there."""
 
     def __post_init__(self) -> None:
         if self.ema is not None and self.weights == "raw":
             raise ValueError(f"ema={self.ema:g} is a length of averaged weights, and weights=raw are not averaged")
-        if self.vae is not None and self.shards is None:
-            raise ValueError(
-                "vae=NAME and shards=FOLDER go together: the shards' manifest holds the scale of the latents"
-            )
 
 
 def recipe_of(config: SampleConfig, trained: Trained, prompts: Sequence[str], text: TextOrigin | None) -> SampleRecipe:
@@ -144,12 +140,16 @@ def run(config: SampleConfig) -> int:
     rank, world_size = torchrun_layout()
     device = local_device()
     trained, out = load_trained(config.checkpoint, config.weights, ema=config.ema), Path(config.out)
+    config = replace(config, shards=config.shards or trained.shards)
     for assumption in trained.assumptions:
         console.print(f"assumed, not in the weights: {assumption}", soft_wrap=True)
     prompts = [] if config.prompts is None else read_prompts(Path(config.prompts))
     manifest = None if config.shards is None else read_manifest(Path(config.shards))
+    if manifest is None and config.vae is not None:
+        raise ValueError(f"vae={config.vae} needs shards=FOLDER, whose manifest holds the scale of the latents")
     if manifest is not None and manifest.vae is not None and config.vae is None:
-        raise ValueError(f"shards={config.shards} holds latents: vae=NAME is the autoencoder that decodes them")
+        which = f"vae=NAME is the autoencoder that decodes them, {manifest.vae} when they were made"
+        raise ValueError(f"shards={config.shards} holds latents: {which}")
     text = None if manifest is None else manifest.text
     recipe = recipe_of(config, trained, [metadata["prompt"] for metadata in prompts], text)
     recipe = replace(recipe, rng_version=rng_version_in(out))

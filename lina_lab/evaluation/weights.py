@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lina_lab.data.batch import DATA_STATE
+from lina_lab.data.shards.format import MANIFEST
 from lina_lab.evaluation.posthoc import of_length
 from lina_lab.model import LINA
 from lina_lab.model.saved import Which, read_saved
@@ -28,6 +29,8 @@ class Trained:
     encoder: str | None = None
     """The text encoder that it was trained with, where captions came without states."""
     encoder_sha256: str | None = None
+    shards: str | None = None
+    """The folder of the shards that it was trained on, if it is still there."""
     assumptions: tuple[str, ...] = ()
     """One sentence for each field of the model that official weights do not show."""
 
@@ -57,13 +60,16 @@ def load_trained(
     saved = read_saved(located, which, known=known)
     saved = saved if ema is None else of_length(saved, located.path, ema)
     checkpoint = saved.checkpoint
+    trained_on = checkpoint["hyper_parameters"]["data"] if checkpoint else {}
+    path = trained_on.get("path")
     data: dict[str, Any] = next((checkpoint[name] for name in DATA_STATES if name in checkpoint), {})
     return Trained(
         model=saved.model(),
         sha256=located.sha256,
         weights=saved.which,
-        encoder=checkpoint["hyper_parameters"]["data"].get("encoder") if checkpoint else None,
+        encoder=trained_on.get("encoder"),
         encoder_sha256=data.get("encoder_sha256"),
+        shards=path if path is not None and (Path(path) / MANIFEST).is_file() else None,
         assumptions=saved.assumptions,
     )
 

@@ -127,9 +127,11 @@ def test_images_are_sampled_for_captions_with_the_shards_own_encoder(
     run_trial(trial(tiny, shards, {"encoder": None}), cell)
     (tmp_path / "prompts.txt").write_text("a red picture\na blue picture\n")
     arguments = [f"checkpoint={cell}", f"out={out}", f"prompts={tmp_path / 'prompts.txt'}", "images=3", "ode_steps=2"]
+    assert SAMPLE.main(arguments) == 0
+    moved = shards.rename(tmp_path / "moved")
     assert SAMPLE.main(arguments) == 2
     assert "encoder=NAME is needed: neither the checkpoint nor shards=FOLDER says" in capsys.readouterr().err
-    assert SAMPLE.main([*arguments, f"shards={shards}"]) == 0
+    assert SAMPLE.main([*arguments, f"shards={moved}"]) == 0
     with np.load(out / "samples.npz", allow_pickle=False) as arrays:
         assert arrays["arr_0"].shape == (3, SIDE, SIDE, 3)
     assert COMMAND.main(command(folder, tmp_path / "latents", f"vae={vae}")) == 0

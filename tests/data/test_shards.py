@@ -17,6 +17,8 @@ from lina_lab.data.order import RankLayout, StepBatches
 from lina_lab.data.shards import images as shards_module
 from lina_lab.data.shards.format import ShardError, read_manifest
 from lina_lab.data.vae import load_vae
+from lina_lab.evaluation.weights import load
+from lina_lab.model.folder import save_model
 from lina_lab.training.trial import run_trial
 from tests.data.shard_tools import IMAGES, IMAGES_PER_SHARD, Tiny, images_of, note_size, npy, only, rewrite, trial
 
@@ -90,15 +92,21 @@ def test_images_of_a_model_of_latents_are_decoded(
     """To pixels of the images' own size; by the autoencoder that made the shards alone."""
     run_trial(trial(tiny, made), tmp_path)
     arguments = [f"checkpoint={tmp_path}", f"out={tmp_path / 'out'}", "images=3", "ar_steps=4", "ode_steps=2"]
-    assert SAMPLE.main([*arguments, f"vae={vae}", f"shards={made}"]) == 0
+    assert SAMPLE.main([*arguments, f"vae={vae}"]) == 0
     with np.load(tmp_path / "out/samples.npz", allow_pickle=False) as arrays:
         assert arrays["arr_0"].shape == (3, 16, 16, 3)
         assert arrays["arr_0"].std() > 0
     capsys.readouterr()
     assert SAMPLE.main([*arguments, f"out={tmp_path / 'other'}"]) == 2
-    assert "2 channels are no pixels: name the decoder" in capsys.readouterr().err
-    assert SAMPLE.main([*arguments, f"vae={vae}"]) == 2
-    assert "vae=NAME and shards=FOLDER go together" in capsys.readouterr().err
+    sentence = f"holds latents: vae=NAME is the autoencoder that decodes them, {vae} when they were made"
+    assert sentence in capsys.readouterr().err
+    # The checkpoint of a set that is elsewhere now.
+    save_model(load(tmp_path), tmp_path / "model")
+    arguments[0] = f"checkpoint={tmp_path / 'model'}"
+    assert SAMPLE.main([*arguments, f"out={tmp_path / 'other'}", f"vae={vae}"]) == 2
+    assert "needs shards=FOLDER, whose manifest holds the scale of the latents" in capsys.readouterr().err
+    assert SAMPLE.main([*arguments, f"out={tmp_path / 'other'}"]) == 2
+    assert "2 channels are no pixels: vae=NAME decodes latents, with shards=FOLDER" in capsys.readouterr().err
     manifest = read_manifest(made)
     images, latents = torch.zeros(1, 3, 16, 16), torch.zeros(1, 2, 8, 8)
     assert load_vae(str(vae)).sha256() == manifest.vae_sha256
