@@ -5,8 +5,10 @@
   torchrun --nproc-per-node 8 -m lina_lab.cli cache images=FOLDER out=FOLDER vae=NAME
   lina cache out=FOLDER verify=true
 
-Images lie in one folder for each class, or with captions (`x.jpg`, `x.txt`, perhaps `x.long.txt`), or in WebDataset
-shards (a picture with `cls`, or with `txt` and perhaps `long.txt`). text=NAME also keeps the states of a text encoder
+Images lie in one folder for each class, or with captions (`x.jpg` with `x.txt` and perhaps `x.long.txt`, or with
+`x.json`), or in a folder with metadata.jsonl or metadata.csv, or in WebDataset shards (a picture with `cls`, with `txt`
+and perhaps `long.txt`, or with `json`), or in tables: Parquet, and Arrow as `datasets` saves it. caption_key and so on
+name keys and columns. text=NAME also keeps the states of a text encoder
 for each caption. Without vae=NAME the shards hold pixels in -1..1. The same command resumes after an interruption, and
 several processes share the work: the ranks of torchrun, or the same command started again. Shards whose images or
 captions were changed since are made again. What lies in the folder and is not used is counted in the last line;

@@ -1,4 +1,4 @@
-"""The way of one's own pictures, by its commands alone: a folder with JSON captions, to metrics of a study's samples."""
+"""The way of one's own pictures, by commands alone: from a folder with JSON captions to metrics of samples."""
 
 import json
 from pathlib import Path
