@@ -43,7 +43,7 @@ from tests.command_line import HEADER, OURS, QUESTION, STUDIES, composed, empty_
         ("model.dim.seed=[1,2]", ["model.dim.seed is not a field: model.dim has none"]),
         ("~model.dim", ["~model.dim would leave the field out"]),
         ("hydra.run.dir=foo", ["hydra.run.dir cannot be set", "paths.runs"]),
-        ("study.axes.size={}", ["study.axes.size={} changes nothing"]),
+        ("study.axes.size={}", ["axes.size: its fields need lists of one length"]),
         ("study.objectives=[{metric:val/fid}]", ["study.objectives.0.metric='val/fid'", "'val/loss_raw'"]),
         ("action=go", ["action='go'", "'plan'"]),
         ("workers=0", ["workers=0"]),
@@ -58,7 +58,9 @@ from tests.command_line import HEADER, OURS, QUESTION, STUDIES, composed, empty_
         ("size={dim:3}", ["there is no size {'dim': 3}", "width1536"]),
         (
             "data=digitz",
-            ["there is no data set digitz; the data sets are digits, mnist5k, emoji, latents, shards, shapes"],
+            [
+                "there is no data set digitz (did you mean digits?); the data sets are digits, mnist5k, emoji, latents, shards, shapes"
+            ],
         ),
         ("data={name:digits}", ["there is no data set {'name': 'digits'}"]),
         ("data=shards", ["data.name=shards needs data.path"]),
@@ -234,67 +236,6 @@ def test_the_axis_that_is_proposed_is_taken() -> None:
     assert {cell.config.optimizer.lr for cell in plan.cells} == {0.001, 0.002}
     command = composed("study=kv_gate", "slurm.sbatch={exclude:node7}")[2]
     assert command.slurm.sbatch == {"exclude": "node7"}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "field", "value"),
-    [
-        (["study.axes={b:{model.flow_depth:[2,3]}}"], "axes", {"b": {"model.flow_depth": [2, 3]}}),
-        (["study.axes.b={model.flow_depth:[2,3]}"], "axes", {"b": {"model.flow_depth": [2, 3]}}),
-        (["study.axes.b.model.flow_depth=[2,3]"], "axes", {"b": {"model.flow_depth": [2, 3]}}),
-        (["study.tune={optimizer.lr:[1e-3,2e-3,4e-3]}"], "tune", {"optimizer.lr": [0.001, 0.002, 0.004]}),
-        (["study.tune.optimizer.lr=[1e-3,2e-3,4e-3]"], "tune", {"optimizer.lr": [0.001, 0.002, 0.004]}),
-        (["study.seeds_at_size={16:[0,1]}"], "seeds_at_size", {"16": [0, 1]}),
-        (["study.seeds_at_size.16=[0,1]"], "seeds_at_size", {"16": [0, 1]}),
-        (["study.seeds_at_size.16=[0]", "study.seeds_at_size={16:[1]}"], "seeds_at_size", {"16": [1]}),
-        (["study.labels={size:[a,'b, c']}"], "labels", {"size": ["a", "b, c"]}),
-        (["study.labels.size=[1,2e3]"], "labels", {"size": ["1", "2e3"]}),
-    ],
-)
-def test_names_of_the_user_s_own_need_no_plus(
-    tmp_path: Path, arguments: list[str], field: str, value: dict[str, Any]
-) -> None:
-    """As one mapping, or each as a dotted name; the field that an axis varies keeps the dots of its name."""
-    write(tmp_path, "study/mine", f"{HEADER}{QUESTION}")
-    held = getattr(composed("study=mine", *arguments)[0].study, field)
-    assert {name: held[name] for name in value} == value
-
-
-def test_a_size_is_a_number_in_a_file(tmp_path: Path) -> None:
-    write(tmp_path, "study/mine", f"{HEADER}{QUESTION}".replace("seeds: [0]", "seeds: [0]\n  seeds_at_size: {16: [1]}"))
-    assert composed("study=mine")[0].study.seeds_at_size == {"16": [1]}
-    assert composed("study=mine", "study.seeds_at_size.16=[2]")[0].study.seeds_at_size == {"16": [2]}
-
-
-@pytest.mark.parametrize("text", ["2024", "1e3", "3_090", "1.0", "-1", "nan", "true", "00", "a"])
-def test_a_text_that_looks_like_a_number_is_the_text_that_was_typed(tmp_path: Path, text: str) -> None:
-    write(tmp_path, "study/mine", f"{HEADER}{QUESTION}")
-    names = ["partition", "account", "qos", "constraint"]
-    arguments = [f"slurm.{name}={text}" for name in names[:2]] + [f"slurm={{qos:{text},constraint: {text} }}"]
-    arguments += [f"paths.runs={text}", f"cells=[{text}, '{text}',\"{text}\"]", f"study.question={text}"]
-    arguments += [f"study.labels={{size:[{text},other]}}"]
-    plan, paths, command = composed("study=mine", *arguments)
-    assert {getattr(command.slurm, name) for name in names} == {text}
-    assert (paths.runs, plan.study.question, command.cells) == (text, text, [text] * 3)
-    assert plan.study.labels == {"size": [text, "other"]}
-
-
-def test_text_within_mappings_of_other_values_is_what_was_typed(tmp_path: Path) -> None:
-    """The options of sbatch, a primary comparison, and the values of an axis of folders."""
-    write(tmp_path, "study/mine", f"{HEADER}{QUESTION}")
-    axes = "study.axes={folder:{data.path:[2024,1e3]},rate:{optimizer.lr:[1e-3,2e-3]}}"
-    rule = "study.exclude=[{data.path:2024,optimizer.lr:1e-3},{data.path:[1e3],optimizer.lr:[2e-3]}]"
-    primary = "study.primary={axis:folder,treatment:1e3,baseline:2024,at:{rate:0.001}}"
-    sbatch = "slurm.sbatch={reservation:1e3,nice:100,exclusive:true,time:1:30}"
-    plan, _, command = composed("study=mine", "data=latents", axes, rule, sbatch)
-    assert {cell.config.data.path for cell in plan.cells} == {"2024", "1e3"}
-    assert {(cell.config.data.path, cell.config.optimizer.lr) for cell in plan.cells} == {("2024", 2e-3), ("1e3", 1e-3)}
-    assert command.slurm.sbatch == {"reservation": "1e3", "nice": "100", "exclusive": True, "time": "1:30"}
-    study = composed("study=mine", "data=latents", axes, primary)[0].study
-    assert study.primary is not None
-    assert (study.primary.treatment, study.primary.baseline, study.primary.at) == ("1e3", "2024", {"rate": "0.001"})
-    assert composed("study=mine", "study.name=2024")[0].study.name == "2024"
-    assert composed("study=mine", "slurm.sbatch.reservation=1e3")[2].slurm.sbatch == {"reservation": "1e3"}
 
 
 @pytest.mark.parametrize("name", FOREIGN)

@@ -199,3 +199,58 @@ def test_a_broken_file_is_in_the_way_of_no_other_study(tmp_path: Path, capsys: p
 
 def test_a_configuration_folder_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--config-dir nowhere is not a folder" in refused(capsys, "study=kv_gate", "--config-dir", "nowhere")
+
+
+@pytest.mark.parametrize("folder", ["studies/loose", "studies/deep/study"])
+def test_a_study_is_chosen_by_the_path_of_its_file(tmp_path: Path, folder: str) -> None:
+    """Relative or absolute, in a folder of any name; it starts from ours, or from a file beside it."""
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "mine.yaml").write_text(f"{HEADER}defaults: [kv_gate, _self_]\nstudy: {{seeds: [5]}}\n")
+    (tmp_path / folder / "kv-2.yaml").write_text(f"{HEADER}defaults: [mine, _self_]\nmodel: {{depth: 4}}\n")
+    ours = composed("study=kv_gate")[0]
+    for path in (f"{folder}/mine.yaml", f"./{folder}/mine.yaml", f"{folder}/mine", f"{tmp_path}/{folder}/mine.yaml"):
+        plan, *_ = composed(f"study={path}")
+        assert (plan.study.name, {cell.config.seed for cell in plan.cells}) == ("mine", {5})
+        assert plan.study.axes == ours.study.axes
+    plan, *_ = composed(f"study={folder}/kv-2.yaml", "task=t2i")
+    assert plan.study.name == "kv-2_t2i"
+    assert {(cell.config.seed, cell.config.model.depth) for cell in plan.cells} == {(5, 4)}
+    write(tmp_path, "study/mine", f"{HEADER}{QUESTION}")
+    assert composed("study=mine")[0].study.seeds == [0]
+    assert composed(f"study={folder}/mine.yaml")[0].study.seeds == [5]
+
+
+def test_a_file_s_own_folder_in_hydra_s_layout_is_searched_too(tmp_path: Path) -> None:
+    write(tmp_path / "studies", "study/mine", f"{HEADER}{QUESTION}")
+    write(tmp_path / "studies", "scale/small", f"{HEADER}study: {{seeds: [1]}}\n")
+    write(tmp_path / "studies", "study_scale/mine_small", f"{HEADER}study: {{seeds: [7]}}\n")
+    assert composed("study=studies/studies/study/mine.yaml", "scale=small")[0].study.seeds == [7]
+    assert composed("study=kv_gate", "scale=studies/studies/scale/small.yaml")[0].study.seeds == [1]
+
+
+def test_a_path_without_a_study_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies/loose.yaml").write_text(QUESTION)
+    (tmp_path / "studies/mine.yml").write_text(f"{HEADER}{QUESTION}")
+    assert "study=nowhere.yaml: there is no file nowhere.yaml" in refused(capsys, "study=nowhere.yaml")
+    assert "study=nowhere.yaml: there is no file" in refused(capsys, "study=nowhere.yaml", "action=status")
+    assert "there is no file studies/other.yaml" in refused(capsys, "study=studies/other")
+    assert "studies/loose.yaml needs the line # @package" in refused(capsys, "study=studies/loose.yaml")
+    assert "Hydra reads files that end in .yaml; rename it" in refused(capsys, "study=studies/mine.yml")
+    assert "write study=studies/loose.yaml" in refused(capsys, "studies/loose.yaml")
+    assert "write study=kv_gate" in refused(capsys, "kv_gate")
+
+
+def test_a_file_that_is_named_without_its_ending_is_pointed_out(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "study/mine", f"{HEADER}{QUESTION}")
+    monkeypatch.chdir(tmp_path / "studies/study")
+    assert "there is no study mine (for the file mine.yaml, write study=mine.yaml)" in refused(capsys, "study=mine")
+    assert composed("study=mine.yaml")[0].study.name == "mine"
+
+
+def test_status_takes_the_path_of_a_study(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write(tmp_path, "loose/mine", f"{HEADER}{QUESTION}")
+    assert run.main(["study=studies/loose/mine.yaml", "action=status"]) == 1
+    assert "there is no study mine under" in capsys.readouterr().err

@@ -10,10 +10,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from lina_lab.config import CheckpointConfig, PathsConfig, from_dict, to_dict
-from lina_lab.config.compose import CommandLine, composed
-from lina_lab.config.fields import check_field
+from lina_lab.config.compose import CommandLine, check_names, composed
 from lina_lab.config.grammar import refuse
-from lina_lab.config.hints import check_word
 from lina_lab.config.options import GROUPS, PRESETS, presets
 from lina_lab.study.status import labels, look
 from lina_lab.study.stored import StoredCell, StoredStudy, missing, study_names, with_values
@@ -66,16 +64,13 @@ def _check(line: CommandLine) -> None:
     """Refuse words that are no fields. Whether a field's value is right does not matter: nothing is trained."""
     if line.flags.json and line.action != "status":
         raise ConfigError("--json is for lina status")
-    for override in line.overrides:
-        if override.key_or_group not in GROUPS:
-            check_word(override.key_or_group)
-            check_field(override.key_or_group, override.value(), lambda _: False)
+    check_names(line, lambda _: False)
 
 
 def _place(line: CommandLine) -> tuple[str | None, PathsConfig]:
     """The study's name in the stores, and where these are; None: no study is named."""
     given = {o.key_or_group: o.value() for o in line.overrides}
-    chosen = given.get("study")
+    chosen = line.chosen["study"]
     if chosen is not None and chosen in line.options.names("study"):
         # Its file, its task and its scale may say a name and paths of their own.
         found: Any = OmegaConf.to_container(composed(line), resolve=True)

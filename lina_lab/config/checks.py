@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from pydantic.functional_validators import BeforeValidator, model_validator
+from pydantic.functional_validators import AfterValidator, BeforeValidator, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from lina_lab.util.registry import PackageError
@@ -53,6 +54,22 @@ class OneOf:
             raise PydanticCustomError("package", "{sentence}", {"sentence": str(error)}) from None
         listed = f"{', '.join(names)} or {last}" if names else last
         raise PydanticCustomError("choice", "Input should be {listed}", {"listed": listed})
+
+
+def matching(pattern: str, words: str) -> AfterValidator:
+    """A check of a text.
+
+    Args:
+        pattern: regular expression of the whole text.
+        words: what it asks for, for people.
+    """
+
+    def check(value: str) -> str:
+        if re.fullmatch(pattern, value, re.DOTALL) is None:
+            raise PydanticCustomError("pattern", "Input should be {words}", {"words": words})
+        return value
+
+    return AfterValidator(check)
 
 
 def choices(kind: Any) -> tuple[str, ...]:
@@ -120,4 +137,21 @@ def _sentence(error: Any, within: str) -> str:
         return f"{where}: {sentence}" if where else sentence
     if error["type"] == "unexpected_keyword_argument":
         return f"{where} is not a field"
-    return f"{where}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    return f"{where}={error['input']!r}: {_in_words(error)}"
+
+
+def _in_words(error: Any) -> str:
+    """What pydantic says of a value, with how to write a right one where it does not say that."""
+    kind, value = error["type"], error["input"]
+    said = f"{error['msg'][0].lower()}{error['msg'][1:]}"
+    if kind in ("list_type", "tuple_type"):
+        return f"input should be a list, as in [{'A,B' if isinstance(value, dict) else value}]"
+    if kind == "string_type":
+        return "input should be text" + ("; in a file, put it in quotes" if isinstance(value, int | float) else "")
+    if kind in ("dict_type", "dataclass_type"):
+        return "input should be a dictionary, as in {NAME:VALUE}"
+    if kind.startswith("bool"):
+        return "input should be true or false"
+    if kind.startswith("int") and isinstance(value, float) and value.is_integer():
+        return f"input should be a valid integer, which is written {int(value)}"
+    return said.partition(" after validation")[0]

@@ -9,18 +9,41 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from lina_lab.config.alerts import AlertsConfig
-from lina_lab.config.checks import CHECKS, FROM_LIST, Checked, NonNegativeInt, PositiveFloat, PositiveInt
+from lina_lab.config.checks import (
+    CHECKS,
+    FROM_LIST,
+    Checked,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    matching,
+)
 
 SETUP = "studies/slurm.sh"
 """Shell lines of a job, in the working directory and in the package."""
 NOT_IN_A_PATH = "%?#"
 """Characters that a database's address cannot hold."""
-# A number of a YAML file is text to sbatch; on the command line, it is the text that was typed.
-Option = Annotated[
-    str | bool | None, BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)
-]
+TRACKING = matching(
+    r"(sqlite:///|https?://|postgresql|mysql|mssql).*",
+    "http://HOST:PORT of an MLflow server, sqlite:///FILE, or the URL of a PostgreSQL, MySQL or MSSQL database",
+)
+STORAGE = matching(
+    r"(sqlite:///|journal:|postgresql|mysql).*",
+    "sqlite:///FILE, journal:FILE, or the URL of a PostgreSQL or MySQL database",
+)
+
+
+def _option(value: object) -> object:
+    # A number of a YAML file is text to sbatch; on the command line, it is the text that was typed.
+    if isinstance(value, list | dict):
+        raise PydanticCustomError("option", "Input should be text, true, false or null")
+    return str(value) if type(value) in (int, float) else value
+
+
+Option = Annotated[str | bool | None, BeforeValidator(_option)]
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -29,9 +52,9 @@ class PathsConfig(Checked):
 
     runs: Annotated[str, Field(min_length=1)] = "runs"
     """Folder of all results: cells, Optuna's and MLflow's stores."""
-    tracking_uri: Annotated[str, Field(pattern=r"^(sqlite:///|https?://|postgresql|mysql|mssql)")] | None = None
+    tracking_uri: Annotated[str, TRACKING] | None = None
     """MLflow's store: a server or a database; null: `mlflow.db` in the folder of runs."""
-    storage: Annotated[str, Field(pattern=r"^(sqlite:///|journal:|postgresql|mysql)")] | None = None
+    storage: Annotated[str, STORAGE] | None = None
     """Optuna's storage: `journal:FILE`, or a database's URL; null: `optuna.db` in the folder of runs."""
 
     def _problems(self) -> Iterator[str]:

@@ -6,9 +6,8 @@ chosen by their names ("specializing configuration" in Hydra's manual). Later on
 command line. Whatever is wrong raises ValueError with one sentence, before anything starts.
 """
 
-import argparse
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +28,20 @@ from lina_lab.config.fields import (
     check_field,
     check_sections,
     defaults,
-    field_type,
-    optional_section,
-    placed,
 )
-from lina_lab.config.grammar import MISSING, as_typed, default_values, one_line, parse_override, shown
-from lina_lab.config.hints import NO_SWEEPER, check_word, check_words, is_several, several_values
-from lina_lab.config.options import FILES, GROUPS, HEADER, PRESETS, Options, presets, studies_of_before
+from lina_lab.config.flags import read_flags
+from lina_lab.config.grammar import MISSING, default_values, one_line, quoted, shown
+from lina_lab.config.hints import (
+    NO_SWEEPER,
+    check_choice,
+    check_one_choice,
+    check_word,
+    check_words,
+    is_several,
+    several_values,
+)
+from lina_lab.config.options import FILES, GROUPS, HEADER, PRESETS, Options, files_by_path, presets
+from lina_lab.config.overrides import for_hydra, read
 from lina_lab.util.errors import ConfigError
 from lina_lab.util.nested import flatten
 
@@ -69,15 +75,23 @@ class CommandLine:
         Raises:
             ConfigError: a flag that is not known, or an argument that is not in Hydra's grammar.
         """
-        self.flags, rest = _flags().parse_known_args(list(arguments))
-        self.options = Options(self.flags.config_dir)
-        self.overrides = [_read(argument) for argument in rest]
+        self.flags, rest = read_flags(arguments)
+        named = Options(self.flags.config_dir)
+        for argument in rest:
+            if "=" not in argument and named.is_study(argument):
+                raise ConfigError(f"{argument} is not understood: write study={argument}")
+        self.overrides = [override for argument in rest for override in read(argument)]
+        self.options = Options(self.flags.config_dir, files_by_path(self._choices()))
 
     @property
     def chosen(self) -> dict[str, str | None]:
         """The option of each group; None: none is chosen."""
-        found: dict[str, str | None] = dict.fromkeys(GROUPS)
-        return found | {o.key_or_group: o.value() for o in self.overrides if o.key_or_group in found}
+        by_path = {group: path.stem for group, path in self.options.files.items()}
+        return {**dict.fromkeys(GROUPS), **self._choices(), **by_path}
+
+    def _choices(self) -> dict[str, Any]:
+        """What the command line says for each group, which may be a path."""
+        return {o.key_or_group: o.value() for o in self.overrides if o.key_or_group in GROUPS}
 
     @property
     def action(self) -> str:
@@ -95,31 +109,6 @@ class CommandLine:
             elif name not in GROUPS:
                 found += flatten({name: value}) or [name]
         return tuple(found)
-
-
-def _read(argument: str) -> Any:
-    """An argument as Hydra's `Override`, whose text is what was typed though it looks like a number."""
-    override = parse_override(argument)
-    if override.is_sweep_override():
-        return override
-    name = override.key_or_group
-    return parse_override(as_typed(argument, str if name in GROUPS else placed(name)[2], field_type))
-
-
-class _Flags(argparse.ArgumentParser):
-    def error(self, message: str) -> typing.NoReturn:
-        raise ConfigError(message)
-
-
-def _flags() -> argparse.ArgumentParser:
-    parser = _Flags(add_help=False, allow_abbrev=False)
-    parser.add_argument("--help", "-h", action="store_true")
-    parser.add_argument("--cfg", "-c", choices=["job"])
-    parser.add_argument("--resolve", action="store_true")
-    parser.add_argument("--config-dir", "-cd", type=Path)
-    parser.add_argument("--multirun", "-m", action="store_true")
-    parser.add_argument("--json", action="store_true")
-    return parser
 
 
 def compose(line: CommandLine) -> Composed:
@@ -181,7 +170,7 @@ def composed(line: CommandLine) -> DictConfig:
     """
     _check(line)
     try:
-        return _hydra(line, [asked for o in line.overrides if o.key_or_group not in GROUPS for asked in _for_hydra(o)])
+        return _hydra(line, [asked for o in line.overrides if o.key_or_group not in GROUPS for asked in for_hydra(o)])
     except MissingConfigException as error:
         raise ConfigError(f"there is no file {error.missing_cfg_file}.yaml to start from") from None
     except RecursionError:
@@ -193,32 +182,33 @@ def composed(line: CommandLine) -> DictConfig:
 
 def _check(line: CommandLine) -> None:
     """Check the command line before Hydra does, whose messages do not name what is allowed."""
-    for override in line.overrides:
-        name = override.key_or_group
-        if name in GROUPS:
-            _check_choice(line.options, override)
-            continue
-        check_word(name)
-        if is_several(override):
-            raise several_values(override, _axes(line))
-        check_field(name, override.value(), lambda section: _is_null(line, section))
+    check_names(line, lambda section: _is_null(line, section))
+    for group in GROUPS:
+        check_choice(line.options, group, line.chosen[group])
     if line.flags.multirun:
         raise ConfigError(f"{NO_SWEEPER}, in place of --multirun")
     line.options.check(line.chosen)
 
 
-def _check_choice(options: Options, override: Any) -> None:
-    group = override.key_or_group
-    what, names = group.replace("data", "data set"), options.names(group)
-    if override.is_sweep_override():
-        raise ConfigError(f"{group} takes one value: give a command for each {what}")
-    value = override.value()
-    if group == "study" and str(value) in (moved := studies_of_before()):
-        raise ConfigError(moved[str(value)])
-    if value is None or value in names:
-        return
-    plural = what.replace("study", "studie") + "s"
-    raise ConfigError(f"there is no {what} {value}; the {plural} are {', '.join(names)}")
+def check_names(line: CommandLine, is_null: Callable[[str], bool]) -> None:
+    """Check that each argument gives one value to a field that there is.
+
+    Args:
+        line: the command line.
+        is_null: whether a section that may be null is.
+
+    Raises:
+        ConfigError: one sentence.
+    """
+    for override in line.overrides:
+        name = override.key_or_group
+        if name in GROUPS:
+            check_one_choice(override)
+            continue
+        check_word(name)
+        if is_several(override):
+            raise several_values(override, _axes(line))
+        check_field(name, override.value(), is_null)
 
 
 def _axes(line: CommandLine) -> Mapping[str, Mapping[str, Any]]:
@@ -239,28 +229,10 @@ def _is_null(line: CommandLine, section: str) -> bool:
         return True
 
 
-def _for_hydra(override: Any) -> list[str]:
-    """What Hydra is asked for in place of an override.
-
-    Names of the user's own need no plus (`study.axes.NAME={...}`, `slurm.sbatch={...}`), nor do fields of a section
-    that may be null; the dots in such a name, as in `study.tune.optimizer.lr=[...]`, are part of it. A section of the
-    study that is given whole replaces the study's own, where Hydra would merge the two: another `study.primary` shares
-    no field with the first one.
-    """
-    name, line = override.key_or_group, str(override.input_line)
-    section, (mapping, entry, kind) = optional_section(name), placed(name)
-    if section is None and not entry and typing.get_origin(kind) is not dict:
-        return [line]
-    if "." in entry:
-        line = f"{mapping}={{{entry}:{line.partition('=')[2]}}}"
-    replaces = name == section and name.startswith("study.") and isinstance(override.value(), dict)
-    return [*([f"{name}=null"] if replaces else []), f"++{line.lstrip('+')}"]
-
-
 def _hydra(line: CommandLine, overrides: Sequence[str]) -> DictConfig:
     first, *others = line.options.folders
     _store(others)
-    groups = [f"{group}='{name}'" for group, name in line.chosen.items() if name is not None]
+    groups = [f"{group}={quoted(name)}" for group, name in line.chosen.items() if name is not None]
     with initialize_config_dir(version_base="1.3", config_dir=str(first)):
         found = hydra_compose(ROOT, [*groups, *overrides], return_hydra_config=True)
     chosen = [found.hydra.runtime.choices[group] for group in FILES]

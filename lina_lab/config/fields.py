@@ -3,11 +3,12 @@
 import dataclasses
 import difflib
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lina_lab.config import CommandConfig, PathsConfig, StudyConfig, TrialConfig
-from lina_lab.config.grammar import dataclass_in, default_values, entry_type
+from lina_lab.config.grammar import dataclass_in, default_values, entry_type, shown
+from lina_lab.config.options import GROUPS
 from lina_lab.util.errors import ConfigError
 
 SECTIONS: dict[str, Any] = {"study": StudyConfig, "paths": PathsConfig}
@@ -17,6 +18,10 @@ COMMAND = typing.get_type_hints(CommandConfig)
 """Fields at the top that say what to do; no trial has them."""
 
 TRIAL = typing.get_type_hints(TrialConfig)
+
+NEAR = 0.7
+"""Least likeness of a name that is proposed for another one (`difflib`): `pruner` is not `trainer`."""
+MOST_MEANT = 3
 
 TOP = {**SECTIONS, **TRIAL, **COMMAND}
 """Names at the top, with their types."""
@@ -53,7 +58,7 @@ def optional_section(key: str) -> str | None:
     parts = key.split(".")
     for name in (".".join(parts[:count]) for count in range(1, len(parts) + 1)):
         kind = field_type(name)
-        if dataclass_in(kind) is not None and type(None) in typing.get_args(kind):
+        if dataclass_in(kind) is not None and _is_optional(kind):
             return name
     return None
 
@@ -75,28 +80,61 @@ def check_field(key: str, value: Any, is_null: Callable[[str], bool] = lambda _:
             raise ConfigError(_unknown(so_far, part, known))
         kind, name = known[part], f"{so_far}{part}"
         nested = dataclass_in(kind)
-        if nested is not None and type(None) in typing.get_args(kind) and key != name and is_null(name):
+        if nested is not None and _is_optional(kind) and key != name and is_null(name):
             raise ConfigError(f"{name} is null unless it is given whole, as '{name}={{FIELD:VALUE,...}}'")
-        if nested is kind and key == name and not isinstance(value, dict):
+        if typing.get_origin(kind) is list and (key != name or isinstance(value, dict)):
+            held = typing.get_args(kind)[0]
+            entry = "VALUE" if nested is None and typing.get_origin(held) is not dict else "{FIELD:VALUE}"
+            raise ConfigError(f"{name} is a list, which is given whole: '{name}=[{entry},...]'")
+        if nested is not None and key == name and not _may_hold(kind, value):
             raise _not_a_section(key, value)
         if nested is None and typing.get_origin(kind) is dict:
-            if value == {}:
-                raise ConfigError(f"{key}={{}} changes nothing: name the fields and their values")
+            if key == name and not isinstance(value, dict):
+                raise ConfigError(f"{key}={shown(value)} is no dictionary: write '{key}={{NAME:VALUE}}'")
             return
+        if nested is None and key == name and isinstance(value, dict):
+            raise ConfigError(f"{key}={shown(value)} has fields, and {key} has none: write {key}=VALUE")
         known, so_far = children(kind), f"{name}."
 
 
 def _unknown(so_far: str, part: str, known: Mapping[str, Any]) -> str:
     if so_far and not known:
         return f"{so_far}{part} is not a field: {so_far[:-1]} has none"
-    near = difflib.get_close_matches(part, known, n=1)
-    hint = f" (did you mean {so_far}{near[0]}?)" if near else ""
+    near = [f"{so_far}{name}" for name in difflib.get_close_matches(part, known, n=1, cutoff=NEAR)]
+    meant = [name for name in _leaves(TOP) if name.rpartition(".")[2] == part] or near
+    hint = f" (did you mean {' or '.join(meant[:MOST_MEANT])}?)" if meant else ""
     owner = f"the fields of {so_far[:-1]} are" if so_far else "the fields are"
-    return f"{so_far}{part} is not a field{hint}; {owner} {', '.join(known)}"
+    names = known if so_far else dict.fromkeys([*GROUPS, *known])
+    return f"{so_far}{part} is not a field{hint}; {owner} {', '.join(names)}"
+
+
+def _leaves(kinds: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted names of all fields that hold a value."""
+    for name, kind in kinds.items():
+        if fields := children(kind):
+            yield from _leaves(fields, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _may_hold(kind: Any, value: Any) -> bool:
+    """Whether a section may hold a value: its fields, null where it may be null, a list where it may be one."""
+    if isinstance(value, list):
+        return takes_list(kind)
+    return isinstance(value, dict) or (value is None and _is_optional(kind))
+
+
+def _is_optional(kind: Any) -> bool:
+    return type(None) in typing.get_args(kind)
 
 
 def _not_a_section(name: str, value: Any) -> ConfigError:
-    return ConfigError(f"{name}={value} is a section: give its fields, as {name}.FIELD=VALUE")
+    kind, how = field_type(name), f"{name}.FIELD=VALUE"
+    if typing.get_origin(kind) is list:
+        how = f"'{name}=[{{FIELD:VALUE}},...]'"
+    elif _is_optional(kind):
+        how = f"'{name}={{FIELD:VALUE,...}}'"
+    return ConfigError(f"{name}={shown(value)} is a section: give its fields, as {how}")
 
 
 def children(kind: Any) -> dict[str, Any]:
@@ -128,3 +166,8 @@ def placed(name: str) -> tuple[str, str, Any]:
 def takes_list(kind: Any) -> bool:
     """Whether a field of this type may hold a list."""
     return typing.get_origin(kind) in (list, tuple) or any(takes_list(option) for option in typing.get_args(kind))
+
+
+def takes_text(kind: Any) -> bool:
+    """Whether a field of this type may hold text."""
+    return str in (kind, *typing.get_args(kind))

@@ -65,8 +65,7 @@ class Command(Generic[T]):
         """Return the arguments with the field of the first one named, where its name was left out."""
         if not self.positional or not arguments or "=" in arguments[0] or arguments[0].startswith(("-", "~")):
             return arguments
-        quoted = arguments[0].replace("'", "\\'")
-        return [f"{self.positional}='{quoted}'", *arguments[1:]]
+        return [f"{self.positional}={quoted(arguments[0])}", *arguments[1:]]
 
 
 def parse(cls: type[T], arguments: Sequence[str], *, renamed: Mapping[str, str] | None = None) -> T:
@@ -125,6 +124,11 @@ def parse_override(argument: str) -> Any:
         raise ConfigError(f"{argument} is not in Hydra's grammar: {one_line(error)}") from None
 
 
+def quoted(text: str) -> str:
+    """A text in quotes, for Hydra's grammar."""
+    return "'{}'".format(text.replace("'", "\\'"))
+
+
 def _can_be_quoted(value: str) -> bool:
     """Whether a value looks like plain text, a path for instance, that quotes would make whole."""
     return bool(value) and value[0] not in "[{\"'" and not set(value) & set("\"'\\")
@@ -149,8 +153,8 @@ def _quoted(text: str, kind: Any, field_type: Callable[[str], Any]) -> str:
         held = next((typing.get_args(k)[0] for k in kinds if typing.get_origin(k) in (list, tuple)), None)
         return f"[{','.join(_quoted(part, held, field_type) for part in _split(bare[1:-1], ','))}]"
     if bare.startswith("{"):
-        pairs = [_split(pair, ":", 1) for pair in _split(bare[1:-1], ",")]
-        entries = ((key, _quoted(value, entry_type(kind, key.strip(), field_type), field_type)) for key, value in pairs)
+        typed = ((key, value, entry_type(kind, key.strip(), field_type)) for key, value in mapping_parts(bare))
+        entries = ((key, _quoted(value, held, field_type)) for key, value, held in typed)
         return f"{{{','.join(f'{key}:{value}' for key, value in entries)}}}"
     if str not in kinds:
         return text
@@ -170,6 +174,12 @@ def entry_type(kind: Any, key: str, field_type: Callable[[str], Any]) -> Any:
             holds_any = named is not None and value in (Any, list[Any])
             return named | types.GenericAlias(list, (named,)) if holds_any else value
     return None
+
+
+def mapping_parts(text: str) -> list[tuple[str, str]]:
+    """The names and values of a mapping in Hydra's grammar, as they are written."""
+    pairs = (_split(pair, ":", 1) for pair in _split(text.strip()[1:-1], ","))
+    return [(key, value) for key, value in pairs]
 
 
 def _options(kind: Any) -> tuple[Any, ...]:

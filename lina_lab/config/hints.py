@@ -1,10 +1,14 @@
 """Words that users of Lightning, Hydra and Optuna try first, and ours for them."""
 
+import difflib
+import typing
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from lina_lab.config.fields import TRIAL, field_type, takes_list
+from lina_lab.config.fields import TRIAL, field_type, placed, takes_list, takes_text
 from lina_lab.config.history import REMOVED, RENAMED
+from lina_lab.config.options import FILES, Options, studies_of_before
 from lina_lab.util.errors import ConfigError
 
 AXES = "study.axes"
@@ -29,11 +33,23 @@ FOREIGN = {
     "run_name": "a cell is named by its configuration; study.name=NAME names the study",
     "task_name": "write study.name=NAME",
     "datamodule": "write data=NAME",
-    "callbacks": "checkpoints, EMA, validation and samples are built in: set checkpoint, ema, trainer and sampling",
-    "logger": "every cell is logged to MLflow: paths.tracking_uri=URI names the server",
+    "trainer.gradient_clip_val": "write optimizer.clip_norm=X",
+    "trainer.gradient_clip_algorithm": "write optimizer.clip_norm=X: gradients are clipped by their norm",
+    "trainer.fast_dev_run": "write trainer.max_images=N paths.runs=FOLDER for a short trial in a folder of its own",
+    "callbacks": "checkpoints (checkpoint), EMA, validation and samples are built in; a package's own is trainer.callbacks=[NAME]",
+    "logger": "every cell is logged to MLflow (paths.tracking_uri=URI); others are trainer.loggers=[tensorboard,wandb]",
+    "lr_scheduler": "write optimizer.schedule=NAME",
+    "scheduler": "write optimizer.schedule=NAME",
+    "model.init": "write start.source=SOURCE: a cell, a checkpoint, or a folder of weights",
+    "model.pretrained": "write start.source=SOURCE: a cell, a checkpoint, or a folder of weights",
+    "ema_decay": "write ema.decay=X",
+    "data.num_workers": "write data.workers=N",
     "ckpt_path": "the same command resumes every cell from its last checkpoint",
     "optimized_metric": "write study.objectives=[{metric:NAME}]",
     "n_trials": NO_SWEEPER,
+    "n_jobs": "write workers=N",
+    "pruner": "cells are given up early by study.pruning={rule:NAME}",
+    "sampler": "a field is tuned by study.tune={FIELD:[A,B,C]}, and its sampler is study.tuning.sampler",
     "hydra.sweeper": NO_SWEEPER,
     "hydra.mode": NO_SWEEPER,
     "hydra.searchpath": "write --config-dir FOLDER",
@@ -61,8 +77,10 @@ def check_word(name: str) -> None:
     for foreign, ours in FOREIGN.items():
         if dotted.startswith(f"{foreign}."):
             raise ConfigError(f"{name} is not a field: {ours}")
-    if dotted.startswith("hydra."):
+    if dotted.startswith(("hydra.run.", "hydra.sweep.", "hydra.output_subdir.", "hydra.runtime.")):
         raise ConfigError(f"{name} cannot be set: paths.runs=FOLDER says where this command writes")
+    if dotted.startswith("hydra."):
+        raise ConfigError(f"{name} cannot be set: Hydra composes the configuration here, and runs nothing")
 
 
 def check_words(data: Mapping[str, Any]) -> None:
@@ -89,21 +107,27 @@ def is_several(override: Any) -> bool:
     if override.is_sweep_override():
         return True
     kind = field_type(override.key_or_group)
-    return isinstance(override.value(), list) and kind is not None and not takes_list(kind)
+    one = kind is not None and typing.get_origin(kind) is not dict and not takes_list(kind)
+    return one and isinstance(override.value(), list)
 
 
 def several_values(override: Any, axes: Mapping[str, Mapping[str, Any]]) -> ConfigError:
-    """The refusal of several values for one field, with the override that makes an axis of them.
+    """The refusal of several values for one field, with how to write them.
 
     Args:
         override: Hydra's.
         axes: those of the chosen study: axis -> field -> values.
     """
     name, values = override.key_or_group, _listed(override)
+    kind, typed = placed(name)[2], str(override.input_line).partition("=")[2]
     if name == "seed":
         return ConfigError(f"seed takes one value; several are study.seeds={values}")
+    if takes_list(kind):
+        return ConfigError(f"{name} takes a list: write '{name}={values}'")
     if name.partition(".")[0] not in TRIAL or field_type(name) is None:
-        return ConfigError(f"{name} takes one value: give a command for each")
+        text = takes_text(kind) and override.is_sweep_override() and not set(typed) & set("\"'\\")
+        quotes = f", or put a text with a comma in quotes: '{name}=\"{typed}\"'" if text else ""
+        return ConfigError(f"{name} takes one value: give a command for each{quotes}")
     axis = next((axis for axis, fields in axes.items() if name in fields), None)
     if axis is None:
         axis, others = name.rpartition(".")[2], []
@@ -125,3 +149,39 @@ def _listed(override: Any) -> str:
     if override.is_discrete_sweep():
         return f"[{','.join(override.sweep_string_iterator())}]"
     return "[A,B]"
+
+
+def check_one_choice(override: Any) -> None:
+    """Refuse several options of one group.
+
+    Raises:
+        ConfigError: how to run each.
+    """
+    if override.is_sweep_override():
+        group = override.key_or_group
+        raise ConfigError(f"{group} takes one value: give a command for each {_named(group)}")
+
+
+def check_choice(options: Options, group: str, value: Any) -> None:
+    """Refuse an option that a group does not have.
+
+    Raises:
+        ConfigError: the nearest option and all of them, or how to write the path of a file.
+    """
+    names = options.names(group)
+    if group == "study" and group not in options.files and str(value) in (moved := studies_of_before()):
+        raise ConfigError(moved[str(value)])
+    if value is None or value in names:
+        return
+    what, near = _named(group), difflib.get_close_matches(str(value), names, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    if group in FILES and Path(f"{value}.yaml").is_file():
+        hint = f" (for the file {value}.yaml, write {group}={value}.yaml)"
+    called = value if value != "" else "without a name"
+    raise ConfigError(
+        f"there is no {what} {called}{hint}; the {what.replace('study', 'studie')}s are {', '.join(names)}"
+    )
+
+
+def _named(group: str) -> str:
+    return group.replace("data", "data set")

@@ -1,11 +1,12 @@
 """What a study command can choose by name: studies, tasks and scales are files, sizes and data sets are presets.
 
-Files lie in Hydra config directories: that of `--config-dir`, `./studies`, and ours, in this order. A file of the
-user's that is broken disturbs nobody who does not choose it.
+Files lie in Hydra config directories: that of a file that is chosen by its path, that of `--config-dir`, `./studies`,
+and ours, in this order. A file of the user's that is broken disturbs nobody who does not choose it.
 """
 
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -45,6 +46,19 @@ class Options:
 
     config_dir: Path | None = None
     """Folder of `--config-dir`."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Group -> the file that is chosen by its path."""
+
+    @cached_property
+    def _links(self) -> tempfile.TemporaryDirectory[str] | None:
+        """A config directory with a link to each folder of `files` that is not in Hydra's layout; None: all are."""
+        loose = {group: path.parent for group, path in self.files.items() if path.parent.name != group}
+        if not loose:
+            return None
+        made = tempfile.TemporaryDirectory(prefix="lina_")
+        for group, folder in loose.items():
+            (Path(made.name) / group).symlink_to(folder)
+        return made
 
     @cached_property
     def folders(self) -> tuple[Path, ...]:
@@ -53,7 +67,8 @@ class Options:
         Raises:
             ConfigError: `--config-dir` is no folder.
         """
-        found = []
+        found = [] if self._links is None else [Path(self._links.name)]
+        found += [path.parents[1] for group, path in self.files.items() if path.parent.name == group]
         if self.config_dir is not None:
             if not self.config_dir.is_dir():
                 raise ConfigError(f"--config-dir {self.config_dir} is not a folder")
@@ -67,6 +82,10 @@ class Options:
         if group in PRESETS:
             return list(presets(group))
         return sorted({path.stem for folder in self.folders for path in (folder / group).glob("*.yaml")})
+
+    def is_study(self, word: str) -> bool:
+        """Whether a word names a study or its file."""
+        return Path(word).is_file() or (self.file("study", word) is not None)
 
     def file(self, group: str, name: str) -> Path | None:
         """The file of an option, as Hydra finds it; None: there is none."""
@@ -121,6 +140,29 @@ class Options:
             return " ".join(str(study["question"]).split())
         parents = [str(d).removeprefix("/study/") for d in parents] if isinstance(parents, list) else []
         return next((q for parent in parents if (q := self._question(parent, (*seen, name)))), "")
+
+
+def files_by_path(chosen: Mapping[str, Any]) -> dict[str, Path]:
+    """The files that are chosen by their paths, absolute: of studies, tasks and scales.
+
+    Args:
+        chosen: group -> a name, or a path such as `mine.yaml` or `folder/mine`.
+
+    Raises:
+        ConfigError: such a file is not there, or is none that Hydra reads.
+    """
+    found = {}
+    for group, name in chosen.items():
+        if group not in FILES or not isinstance(name, str) or not ("/" in name or name.endswith((".yaml", ".yml"))):
+            continue
+        path = Path(name).expanduser()
+        if path.suffix == ".yml":
+            raise ConfigError(f"{group}={name}: Hydra reads files that end in .yaml; rename it")
+        path = path if path.suffix == ".yaml" else path.with_name(f"{path.name}.yaml")
+        if not path.is_file():
+            raise ConfigError(f"{group}={name}: there is no file {path}")
+        found[group] = path.absolute()
+    return found
 
 
 def studies_of_before() -> dict[str, str]:
@@ -184,6 +226,7 @@ def _check_file(group: str, path: Path) -> None:
     """
     if path.parents[1] == OURS.resolve():
         return
+    path = path if path.is_relative_to(Path.cwd()) else path.resolve()  # not by the link to it
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     node = _read(path)
     if group == "study":

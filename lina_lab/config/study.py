@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from lina_lab.config.checks import CHECKS, Checked, NonNegativeInt, PositiveFloat
+from lina_lab.config.checks import CHECKS, Checked, NonNegativeInt, PositiveFloat, matching
 from lina_lab.config.objectives import BudgetConfig, ObjectiveConfig
 from lina_lab.config.primary import ContrastTerm, PrimaryConfig, primary_problems, primary_terms
 from lina_lab.config.pruning import PruningConfig, pruning_problems
@@ -18,6 +18,8 @@ from lina_lab.config.verdict import RoundingConfig, TuningConfig, UntilConfig
 
 RESERVED = ("mlartifacts", "Default")
 """Names that the stores use for themselves."""
+
+NAMES = "letters, digits, _ and -, up to 100, with a letter or a digit first"
 
 
 def _with_values(tune: dict[str, list[float]]) -> dict[str, list[float]]:
@@ -29,7 +31,7 @@ def _with_values(tune: dict[str, list[float]]) -> dict[str, list[float]]:
 class StudyConfig(Checked):
     """One question: what is varied, and with which seeds."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]
+    name: Annotated[str, matching(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", NAMES)]
     """Name of the study in every store and of its folder; another name makes another study."""
     question: str
     """The question that the study answers."""
@@ -84,7 +86,8 @@ class StudyConfig(Checked):
         if not self.axes:
             yield "axes is empty: a study varies something"
         if self.size_axis not in self.axes:
-            yield f"size_axis={self.size_axis} is not one of the axes {sorted(self.axes)}"
+            axes = ", ".join(sorted(self.axes))
+            yield f"size_axis={self.size_axis} is not one of the axes {axes}; study.axes.NAME={{...}} adds one"
         fields = [name for axis in self.axes.values() for name in axis]
         for name in fields:
             if fields.count(name) > 1:

@@ -16,7 +16,10 @@ def to_pixels(images: Tensor) -> Pixels:
         ValueError: another number of channels.
     """
     if images.shape[1] not in (1, 3):
-        raise ValueError(f"{images.shape[1]} channels are no pixels: vae=NAME decodes latents, with shards=FOLDER")
+        raise ValueError(
+            f"{images.shape[1]} channels are no pixels: name the decoder of these latents with vae=NAME shards=FOLDER, "
+            "or with sampling.vae=NAME in a study"
+        )
     levels = ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return levels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
 

@@ -1,12 +1,13 @@
 """Waits for a store that is locked or away: the queue and the tracker alike."""
 
+import re
 from collections.abc import Callable
 from functools import partial, wraps
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from lina_lab.util.errors import StudyError, explanation, fault_of, first_line
+from lina_lab.util.errors import StudyError, causes, explanation, fault_of, first_line
 from lina_lab.util.signals import stop_if_asked
 
 
@@ -24,6 +25,13 @@ Q = TypeVar("Q", bound=Queue)
 PATIENCE_SECONDS = 600.0
 """How long a store that does not answer is waited for."""
 PAUSE_SECONDS = 2.0
+
+
+def _why(error: BaseException) -> str:
+    """Which server does not answer and why, in a clause: MLflow names its address in a page of Python."""
+    address = re.search(r"https?://[^/\s]+", str(error))
+    reasons = [link.strerror for link in causes(error) if isinstance(link, OSError) and link.strerror]
+    return f"{f' at {address[0]}' if address else ''} ({reasons[-1].lower() if reasons else first_line(error)})"
 
 
 def patiently(
@@ -55,7 +63,7 @@ def patiently(
                     "bring it back and run the same command again; what is trained is kept"
                 ) from error
             if not announced:
-                tell(f"waiting for {store}: {first_line(error)}")
+                tell(f"waiting for {store}{_why(error)}, for up to {PATIENCE_SECONDS / 60:.0f} minutes")
                 announced = True
             stop_if_asked()
             sleep(PAUSE_SECONDS)
