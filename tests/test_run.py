@@ -59,7 +59,8 @@ from tests.command_line import HEADER, OURS, QUESTION, STUDIES, composed, empty_
         (
             "data=digitz",
             [
-                "there is no data set digitz (did you mean digits?); the data sets are digits, mnist5k, emoji, latents, shards, shapes"
+                "there is no data set digitz (did you mean digits?); the data sets are digits, mnist5k, emoji, "
+                "latents, shards, shapes"
             ],
         ),
         ("data={name:digits}", ["there is no data set {'name': 'digits'}"]),
