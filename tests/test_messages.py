@@ -17,7 +17,7 @@ ANSWERS = {
     "study.seeds=0,1": "study.seeds takes a list: write 'study.seeds=[0,1]'",
     "cells=3326,7e10": "cells takes a list: write 'cells=[3326,7e10]'",
     "optimizer.betas=0.9,0.95": "optimizer.betas takes a list: write 'optimizer.betas=[0.9,0.95]'",
-    "optimizer.lr=1e-3,2e-3": "make an axis: 'study.axes.lr={optimizer.lr:[0.001,0.002]}'",
+    "optimizer.lr=1e-3,2e-3": "make an axis: 'study.axes.lr={optimizer.lr:[1e-3,2e-3]}'",
     # One value for a list, a mapping or a section
     "study.seeds=3": "study.seeds=3: input should be a list, as in [3]",
     "study.seeds=[]": "study.seeds=[]: list should have at least 1 item",

@@ -205,9 +205,9 @@ def test_a_configuration_folder_that_is_none_is_refused(capsys: pytest.CaptureFi
 def test_a_study_is_chosen_by_the_path_of_its_file(tmp_path: Path, folder: str) -> None:
     """Relative or absolute, in a folder of any name; it starts from ours, or from a file beside it."""
     (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / folder / "mine.yaml").write_text(f"{HEADER}defaults: [kv_gate, _self_]\nstudy: {{seeds: [5]}}\n")
+    (tmp_path / folder / "mine.yaml").write_text(f"{HEADER}defaults: [feature_map, _self_]\nstudy: {{seeds: [5]}}\n")
     (tmp_path / folder / "kv-2.yaml").write_text(f"{HEADER}defaults: [mine, _self_]\nmodel: {{depth: 4}}\n")
-    ours = composed("study=kv_gate")[0]
+    ours = composed("study=feature_map")[0]
     for path in (f"{folder}/mine.yaml", f"./{folder}/mine.yaml", f"{folder}/mine", f"{tmp_path}/{folder}/mine.yaml"):
         plan, *_ = composed(f"study={path}")
         assert (plan.study.name, {cell.config.seed for cell in plan.cells}) == ("mine", {5})

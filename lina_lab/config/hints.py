@@ -147,7 +147,8 @@ def _listed(override: Any) -> str:
         value = override.value()
         return f"[{value.start},...,{value.end}]"
     if override.is_discrete_sweep():
-        return f"[{','.join(override.sweep_string_iterator())}]"
+        typed = str(override.input_line).partition("=")[2]
+        return f"[{','.join(override.sweep_string_iterator()) if '(' in typed else typed}]"
     return "[A,B]"
 
 

@@ -4,7 +4,9 @@ Files lie in Hydra config directories: that of a file that is chosen by its path
 and ours, in this order. A file of the user's that is broken disturbs nobody who does not choose it.
 """
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -50,15 +52,16 @@ class Options:
     """Group -> the file that is chosen by its path."""
 
     @cached_property
-    def _links(self) -> tempfile.TemporaryDirectory[str] | None:
+    def _links(self) -> Path | None:
         """A config directory with a link to each folder of `files` that is not in Hydra's layout; None: all are."""
         loose = {group: path.parent for group, path in self.files.items() if path.parent.name != group}
         if not loose:
             return None
-        made = tempfile.TemporaryDirectory(prefix="lina_")
+        made = tempfile.mkdtemp(prefix="lina_")
+        weakref.finalize(self, shutil.rmtree, made, ignore_errors=True)
         for group, folder in loose.items():
-            (Path(made.name) / group).symlink_to(folder)
-        return made
+            (Path(made) / group).symlink_to(folder)
+        return Path(made)
 
     @cached_property
     def folders(self) -> tuple[Path, ...]:
@@ -67,7 +70,7 @@ class Options:
         Raises:
             ConfigError: `--config-dir` is no folder.
         """
-        found = [] if self._links is None else [Path(self._links.name)]
+        found = [] if self._links is None else [self._links]
         found += [path.parents[1] for group, path in self.files.items() if path.parent.name == group]
         if self.config_dir is not None:
             if not self.config_dir.is_dir():
