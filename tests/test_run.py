@@ -43,7 +43,7 @@ from tests.command_line import HEADER, OURS, QUESTION, STUDIES, composed, empty_
         ("model.dim.seed=[1,2]", ["model.dim.seed is not a field: model.dim has none"]),
         ("~model.dim", ["~model.dim would leave the field out"]),
         ("hydra.run.dir=foo", ["hydra.run.dir cannot be set", "paths.runs"]),
-        ("study.axes.size={}", ["axes.size: its fields need lists of one length"]),
+        ("study.axes.size={}", ["axes.size: its fields need lists of one length, of at least one value (none)"]),
         ("study.objectives=[{metric:val/fid}]", ["study.objectives.0.metric='val/fid'", "'val/loss_raw'"]),
         ("action=go", ["action='go'", "'plan'"]),
         ("workers=0", ["workers=0"]),

@@ -74,7 +74,7 @@ def refusal(trial: TrialConfig) -> str | None:
 
 def unsharded(trial: TrialConfig, resources: ResourcesConfig) -> str | None:
     """Why the trial cannot be trained with sharded weights, as a sentence; None: it can, or they are whole."""
-    if resources.strategy == "fsdp" and trial.model.kind.module != MODULE:
+    if resources.strategy == "fsdp" and trial.model.kind.module_name != MODULE:
         return (
             f"model.task={trial.model.task} has a LightningModule of its own, which study.resources.strategy=fsdp "
             "cannot shard: take strategy=ddp"

@@ -95,7 +95,8 @@ class StudyConfig(Checked):
         for name, axis in self.axes.items():
             lengths = {len(values) for values in axis.values()}
             if lengths in (set(), {0}) or len(lengths) > 1:
-                yield f"axes.{name}: its fields need lists of one length, of at least one value"
+                counts = ", ".join(f"{field} has {len(values)}" for field, values in axis.items())
+                yield f"axes.{name}: its fields need lists of one length, of at least one value ({counts or 'none'})"
         for name, labels in self.labels.items():
             if name not in self.axes or len(labels) != len(self.points(name)) or len(set(labels)) < len(labels):
                 yield f"labels.{name}: needs to be an axis, with a different label for each of its values"

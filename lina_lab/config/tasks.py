@@ -60,6 +60,12 @@ class Task:
         if missing:
             raise ValueError(f"model.task={self.name} has no {' and no '.join(missing)}")
 
+    @property
+    def module_name(self) -> str:
+        """The LightningModule as "package.module:attribute", also where the entry holds the class itself."""
+        own = self.module
+        return own if isinstance(own, str) else f"{own.__module__}:{getattr(own, '__qualname__', own)}"
+
     def load_model(self) -> Any:
         """The model's class."""
         return resolve(self.model)

@@ -150,7 +150,7 @@ def _attentions(shapes: Shapes, fields: Mapping[str, Any], assumed: list[tuple[s
     if any(attention["normalization"] == "division" for attention in (*condition, *encoder, *decoder)):
         sentence = "kind=linear, normalization=division where qkv is one tensor: softmax and mediator look the same"
         assumed.append(("attention", sentence))
-    assumed.append(("attention", "feature_map=relu"))
+    assumed.append(("attention", "feature_map=relu, and qk_norm=none: qk_norm=power has no weights"))
     placements: dict[str, Any] = {"attention": _pattern(decoder)}
     for name, attentions in (("encoder_attention", encoder), ("condition_attention", condition)):
         cores = [decoder[block % half]["normalization"] for block in range(len(attentions))]

@@ -106,7 +106,7 @@ def test_images_of_a_model_of_latents_are_decoded(
     assert SAMPLE.main([*arguments, f"out={tmp_path / 'other'}", f"vae={vae}"]) == 2
     assert "needs shards=FOLDER, whose manifest holds the scale of the latents" in capsys.readouterr().err
     assert SAMPLE.main([*arguments, f"out={tmp_path / 'other'}"]) == 2
-    assert "2 channels are no pixels: vae=NAME decodes latents, with shards=FOLDER" in capsys.readouterr().err
+    assert "2 channels are no pixels: name the decoder of these latents with vae=NAME" in capsys.readouterr().err
     manifest = read_manifest(made)
     images, latents = torch.zeros(1, 3, 16, 16), torch.zeros(1, 2, 8, 8)
     assert load_vae(str(vae)).sha256() == manifest.vae_sha256

@@ -212,6 +212,7 @@ def test_what_was_assumed_is_said_and_can_be_stated() -> None:
     found = detect(weights, {"num_heads": 2})
     assert found.config.latent_size == (16, 16)
     assert [sentence.split("=")[0] for sentence in found.assumptions] == ["latent_size", "kind", "feature_map"]
+    assert "qk_norm=none" in found.assumptions[-1]
     stated = {"num_heads": 2, "latent_size": [8, 8], "attention": {"kind": "softmax"}}
     found = detect(weights, stated)
     assert found.config == replace(SQUARE, attention=replace(SOFTMAX, conv_kernel=5))

@@ -167,6 +167,8 @@ def test_a_task_is_trained_by_its_own_module(tiny: Tiny, tmp_path: Path, monkeyp
     sentence = unsharded(config, ResourcesConfig(devices=2, strategy="fsdp"))
     assert sentence is not None
     assert sentence.startswith("model.task=classification has a LightningModule of its own, which study.resources")
+    monkeypatch.setitem(TASKS.builtin, "classification", replace(TASKS["classification"], module=LinaModule))
+    assert unsharded(config, ResourcesConfig(devices=2, strategy="fsdp")) is None
 
 
 @pytest.mark.parametrize("total", [9, 30, 100, 1000])
