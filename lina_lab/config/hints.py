@@ -36,7 +36,7 @@ FOREIGN = {
     "trainer.gradient_clip_val": "write optimizer.clip_norm=X",
     "trainer.gradient_clip_algorithm": "write optimizer.clip_norm=X: gradients are clipped by their norm",
     "trainer.fast_dev_run": "write trainer.max_images=N paths.runs=FOLDER for a short trial in a folder of its own",
-    "callbacks": "set checkpoint, ema, trainer or sampling; a package's own callback is trainer.callbacks=[NAME]",
+    "callbacks": "set checkpoint, ema, trainer and sampling, built in; a package's own is trainer.callbacks=[NAME]",
     "logger": "every cell is logged to MLflow (paths.tracking_uri=URI); others are trainer.loggers=[tensorboard,wandb]",
     "lr_scheduler": "write optimizer.schedule=NAME",
     "scheduler": "write optimizer.schedule=NAME",
