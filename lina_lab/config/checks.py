@@ -16,7 +16,7 @@ from lina_lab.util.registry import PackageError
 
 T = TypeVar("T")
 
-CHECKS = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+CHECKS = ConfigDict(extra="forbid")
 
 # `strict`: True is not a 1 and 3.0 is not a 3.
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from lina_lab.config.checks import choices, from_dict
-from lina_lab.util.compat.pydantic import field_descriptions
+from lina_lab.util.docstrings import field_descriptions
 from lina_lab.util.errors import ConfigError
 
 T = TypeVar("T")
@@ -231,12 +231,12 @@ def fields_help(cls: Any, prefix: str = "", defaults: Mapping[str, Any] | None =
         defaults: where they differ from the dataclass' own.
     """
     kinds, annotated = typing.get_type_hints(cls), typing.get_type_hints(cls, include_extras=True)
-    parts = []
+    documented, parts = field_descriptions(cls), list[str]()
     for name, default in (defaults or default_values(cls)).items():
         if isinstance(default, dict) and (nested := dataclass_in(kinds[name])) is not None:
             parts.append(fields_help(nested, f"{prefix}{name}.", default))
             continue
-        text, allowed = one_line(field_descriptions(cls)[name] or ""), choices(annotated[name])
+        text, allowed = one_line(documented.get(name, "")), choices(annotated[name])
         listed = f" One of {', '.join(allowed)}." if allowed else ""
         parts.append(f"  {prefix}{name} = {shown(default)}\n      {text}{listed}")
     return "\n".join(parts)

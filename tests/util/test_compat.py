@@ -19,13 +19,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
-from pydantic.dataclasses import dataclass as checked
 from sqlalchemy import inspect
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.profiler import ProfilerActivity, profile
 
-from lina_lab.config import CHECKS
 from lina_lab.util.compat import lightning as lightning_doors
 from lina_lab.util.compat.mlflow import make_tables, points_of_database, points_of_server, runs_of_database
 from lina_lab.util.compat.optuna import (
@@ -38,7 +36,6 @@ from lina_lab.util.compat.optuna import (
     storage_of,
     trial_rows,
 )
-from lina_lab.util.compat.pydantic import field_descriptions
 from lina_lab.util.compat.submitit import batch_script
 from lina_lab.util.compat.torch import ddp_logging_data, profile_events, save_file
 from tests.system.servers import Server
@@ -330,16 +327,6 @@ def test_transformers_says_which_configurations_have_a_text_encoder() -> None:
 
     assert has_text_encoder(transformers.T5Config())
     assert not has_text_encoder(transformers.ViTConfig())
-
-
-def test_pydantic_gives_a_dataclass_field_s_docstring() -> None:
-    @checked(frozen=True, config=CHECKS)
-    class Config:
-        steps: int = 1
-        """How many."""
-        rate: float = 0.1
-
-    assert field_descriptions(Config) == {"steps": "How many.", "rate": None}
 
 
 PYTHON_S_OWN = {name for kind in (type, object, BaseException, type(ast)) for name in dir(kind)} | {
