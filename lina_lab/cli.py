@@ -82,7 +82,8 @@ def _run(name: str, rest: list[str]) -> int:
         if given := next((argument for argument in rest if argument.startswith("action=")), None):
             print(f"error: lina {name} is action={name}: leave {given} out", file=sys.stderr)
             return 2
-        rest.insert(0, f"action={name}")
+        if not {"-h", "--help"} & set(rest):  # which is one text, and needs no Hydra to read arguments
+            rest.insert(0, f"action={name}")
     from lina_lab.util.imports import gc_paused
     from lina_lab.util.signals import dropped_stops_come_again
 

@@ -7,7 +7,8 @@ import pytest
 
 from lina_lab import run
 from lina_lab.config import CommandConfig, PathsConfig
-from lina_lab.config.compose import CommandLine, compose
+from lina_lab.config.command_line import CommandLine
+from lina_lab.config.compose import compose
 from lina_lab.study.grid import Plan, make_plan
 
 OURS = Path(__file__).parents[1] / "studies"

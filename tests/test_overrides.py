@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from lina_lab.config.compose import CommandLine
+from lina_lab.config.command_line import CommandLine
 from lina_lab.config.compose import composed as composed_data
 from lina_lab.config.fields import TOP, children
 from lina_lab.config.grammar import dataclass_in

@@ -10,7 +10,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from lina_lab.config import CheckpointConfig, PathsConfig, from_dict, to_dict
-from lina_lab.config.compose import CommandLine, check_names, composed
+from lina_lab.config.command_line import CommandLine
+from lina_lab.config.compose import check_names, composed
 from lina_lab.config.grammar import refuse
 from lina_lab.config.options import GROUPS, PRESETS, presets
 from lina_lab.study.status import labels, look

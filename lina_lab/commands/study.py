@@ -27,21 +27,18 @@ Flags
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from typing import TYPE_CHECKING, Any
 
 from lina_lab.config import CommandConfig, TrialConfig
-from lina_lab.config.compose import CommandLine, compose, composed
+from lina_lab.config.command_line import CommandLine
 from lina_lab.config.fields import SECTIONS
 from lina_lab.config.grammar import fields_help, refuse, shown
 from lina_lab.config.options import GROUPS, Options
-from lina_lab.study.grid import make_plan
-from lina_lab.study.points import with_values
-from lina_lab.study.workspace import Workspace
 from lina_lab.util.errors import ConfigError
 from lina_lab.util.imports import gc_paused
+
+if TYPE_CHECKING:
+    from lina_lab.study.workspace import Workspace
 
 STORED = ("status", "retry", "cancel", "prune")
 """Actions for which the stores are enough."""
@@ -66,38 +63,56 @@ class StudyCommand:
             if line.flags.help:
                 print(study_help(line.options))
                 return 0
-            if line.flags.cfg:
-                print(OmegaConf.to_yaml(composed(line), resolve=line.flags.resolve), end="")
-                return 0
-            if line.action in STORED:
-                # Neither Lightning nor torch, pandas or MLflow, which take seconds and a GiB to import.
-                from lina_lab.commands.stored_study import main
-
-                return main(line)
-            if line.flags.json:
-                raise ConfigError("--json is for lina status")
-            found = compose(line)
-            from lina_lab.study.fitting import fields_of_data
-            from lina_lab.study.rounds import grown
-
-            decided = fields_of_data(found.base, found.fixed)
-            base = with_values(found.base, decided)
-            plan = grown(make_plan(found.study, base, found.overridden, found.paths.folder), {})
-            workspace = Workspace.of(plan, found.paths)
         except BrokenPipeError:
             raise
-        except (ValueError, OSError, OmegaConfBaseException) as error:
+        except (ValueError, OSError) as error:
             return refuse(error)
-        if found.command.action == "plan":
-            return _plan(workspace, found.command, decided)
-        # Optuna and MLflow take seconds to import: not before the configuration is right.
-        with gc_paused():
-            from lina_lab.commands.study_actions import run_and_report
-
-        return run_and_report(workspace, found.paths, found.command, arguments)
+        return _act(line, arguments)
 
 
 COMMAND = StudyCommand()
+
+
+def _act(line: CommandLine, arguments: Sequence[str]) -> int:
+    # Hydra and what makes cells take half a second to import, which help does without.
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from lina_lab.config.compose import compose, composed
+
+    try:
+        if line.flags.cfg:
+            print(OmegaConf.to_yaml(composed(line), resolve=line.flags.resolve), end="")
+            return 0
+        if line.action in STORED:
+            # Neither Lightning nor torch, pandas or MLflow, which take seconds and a GiB to import.
+            from lina_lab.commands.stored_study import main
+
+            return main(line)
+        if line.flags.json:
+            raise ConfigError("--json is for lina status")
+        found = compose(line)
+        from lina_lab.study.fitting import fields_of_data
+        from lina_lab.study.grid import make_plan
+        from lina_lab.study.points import with_values
+        from lina_lab.study.rounds import grown
+        from lina_lab.study.workspace import Workspace
+
+        decided = fields_of_data(found.base, found.fixed)
+        base = with_values(found.base, decided)
+        plan = grown(make_plan(found.study, base, found.overridden, found.paths.folder), {})
+        workspace = Workspace.of(plan, found.paths)
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError, OmegaConfBaseException) as error:
+        return refuse(error)
+    if found.command.action == "plan":
+        return _plan(workspace, found.command, decided)
+    # Optuna and MLflow take seconds to import: not before the configuration is right.
+    with gc_paused():
+        from lina_lab.commands.study_actions import run_and_report
+
+    return run_and_report(workspace, found.paths, found.command, arguments)
 
 
 def study_help(options: Options) -> str:
@@ -110,7 +125,7 @@ def study_help(options: Options) -> str:
     return "\n\n".join([(__doc__ or "").strip(), *listed])
 
 
-def _plan(workspace: Workspace, command: CommandConfig, decided: Mapping[str, Any]) -> int:
+def _plan(workspace: "Workspace", command: CommandConfig, decided: Mapping[str, Any]) -> int:
     from lina_lab.launch.machine import layout_cautions
     from lina_lab.launch.slurm import time_cautions
     from lina_lab.study.plan import describe

@@ -26,7 +26,8 @@ from lina_lab.config import (
     StudyConfig,
     TrialConfig,
 )
-from lina_lab.config.compose import CommandLine, compose, composed
+from lina_lab.config.command_line import CommandLine
+from lina_lab.config.compose import compose, composed
 from lina_lab.config.grammar import parse
 from lina_lab.config.history import RENAMED
 from lina_lab.study.grid import Plan, make_plan

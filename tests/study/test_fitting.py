@@ -10,7 +10,8 @@ from PIL import Image
 
 from lina_lab import run
 from lina_lab.commands.cache import COMMAND as CACHE
-from lina_lab.config.compose import CommandLine, compose
+from lina_lab.config.command_line import CommandLine
+from lina_lab.config.compose import compose
 from lina_lab.study.fitting import fields_of_data
 from lina_lab.study.grid import Plan, make_plan
 from lina_lab.study.points import with_values
