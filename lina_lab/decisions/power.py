@@ -6,11 +6,12 @@ does not count as one that found the difference.
 
 from math import ceil, inf, isfinite, isnan, sqrt
 
-from scipy.optimize import brentq
 from scipy.special import nctdtr, ndtri, stdtrit
 
 MANY = 10_000
 """Seeds above which the normal distribution is as good as the noncentral t."""
+PRECISION = 1e-10
+"""Of a noncentrality that is searched for."""
 
 
 def seeds_needed(difference: float, deviation: float, power: float = 0.8, confidence: float = 0.95) -> int:
@@ -72,10 +73,15 @@ def resolvable(seeds: int, deviation: float, power: float = 0.8, confidence: flo
     if seeds > MANY:
         noncentrality = float(ndtri((1 + confidence) / 2) + ndtri(power))
     else:
-        highest = 2.0
+        # By halves: scipy.optimize would take longer to import.
+        noncentrality, highest = 0.0, 2.0
         while _power(highest, seeds, confidence) < power:
             highest *= 2
-        noncentrality = float(brentq(lambda shift: _power(shift, seeds, confidence) - power, 0.0, highest, xtol=1e-10))
+        while highest - noncentrality > PRECISION:
+            middle = (noncentrality + highest) / 2
+            noncentrality, highest = (
+                (middle, highest) if _power(middle, seeds, confidence) < power else (noncentrality, middle)
+            )
     return noncentrality * deviation / sqrt(seeds)
 
 

@@ -1,11 +1,12 @@
 """The cost of a study: a table of its cells, and the audit of what is equal in them."""
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import isnan
 from typing import Any
 
-import pandas as pd
+from tabulate import tabulate
 
 from lina_lab.config import StudyConfig
 from lina_lab.config.factors import FACTORS, PAIRING, Audit, AuditedCell
@@ -39,10 +40,10 @@ ASSUMED = "hours, assumed"
 """Column of the hours where no cell was measured."""
 
 
-def cell_table(workspace: Workspace) -> pd.DataFrame:
+def cell_table(workspace: Workspace) -> list[dict[str, Any]]:
     """A row for each cell: axes, seed, parameters, training FLOPs, memory of a device, steps, hours."""
     speed, study = speed_of(workspace), workspace.plan.study
-    return pd.DataFrame([_row(cell, study, speed) for cell in workspace.plan.cells])
+    return [_row(cell, study, speed) for cell in workspace.plan.cells]
 
 
 def _row(cell: Cell, study: StudyConfig, speed: Speed | None) -> dict[str, Any]:
@@ -75,26 +76,27 @@ def describe(workspace: Workspace, workers: int = 1) -> str:
     workspace, states = known_so_far(workspace)
     plan, cells, speed = workspace.plan, cell_table(workspace), speed_of(workspace)
     tuned = [name.rpartition(".")[2] for name in plan.study.tune]
-    points = [name for name in cells.columns if name not in ("cell", "seed")]
-    merged = cells.groupby(points, sort=False, dropna=False)["seed"].agg(_listed).reset_index()
+    rows = [{**row, **{name: shown.format(row[name]) for name, shown in SHOWN.items() if name in row}} for row in cells]
+    merged = _merged(rows, {"seed": _listed}, left_out=("cell",))
     if tuned:
-        points = [name for name in merged.columns if name not in tuned]
-        merged = merged.groupby(points, sort=False, dropna=False)[tuned].agg(" ".join).reset_index()
-    for name in ("seed", *tuned):
-        merged.insert(len(plan.cells[0].axes) + len(tuned), name.replace("seed", "seeds"), merged.pop(name))
-    for name, shown in {name: shown for name, shown in SHOWN.items() if name in merged}.items():
-        merged[name] = merged[name].map(shown.format).replace("nan", "unknown")
-    if speed is not None and not speed.cells:
-        merged = merged.rename(columns={"hours": ASSUMED})
-    devices, hours = plan.study.resources.world_size, cells["hours"].sum(skipna=False)
+        merged = _merged(merged, dict.fromkeys(tuned, " ".join))
+    columns = [name for name in merged[0] if name not in ("seed", *tuned)]
+    place = len(plan.cells[0].axes)
+    columns[place:place] = [*reversed(tuned), "seed"]
+    titles = {"seed": "seeds"} if speed is None or speed.cells else {"seed": "seeds", "hours": ASSUMED}
+    table = [
+        [str(row[name]).replace("nan", "unknown") if name in SHOWN else row[name] for name in columns] for row in merged
+    ]
+    heads = [titles.get(name, name) for name in columns]
+    devices, hours = plan.study.resources.world_size, sum(row["hours"] for row in cells)
     assumed = "" if speed is None or speed.cells else " at the assumed rate"
     time = "device-hours unknown" if isnan(hours) else f"{hours * devices:,.3g} device-hours{assumed}"
-    flops = cells["FLOPs"].sum()
+    flops = sum(row["FLOPs"] for row in cells)
     comparison = replace(plan, cells=tuple(c for c in plan.cells if c.phase is Phase.COMPARISON) or plan.cells)
     found = [f"{line}\n" for line in (*_extended(plan), *notes(plan), plan.stopped, *plan.cautions()) if line]
     return (
         f"{plan.study.question.strip()}\n\n"
-        f"{merged.to_markdown(index=False, floatfmt='.3g', disable_numparse=True)}\n\n"
+        f"{tabulate(table, heads, 'pipe', floatfmt='.3g', disable_numparse=True)}\n\n"
         f"{len(cells)} cells of {devices} device{'s' if devices > 1 else ''}, {flops:.3g} FLOPs in all, {time}\n\n"
         f"{_what_is_known(workspace, speed, workers)}\n"
         f"{to_follow(plan, speed)}{resolution(plan, states)}"
@@ -114,7 +116,22 @@ def _extended(plan: Plan) -> list[str]:
     ]
 
 
-def _listed(seeds: "pd.Series[int]") -> str:
+def _merged(
+    rows: Sequence[Mapping[str, Any]], joined: Mapping[str, Callable[[list[Any]], str]], left_out: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """One row for those that agree in all but the columns that are joined, in the order of the first ones."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        point = [(name, value) for name, value in row.items() if name not in (*joined, *left_out)]
+        groups.setdefault(str(point), []).append(row)
+    return [
+        {name: value for name, value in group[0].items() if name not in left_out}
+        | {name: join([row[name] for row in group]) for name, join in joined.items()}
+        for group in groups.values()
+    ]
+
+
+def _listed(seeds: Sequence[int]) -> str:
     """Numbers in their order; three or more consecutive ones as first-last."""
     runs: list[list[int]] = []
     for seed in map(int, seeds):

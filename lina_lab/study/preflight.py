@@ -38,7 +38,11 @@ def problems(plan: Plan, command: CommandConfig) -> Iterator[str]:
 def _different_data(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
     """One trial for each combination of data set, shape of its images, condition and files for sampling."""
     kinds: dict[str, TrialConfig] = {}
+    # Trials that differ in their seed alone share their sections.
+    points: dict[tuple[int, ...], TrialConfig] = {}
     for config in configs:
+        points.setdefault((id(config.data), id(config.model), id(config.sampling)), config)
+    for config in points.values():
         model = config.model
         shape = (model.latent_channels, model.latent_size, model.num_classes, model.text_dim, model.text_length)
         kinds.setdefault(str((to_dict(config.data), shape, to_dict(config.sampling))), config)

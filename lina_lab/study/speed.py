@@ -4,7 +4,6 @@ import statistics
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import nnls
 
 from lina_lab.config import ResourcesConfig
 from lina_lab.records.record import read_record
@@ -64,6 +63,8 @@ def _line(points: list[tuple[float, float]]) -> tuple[float, float]:
     """Intercept and slope, neither below 0, of the line nearest to the points; zeros without points."""
     if not points:
         return 0.0, 0.0
+    from scipy.optimize import nnls  # takes half a second
+
     flops, seconds = np.array(points).T
     scale = max(float(flops.max()), 1.0)
     (start, slope), _ = nnls(np.stack([np.ones_like(flops), flops / scale], axis=1), seconds)
