@@ -3,61 +3,45 @@
 Shapes: B batch, H heads, T tokens, E channels of a head.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lina_lab.kernels import core
-from lina_lab.kernels.launch import chunks, launch, next_power, precision, strides
+from lina_lab.kernels.launch import PROGRAMS, chunks, launch, next_power, plan, strides
 
 EPSILON = 1e-6
 """As `lina_lab.model.linear.EPSILON`."""
 
 
-@dataclass(frozen=True)
 class _Work:
-    """How one attention is cut into programs."""
+    """How one attention is cut into programs.
 
-    batch: int
-    heads: int
-    tokens: int
-    channels: int
-    spreads: bool
-    constants: dict[str, Any]
+    Args:
+        qkv_3BHTE: queries, keys and values.
+        feature_map: its name.
+        normalization: its name.
+    """
 
-    @classmethod
-    def of(cls, qkv_3BHTE: Tensor, feature_map: str, normalization: str) -> "_Work":
-        _, batch, heads, tokens, channels = qkv_3BHTE.shape
-        precise, width = qkv_3BHTE.dtype == torch.float32, next_power(max(16, channels))
-        constants = {
-            "MAP": feature_map,
-            "SHIFT": EPSILON if normalization == "division" else 0.0,
-            "SPREADS": normalization == "subtraction",
-            "E": channels,
-            "BE": width,
-            "BT": 32 if precise or width > 64 else 64,
-            "PRECISION": precision(qkv_3BHTE.dtype),
-            "warps": 8 if width > 64 else 4,
-            "stages": 2,
-        }
-        return cls(batch, heads, tokens, channels, normalization == "subtraction", constants)
-
-    @property
-    def scale(self) -> float:
+    def __init__(self, qkv_3BHTE: Tensor, feature_map: str, normalization: str) -> None:
+        _, self.batch, self.heads, self.tokens, self.channels = qkv_3BHTE.shape
+        self.rows, self.dtype = self.batch * self.heads, qkv_3BHTE.dtype
+        self.spreads = normalization == "subtraction"
+        self.names = {"MAP": feature_map, "SHIFT": 0.0 if self.spreads else EPSILON, "SPREADS": self.spreads}
+        self.scale = (self.channels**-0.5 if self.spreads else 1.0) / self.tokens
         """Factor on products of queries and keys, by the number of tokens."""
-        return (self.channels**-0.5 if self.spreads else 1.0) / self.tokens
 
-    @property
-    def cut(self) -> tuple[int, int]:
-        """Chunks, and blocks of tokens in a chunk."""
-        return chunks(self.tokens, self.constants["BT"], self.batch * self.heads)
+    def cut(self, *, pull: bool, sums: bool) -> tuple[int, int, dict[str, Any]]:
+        """Chunks of a kernel, blocks of tokens in each, and its constants; see `plan`."""
+        constants = plan(self.dtype, next_power(max(16, self.channels)), pull=pull, sums=sums)
+        programs = PROGRAMS if sums or pull else 2 * PROGRAMS
+        count, blocks = chunks(self.tokens, constants["BT"], self.rows, programs)
+        return count, blocks, {**self.names, "E": self.channels, **constants}
 
-    def summaries(self, chunks: int, like: Tensor) -> Tensor:
-        """Room for the summaries of each chunk, sample and head."""
-        rows, numbers = self.batch * self.heads, self.channels * (self.channels + 2)
-        return like.new_empty(chunks, rows, numbers, dtype=torch.float32)
+    def summaries(self, count: int, like: Tensor) -> Tensor:
+        """Room for the summary of each chunk, sample and head."""
+        return like.new_empty(count, self.rows, self.channels * (self.channels + 2), dtype=torch.float32)
 
 
 @torch.library.custom_op("lina_lab::linear_attention", mutates_args=())
@@ -79,22 +63,23 @@ def linear_attention(
         feature_map: name of the feature map.
         normalization: `division` or `subtraction`.
     """
-    work = _Work.of(qkv_3BHTE, feature_map, normalization)
+    work = _Work(qkv_3BHTE, feature_map, normalization)
     q, k, v = qkv_3BHTE
-    count, blocks = work.cut
+    count, blocks, constants = work.cut(pull=False, sums=True)
     parts = work.summaries(count, qkv_3BHTE)
     gates, all_strides, present = _gates(work, q, key_value, normalizer, value)
     launch(
-        core.summarize, (work.batch * work.heads, count),
+        core.summarize, (work.rows, count),
         k, v, *gates, parts, work.tokens, blocks, work.heads, work.scale, 1 / work.tokens,
-        *q.stride()[:3], *all_strides, **work.constants, **present,
+        *q.stride()[:3], *all_strides, **constants, **present,
     )  # fmt: skip
     summary = parts[0] if count == 1 else parts.sum(0)
     out = qkv_3BHTE.new_empty(work.batch, work.tokens, work.heads, work.channels)
+    count, blocks, constants = work.cut(pull=False, sums=False)
     launch(
-        core.apply, (work.batch * work.heads, count),
+        core.apply, (work.rows, count),
         q, summary, out, work.tokens, blocks, work.heads, *q.stride()[:3], *out.transpose(1, 2).stride()[:3],
-        EPSILON=EPSILON, **work.constants,
+        EPSILON=EPSILON, **constants,
     )  # fmt: skip
     return out, summary
 
@@ -128,26 +113,27 @@ def backward(
 
     Where there is no such weight, its gradient has no elements.
     """
-    work = _Work.of(qkv_3BHTE, feature_map, normalization)
+    work = _Work(qkv_3BHTE, feature_map, normalization)
     q, k, v = qkv_3BHTE
-    count, blocks = work.cut
-    rows, grad = work.batch * work.heads, grad_BTHE.transpose(1, 2)
+    grad = grad_BTHE.transpose(1, 2)
     grad_qkv = qkv_3BHTE.new_empty(work.batch, work.tokens, 3, work.heads, work.channels)
     dq, dk, dv = grad_qkv.permute(2, 0, 3, 1, 4)
+    count, blocks, constants = work.cut(pull=True, sums=True)
     parts = work.summaries(count, qkv_3BHTE)
     launch(
-        core.pull_queries, (rows, count),
+        core.pull_queries, (work.rows, count),
         q, grad, summary, dq, parts, work.tokens, blocks, work.heads, work.scale, 1 / work.tokens,
-        *q.stride()[:3], *grad.stride()[:3], *dq.stride()[:3], EPSILON=EPSILON, **work.constants,
+        *q.stride()[:3], *grad.stride()[:3], *dq.stride()[:3], EPSILON=EPSILON, **constants,
     )  # fmt: skip
     grad_summary = parts[0] if count == 1 else parts.sum(0)
     weights = key_value, normalizer, value if work.spreads else None
     grads = [_room(weight, work, summary) for weight in weights]
     gates, all_strides, present = _gates(work, q, *weights)
+    count, blocks, constants = work.cut(pull=True, sums=False)
     launch(
-        core.pull_keys, (rows, count),
+        core.pull_keys, (work.rows, count),
         k, v, *gates, grad_summary, dk, dv, *grads, work.tokens, blocks, work.heads,
-        *q.stride()[:3], *all_strides, *dq.stride()[:3], **work.constants, **present,
+        *q.stride()[:3], *all_strides, *dq.stride()[:3], **constants, **present,
     )  # fmt: skip
     return grad_qkv, *grads
 
@@ -163,7 +149,7 @@ def _(
     feature_map: str,
     normalization: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    work = _Work.of(qkv_3BHTE, feature_map, normalization)
+    work = _Work(qkv_3BHTE, feature_map, normalization)
     grads = [_room(w, work, summary) for w in (key_value, normalizer, value if work.spreads else None)]
     return qkv_3BHTE.new_empty(work.batch, work.tokens, 3, work.heads, work.channels), *grads
 

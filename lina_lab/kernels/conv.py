@@ -31,8 +31,8 @@ def convolve(
         for j in tl.static_range(K):
             r, c = row + (i - K // 2), column + (j - K // 2)
             there = (image >= 0) & (token < tokens) & (r >= 0) & (r < rows) & (c >= 0) & (c < columns)
-            tap: tl.constexpr = (K * K - 1 - i * K - j) if FLIPPED else i * K + j
-            weight = tl.load(kernel_ptr + channel * (K * K) + tap, mask=inside, other=0.0).to(tl.float32)
+            tap = channel * (K * K) + (K * K - 1 - i * K - j if FLIPPED else i * K + j)
+            weight = tl.load(kernel_ptr + tap, mask=inside, other=0.0).to(tl.float32)
             cell = (r * columns + c)[:, None] * x_token + channel[None, :]
             x = tl.load(x_ptr + cell, mask=there[:, None] & inside[None, :], other=0.0).to(tl.float32)
             total += x * weight[None, :]
