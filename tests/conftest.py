@@ -21,6 +21,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 import torch
 from safetensors import safe_open
 
+# Triton's kernels run in its interpreter where there is no GPU; before Triton is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from lina_lab.config import StudyConfig, TrialConfig, from_dict, to_dict
 
 DATA = Path(__file__).parent / "data"

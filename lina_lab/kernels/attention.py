@@ -127,15 +127,15 @@ def backward(
     )  # fmt: skip
     grad_summary = parts[0] if count == 1 else parts.sum(0)
     weights = key_value, normalizer, value if work.spreads else None
-    grads = [_room(weight, work, summary) for weight in weights]
+    da, dc, dw = (_room(weight, work, summary) for weight in weights)
     gates, all_strides, present = _gates(work, q, *weights)
     count, blocks, constants = work.cut(pull=True, sums=False)
     launch(
         core.pull_keys, (work.rows, count),
-        k, v, *gates, grad_summary, dk, dv, *grads, work.tokens, blocks, work.heads,
+        k, v, *gates, grad_summary, dk, dv, da, dc, dw, work.tokens, blocks, work.heads,
         *q.stride()[:3], *all_strides, *dq.stride()[:3], **constants, **present,
     )  # fmt: skip
-    return grad_qkv, *grads
+    return grad_qkv, da, dc, dw
 
 
 @backward.register_fake
@@ -150,8 +150,8 @@ def _(
     normalization: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     work = _Work(qkv_3BHTE, feature_map, normalization)
-    grads = [_room(w, work, summary) for w in (key_value, normalizer, value if work.spreads else None)]
-    return qkv_3BHTE.new_empty(work.batch, work.tokens, 3, work.heads, work.channels), *grads
+    da, dc, dw = (_room(w, work, summary) for w in (key_value, normalizer, value if work.spreads else None))
+    return qkv_3BHTE.new_empty(work.batch, work.tokens, 3, work.heads, work.channels), da, dc, dw
 
 
 def _room(weight: Tensor | None, work: _Work, like: Tensor) -> Tensor:

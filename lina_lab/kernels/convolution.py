@@ -39,9 +39,7 @@ def convolve(
 
 
 @convolve.register_fake
-def _(
-    base_BTD: Tensor, x_BTD: Tensor, kernel: Tensor, bias: Tensor, rows: int, columns: int, condition: int
-) -> Tensor:
+def _(base_BTD: Tensor, x_BTD: Tensor, kernel: Tensor, bias: Tensor, rows: int, columns: int, condition: int) -> Tensor:
     return torch.empty_like(base_BTD, memory_format=torch.contiguous_format)
 
 

@@ -21,7 +21,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, warps: int, stages: i
 
 
 def _device_of(x: Tensor) -> AbstractContextManager[Any]:
-    return torch.cuda.device_of(x)
+    return torch.cuda.device_of(x)  # type: ignore[no-untyped-call]
 
 
 def next_power(number: int) -> int:

@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lina_lab.config import AttentionConfig
+from lina_lab.model.locality import DepthwiseConvolution
 from lina_lab.model.positions import Rotation
 from lina_lab.variants import CONVOLUTIONS, CORES, GATES, HEAD_NORMS, QK_NORMS, ROTATIONS, Geometry
 
@@ -69,5 +70,9 @@ class Attention(nn.Module):
         if self.head_norm is not None:
             o_BTD = self.head_norm(x_BTD, o_BTD)
         if self.conv is not None:
-            o_BTD = self.conv(x_BTD, qkv_BT3D[..., -x_BTD.shape[-1] :]).add_(o_BTD)
+            v_BTD = qkv_BT3D[..., -x_BTD.shape[-1] :]
+            if isinstance(self.conv, DepthwiseConvolution):
+                o_BTD = self.conv(x_BTD, v_BTD, o_BTD)
+            else:
+                o_BTD = self.conv(x_BTD, v_BTD).add_(o_BTD)
         return self.proj(self.gate.output(x_BTD, o_BTD))

@@ -11,7 +11,8 @@ The cost grows with T, because keys and values are contracted first. Sums over t
 added up in float32 whatever the autocast, while what is multiplied stays in its precision.
 
 In eager mode the backward pass is written out (`_Contraction`): plain autograd keeps and allocates several times as
-much, which costs most of the time on a CPU. Under `torch.compile` the same formulas are left to the compiler.
+much, which costs most of the time on a CPU. Under `torch.compile` the same formulas are left to the compiler. On a GPU
+`lina_lab.kernels` computes them where it can.
 """
 
 from abc import ABC, abstractmethod
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lina_lab.kernels import takes_attention
 from lina_lab.model.feature_maps import FeatureMap
 
 EPSILON = 1e-6
@@ -57,6 +59,8 @@ class Normalization(ABC):
     """Added to mapped queries and keys."""
     spreads: bool
     """Whether it takes the mean of the values."""
+    kernel: str | None = None
+    """Its name in `lina_lab.kernels`; None: there is only the eager form."""
 
     @abstractmethod
     def scale(self, head_dim: int) -> float:
@@ -76,6 +80,7 @@ class Division(Normalization):
 
     shift = EPSILON
     spreads = False
+    kernel = "division"
 
     def scale(self, head_dim: int) -> float:
         return 1.0
@@ -99,6 +104,7 @@ class Subtraction(Normalization):
 
     shift = 0.0
     spreads = True
+    kernel = "subtraction"
 
     def scale(self, head_dim: int) -> float:
         return head_dim**-0.5
@@ -124,9 +130,13 @@ DIVISION, SUBTRACTION = Division(), Subtraction()
 def linear_attention(
     qkv_3BHTE: Tensor, weights: Weights, feature_map: FeatureMap, normalization: Normalization
 ) -> Tensor:
-    """Outputs [B, H, T, E]; in eager mode in the memory order of [B, T, H, E]."""
+    """Outputs [B, H, T, E]; in eager mode, and from kernels, in the memory order of [B, T, H, E]."""
+    gates = weights.key_value, weights.normalizer, weights.value
+    if normalization.kernel is not None and takes_attention(qkv_3BHTE, feature_map.kernel):
+        names = feature_map.kernel, normalization.kernel
+        return torch.ops.lina_lab.linear_attention(qkv_3BHTE, *gates, *names)[0].transpose(1, 2)
     form = plain_attention if torch.compiler.is_compiling() else _Contraction.apply
-    return form(qkv_3BHTE, feature_map, normalization, weights.key_value, weights.normalizer, weights.value)
+    return form(qkv_3BHTE, feature_map, normalization, *gates)
 
 
 Numerator = Callable[[Tensor, Tensor], Tensor]

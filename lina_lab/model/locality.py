@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from lina_lab.kernels import takes_convolution
 from lina_lab.variants import Geometry
 
 
@@ -33,16 +34,21 @@ class DepthwiseConvolution(nn.Module):
         dim, kernel = geometry.dim, geometry.kernel
         self.conv = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
 
-    def forward(self, x_BTD: Tensor, v_BTD: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, v_BTD: Tensor, base_BTD: Tensor | None = None) -> Tensor:
+        """The convolution [B, T, D], added to `base_BTD` if there is one, which may not be needed any more."""
         rows, columns = self.grid
+        weight, bias, tokens = self.conv.weight, self.conv.bias, self.condition_tokens + rows * columns
+        if base_BTD is not None and takes_convolution(base_BTD, x_BTD, weight, tokens):
+            return torch.ops.lina_lab.convolve(base_BTD, x_BTD, weight, bias, rows, columns, self.condition_tokens)
         image_BND = x_BTD[:, self.condition_tokens :]
         image_BDRC = rearrange(image_BND, "b (r c) d -> b d r c", r=rows, c=columns)
         if x_BTD.device.type == "cpu" and not torch.compiler.is_compiling():
-            y_BDRC = _DepthwiseOnCpu.apply(image_BDRC, self.conv.weight, self.conv.bias)
+            y_BDRC = _DepthwiseOnCpu.apply(image_BDRC, weight, bias)
         else:
             y_BDRC = self.conv(image_BDRC)
         y_BND = rearrange(y_BDRC, "b d r c -> b (r c) d").to(v_BTD.dtype)
-        return F.pad(y_BND, (0, 0, self.condition_tokens, 0))
+        y_BTD = F.pad(y_BND, (0, 0, self.condition_tokens, 0))
+        return y_BTD if base_BTD is None else y_BTD.add_(base_BTD)
 
 
 class _DepthwiseOnCpu(torch.autograd.Function):
