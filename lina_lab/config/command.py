@@ -101,7 +101,8 @@ class SlurmConfig(Checked):
     requeues: NonNegativeInt = 1000
     """How often a job may be requeued at its time limit."""
     cpus_per_task: PositiveInt | None = None
-    """CPUs of each rank."""
+    """CPUs of each rank; null: one for it and one for each of its data loaders (data.workers), or what slurm.sbatch
+    says."""
     mem_gib: PositiveInt | None = None
     """Memory of a node."""
     setup: str | None = SETUP

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lina_lab.config import ResourcesConfig, TrialConfig, from_stored, to_dict
-from lina_lab.records.files import GROUP_FILE, JOB_FILE, LOGS, OUTCOME_FILE, PROGRESS_FILE
+from lina_lab.records.files import GROUP_FILE, JOB_FILE, LOGS, OUTCOME_FILE, PROGRESS_FILE, REQUEUE_FILE
 from lina_lab.records.result import Progress, Report, TrialResult
 from lina_lab.records.runstore import TrackingRun
 from lina_lab.records.status import RankState
@@ -52,6 +52,8 @@ class LaunchContext:
     """The study's folder; those of its cells are in it."""
     cells: str
     """How many cells, and a hash of them: the same on all machines."""
+    data_workers: int = 0
+    """The largest `data.workers` of its cells: data loader processes of each rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,8 @@ class LaunchSpec:
 
     def write(self, folder: Path) -> None:
         """Write the spec into the cell's folder, and remove what an earlier attempt left there."""
-        for path in (folder / OUTCOME_FILE, folder / PROGRESS_FILE, *(folder / LOGS).glob("*.json")):
+        left = [folder / name for name in (OUTCOME_FILE, PROGRESS_FILE, REQUEUE_FILE)]
+        for path in (*left, *(folder / LOGS).glob("*.json")):
             path.unlink(missing_ok=True)
         (folder / LOGS).mkdir(exist_ok=True)
         # `tracking` is a list in this file since version 0.1.

@@ -72,14 +72,14 @@ def layout_cautions(resources: ResourcesConfig, command: CommandConfig, data_wor
             "The job asks for no GPU, since study.resources.accelerator=auto takes what it finds: "
             f"study.resources.accelerator=gpu asks for {resources.devices} on each node"
         )
-    if slurm and command.slurm.cpus_per_task is None and asked & CORE_OPTIONS:
-        return
+    if slurm and command.slurm.cpus_per_task is None:
+        return  # what is left open follows data.workers (`slurm.with_cores`)
     ranks = resources.devices * command.workers
     cores = (command.slurm.cpus_per_task or 1) if slurm else max(len(os.sched_getaffinity(0)) // ranks, 1)
     if data_workers <= cores:
         return
     if slurm:
-        given = "by SLURM's default" if command.slurm.cpus_per_task is None else f"by slurm.cpus_per_task={cores}"
+        given = f"by slurm.cpus_per_task={cores}"
         advice = f"slurm.cpus_per_task={data_workers + 1} also leaves one to the rank itself"
     else:
         given = f"of this machine, which has {len(os.sched_getaffinity(0))} for {ranks} rank{'s' if ranks > 1 else ''}"

@@ -10,7 +10,7 @@ from lina_lab.launch.contract import Engine, Launch, LaunchContext, Launcher
 from lina_lab.launch.group import GroupLaunch
 from lina_lab.launch.local import in_this_process
 from lina_lab.launch.nodes import NodeCoordinator, RendezvousConfig, is_mine, split_address
-from lina_lab.launch.slurm import Slurm, submission_text
+from lina_lab.launch.slurm import Slurm, submission_text, with_cores
 from lina_lab.launch.torchrun import LOOPBACK, OneMachine, SeveralMachines, agent_command
 from lina_lab.util.code_versions import code_versions
 
@@ -40,7 +40,7 @@ def in_groups(context: LaunchContext, command: CommandConfig, tell: Callable[[st
 
 def _engine(context: LaunchContext, command: CommandConfig, tell: Callable[[str], None]) -> Engine:
     if command.launcher == "slurm":
-        return Slurm(command.slurm, context.resources, context.study, tell)
+        return Slurm(with_cores(command.slurm, context.data_workers), context.resources, context.study, tell)
     if context.resources.nodes == 1:
         return OneMachine()
     return SeveralMachines(NodeCoordinator(rendezvous(context, command), tell), context.resources.nodes)
@@ -95,7 +95,7 @@ def describe_launch(context: LaunchContext, command: CommandConfig, cell: str) -
     """
     resources, folder = context.resources, context.folder / cell
     if command.launcher == "slurm":
-        text = submission_text(command.slurm, resources, context.study, folder)
+        text = submission_text(with_cores(command.slurm, context.data_workers), resources, context.study, folder)
         return "\nFor each cell a job is submitted; for the first one:\n\n" + text
     lines = ["", f"For each cell {resources.world_size} processes ({resources.strategy}); for the first one started by"]
     for node in range(resources.nodes):

@@ -1,16 +1,19 @@
 """SLURM as the engine: a job for each cell, submitted and described by submitit, one task a rank.
 
 A job outlives the process that submitted it: its number is in the cell's folder, and the next worker that takes the
-cell follows that job. On preemption, or at its time limit, it saves its state and requeues itself (`job`); when a node
-is lost, SLURM requeues it.
+cell follows that job. On preemption, or at its time limit, it saves its state and requeues itself (`job`, or the end of
+the batch file where the ranks run in a container without SLURM's commands); when a node is lost, SLURM requeues it.
 """
 
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from math import ceil, inf
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,8 @@ from typing import Any
 from lina_lab.config import CommandConfig, ResourcesConfig, SlurmConfig
 from lina_lab.launch import rank
 from lina_lab.launch.contract import Engine, EngineName, GroupExit, LaunchSpec, Running, read_outcome
-from lina_lab.records.files import JOB_FILE, LOGS, OUTCOME_FILE
+from lina_lab.launch.machine import CORE_OPTIONS
+from lina_lab.records.files import JOB_FILE, LOGS, OUTCOME_FILE, REQUEUE_FILE
 from lina_lab.records.status import TrialStatus
 from lina_lab.util.compat.submitit import batch_script
 from lina_lab.util.errors import StudyError
@@ -44,12 +48,37 @@ def job(folder: str) -> None:
     result, signals = rank.main(Path(folder))
     if result.status is not TrialStatus.PREEMPTED or signals.terminated:
         return
-    if os.environ["SLURM_PROCID"] == "0":
+    first, outside = os.environ["SLURM_PROCID"] == "0", shutil.which("scontrol") is None
+    if first:
         (Path(folder) / OUTCOME_FILE).unlink()
+    if outside:
+        if first:
+            (Path(folder) / REQUEUE_FILE).touch()
+        return
+    if first:
         subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False, timeout=COMMAND_SECONDS)
     # Requeueing ends this process; if it ended by itself, the job would end for good.
     time.sleep(REQUEUE_SECONDS)
     raise RuntimeError("SLURM did not requeue the job")
+
+
+def requeue_lines(folder: Path | str) -> list[str]:
+    """Shell lines after `srun` that requeue the job if its ranks, in a container, asked for it.
+
+    Args:
+        folder: of the job's logs, within the cell's.
+    """
+    request = shlex.quote(str(Path(folder).parents[1] / REQUEUE_FILE))
+    requeue = f'rm {request}; scontrol requeue "$SLURM_JOB_ID" && sleep {REQUEUE_SECONDS:.0f}'
+    return ["status=$?", f"if [ -e {request} ]; then {requeue}; fi", "exit $status"]
+
+
+def with_cores(config: SlurmConfig, data_workers: int) -> SlurmConfig:
+    """The configuration with a core for each data loader and for the rank, unless the user says what a rank gets."""
+    asked = {name.replace("_", "-") for name in config.sbatch}
+    if config.cpus_per_task is not None or asked & CORE_OPTIONS or not data_workers:
+        return config
+    return replace(config, cpus_per_task=data_workers + 1)
 
 
 def executor_for(config: SlurmConfig, resources: ResourcesConfig, folder: Path | str, name: str) -> Any:
@@ -64,12 +93,14 @@ def executor_for(config: SlurmConfig, resources: ResourcesConfig, folder: Path |
         executor = SlurmExecutor(folder, max_num_timeout=config.requeues, python=config.python)
     except RuntimeError as error:
         raise StudyError("launcher=slurm: there is no srun on this machine; run it where jobs are submitted") from error
-    executor.update_parameters(**job_parameters(config, resources, name))
+    executor.update_parameters(**job_parameters(config, resources, name, folder))
     return executor
 
 
-def job_parameters(config: SlurmConfig, resources: ResourcesConfig, name: str) -> dict[str, Any]:
-    """submitit's parameters of a cell's job."""
+def job_parameters(config: SlurmConfig, resources: ResourcesConfig, name: str, folder: Path | str) -> dict[str, Any]:
+    """submitit's parameters of a cell's job, whose logs are in `folder`."""
+    # Since SLURM 22.05, `srun` does not inherit the number from the job (man srun).
+    cores = [] if config.cpus_per_task is None else [f"--cpus-per-task={config.cpus_per_task}"]
     parameters = {
         **{name: getattr(config, name) for name in ("partition", "account", "qos", "constraint", "cpus_per_task")},
         "mem": None if config.mem_gib is None else f"{config.mem_gib}G",
@@ -80,7 +111,8 @@ def job_parameters(config: SlurmConfig, resources: ResourcesConfig, name: str) -
         "time": config.time_minutes,
         "signal_delay_s": config.warning_seconds,
         "setup": setup_lines(config),
-        "srun_args": list(config.srun_args) or None,
+        "srun_args": [*cores, *config.srun_args] or None,
+        "teardown": requeue_lines(folder),
         "additional_parameters": {"requeue": True, **config.sbatch},
     }
     return {name: value for name, value in parameters.items() if value is not None}
@@ -207,8 +239,8 @@ def job_state(number: str) -> str | None:
 
 def submission_text(config: SlurmConfig, resources: ResourcesConfig, study: str, folder: Path) -> str:
     """The batch file of a cell's job, as submitit writes it."""
-    parameters = job_parameters(config, resources, f"{study}-{folder.name}")
-    return batch_script(folder / LOGS / "slurm", parameters, config.python)
+    logs = folder / LOGS / "slurm"
+    return batch_script(logs, job_parameters(config, resources, f"{study}-{folder.name}", logs), config.python)
 
 
 def time_cautions(command: CommandConfig, resources: ResourcesConfig, seconds: float) -> Iterator[str]:

@@ -26,5 +26,7 @@ GROUP_FILE, OUTCOME_FILE, PROGRESS_FILE = "group.json", "outcome.json", "progres
 """What a group of processes trains with; its result; how far it is."""
 JOB_FILE = "job.json"
 """The job of a cluster that trains the cell."""
+REQUEUE_FILE = "requeue"
+"""Asks the cell's job to requeue itself: written in a container that has no command of SLURM's."""
 LOGS = "logs"
 """Folder of what each process of a group printed, and how it ended."""

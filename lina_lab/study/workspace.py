@@ -55,4 +55,5 @@ class Workspace:
             resources=self.plan.study.resources,
             folder=self.folder,
             cells=f"{len(self.plan.cells)} ({self.plan.digest()})",
+            data_workers=max((cell.config.data.workers for cell in self.plan.cells), default=0),
         )

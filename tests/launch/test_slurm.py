@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,10 @@ from lina_lab.launch.slurm import (
     not_ended,
     submission_text,
     time_cautions,
+    with_cores,
 )
+from lina_lab.records.status import TrialStatus
+from lina_lab.training.stopping import StopSignals
 from lina_lab.util.errors import StudyError
 from tests.study.conftest import RESULT
 
@@ -78,7 +83,7 @@ def test_a_job_has_the_cell_s_layout_and_the_user_s_lines(tmp_path: Path) -> Non
     wanted += ["exclude=node7", "requeue", "signal=USR2@120", "job-name=study-cell"]
     assert {f"#SBATCH --{line}" for line in wanted} <= set(lines)
     assert "module load cuda" in lines
-    assert "gpus_per_node" not in job_parameters(config, ResourcesConfig(nodes=2), "x")
+    assert "gpus_per_node" not in job_parameters(config, ResourcesConfig(nodes=2), "x", "logs/slurm")
 
 
 def test_a_line_of_the_user_s_is_one_to_the_shell(tmp_path: Path) -> None:
@@ -86,7 +91,7 @@ def test_a_line_of_the_user_s_is_one_to_the_shell(tmp_path: Path) -> None:
     setup, line = tmp_path / "setup.sh", "export TITLE='one\u2028two\x0cthree'"
     setup.write_text(f"{line}\nmodule load cuda\n", encoding="utf-8")
     config = SlurmConfig(setup=str(setup))
-    assert job_parameters(config, FOUR_NODES, "x")["setup"] == [line, "module load cuda"]
+    assert job_parameters(config, FOUR_NODES, "x", "logs/slurm")["setup"] == [line, "module load cuda"]
 
 
 def test_a_job_has_the_packaged_lines_where_the_working_directory_has_none(
@@ -168,13 +173,11 @@ def test_a_job_without_a_gpu_is_said_where_none_was_refused_or_asked_for() -> No
 
 
 def test_data_loaders_without_a_core_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    (sentence,) = cautions(FOUR_NODES, 4, launcher="slurm")
-    assert "data.workers=4 is more than the 1 core that a rank has by SLURM's default" in sentence
-    assert "slurm.cpus_per_task=5 also leaves one" in sentence
     (sentence,) = cautions(FOUR_NODES, 4, launcher="slurm", slurm={"cpus_per_task": 3})
-    assert "the 3 cores that a rank has by slurm.cpus_per_task=3" in sentence
+    assert "data.workers=4 is more than the 3 cores that a rank has by slurm.cpus_per_task=3" in sentence
+    assert "slurm.cpus_per_task=5 also leaves one" in sentence
     assert cautions(FOUR_NODES, 4, launcher="slurm", slurm={"cpus_per_task": 4}) == []
-    assert cautions(FOUR_NODES, 4, launcher="slurm", slurm={"sbatch": {"cpus-per-gpu": 8}}) == []
+    assert cautions(FOUR_NODES, 4, launcher="slurm") == []
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     two = ResourcesConfig(devices=2, accelerator="cpu")
     (sentence,) = cautions(two, 4, launcher="torchrun", workers=2)
@@ -182,23 +185,80 @@ def test_data_loaders_without_a_core_are_said(monkeypatch: pytest.MonkeyPatch) -
     assert cautions(two, 4, launcher="torchrun") == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "workers", "cores"),
+    [({}, 4, 5), ({}, 0, None), ({"cpus_per_task": 2}, 4, 2), ({"sbatch": {"cpus_per_gpu": "8"}}, 4, None)],
+)
+def test_a_rank_has_a_core_for_itself_and_for_each_data_loader_unless_the_user_says_how_many(
+    changes: Any, workers: int, cores: int | None
+) -> None:
+    config = with_cores(from_dict(SlurmConfig, changes), workers)
+    assert config.cpus_per_task == cores
+    lines = submission_text(config, FOUR_NODES, "x", Path("/runs/x/cell")).splitlines()
+    (srun,) = [line for line in lines if line.startswith("srun ")]
+    assert (f"#SBATCH --cpus-per-task={cores}" in lines) is (f"--cpus-per-task={cores}" in srun) is (cores is not None)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_batch_file_requeues_the_job_of_a_container_that_asks_and_keeps_the_exit_code_of_srun(
+    tmp_path: Path, commands: Path, asked: bool
+) -> None:
+    """The ranks' container has no `scontrol`; the batch file, outside of it, has."""
+    cell = tmp_path / "two words"
+    cell.mkdir()
+    for name in ("rm", "touch"):
+        (commands / name).symlink_to(f"/bin/{name}")
+    (commands / "sleep").symlink_to("/bin/true")
+    (commands / "scontrol").write_text(f"#!/bin/sh\necho $1 $2 > '{tmp_path}/said'\n")
+    (commands / "srun").write_text(f"#!/bin/sh\n{'touch' if asked else ':'} '{cell}/requeue'\nexit 3\n")
+    for name in ("scontrol", "srun"):
+        (commands / name).chmod(0o755)
+    (tmp_path / "job.sh").write_text(submission_text(SlurmConfig(setup=None), FOUR_NODES, "x", cell))
+    environment = {"PATH": str(commands), "SLURM_JOB_ID": "7"}
+    done = subprocess.run(["/bin/bash", tmp_path / "job.sh"], env=environment, check=False)
+    assert done.returncode == 3
+    assert not (cell / "requeue").exists()
+    assert (tmp_path / "said").exists() is asked
+    assert not asked or (tmp_path / "said").read_text() == "requeue 7\n"
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_rank_in_a_container_leaves_its_requeueing_to_the_batch_file(
+    tmp_path: Path, commands: Path, monkeypatch: pytest.MonkeyPatch, rank: str
+) -> None:
+    made_room = replace(RESULT, status=TrialStatus.PREEMPTED)
+    monkeypatch.setattr("lina_lab.launch.rank.main", lambda folder: (made_room, StopSignals(signals=())))
+    monkeypatch.setenv("SLURM_PROCID", rank)
+    (tmp_path / "outcome.json").touch()
+    slurm.job(str(tmp_path))
+    assert (tmp_path / "requeue").exists() is (rank == "0")
+    assert (tmp_path / "outcome.json").exists() is (rank != "0")
+
+
+def test_an_earlier_attempt_s_request_to_be_requeued_is_not_one_of_the_next(tmp_path: Path) -> None:
+    (tmp_path / "requeue").touch()
+    LaunchSpec(attempt="a", engine=EngineName.SLURM, tracking=None, resources=FOUR_NODES).write(tmp_path)
+    assert not (tmp_path / "requeue").exists()
+
+
 def test_the_plan_ends_with_what_its_jobs_lack(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     arguments = ["study=kv_gate", "launcher=slurm", "data.workers=4", "action=plan", f"paths.runs={tmp_path}"]
-    assert run.main(arguments) == 0
+    assert run.main([*arguments, "slurm.cpus_per_task=2"]) == 0
     printed = capsys.readouterr().out
     assert "gpus-per-node" not in printed
     assert "The job asks for no GPU" in printed
-    assert "data.workers=4 is more than the 1 core" in printed
-    assert run.main([*arguments, "study.resources.accelerator=gpu", "slurm.cpus_per_task=5"]) == 0
+    assert "data.workers=4 is more than the 2 cores" in printed
+    assert run.main([*arguments, "study.resources.accelerator=gpu"]) == 0
     printed = capsys.readouterr().out
     assert "--gpus-per-node=1" in printed
+    assert "#SBATCH --cpus-per-task=5" in printed
     assert "asks for no GPU" not in printed
     assert "is more than" not in printed
 
 
 def test_what_a_job_lacks_is_said(tmp_path: Path, commands: Path) -> None:
     with pytest.raises(StudyError, match=r"slurm.setup=.*/none.sh cannot be read: No such file"):
-        job_parameters(SlurmConfig(setup=str(tmp_path / "none.sh")), FOUR_NODES, "x")
+        job_parameters(SlurmConfig(setup=str(tmp_path / "none.sh")), FOUR_NODES, "x", "logs/slurm")
     with pytest.raises(StudyError, match="there is no srun on this machine"):
         executor_for(SlurmConfig(setup=None), FOUR_NODES, tmp_path, "x")
     says(commands, "srun", "")
