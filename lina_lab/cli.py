@@ -2,9 +2,11 @@
 
 import difflib
 import os
+import select
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TextIO
 
 STUDY = "lina_lab.commands.study"
 """Module of the study command, whose actions are commands too."""
@@ -61,10 +63,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(name, rest)
         sys.stdout.flush()
     except BrokenPipeError:
+        if not _unread(sys.stdout):
+            raise  # another pipe's: what was to be done is not done
         # As in `lina sample --help | head -1`. What is left in the buffer must not raise again at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code
+
+
+def _unread(stream: TextIO) -> bool:
+    """Whether nobody reads what is written to a pipe any more."""
+    look = select.poll()
+    look.register(stream, select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in look.poll(0))
 
 
 def _run(name: str, rest: list[str]) -> int:

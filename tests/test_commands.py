@@ -234,3 +234,11 @@ def test_nothing_heavy_is_imported_before_a_command_is_known() -> None:
         "print('heavy:', heavy)"
     )
     assert fresh("-c", code).stdout.endswith("heavy: set()\n")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_not_a_reader_who_left() -> None:
+    """It ended a command with exit code 0 although nothing was done."""
+    code = "from lina_lab import cli\ndef broken(*_): raise BrokenPipeError\ncli._run = broken\ncli.main(['run'])"
+    done = fresh("-c", code)
+    assert done.returncode == 1
+    assert done.stderr.endswith("BrokenPipeError\n")

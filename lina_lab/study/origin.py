@@ -22,11 +22,12 @@ def source_tags() -> dict[str, str]:
     tags[runstore.VERSIONS] = json.dumps(code_versions())
     try:
         repository = git.Repo(Path(__file__), search_parent_directories=True)
-        tags[mlflow_tags.MLFLOW_GIT_COMMIT] = repository.head.commit.hexsha
-    except (git.InvalidGitRepositoryError, ValueError):
+        commit, dirty = repository.head.commit.hexsha, repository.is_dirty()
+    except (git.GitError, ValueError, OSError):
+        # No checkout, or that of another user: git then ends at once, and GitPython 3.2 raises what it meets first, a
+        # ValueError or a BrokenPipeError.
         return tags
-    tags[mlflow_tags.MLFLOW_GIT_DIRTY] = str(repository.is_dirty()).lower()
-    return tags
+    return tags | {mlflow_tags.MLFLOW_GIT_COMMIT: commit, mlflow_tags.MLFLOW_GIT_DIRTY: str(dirty).lower()}
 
 
 def data_of(config: TrialConfig, contents: Mapping[str, str]) -> DatasetInput:

@@ -9,6 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, RunTag, ViewType
+from mlflow.exceptions import MlflowException
 from mlflow.utils import mlflow_tags
 
 from lina_lab.config import StudyConfig, to_dict
@@ -118,6 +119,15 @@ class Tracker:
         self._set_tags(run_id, tags | self.source)
         return run_id
 
+    def _log_data(self, run_id: str, cell: Cell) -> None:
+        data = [data_of(cell.config, self.plan.begun.contents)]
+        try:
+            self.client.log_inputs(run_id, data)
+        except MlflowException:
+            # The first run with a data set makes its row. Of two at once one is refused, and then finds it (MLflow 3.17
+            # on a database server).
+            self.client.log_inputs(run_id, data)
+
     @_whole
     def start(self, cell: Cell, config_file: Path, kept: Record | None = None) -> str:
         """Make or resume the run of a cell, with all that is known before it trains; returns its id.
@@ -144,7 +154,7 @@ class Tracker:
         run_id, known = self.run_of(cell.config_hash), dict[str, str]()
         if run_id is None:
             run_id = str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
-            self.client.log_inputs(run_id, [data_of(cell.config, self.plan.begun.contents)])
+            self._log_data(run_id, cell)
         else:
             self.client.update_run(run_id, status=RunStatus.RUNNING.value)
             source = {} if kept is not None else self.source

@@ -421,3 +421,19 @@ def test_what_is_slower_than_the_budget_is_said_once_at_the_start(tiny_study: An
     assert lab.lines.count(sentence) == 1
     lab.run()
     assert lab.lines.count(sentence) == 1
+
+
+def test_two_runs_that_name_one_data_set_at_once_fail_no_cell(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database server refuses the second row of one data set."""
+    log, refused = MlflowClient.log_inputs, list[str]()
+
+    def race(client: MlflowClient, run_id: str, *arguments: Any) -> None:
+        if not refused:
+            refused.append(run_id)
+            raise MlflowException('duplicate key value violates unique constraint "dataset_pk"')
+        log(client, run_id, *arguments)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", race)
+    summary = lab.run()
+    assert summary.failures == {}
+    assert [len(run.inputs.dataset_inputs) for run in lab.cell_runs() if run.info.run_id in refused] == [1]
