@@ -36,6 +36,8 @@ from lina_lab.variants import Geometry
 from tests.docs.markdown import PAGES, ROOT, Line, blocks, commands, prose, section, spans, table, titled
 
 OTHER_TOOLS = {"pip", "conda", "source", "mlflow", "git", "pre-commit"}
+# What a cluster's page types beside.
+OTHER_TOOLS |= {"install", "python3", "psql", "createdb", "echo", "chmod", "cd", "squeue", "tail"}
 # Those of CONTRIBUTING.md are run by a test of their own.
 LINES = list(dict.fromkeys(line for page in PAGES if page.name != "CONTRIBUTING.md" for line in commands(page)))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -59,8 +59,11 @@ class Server:
 
 
 @contextmanager
-def database(folder: Path, port: int, address: str = "127.0.0.1", prefix: Sequence[str] = ()) -> Iterator[str]:
-    """The URL of a PostgreSQL server, which does not run as root; `prefix` starts it on another host."""
+def postgres(folder: Path, prefix: Sequence[str] = (), options: str = "") -> Iterator[list[str]]:
+    """A PostgreSQL server that listens at a socket in `folder`; yields the start of commands of its administrator.
+
+    It does not run as root; `prefix` starts it on another host. `pg_ctl restart` needs no more arguments.
+    """
     programs = max(Path("/usr/lib/postgresql").glob("*/bin"))
     data = folder / "data"
     for parent in (folder, *folder.parents):
@@ -68,16 +71,25 @@ def database(folder: Path, port: int, address: str = "127.0.0.1", prefix: Sequen
         if parent.parent == Path("/tmp"):
             break
     shutil.chown(folder, "postgres")
-    user = [*prefix, "runuser", "-u", "postgres", "--"]
-    subprocess.run([*user, programs / "initdb", "-D", data, "-A", "trust"], check=True, capture_output=True, cwd="/")
-    with (data / "pg_hba.conf").open("a") as file:
-        file.write(f"host all all {address}/16 trust\n")
-    options = f"-p {port} -c listen_addresses={address} -c unix_socket_directories={folder}"
-    control = [*user, programs / "pg_ctl", "-D", data, "-w"]
-    subprocess.run([*control, "-l", folder / "log", "-o", options, "start"], check=True, capture_output=True, cwd="/")
+    variables = [f"PATH={programs}:/usr/bin:/bin", f"PGHOST={folder}", f"PGDATA={data}", f"PGCTLTIMEOUT={120}"]
+    user = [*prefix, "runuser", "-u", "postgres", "--", "env", *variables]
+
+    def control(*arguments: str) -> None:
+        # The server keeps what is open: a pipe would not end.
+        with (folder / "control.log").open("ab") as log:
+            subprocess.run([*user, *arguments], check=True, stdout=log, stderr=log, cwd="/")
+
+    control("initdb", "-A", "trust")
+    control("pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"{options} -c unix_socket_directories={folder}", "start")
     try:
-        where = ["-h", address, "-p", str(port)]
-        subprocess.run([*user, programs / "createdb", *where, "optuna"], check=True, capture_output=True, cwd="/")
-        yield f"postgresql+psycopg://postgres@{address}:{port}/optuna"
+        yield user
     finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")
+        control("pg_ctl", "-w", "-m", "immediate", "stop")
+
+
+@contextmanager
+def database(folder: Path, port: int, address: str = "127.0.0.1", prefix: Sequence[str] = ()) -> Iterator[str]:
+    """The URL of a database `optuna` that everybody may use."""
+    with postgres(folder, prefix, f"-p {port} -c listen_addresses={address}") as user:
+        subprocess.run([*user, "createdb", "-p", str(port), "optuna"], check=True, capture_output=True, cwd="/")
+        yield f"postgresql+psycopg://postgres@{address}:{port}/optuna"
