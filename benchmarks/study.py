@@ -23,7 +23,7 @@ from lina_lab.study.grid import Cell, Plan, make_plan
 from lina_lab.study.store import Store
 from lina_lab.study.worker import run_study
 from lina_lab.study.workspace import Workspace
-from lina_lab.training.trial import peak_memory_mib
+from lina_lab.training.memory import peak_memory_mib
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)

@@ -2,14 +2,12 @@
 
 import gc
 import logging
-import resource
 import signal
-import sys
 import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +39,7 @@ from lina_lab.training.checkpoints import Checkpoints, newest
 from lina_lab.training.distillation import Distillation
 from lina_lab.training.divergence import DivergedError
 from lina_lab.training.extras import check_budget, make_callbacks, make_loggers
+from lina_lab.training.memory import forget_peak_memory, keep_freed_memory, peak_memory_mib
 from lina_lab.training.mlflow_logger import BufferedMLflowLogger
 from lina_lab.training.module import LinaModule
 from lina_lab.training.start import Start, initial, teacher
@@ -118,6 +117,7 @@ def _train(
     for sentence in (refusal(config), missing_package(config), unsharded(config, resources)):
         if sentence is not None:
             raise ValueError(sentence)
+    keep_freed_memory()
     forget_peak_memory()
     checkpoint, problems = newest(folder)
     logger = None if tracking is None else BufferedMLflowLogger(tracking, folder)
@@ -226,28 +226,6 @@ def _module_and_average(
     from lina_lab.training.sharding import ShardedAverage, ShardedModule
 
     return ShardedModule(config, start), ShardedAverage(config.ema)
-
-
-def forget_peak_memory() -> None:
-    """Let `peak_memory_mib` start again at what this process holds now.
-
-    Otherwise a process that trains many cells would give each of them the peak of the largest before it. Outside Linux,
-    and where the kernel refuses, the peak stays that of the whole process.
-    """
-    with suppress(OSError):
-        # proc(5), clear_refs: 5 resets the peak resident set size.
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_mib() -> float:
-    """Largest resident memory of this process since `forget_peak_memory`, otherwise since its start."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not getrusage, which includes what the parent had in memory when it started this process.
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) / 2**10
-    # Linux counts in KiB, macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 @contextmanager

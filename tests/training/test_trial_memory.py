@@ -12,7 +12,8 @@ import pytest
 
 from lina_lab.config import TrialConfig
 from lina_lab.training import trial
-from lina_lab.training.trial import peak_memory_mib, run_trial
+from lina_lab.training.memory import peak_memory_mib
+from lina_lab.training.trial import run_trial
 
 Tiny = Callable[..., TrialConfig]
 
@@ -53,7 +54,7 @@ def test_peak_memory_is_of_this_trial_alone(tiny: Tiny, tmp_path: Path) -> None:
 def test_peak_memory_is_of_this_process_alone() -> None:
     """Not of the one that started it, however much that one has."""
     held = b"x" * (600 * 2**20)
-    code = "from lina_lab.training.trial import peak_memory_mib; print(peak_memory_mib())"
+    code = "from lina_lab.training.memory import peak_memory_mib; print(peak_memory_mib())"
     found = float(subprocess.check_output([sys.executable, "-c", code], text=True))
     assert peak_memory_mib() > 600
     assert found < peak_memory_mib() - len(held) / 2**20 / 2
