@@ -32,6 +32,7 @@ from lina_lab.evaluation.images import read_images
 from lina_lab.evaluation.prompts.geneval import LAYOUT, read_prompts, write_layout
 from lina_lab.evaluation.sampling import RENAMED, SAMPLES_FILE, Condition, SampleRecipe, rng_version_in, sample
 from lina_lab.evaluation.weights import Trained, load_trained
+from lina_lab.training.memory import keep_freed_memory
 from lina_lab.util.progress import image_progress
 
 Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -139,6 +140,7 @@ def run(config: SampleConfig) -> int:
     console = Console()
     rank, world_size = torchrun_layout()
     device = local_device()
+    keep_freed_memory()
     trained, out = load_trained(config.checkpoint, config.weights, ema=config.ema), Path(config.out)
     config = replace(config, shards=config.shards or trained.shards)
     for assumption in trained.assumptions:

@@ -15,7 +15,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep the memory of tensors that are freed, for the next ones, after giving back what is free.
+    """Have the C library keep the memory of freed tensors for the next ones, after giving back what is free now.
 
     By default glibc returns each large piece to the kernel and asks for it again at the next step, and the kernel fills
     it with zeros each time: 5 to 10% of a training step on a CPU. Numbers do not change. What an earlier trial of this
