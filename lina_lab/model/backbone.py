@@ -31,7 +31,10 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(MLP_RATIO * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.activation(self.fc1(x)))
+        hidden = self.fc1(x)
+        if torch.is_grad_enabled():
+            return self.fc2(self.activation(hidden))
+        return self.fc2(torch.ops.aten.gelu_(hidden))
 
 
 class Block(nn.Module):
