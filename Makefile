@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STUDY ?= normalization_scaling
-WORKERS ?= 2
+# null: as many as there are processors.
+WORKERS ?= null
 # torchmetrics imports transformers wherever it is installed, which adds seconds to the start of every process. So it
 # lies in a folder of its own, for the tests of text encoders.
 TEXT := $(VENV)/text
@@ -27,7 +28,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $(TEXT) transformers tokenizers typer shellingham
 	touch $@
 
-study: setup  ## run a study (STUDY=normalization_scaling, WORKERS=2) and draw its figures
+study: setup  ## run a study (STUDY=normalization_scaling, on all processors) and draw its figures
 	$(BIN)/lina run study=$(STUDY) workers=$(WORKERS)
 	$(BIN)/lina plots study=$(STUDY)
 	@echo

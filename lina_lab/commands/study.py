@@ -126,13 +126,14 @@ def study_help(options: Options) -> str:
 
 
 def _plan(workspace: "Workspace", command: CommandConfig, decided: Mapping[str, Any]) -> int:
-    from lina_lab.launch.machine import layout_cautions
+    from lina_lab.launch.machine import layout_cautions, workers_of
     from lina_lab.launch.slurm import time_cautions
     from lina_lab.study.plan import describe
     from lina_lab.study.preflight import problem_of_store, problems
     from lina_lab.study.speed import speed_of
 
-    print(describe(workspace, command.workers), end="")
+    data_workers = max((cell.config.data.workers for cell in workspace.plan.cells), default=0)
+    print(describe(workspace, workers_of(command, workspace.plan.study.resources, data_workers)), end="")
     if decided:
         print(f"By its data: {', '.join(f'{name}={shown(value)}' for name, value in decided.items())}.")
     if command.launcher != "local":

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from lina_lab.config import CommandConfig, PathsConfig
 from lina_lab.config.grammar import refuse
+from lina_lab.launch.machine import workers_of
 from lina_lab.launch.select import is_leader, launcher_for, rendezvous
 from lina_lab.records.status import CellStatus
 from lina_lab.study.alerts import Alerts
@@ -102,10 +103,15 @@ def _alerted(store: Store, command: CommandConfig, arguments: Sequence[str]) -> 
 def _work(
     store: Store, command: CommandConfig, arguments: Sequence[str], shown: PlainDisplay, after: Callable[[], None]
 ) -> Summary:
-    if command.workers > 1:
+    plan = store.plan
+    data_workers = max((cell.config.data.workers for cell in plan.cells), default=0)
+    # A worker that joins is one, unless it says otherwise.
+    joins = command.action == "work" and command.workers is None
+    workers = 1 if joins else workers_of(command, plan.study.resources, data_workers)
+    if workers > 1:
         from lina_lab.study.pool import run_pool, worker_command
 
-        return run_pool(store, command, worker_command(arguments), shown)
+        return run_pool(store, command, workers, worker_command(arguments), shown)
     # Imports MLflow, which takes a second.
     from lina_lab.study.worker import run_study
 

@@ -147,8 +147,9 @@ class CommandConfig:
     """run: every cell that is not done; plan: a table of the cells, nothing is created; work: join as one more worker;
     status: the state of the cells; retry: queue failed and cancelled cells again; cancel: end cells; prune: delete the
     checkpoints that `checkpoint` does not keep."""
-    workers: PositiveInt = 1
-    """For action=run: processes that work on cells at the same time; with launcher=slurm, jobs at the same time."""
+    workers: PositiveInt | None = 1
+    """For action=run: processes that work on cells at the same time; with launcher=slurm, jobs at the same time. null:
+    as many as this machine has processors for, or GPUs where there are any; one with another launcher."""
     launcher: Literal["local", "torchrun", "slurm"] = "local"
     """What trains a cell. local: this process; torchrun: a process group here or on several machines; slurm: a job of
     a cluster."""

@@ -24,6 +24,23 @@ def gpus() -> tuple[str, ...]:
     return tuple(device for device in named.split(",") if device)
 
 
+def workers_of(command: CommandConfig, resources: ResourcesConfig, data_workers: int) -> int:
+    """The processes that work on cells at the same time, also where workers=null leaves their number to the machine.
+
+    Args:
+        command: the launcher, and the number of workers if it says one.
+        resources: the devices and threads of a cell.
+        data_workers: `data.workers`, the data loader processes of each cell.
+    """
+    if command.workers is not None:
+        return command.workers
+    if command.launcher != "local":
+        return 1
+    if resources.accelerator != "cpu" and gpus():
+        return max(len(gpus()) // resources.devices, 1)
+    return max(len(os.sched_getaffinity(0)) // (resources.threads + data_workers), 1)
+
+
 def check_machine(resources: ResourcesConfig, command: CommandConfig) -> None:
     """Refuse a layout that needs more than this machine has; without a GPU, ranks and workers share its processors.
 
@@ -37,9 +54,10 @@ def check_machine(resources: ResourcesConfig, command: CommandConfig) -> None:
             f"study.resources has nodes={resources.nodes} x devices={resources.devices}: launcher=local trains in one "
             "process; give launcher=torchrun or launcher=slurm"
         )
-    if resources.nodes > 1 and command.workers > 1:
-        raise ValueError(f"workers={command.workers}: a study over several nodes has one worker, on the one that leads")
-    needed, host = resources.devices * command.workers, socket.gethostname()
+    workers = command.workers or 1
+    if resources.nodes > 1 and workers > 1:
+        raise ValueError(f"workers={workers}: a study over several nodes has one worker, on the one that leads")
+    needed, host = resources.devices * workers, socket.gethostname()
     if needed == 1 and resources.accelerator == "auto":
         return
     available = 0 if resources.accelerator == "cpu" else len(gpus())
@@ -47,7 +65,7 @@ def check_machine(resources: ResourcesConfig, command: CommandConfig) -> None:
         raise ValueError(f"study.resources.accelerator=gpu: {host} has no GPU that this process may use")
     if available and needed > available:
         raise ValueError(
-            f"workers={command.workers} x study.resources.devices={resources.devices} is more than the {available} "
+            f"workers={workers} x study.resources.devices={resources.devices} is more than the {available} "
             f"GPUs of {host}"
         )
     processors = os.cpu_count() or 1
@@ -74,7 +92,7 @@ def layout_cautions(resources: ResourcesConfig, command: CommandConfig, data_wor
         )
     if slurm and command.slurm.cpus_per_task is None:
         return  # what is left open follows data.workers (`slurm.with_cores`)
-    ranks = resources.devices * command.workers
+    ranks = resources.devices * workers_of(command, resources, data_workers)
     cores = (command.slurm.cpus_per_task or 1) if slurm else max(len(os.sched_getaffinity(0)) // ranks, 1)
     if data_workers <= cores:
         return

@@ -36,12 +36,15 @@ ORDERLY_EXITS = (0, 1, 2)
 """Exit codes of a worker that has ended by itself, see `run.main`."""
 
 
-def run_pool(store: Store, command: CommandConfig, arguments: Sequence[str], display: PlainDisplay) -> Summary:
+def run_pool(
+    store: Store, command: CommandConfig, workers: int, arguments: Sequence[str], display: PlainDisplay
+) -> Summary:
     """Queue the plan's cells, and work on them with several processes.
 
     Args:
         store: the cells' states.
-        command: how many workers to start, and what trains.
+        command: what trains.
+        workers: how many to start, at most.
         arguments: the command line of a worker.
         display: shows what happens.
 
@@ -60,7 +63,7 @@ def run_pool(store: Store, command: CommandConfig, arguments: Sequence[str], dis
     if not left:
         return summarise(plan, states, [])
     devices = () if command.launcher == "slurm" else gpus()
-    workers = command.workers if grows(plan) else min(command.workers, left)
+    workers = workers if grows(plan) else min(workers, left)
     pool = _Pool(store.folder, workers, arguments, devices, plan.study.resources.threads)
     try:
         pool.start()

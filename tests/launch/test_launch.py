@@ -21,6 +21,33 @@ from lina_lab.util.errors import StudyError
 
 
 @pytest.mark.parametrize(
+    ("gpus", "resources", "command", "data_workers", "expected"),
+    [
+        ([], {}, {}, 0, 1),
+        ([], {}, {"workers": None}, 0, 8),
+        ([], {"threads": 2}, {"workers": None}, 1, 2),
+        ([], {"threads": 16}, {"workers": None}, 0, 1),
+        ([], {"devices": 2}, {"workers": None, "launcher": "torchrun"}, 0, 1),
+        ([], {}, {"workers": None, "launcher": "slurm"}, 0, 1),
+        (["0", "1"], {}, {"workers": None}, 0, 2),
+        (["0", "1"], {"accelerator": "cpu"}, {"workers": None}, 0, 8),
+        (["0", "1"], {}, {"workers": 5}, 0, 5),
+    ],
+)
+def test_as_many_workers_as_the_machine_has_processors_or_gpus_for(
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: list[str],
+    resources: dict[str, Any],
+    command: dict[str, Any],
+    data_workers: int,
+    expected: int,
+) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: gpus)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    assert machine.workers_of(CommandConfig(**command), ResourcesConfig(**resources), data_workers) == expected
+
+
+@pytest.mark.parametrize(
     ("gpus", "resources", "command", "sentence"),
     [
         ([], {"devices": 2}, {}, "launcher=local trains in one process; give launcher=torchrun or launcher=slurm"),
