@@ -17,7 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -81,13 +81,16 @@ class GpuBenchConfig:
 
 
 @contextmanager
-def without_kernels() -> Iterator[None]:
-    """The eager form alone."""
-    os.environ["LINA_KERNELS"] = "0"
+def kernels(wanted: bool) -> Iterator[None]:
+    """The kernels where they can compute, or the eager form alone."""
+    before = os.environ.get("LINA_KERNELS")
+    os.environ["LINA_KERNELS"] = "1" if wanted else "0"
     try:
         yield
     finally:
-        del os.environ["LINA_KERNELS"]
+        os.environ.pop("LINA_KERNELS")
+        if before is not None:
+            os.environ["LINA_KERNELS"] = before
 
 
 def median_seconds(run: Callable[[], Any], config: GpuBenchConfig, *, warm: int = 3) -> float:
@@ -143,7 +146,7 @@ def forms(config: GpuBenchConfig, tokens: int, dtype: torch.dtype) -> dict[str, 
     found: dict[str, Callable[[Tensor], Tensor]] = {
         "floor": lambda x: linear.proj(linear.qkv(x)[..., : config.width]),
         "kernels": linear,
-        "eager": without_kernels()(linear),
+        "eager": kernels(False)(linear),
         "softmax": softmax,
     }
     if _on_gpu(config) and dtype != torch.float32:
@@ -233,7 +236,7 @@ def whole(config: GpuBenchConfig) -> pd.DataFrame:
     for name, attention in (("kernels", AttentionConfig()), ("eager", AttentionConfig()), ("softmax", SOFTMAX)):
         if _on_gpu(config):
             torch.cuda.reset_peak_memory_stats()
-        with without_kernels() if name == "eager" else nullcontext():
+        with kernels(name != "eager"):
             seconds = _step_and_image(config, attention)
         peak = torch.cuda.max_memory_allocated() / 2**30 if _on_gpu(config) else float("nan")
         for what, value in seconds.items():
@@ -291,6 +294,7 @@ def figure(found: pd.DataFrame, path: Path) -> None:
     plt.close(drawn)
 
 
+@kernels(True)
 def run(config: GpuBenchConfig) -> int:
     """Compare, measure, and write three tables and a figure; returns 1 where numbers differ from float64, else 0.
 

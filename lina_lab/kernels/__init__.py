@@ -1,11 +1,11 @@
-"""Linear attention and the depthwise convolution as kernels for a GPU, where Triton and a GPU that it knows are there.
+"""Linear attention and the depthwise convolution as kernels for a GPU, for those who ask for them.
 
-`lina_lab.model` asks here, by device and shape, and computes its eager form otherwise: on a CPU, in float64, with
-another package's feature map, with heads of more than 128 channels. `LINA_KERNELS=0` in the environment turns the
-kernels off. They agree with the eager form but for rounding, and give the same bits each time.
+They are not measured on a GPU yet, so they are used only where the environment has `LINA_KERNELS=1`. Then
+`lina_lab.model` asks here, by device and shape, and computes its eager form otherwise: in float64, with another
+package's feature map, with heads of more than 128 channels. They agree with the eager form but for rounding, and give
+the same bits each time.
 """
 
-import os
 from functools import cache
 from importlib.util import find_spec
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lina_lab.kernels.launch import WIDEST, shared_memory
+from lina_lab.util.code_versions import kernels_wanted
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FEATURE_MAPS = frozenset({"relu", "elu", "identity", "exp", "leaky_relu", "softplus", "squared_relu"})
@@ -60,6 +61,17 @@ def takes_convolution(base_BTD: Tensor, x_BTD: Tensor, kernel: Tensor, tokens: i
     )
 
 
+def missing() -> str | None:
+    """What a machine lacks for kernels that are asked for, as a sentence; None: nothing, or nobody asks for them."""
+    if not kernels_wanted() or _interpreted():
+        return None
+    if find_spec("triton") is None:
+        return "LINA_KERNELS=1 needs the package triton, and it is not installed"
+    if not torch.cuda.is_available() or not _memory_of("cuda", torch.cuda.current_device()):
+        return f"LINA_KERNELS=1 needs an NVIDIA GPU of compute capability {OLDEST[0]}.{OLDEST[1]} or newer"
+    return None
+
+
 def _plain(x: Tensor) -> bool:
     """Whether a tensor is one that kernels read: not empty, in rows, of a known precision, on one device."""
     rows = x.stride(-1) == 1 and x.stride(-2) * x.shape[-2] < LARGEST
@@ -74,7 +86,7 @@ def _interpreted() -> bool:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _memory_of(kind: str, index: int | None) -> int:
     """Shared memory that a program has on a device, in bytes; 0 where there are no kernels for it."""
-    if os.environ.get("LINA_KERNELS") == "0" or find_spec("triton") is None:
+    if not kernels_wanted() or find_spec("triton") is None:
         return 0
     from lina_lab.kernels import attention, convolution  # noqa: F401  # registers the operators
 

@@ -194,7 +194,7 @@ def once_only(ctx: Any, *grads: Tensor) -> None:
     Raises:
         RuntimeError: always.
     """
-    raise RuntimeError("second derivatives of attention need the eager form: set LINA_KERNELS=0")
+    raise RuntimeError("second derivatives of attention need the eager form: unset LINA_KERNELS")
 
 
 linear_attention.register_autograd(_pull, setup_context=_keep)

@@ -16,6 +16,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback
 
+from lina_lab import kernels
 from lina_lab.config import ResourcesConfig, TrialConfig
 from lina_lab.config.cautions import cautions, refusal, unsharded
 from lina_lab.config.extras import missing_package
@@ -114,7 +115,7 @@ def _train(
     environment: Any,
 ) -> TrialResult:
     resources.check_batch(config.data.batch_size)
-    for sentence in (refusal(config), missing_package(config), unsharded(config, resources)):
+    for sentence in (refusal(config), missing_package(config), unsharded(config, resources), kernels.missing()):
         if sentence is not None:
             raise ValueError(sentence)
     keep_freed_memory()

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import os
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +22,12 @@ NOT_TRAINING = ("analysis", "commands")
 """Folders of this package that decide no result of a cell; the first is elsewhere in a checkout."""
 
 
+def kernels_wanted() -> bool:
+    """Whether the environment asks for `lina_lab.kernels` on a GPU: cells that are trained with them differ by rounding
+    from others."""
+    return os.environ.get("LINA_KERNELS") == "1"
+
+
 @lru_cache
 def code_versions() -> dict[str, str]:
     """Name -> version of what determines results: this package's own sources by hash, Python, and libraries."""
@@ -34,6 +41,8 @@ def code_versions() -> dict[str, str]:
     for name in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
+    if kernels_wanted():
+        found["LINA_KERNELS"] = "1"
     for package_of_others in importlib.metadata.distributions():
         if any(point.group.startswith(ENTRY_POINTS) for point in package_of_others.entry_points):
             found[package_of_others.name] = package_of_others.version

@@ -32,7 +32,13 @@ def _products_of_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment asks for kernels."""
+    monkeypatch.setenv("LINA_KERNELS", "1")
+
+
+@pytest.fixture
+def chosen(wanted: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model chooses the kernels, on a CPU too."""
     monkeypatch.setattr("lina_lab.kernels._interpreted", lambda: True)
 

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from lina_lab import kernels
+from lina_lab.config import TrialConfig
 from lina_lab.kernels.launch import chunks
+from lina_lab.training.trial import run_trial
+from lina_lab.util.code_versions import code_versions
 from tests.kernels.conftest import DEVICE
 
 QKV = torch.randn(3, 2, 2, 5, 16, device=DEVICE)
@@ -56,10 +59,23 @@ def test_the_convolution_is_computed_by_kernels_where_they_can(chosen: None) -> 
     assert not kernels.takes_convolution(X, X, KERNEL.mT, 5)
 
 
-def test_the_environment_turns_kernels_off(chosen: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LINA_KERNELS", "0")
+def test_nobody_gets_kernels_without_asking(chosen: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LINA_KERNELS")
     assert not kernels.takes_attention(QKV, "relu")
     assert not kernels.takes_convolution(X, X, KERNEL, 5)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="there is a GPU")
+def test_a_trial_that_is_to_have_kernels_and_cannot_is_refused(
+    tiny: Callable[..., TrialConfig], tmp_path: Path, wanted: None
+) -> None:
+    with pytest.raises(ValueError, match=r"LINA_KERNELS=1 needs an NVIDIA GPU of compute capability 8\.0 or newer"):
+        run_trial(tiny(), tmp_path)
+
+
+def test_cells_with_kernels_are_of_other_code(wanted: None) -> None:
+    """So a worker without them does not mix its cells among those of a study with them."""
+    assert code_versions.__wrapped__()["LINA_KERNELS"] == "1"
 
 
 def test_without_triton_there_is_the_eager_form(chosen: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +87,7 @@ def test_without_triton_there_is_the_eager_form(chosen: None, monkeypatch: pytes
     ("capability", "memory", "taken"), [((9, 0), 227, True), ((7, 5), 227, False), ((8, 6), 99, False)]
 )
 def test_a_gpu_must_be_new_and_have_the_memory(
-    capability: tuple[int, int], memory: int, taken: bool, monkeypatch: pytest.MonkeyPatch
+    capability: tuple[int, int], memory: int, taken: bool, monkeypatch: pytest.MonkeyPatch, wanted: None
 ) -> None:
     """In float32 with 64 channels, kernels need 100 KiB."""
 
