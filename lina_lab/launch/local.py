@@ -8,7 +8,7 @@ from lina_lab.config import ResourcesConfig, TrialConfig
 from lina_lab.launch.contract import Launch, refuse_job
 from lina_lab.records.result import Report, TrialResult
 from lina_lab.records.runstore import TrackingRun
-from lina_lab.util.imports import gc_paused
+from lina_lab.util.imports import free_cycles, gc_paused
 
 
 @contextmanager
@@ -28,6 +28,9 @@ def in_this_process(resources: ResourcesConfig) -> Iterator[Launch]:
         resources: ResourcesConfig | None = None,
     ) -> TrialResult:
         refuse_job(folder)
-        return run_trial(config, folder, tracking=tracking, report=report, resources=resources or study)
+        try:
+            return run_trial(config, folder, tracking=tracking, report=report, resources=resources or study)
+        finally:
+            free_cycles()
 
     yield launch

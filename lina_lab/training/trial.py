@@ -1,6 +1,5 @@
 """One trial: a frozen configuration in, a typed result out."""
 
-import gc
 import logging
 import signal
 import threading
@@ -95,13 +94,8 @@ def run_trial(
         KeyboardInterrupt, SystemExit: on Ctrl-C, and on SIGTERM where that is an exception
             (`signals.stops_as_exceptions`), after Lightning has closed the loggers.
     """
-    try:
-        with fixed_threads(resources.threads):
-            return _train(config, folder, tracking, report, log, resources, requests or StopSignals(), environment)
-    finally:
-        # Lightning's trainer, the model and the data refer to each other. Python itself would free them, and their
-        # memory on a GPU, many trials later.
-        gc.collect()
+    with fixed_threads(resources.threads):
+        return _train(config, folder, tracking, report, log, resources, requests or StopSignals(), environment)
 
 
 def _train(

@@ -1,4 +1,4 @@
-"""Faster imports of large libraries, and a faster exit of processes that have imported them."""
+"""Faster imports of large libraries, and faster collections and a faster exit of processes that have imported them."""
 
 import atexit
 import gc
@@ -28,6 +28,17 @@ def gc_paused(*, freeze_at_end: bool = True) -> Iterator[None]:
     finally:
         if were_collected:
             gc.enable()
+
+
+def free_cycles() -> None:
+    """Free now what refers to itself and nobody else refers to, and its memory on a GPU.
+
+    Lightning's trainer, the model and the data are such a cycle when a trial has ended. Python itself would free it
+    many trials later. What survives is not looked at again, so a call takes as long as looking at what was made since
+    the one before: the million objects of torch and MLflow are looked at once.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _freeze() -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from lina_lab.config import TrialConfig
+from lina_lab.config import ResourcesConfig, TrialConfig
+from lina_lab.launch.local import in_this_process
 from lina_lab.training import trial
 from lina_lab.training.memory import peak_memory_mib
 from lina_lab.training.trial import run_trial
@@ -18,10 +19,10 @@ from lina_lab.training.trial import run_trial
 Tiny = Callable[..., TrialConfig]
 
 
-def test_model_and_data_are_freed_when_a_trial_has_ended(
+def test_model_and_data_are_freed_when_a_cell_has_ended(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whenever Python itself would collect them: a worker trains hundreds of cells."""
+    """Whenever Python itself would free them: a worker trains hundreds of cells."""
     left: list[weakref.ref[Any]] = []
 
     def kept(maker: Callable[..., Any]) -> Callable[..., Any]:
@@ -36,9 +37,11 @@ def test_model_and_data_are_freed_when_a_trial_has_ended(
     monkeypatch.setattr(trial.L, "Trainer", kept(trial.L.Trainer))
     gc.disable()
     try:
-        run_trial(tiny(), tmp_path)
+        with in_this_process(ResourcesConfig()) as launch:
+            launch(tiny(), tmp_path, tracking=None, report=lambda progress: None)
         assert [one() for one in left] == [None, None]
     finally:
+        gc.unfreeze()
         gc.enable()
 
 
