@@ -277,7 +277,7 @@ def test_a_queue_that_another_process_locks_is_waited_for_as_the_tracker_is(
     finally:
         timer.cancel()
         backup.close()
-    assert len([line for line in lines if line.startswith("waiting for the queue: ")]) == 1
+    assert len([line for line in lines if line.startswith("waiting for the queue (")]) == 1
 
 
 def test_a_database_server_that_is_away_for_a_moment_costs_no_cell(
