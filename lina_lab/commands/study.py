@@ -132,8 +132,8 @@ def _plan(workspace: "Workspace", command: CommandConfig, decided: Mapping[str, 
     from lina_lab.study.preflight import problem_of_store, problems
     from lina_lab.study.speed import speed_of
 
-    data_workers = max((cell.config.data.workers for cell in workspace.plan.cells), default=0)
-    print(describe(workspace, workers_of(command, workspace.plan.study.resources, data_workers)), end="")
+    workers = workers_of(command, workspace.plan.study.resources, workspace.data_workers)
+    print(describe(workspace, workers), end="")
     if decided:
         print(f"By its data: {', '.join(f'{name}={shown(value)}' for name, value in decided.items())}.")
     if command.launcher != "local":
@@ -144,7 +144,7 @@ def _plan(workspace: "Workspace", command: CommandConfig, decided: Mapping[str, 
             print(describe_launch(workspace.launch_context(), command, workspace.plan.cells[0].config_hash))
         except StudyError as error:
             return refuse(error)
-    loaders = max((cell.config.data.workers for cell in workspace.plan.cells), default=0)
+    loaders = workspace.data_workers
     resources, speed = workspace.plan.study.resources, speed_of(workspace)
     for caution in layout_cautions(resources, command, loaders):
         print(caution)

@@ -103,12 +103,10 @@ def _alerted(store: Store, command: CommandConfig, arguments: Sequence[str]) -> 
 def _work(
     store: Store, command: CommandConfig, arguments: Sequence[str], shown: PlainDisplay, after: Callable[[], None]
 ) -> Summary:
-    plan = store.plan
-    data_workers = max((cell.config.data.workers for cell in plan.cells), default=0)
-    # A worker that joins is one, unless it says otherwise.
-    joins = command.action == "work" and command.workers is None
-    workers = 1 if joins else workers_of(command, plan.study.resources, data_workers)
-    if workers > 1:
+    joins = command.action == "work"
+    workers = workers_of(command, store.plan.study.resources, store.workspace.data_workers)
+    # A command that joins is one worker, unless it says otherwise.
+    if workers > 1 and not (joins and command.workers is None):
         from lina_lab.study.pool import run_pool, worker_command
 
         return run_pool(store, command, workers, worker_command(arguments), shown)
@@ -117,7 +115,6 @@ def _work(
 
     stop_with_parent()
     launcher = launcher_for(store.workspace.launch_context(), command, shown.line)
-    joins = command.action == "work"
     return run_study(store, launcher, shown, joins=joins, other_code=command.other_code, after=after)
 
 

@@ -28,9 +28,8 @@ def in_this_process(resources: ResourcesConfig) -> Iterator[Launch]:
         resources: ResourcesConfig | None = None,
     ) -> TrialResult:
         refuse_job(folder)
-        try:
-            return run_trial(config, folder, tracking=tracking, report=report, resources=resources or study)
-        finally:
-            free_cycles()
+        # Here, not after a cell: the traceback of one that failed would hold all that it names.
+        free_cycles()
+        return run_trial(config, folder, tracking=tracking, report=report, resources=resources or study)
 
     yield launch

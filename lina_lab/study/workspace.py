@@ -55,5 +55,10 @@ class Workspace:
             resources=self.plan.study.resources,
             folder=self.folder,
             cells=f"{len(self.plan.cells)} ({self.plan.digest()})",
-            data_workers=max((cell.config.data.workers for cell in self.plan.cells), default=0),
+            data_workers=self.data_workers,
         )
+
+    @property
+    def data_workers(self) -> int:
+        """The largest `data.workers` of the cells."""
+        return max((cell.config.data.workers for cell in self.plan.cells), default=0)

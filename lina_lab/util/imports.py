@@ -34,8 +34,9 @@ def free_cycles() -> None:
     """Free now what refers to itself and nobody else refers to, and its memory on a GPU.
 
     Lightning's trainer, the model and the data are such a cycle when a trial has ended. Python itself would free it
-    many trials later. What survives is not looked at again, so a call takes as long as looking at what was made since
-    the one before: the million objects of torch and MLflow are looked at once.
+    many trials later. What survives is never looked at again, so call it where no trial and no error is under way. A
+    call takes as long as looking at what was made since the one before: the million objects of torch and MLflow are
+    looked at once.
     """
     gc.collect()
     gc.freeze()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from lina_lab.training.trial import run_trial
 Tiny = Callable[..., TrialConfig]
 
 
-def test_model_and_data_are_freed_when_a_cell_has_ended(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fails", [False, True])
+def test_model_and_data_are_freed_when_the_next_cell_begins(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
-    """Whenever Python itself would free them: a worker trains hundreds of cells."""
+    """Whenever Python itself would free them, and though the cell failed: a worker trains hundreds of cells."""
     left: list[weakref.ref[Any]] = []
 
     def kept(maker: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,13 +35,24 @@ def test_model_and_data_are_freed_when_a_cell_has_ended(
 
         return make
 
+    def fault(progress: Any) -> None:
+        raise ArithmeticError("planted")
+
+    def alive(progress: Any) -> None:
+        begun.append([one() is not None for one in left])
+
+    begun: list[list[bool]] = []
     monkeypatch.setattr(trial, "make_data", kept(trial.make_data))
     monkeypatch.setattr(trial.L, "Trainer", kept(trial.L.Trainer))
     gc.disable()
     try:
         with in_this_process(ResourcesConfig()) as launch:
-            launch(tiny(), tmp_path, tracking=None, report=lambda progress: None)
-        assert [one() for one in left] == [None, None]
+            for number, report in enumerate([fault if fails else lambda progress: None, alive]):
+                folder = tmp_path / str(number)
+                folder.mkdir()
+                with pytest.raises(ArithmeticError) if report is fault else nullcontext():
+                    launch(tiny(), folder, tracking=None, report=report)
+        assert begun[0] == [False, False, True, True]
     finally:
         gc.unfreeze()
         gc.enable()
