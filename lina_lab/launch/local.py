@@ -1,5 +1,6 @@
 """Training in this process."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ def in_this_process(resources: ResourcesConfig) -> Iterator[Launch]:
     """Train here. Imports torch and Lightning, which takes seconds: once, before the first cell."""
     with gc_paused():
         from lina_lab.training.trial import run_trial
+    # What was imported stays: the first look of `free_cycles` would take a second for it.
+    gc.freeze()
 
     study = resources
 

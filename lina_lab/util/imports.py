@@ -50,6 +50,8 @@ def _freeze() -> None:
     if "sqlalchemy" in sys.modules:
         from sqlalchemy import Engine
 
+        # `free_cycles` has hidden those that were open then.
+        gc.unfreeze()
         for found in gc.get_objects():
             if type(found) is Engine:
                 found.dispose()

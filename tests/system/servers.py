@@ -91,5 +91,8 @@ def postgres(folder: Path, prefix: Sequence[str] = (), options: str = "") -> Ite
 def database(folder: Path, port: int, address: str = "127.0.0.1", prefix: Sequence[str] = ()) -> Iterator[str]:
     """The URL of a database `optuna` that everybody may use."""
     with postgres(folder, prefix, f"-p {port} -c listen_addresses={address}") as user:
+        with (folder / "data/pg_hba.conf").open("a") as file:
+            file.write(f"host all all {address}/16 trust\n")
+        subprocess.run([*user, "pg_ctl", "reload"], check=True, capture_output=True, cwd="/")
         subprocess.run([*user, "createdb", "-p", str(port), "optuna"], check=True, capture_output=True, cwd="/")
         yield f"postgresql+psycopg://postgres@{address}:{port}/optuna"

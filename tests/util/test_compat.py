@@ -363,7 +363,7 @@ def private_uses(tree: ast.AST, own: set[str]) -> Iterator[str]:
             parts = [*str(node.module).split("."), *(alias.name for alias in node.names)]
             yield from (part for part in parts if part.startswith("_") and part != "__future__")
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "setattr", "hasattr"):
-            yield from (name for name in map(_text, node.args) if name.startswith("_") and name not in own)
+            yield from (n for n in map(_text, node.args) if n.startswith("_") and n not in own | PYTHON_S_OWN)
         elif re.fullmatch(r"[a-z]\w*(\.\w+)*\._[a-z]\w*", _text(node)):
             yield _text(node)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine
 
-from lina_lab.util.imports import _freeze, gc_paused
+from lina_lab.util.imports import _freeze, free_cycles, gc_paused
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -26,13 +26,16 @@ def test_the_collector_is_put_off_and_then_as_before(enabled: bool) -> None:
         (gc.enable if were else gc.disable)()
 
 
-def test_the_log_of_a_database_goes_with_the_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("freed", [False, True], ids=["at once", "after cells"])
+def test_the_log_of_a_database_goes_with_the_process(tmp_path: Path, freed: bool) -> None:
     engine = create_engine(f"sqlite:///{tmp_path / 'some.db'}")
     with engine.begin() as connection:
         connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         connection.exec_driver_sql("CREATE TABLE some (number)")
     assert (tmp_path / "some.db-wal").exists()
     try:
+        if freed:
+            free_cycles()
         _freeze()
         assert gc.get_freeze_count() > 0
     finally:
