@@ -31,9 +31,13 @@ def shell_blocks(page: str) -> dict[str, str]:
     return dict(found)
 
 
-def typed(block: str) -> list[list[str]]:
-    """The words of each command of a block."""
-    return [shlex.split(line) for line in block.replace("\\\n", " ").splitlines()]
+def typed(block: str, **here: str) -> list[list[str]]:
+    """The arguments for Python of each `lina` command of a block; what the page says -> what it is here."""
+    for there, name in here.items():
+        block = block.replace(there, name)
+    lines = [shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines()]
+    assert all(words[0] == "lina" for words in lines), block
+    return [["-m", "lina_lab.cli", *words[1:]] for words in lines]
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ class Lab:
         return out
 
 
-def _accounts(net: Network) -> None:
+def accounts(net: Network) -> None:
+    """Make the people's accounts on all machines, for processes that start from now on."""
     passwd, group = Path("/etc/passwd").read_text(), Path("/etc/group").read_text()
     for name, number in PEOPLE.items():
         passwd += f"{name}:x:{number}:{number}::/nonexistent:/bin/bash\n"
@@ -113,7 +118,7 @@ def environment(folder: Path) -> None:
 
 @contextmanager
 def lab(net: Network, top: Path, names: Mapping[str, str], variables: Mapping[str, str]) -> Iterator[Lab]:
-    """Give the machines of a network accounts with homes.
+    """Give the people of a network's machines homes and a folder that they share.
 
     Args:
         net: the machines.
@@ -121,7 +126,6 @@ def lab(net: Network, top: Path, names: Mapping[str, str], variables: Mapping[st
         names: what a page says -> what it is here, beside the shared folder.
         variables: of everybody's environment.
     """
-    _accounts(net)
     made = Lab(net, top / "lab", {"/shared/lab": str(top / "lab"), **names}, variables)
     for person, number in {"root": 0, **PEOPLE}.items():
         made.home(person).mkdir(parents=True)

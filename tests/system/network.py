@@ -77,6 +77,10 @@ class Network:
             self.link(number, "up")
             undo = ["tc", "qdisc", "delete", "dev", "eth0", "root"]
             subprocess.run(["ip", "netns", "exec", self.host(number), *undo], check=False, capture_output=True)
+        self.forget()
+
+    def forget(self) -> None:
+        """Wait for the processes that were started, which are killed or at their end, and close their pipes."""
         for _, process in self.started:
             process.wait(timeout=30)
             for stream in filter(None, (process.stdout, process.stderr)):
@@ -136,6 +140,7 @@ def _made(net: Network) -> Iterator[Network]:
     finally:
         for name in names:
             net.kill(name)
+        net.forget()
         _remove(names)
 
 

@@ -25,31 +25,24 @@ def answers(uri: str) -> bool:
 class Server:
     """An MLflow server that can be stopped and restarted."""
 
-    def __init__(self, folder: Path, port: int = 5071, address: str = "127.0.0.1", prefix: Sequence[str] = ()) -> None:
-        self.folder, self.port, self.address, self.prefix = folder, port, address, prefix
+    def __init__(self, folder: Path, port: int = 5071) -> None:
+        self.folder, self.port = folder, port
         self.process: subprocess.Popen[bytes] | None = None
-        self.uri = f"http://{address}:{port}"
+        self.uri = f"http://127.0.0.1:{port}"
 
     def start(self) -> None:
         store = f"sqlite:///{self.folder / 'server.db'}"
         arguments = ["--backend-store-uri", store, "--artifacts-destination", str(self.folder / "artifacts")]
-        listening = ["--host", self.address, "--port", str(self.port), "--workers", "1"]
+        listening = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, sys.executable, "-m", "mlflow", "server", *listening, *arguments],
+                [sys.executable, "-m", "mlflow", "server", *listening, *arguments],
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        wait_for(self._answers, 180)
-
-    def _answers(self) -> bool:
-        if self.prefix:
-            ask = "import requests, sys; requests.get(sys.argv[1], timeout=5).raise_for_status()"
-            asked = [*self.prefix, sys.executable, "-c", ask, f"{self.uri}/health"]
-            return subprocess.run(asked, check=False, capture_output=True).returncode == 0
-        return answers(self.uri)
+        wait_for(lambda: answers(self.uri), 180)
 
     def stop(self) -> None:
         if self.process is not None:
@@ -59,7 +52,7 @@ class Server:
 
 
 @contextmanager
-def postgres(folder: Path, prefix: Sequence[str] = (), options: str = "") -> Iterator[list[str]]:
+def postgres(folder: Path, prefix: Sequence[str]) -> Iterator[list[str]]:
     """A PostgreSQL server that listens at a socket in `folder`; yields the start of commands of its administrator.
 
     It does not run as root; `prefix` starts it on another host. `pg_ctl restart` needs no more arguments.
@@ -80,19 +73,8 @@ def postgres(folder: Path, prefix: Sequence[str] = (), options: str = "") -> Ite
             subprocess.run([*user, *arguments], check=True, stdout=log, stderr=log, cwd="/")
 
     control("initdb", "-A", "trust")
-    control("pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"{options} -c unix_socket_directories={folder}", "start")
+    control("pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"-c unix_socket_directories={folder}", "start")
     try:
         yield user
     finally:
         control("pg_ctl", "-w", "-m", "immediate", "stop")
-
-
-@contextmanager
-def database(folder: Path, port: int, address: str = "127.0.0.1", prefix: Sequence[str] = ()) -> Iterator[str]:
-    """The URL of a database `optuna` that everybody may use."""
-    with postgres(folder, prefix, f"-p {port} -c listen_addresses={address}") as user:
-        with (folder / "data/pg_hba.conf").open("a") as file:
-            file.write(f"host all all {address}/16 trust\n")
-        subprocess.run([*user, "pg_ctl", "reload"], check=True, capture_output=True, cwd="/")
-        subprocess.run([*user, "createdb", "-p", str(port), "optuna"], check=True, capture_output=True, cwd="/")
-        yield f"postgresql+psycopg://postgres@{address}:{port}/optuna"

@@ -1,6 +1,7 @@
 """docs/cluster.md, followed from top to bottom by two people and a guest, on two machines and a server."""
 
 import json
+import re
 import shlex
 import shutil
 import stat
@@ -17,7 +18,7 @@ from lina_lab import run
 from tests.conftest import STUDY
 from tests.system.cluster import Cluster, cluster
 from tests.system.conftest import FILE, wait_for
-from tests.system.lab import NUMBER, PEOPLE, Lab, environment, lab, shell_blocks
+from tests.system.lab import NUMBER, PEOPLE, Lab, accounts, environment, lab, programs, shell_blocks
 from tests.system.network import network
 from tests.system.servers import postgres
 
@@ -39,8 +40,10 @@ def top() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def slurm(top: Path) -> Iterator[Cluster]:
     (top / "slurm").mkdir()
-    with network("lc", "10.78.3", 2) as net, cluster(net, top / "slurm") as made:
-        yield made
+    with network("lc", "10.78.3", 2) as net:
+        accounts(net)  # before SLURM's daemons, which keep the files of accounts that they began with
+        with cluster(net, top / "slurm") as made:
+            yield made
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +116,57 @@ def test_two_people_and_a_guest_at_one_study(shared: Lab) -> None:
     ]
 
 
+def test_jobs_with_modules_are_watched_from_elsewhere(shared: Lab, slurm: Cluster) -> None:
+    place = study(shared, "jobs", study=STUDY | {"axes": {"size": {"model.dim": [8, 12]}}})
+    submitting = place.start("anna", place.net.switch, BLOCKS["Look, and submit"])
+    folder = place.folder / "runs/our_jobs"
+    wait_for(lambda: list(folder.glob("*/logs/rank-0.log")), 120)
+    watched = place.run("ben", place.net.host(2), BLOCKS["Somebody of the group, from any machine"])
+    code, out, err = ended(submitting)
+    assert (code, err) == (0, ""), out
+    assert "#SBATCH --nodes=2" in out
+    assert "our_jobs: 2 done\n" in out
+    assert re.search(r"^\d+ anna our_jobs-\w+ (RUNNING|PENDING)", watched, re.MULTILINE), watched
+    assert "attempt" in watched
+    assert {path.name for path in place.home("anna").glob("module-*")} >= {"load-cuda-13.0-lc1"}
+    hosts = {json.loads(path.read_text())["host"] for path in folder.glob("*/logs/rank-*.json")}
+    assert hosts == {"lc1", "lc2"}
+    assert [path for path in folder.rglob("*") if not path.stat().st_mode & stat.S_IWGRP] == []
+
+
+def test_a_container_without_slurm_is_requeued_and_goes_on(shared: Lab, slurm: Cluster) -> None:
+    """The job is told that its time is over while it trains."""
+    cell = {"axes": {"size": {"model.dim": [8]}}}
+    place = study(shared, "box", study=STUDY | cell, trainer={"max_images": 12800, "val_every_images": 6400})
+    programs(place.folder / "image", "python")
+    runtime = place.folder / "venv/bin/apptainer"
+    runtime.write_text(
+        '#!/bin/sh\ntest "$1 $2" = "exec --nv" && test -f "$3" || exit 2\n'
+        f'export APPTAINER_CONTAINER="$3" PATH={place.folder}/image\nshift 3\nexec "$@"\n'
+    )
+    runtime.chmod(0o755)
+    (place.folder / "lab.sif").touch()
+    submitting = place.start("ben", place.net.switch, BLOCKS["In a container of Apptainer"])
+    folder = place.folder / "runs/our_box"
+
+    def trains() -> bool:
+        found = list(folder.glob("*/progress.json"))
+        return bool(found) and json.loads(found[0].read_text())["images"] > 500
+
+    wait_for(trains, 120)
+    (job,) = [json.loads(path.read_text())["job"] for path in folder.glob("*/job.json")]
+    slurm.run("scancel", "--signal=USR2", job)
+    code, out, err = ended(submitting)
+    assert (code, err) == (0, ""), out
+    assert "our_box: 1 done\n" in out
+    assert "Restarts=1 " in slurm.run("scontrol", "show", "job", "--oneliner", job)
+    ((cell_folder, record),) = results(place, "box").items()
+    assert record["result"]["problems"] == []
+    assert 0 < record["result"]["resumed_at"] < 400
+    (process,) = {json.loads(path.read_text())["host"] for path in cell_folder.glob("logs/rank-*.json")}
+    assert process in ("lc1", "lc2")
+
+
 def test_what_a_job_would_ask_for_is_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
     (words,) = [shlex.split(BLOCKS["What a job would ask for"].replace("\\\n", " "))]
     assert words[:2] == ["lina", "plan"]
@@ -120,3 +174,9 @@ def test_what_a_job_would_ask_for_is_what_the_page_says(capsys: pytest.CaptureFi
     lines = capsys.readouterr().out.splitlines()
     asked = ["gpus-per-node=8", "ntasks-per-node=8", "cpus-per-task=7", "account=vision", "exclude=node7"]
     assert Counter(line for line in lines if line in {f"#SBATCH --{one}" for one in asked}).total() == len(asked)
+
+
+def test_each_block_of_the_page_is_typed_by_a_test_or_is_an_example() -> None:
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    assert {title for title in BLOCKS if f'["{title}"]' not in tests and not title.startswith("Example: ")} == set()
+    assert "" not in BLOCKS

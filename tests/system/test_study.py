@@ -127,7 +127,8 @@ def test_a_stop_in_the_middle_of_a_cell_loses_no_finished_cell(
     assert out.splitlines()[-1].endswith("stopped by hand" if how is signal.SIGINT else "terminated (SIGTERM)")
     assert [state for _, state in place.trials()] == ["done", "interrupted", "waiting", "waiting"]
     assert [run.info.status for run in place.attempts()] == ["FINISHED", "KILLED"]
-    goes_on_to_the_end(finished, place, of_before=1)
+    if how is signal.SIGTERM:  # from there on both are alike
+        goes_on_to_the_end(finished, place, of_before=1)
 
 
 def goes_on_to_the_end(finished: Finished, place: Place, of_before: int) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from lina_lab.records.runstore import STATUS
 from tests.conftest import STUDY
-from tests.system.conftest import alive, make_place
+from tests.system.conftest import alive, make_place, wait_for
+from tests.system.lab import shell_blocks, typed
 
 pytestmark = pytest.mark.system
 SHORT = {"trainer": {"max_images": 160, "val_every_images": 80}}
@@ -67,7 +68,7 @@ def test_many_cells_are_done_once_each_though_a_worker_is_killed_every_few_secon
 def test_a_pool_that_is_stopped_stops_its_workers_and_goes_on(tmp_path: Path) -> None:
     two_cells = STUDY | {"axes": {"size": {"model.dim": [8, 16]}}}
     place = make_place(tmp_path, study=two_cells, trainer={"max_images": 3200, "val_every_images": 800})
-    process = place.start("-m", "lina_lab.run", "study=tiny", "workers=2")
+    process = place.start(*typed(shell_blocks("cluster.md")["On one machine"], kv_gate="tiny")[0])
     pool, deadline = psutil.Process(process.pid), time.monotonic() + 90
     while len(list((tmp_path / "runs/tiny").glob("*/lease.json"))) < 2:
         assert time.monotonic() < deadline
@@ -90,7 +91,9 @@ def test_a_pool_that_is_stopped_stops_its_workers_and_goes_on(tmp_path: Path) ->
 def test_a_second_command_joins(tmp_path: Path) -> None:
     """Two commands at once share the cells; one without a cell waits for the other's."""
     place = make_place(tmp_path)
-    both = [place.start("-m", "lina_lab.run", "study=tiny") for _ in range(2)]
+    first = place.start("-m", "lina_lab.run", "study=tiny")
+    wait_for(lambda: list((tmp_path / "runs/tiny").glob("*/lease.json")))
+    both = [first, place.start(*typed(shell_blocks("cluster.md")["On one machine"], kv_gate="tiny")[1])]
     outs = [process.communicate(timeout=300) for process in both]
     assert [(process.returncode, err) for process, (_, err) in zip(both, outs, strict=True)] == [(0, "")] * 2
     assert Counter(state for _, state in place.trials()) == {"done": 4}
