@@ -8,6 +8,7 @@ floor    the module's two linear layers alone
 kernels  the published attention with `lina_lab.kernels`, where they take it
 eager    the same without them
 softmax, cudnn, flash  PyTorch's scaled_dot_product_attention: as it chooses, and with one backend
+FA3, FA4 ...  the same with a FlashAttention that PyTorch knows, where its package is installed
 
 roofline_share is the least time for the form's products at the measured rate and its core's reads and writes at the
 measured bandwidth, by the time it took.
@@ -17,8 +18,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,10 +33,10 @@ import pandas as pd
 import torch
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.attention import SOFTMAX, device_name
 from benchmarks.attention_figures import crossing
+from benchmarks.softmax import Surrounding, runs, ways_of_softmax
 from lina_lab.config import CHECKS, AttentionConfig, LinaConfig
 from lina_lab.config.checks import PositiveInt
 from lina_lab.config.grammar import Command
@@ -43,7 +45,6 @@ from lina_lab.model import LINA, Attention
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOLERANCES = {"float32": 1e-4, "bfloat16": 4e-2, "float16": 1e-2}
-BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
 PASSES = {"forward": 1, "forward + backward": 3}
 """Name of a measured pass -> how often it does the forward pass's products."""
 
@@ -56,8 +57,9 @@ class GpuBenchConfig:
     """Folder of the tables and the figure."""
     device: Literal["cpu", "cuda"] = "cuda"
     """A CPU has no kernels: for a try of this script."""
-    tokens: tuple[PositiveInt, ...] | list[PositiveInt] = (64, 256, 1024, 4096, 16384)
-    """Numbers of tokens, each a power of two."""
+    tokens: tuple[PositiveInt, ...] | list[PositiveInt] = (64, 256, 320, 1024, 4096, 5120, 16384)
+    """Numbers of tokens: powers of two for images alone, or five times one, of which a fifth is the condition (320 and
+    5,120: the paper's decoders)."""
     width: PositiveInt = 1536
     """Width D of module and model."""
     heads: PositiveInt = 16
@@ -76,8 +78,14 @@ class GpuBenchConfig:
     def __post_init__(self) -> None:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device=cuda: there is no GPU that PyTorch can use")
-        if any(tokens & (tokens - 1) for tokens in self.tokens):
-            raise ValueError(f"tokens={list(self.tokens)}: each must be a power of two, which fills a grid")
+        for tokens in self.tokens:
+            if condition_and_image(tokens)[1].bit_count() != 1:
+                raise ValueError(f"tokens={tokens} is neither a power of two, which fills a grid, nor five times one")
+
+
+def condition_and_image(tokens: int) -> tuple[int, int]:
+    """Condition tokens and image tokens of a decoder with so many tokens; five times a power of two has both."""
+    return (tokens // 5, tokens // 5 * 4) if tokens % 5 == 0 else (0, tokens)
 
 
 @contextmanager
@@ -114,10 +122,11 @@ def roofline(config: GpuBenchConfig, dtype: torch.dtype) -> tuple[float, float]:
 
 
 def module(config: GpuBenchConfig, tokens: int, attention: AttentionConfig, dtype: torch.dtype) -> Attention:
-    """An attention whose image tokens are all tokens."""
-    columns = 2 ** (tokens.bit_length() // 2)
-    grid = tokens // columns, columns
-    return Attention(config.width, config.heads, attention, grid, 0).to(config.device, dtype)
+    """An attention over the tokens of a condition and an image."""
+    condition, image = condition_and_image(tokens)
+    columns = 2 ** (image.bit_length() // 2)
+    grid = image // columns, columns
+    return Attention(config.width, config.heads, attention, grid, condition).to(config.device, dtype)
 
 
 def parity(config: GpuBenchConfig) -> pd.DataFrame:
@@ -140,30 +149,20 @@ def parity(config: GpuBenchConfig) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def forms(config: GpuBenchConfig, tokens: int, dtype: torch.dtype) -> dict[str, Callable[[Tensor], Tensor]]:
+def forms(
+    config: GpuBenchConfig, tokens: int, dtype: torch.dtype
+) -> dict[str, tuple[Surrounding, Callable[[Tensor], Tensor]]]:
     """The forms of attention that are compared."""
     linear, softmax = (module(config, tokens, attention, dtype) for attention in (AttentionConfig(), SOFTMAX))
-    found: dict[str, Callable[[Tensor], Tensor]] = {
-        "floor": lambda x: linear.proj(linear.qkv(x)[..., : config.width]),
-        "kernels": linear,
-        "eager": kernels(False)(linear),
-        "softmax": softmax,
+    found: dict[str, tuple[Surrounding, Callable[[Tensor], Tensor]]] = {
+        "floor": (nullcontext, lambda x: linear.proj(linear.qkv(x)[..., : config.width])),
+        "kernels": (nullcontext, linear),
+        "eager": (partial(kernels, False), linear),
+        "softmax": (nullcontext, softmax),
     }
     if _on_gpu(config) and dtype != torch.float32:
-        found |= {name: sdpa_kernel(backend)(softmax) for name, backend in BACKENDS.items() if _runs(softmax, backend)}
+        found |= {name: (way, softmax) for name, way in ways_of_softmax().items() if runs(softmax, name, way)}
     return found
-
-
-def _runs(softmax: Attention, backend: SDPBackend) -> bool:
-    """Whether a backend takes the module's heads."""
-    x = softmax.qkv.weight.new_zeros(1, 64, softmax.qkv.in_features)
-    try:
-        with torch.no_grad(), sdpa_kernel(backend):
-            softmax(x)
-    except RuntimeError as error:
-        print(f"{backend}: {str(error).splitlines()[0]}", flush=True)
-        return False
-    return True
 
 
 def _on_gpu(config: GpuBenchConfig) -> bool:
@@ -194,10 +193,10 @@ def table(config: GpuBenchConfig) -> pd.DataFrame:
             x = torch.randn(1, tokens, config.width, device=config.device).to(dtype).requires_grad_()
             upstream = torch.ones_like(x)
             for passes, times in PASSES.items():
-                found = {
-                    form: median_seconds(_run(attend, x, upstream, backward=times > 1), config)
-                    for form, attend in forms(config, tokens, dtype).items()
-                }
+                found = {}
+                for form, (surrounding, attend) in forms(config, tokens, dtype).items():
+                    with surrounding():
+                        found[form] = median_seconds(_run(attend, x, upstream, backward=times > 1), config)
                 for form, seconds in found.items():
                     least = times * least_seconds(form, config, tokens, dtype, top)
                     rows.append(
