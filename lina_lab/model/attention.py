@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lina_lab.config import AttentionConfig
+from lina_lab.model.layers import gather
 from lina_lab.model.locality import DepthwiseConvolution
 from lina_lab.model.positions import Rotation
 from lina_lab.variants import CONVOLUTIONS, CORES, GATES, HEAD_NORMS, QK_NORMS, ROTATIONS, Geometry
@@ -53,12 +54,13 @@ class Attention(nn.Module):
         self.conv = CONVOLUTIONS[config.conv].load()(geometry)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x_BTD: Tensor, rotation: Rotation | None = None) -> Tensor:
-        """Map tokens to tokens.
+    def forward(self, x_BTD: Tensor, rotation: Rotation | None = None, read_BK: Tensor | None = None) -> Tensor:
+        """Map tokens to tokens: [B, T, D], or [B, K, D] for the tokens that are read.
 
         Args:
             x_BTD: tokens [B, T, D].
             rotation: of queries and keys, see `AttentionConfig.rotate`; None where positions are added to the tokens.
+            read_BK: int64 [B, K], the tokens whose outputs are wanted; None: all.
         """
         qkv_BT3D = self.qkv(x_BTD)
         if self.qk_norm is not None:
@@ -75,4 +77,5 @@ class Attention(nn.Module):
                 o_BTD = self.conv(x_BTD, v_BTD, o_BTD)
             else:
                 o_BTD = self.conv(x_BTD, v_BTD).add_(o_BTD)
-        return self.proj(self.gate.output(x_BTD, o_BTD))
+        o_BTD = self.gate.output(x_BTD, o_BTD)
+        return self.proj(o_BTD if read_BK is None else gather(o_BTD, read_BK))

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from lina_lab.config import AttentionConfig, LinaConfig
 from lina_lab.model.attention import Attention
 from lina_lab.model.conditions import TimeZero
+from lina_lab.model.layers import gather
 from lina_lab.model.positions import Rotation, axial_rotation, no_rotation, sincos
 from lina_lab.variants import POSITIONS, Geometry
 
@@ -51,11 +52,13 @@ class Block(nn.Module):
         self.mlp = Mlp(config.dim)
         self.norm2 = nn.LayerNorm(config.dim)
 
-    def forward(self, x: Tensor, rotation: Rotation | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation | None, read_BK: Tensor | None = None) -> Tensor:
+        """Map tokens [B, T, D] to tokens; only those in `read_BK`, [B, K, D], where it says which are read."""
+        read = x if read_BK is None else gather(x, read_BK)
         if self.norm_first:
-            x = x + self.attn(self.norm1(x), rotation)
+            x = read + self.attn(self.norm1(x), rotation, read_BK)
             return x + self.mlp(self.norm2(x))
-        x = x + self.norm1(self.attn(x, rotation))
+        x = read + self.norm1(self.attn(x, rotation, read_BK))
         return x + self.norm2(self.mlp(x))
 
 
@@ -77,13 +80,23 @@ class Stack(nn.ModuleList):
         super().__init__(block(config, attention) for attention in attentions)
         self.gradient_checkpointing = config.gradient_checkpointing
 
-    def forward(self, x: Tensor, rotation: Rotation | None, *condition: Tensor) -> Tensor:
-        """The tokens after all blocks; each block gets `rotation` and, where it takes one, the condition."""
-        for block in self:
+    def forward(
+        self, x: Tensor, rotation: Rotation | None, *condition: Tensor, read_BK: Tensor | None = None
+    ) -> Tensor:
+        """The tokens after all blocks, [B, T, D], or those that are read, [B, K, D].
+
+        Args:
+            x: tokens [B, T, D].
+            rotation: of all blocks.
+            condition: for blocks that take one.
+            read_BK: int64 [B, K], the tokens that are read after the last block, which then computes no others.
+        """
+        for number, block in enumerate(self, start=1):
+            last = (read_BK,) if read_BK is not None and number == len(self) else ()
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, rotation, *condition, use_reentrant=False)
+                x = checkpoint(block, x, rotation, *condition, *last, use_reentrant=False)
             else:
-                x = block(x, rotation, *condition)
+                x = block(x, rotation, *condition, *last)
         return x
 
 
@@ -181,8 +194,17 @@ class MaskedAutoencoder(nn.Module):
         self.decoder = Stack(config, config.decoder_blocks)
         self.norm = nn.LayerNorm(config.dim)
 
-    def forward(self, visible_BVC: Tensor, c_BMD: Tensor, visible_ids_BV: Tensor) -> Tensor:
-        """visible_BVC: the visible tokens' own numbers, in the order of `visible_ids_BV`; returns z [B, N, D]."""
+    def forward(
+        self, visible_BVC: Tensor, c_BMD: Tensor, visible_ids_BV: Tensor, read_ids_BK: Tensor | None = None
+    ) -> Tensor:
+        """The z of the image tokens in `read_ids_BK`, [B, K, D], or of all of them, [B, N, D].
+
+        Args:
+            visible_BVC: the visible tokens' own numbers, in the order of `visible_ids_BV`.
+            c_BMD: condition tokens.
+            visible_ids_BV: which image tokens are visible.
+            read_ids_BK: of which image tokens z is wanted; None: of all.
+        """
         batch, condition, dim = c_BMD.shape
         ids_BVD = visible_ids_BV.unsqueeze(-1).expand(-1, -1, dim)
         visible_BVD = self.embed(visible_BVC)
@@ -193,8 +215,11 @@ class MaskedAutoencoder(nn.Module):
         c_BMD, visible_BVD = x.split([condition, visible_BVC.shape[1]], dim=1)
         masked_BND = (self.mask_token + code_ND).to(x.dtype).expand(batch, -1, -1)
         image_BND = masked_BND.scatter(1, ids_BVD, visible_BVD)
-        x = self.decoder(torch.cat([c_BMD, image_BND], dim=1), self.positions.rotation(condition))
-        return self.norm(x)[:, condition:]
+        if read_ids_BK is None:
+            read_ids_BK = torch.arange(self.tokens, device=x.device).expand(batch, -1)
+        rotation = self.positions.rotation(condition)
+        x = self.decoder(torch.cat([c_BMD, image_BND], dim=1), rotation, read_BK=condition + read_ids_BK)
+        return self.norm(x)
 
 
 def patchify(latents: Tensor, patch: int) -> Tensor:

@@ -1,4 +1,8 @@
-"""Parameters and operations of LINA, task=generation; see `lina_lab.model.count`."""
+"""Parameters and operations of LINA, task=generation; see `lina_lab.model.count`.
+
+Counted is the model as it is defined, with all tokens in each block. The code leaves out what nobody reads: output
+projection and MLP of the last decoder block at tokens without a z, and an unconditional pass where the guidance is 1.
+"""
 
 from lina_lab.config import LinaConfig
 from lina_lab.model.count_parts import (
@@ -126,7 +130,7 @@ def generation_operations(
     encodings = [_encode_operations(config, visible) for visible in known[:-1]]
     for_z, for_level, for_token = _head_operations(config)
     tokens = config.num_tokens * (for_z + calls * for_token)
-    levels = (len(known) - 1) * calls * for_level
+    levels = calls * for_level
     return Counts(
         condition=passes * _condition_operations(config),
         encoder=passes * sum(encoder for encoder, _ in encodings),

@@ -12,6 +12,7 @@ from typing import Self
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional as F
 
 from lina_lab.config import AttentionConfig, LinaConfig
 from lina_lab.model.attention import Attention
@@ -20,7 +21,7 @@ from lina_lab.model.conditions import PooledText, all_present, check_condition, 
 from lina_lab.model.flow import NUM_TIMESTEPS, SINUSOID_DIM, integrate
 from lina_lab.model.initialization import initialize
 from lina_lab.model.inputs import Inputs
-from lina_lab.model.layers import ADALN_EPS, AdaLNModulation, TwoLayer, ZeroLinear
+from lina_lab.model.layers import ADALN_EPS, AdaLNModulation, TwoLayer, ZeroLinear, modulate
 from lina_lab.model.positions import Rotation, sinusoid
 from lina_lab.util.seeds import derive
 from lina_lab.variants import POSITIONS
@@ -80,7 +81,7 @@ class AdaLNBlock(nn.Module):
         return nn.LayerNorm(dim, eps=ADALN_EPS, elementwise_affine=False) if self.norm_first else nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, rotation: Rotation | None, condition_BD: Tensor) -> Tensor:
-        modulations = self.modulation(condition_BD.unsqueeze(1))
+        modulations = self.modulation(F.silu(condition_BD).unsqueeze(1))
         x = self._branch(x, self.norm1, lambda y: self.attn(y, rotation), *modulations[:3])
         return self._branch(x, self.norm2, self.mlp, *modulations[3:])
 
@@ -88,8 +89,8 @@ class AdaLNBlock(nn.Module):
         self, x: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor], scale: Tensor, shift: Tensor, gate: Tensor
     ) -> Tensor:
         if self.norm_first:
-            return x + gate * branch(norm(x) * (1 + scale) + shift)
-        return x + gate * norm(branch(x * (1 + scale) + shift))
+            return torch.addcmul(x, gate, branch(modulate(norm(x), scale, shift)))
+        return torch.addcmul(x, gate, norm(branch(modulate(x, scale, shift))))
 
 
 class DiffusionModel(nn.Module):
@@ -146,8 +147,7 @@ class DiffusionModel(nn.Module):
         time = self.time_mlp(sinusoid(timestep, SINUSOID_DIM).to(self.embed.weight.dtype))
         condition_BD = time + condition
         x_BND = self.blocks(x_BND, self.positions.rotation(0), condition_BD)
-        scale, shift = self.modulation(condition_BD.unsqueeze(1))
-        return self.out(self.norm(x_BND) * (1 + scale) + shift)
+        return self.out(modulate(self.norm(x_BND), *self.modulation(F.silu(condition_BD).unsqueeze(1))))
 
     def loss_from_inputs(
         self,

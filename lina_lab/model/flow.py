@@ -10,8 +10,10 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from lina_lab.model.layers import ADALN_EPS, AdaLNModulation, TwoLayer, ZeroLinear
+from lina_lab.model.layers import ADALN_EPS, AdaLNModulation, TwoLayer, ZeroLinear, modulate
+from lina_lab.model.modulated import modulated_branch
 from lina_lab.model.positions import sinusoid
 from lina_lab.model.schedule import SOLVERS
 
@@ -29,27 +31,28 @@ def sample_logit_normal_timesteps(uniform: Tensor) -> Tensor:
 
 
 class FlowBlock(nn.Module):
-    """`x + gate * LN(MLP(LN0(x) (1 + scale) + shift))`, where LN0 has no parameters."""
+    """AdaLN-Zero around an MLP, see `modulated`."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.modulation = AdaLNModulation(dim, 3)
-        self.norm1 = nn.LayerNorm(dim, eps=ADALN_EPS, elementwise_affine=False)
         self.mlp = TwoLayer(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        scale, shift, gate = self.modulation(condition)
-        return x + gate * self.norm2(self.mlp(self.norm1(x) * (1 + scale) + shift))
+    def forward(self, x: Tensor, active: Tensor) -> Tensor:
+        return modulated_branch(x, active, self.modulation.proj, self.mlp, self.norm2)
 
 
 class FlowHead(nn.Module):
     """Velocity of one noised token from its timestep and its z: an MLP that sees no other token."""
 
+    time_codes: Tensor
+
     def __init__(self, token_dim: int, dim: int, flow_dim: int, depth: int) -> None:
         super().__init__()
         self.embed = nn.Linear(token_dim, flow_dim)
         self.time_mlp = TwoLayer(SINUSOID_DIM, flow_dim)
+        self.register_buffer("time_codes", sinusoid(torch.arange(NUM_TIMESTEPS + 1), SINUSOID_DIM), persistent=False)
         self.z_mlp = TwoLayer(dim, flow_dim)
         self.blocks = nn.ModuleList(FlowBlock(flow_dim) for _ in range(depth))
         self.modulation = AdaLNModulation(flow_dim, 2)
@@ -66,16 +69,23 @@ class FlowHead(nn.Module):
             timestep: `1000 σ`, [...].
             z: the decoder's vectors [..., D].
         """
-        return self.forward_from_embedding(noised, timestep, self.z_mlp(z))
+        return self.forward_from_embeddings(noised, self.time_embedding(timestep), self.z_mlp(z))
 
-    def forward_from_embedding(self, noised: Tensor, timestep: Tensor, z_embedding: Tensor) -> Tensor:
-        """The velocity [..., C] from `z_mlp(z)` [..., F], which is the same at every timestep."""
+    def time_embedding(self, timestep: Tensor) -> Tensor:
+        """The embeddings of timesteps: [...] to [..., F]. Of many whole ones, each is computed once."""
+        if timestep.is_floating_point():
+            return self.time_mlp(sinusoid(timestep, SINUSOID_DIM).to(self.time_codes.dtype))
+        if timestep.numel() > len(self.time_codes):
+            return F.embedding(timestep, self.time_mlp(self.time_codes))
+        return self.time_mlp(self.time_codes[timestep])
+
+    def forward_from_embeddings(self, noised: Tensor, time_embedding: Tensor, z_embedding: Tensor) -> Tensor:
+        """The velocity [..., C] from the embeddings of timesteps and of z, [..., F] each."""
         x = self.embed(noised)
-        condition = self.time_mlp(sinusoid(timestep, SINUSOID_DIM).to(x.dtype)) + z_embedding
+        active = F.silu(time_embedding + z_embedding)
         for block in self.blocks:
-            x = block(x, condition)
-        scale, shift = self.modulation(condition)
-        return self.head(self.norm(x) * (1 + scale) + shift)
+            x = block(x, active)
+        return self.head(modulate(self.norm(x), *self.modulation(active)))
 
 
 def integrate(velocity: Callable[[Tensor, float], Tensor], noise: Tensor, steps: int, solver: str = "euler") -> Tensor:

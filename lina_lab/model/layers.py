@@ -1,10 +1,21 @@
 """Layers that several models share. Shapes: any leading axes; F width."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 ADALN_EPS = 1e-6
 """Epsilon of the norms without parameters that AdaLN modulates, as in DiT."""
+
+
+def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """`x (1 + scale) + shift`, where all broadcast."""
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+def gather(values_BNC: Tensor, ids_BK: Tensor) -> Tensor:
+    """The tokens of each sample at `ids_BK`, in that order: [B, K, C]."""
+    return values_BNC.gather(1, ids_BK.unsqueeze(-1).expand(-1, -1, values_BNC.shape[-1]))
 
 
 class ZeroLinear(nn.Linear):
@@ -31,5 +42,6 @@ class AdaLNModulation(nn.Module):
         self.chunks = chunks
         self.proj = ZeroLinear(dim, chunks * dim)
 
-    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
-        return self.proj(F.silu(condition)).chunk(self.chunks, dim=-1)
+    def forward(self, active: Tensor) -> tuple[Tensor, ...]:
+        """From the SiLU of the condition, which several layers share."""
+        return self.proj(active).chunk(self.chunks, dim=-1)

@@ -31,6 +31,7 @@ from lina_lab.model.conditions import (
 from lina_lab.model.flow import NUM_TIMESTEPS, FlowHead, integrate
 from lina_lab.model.initialization import initialize
 from lina_lab.model.inputs import LossInputs, sample_generation_inputs, sample_loss_inputs
+from lina_lab.model.layers import gather
 from lina_lab.model.schedule import step_schedule
 
 
@@ -112,8 +113,11 @@ class LINA(nn.Module):
         """
         return self._encode_tokens(patchify(latents, self.config.patch_size), c, visible_ids)
 
-    def _encode_tokens(self, tokens_BNC: Tensor, c_BMD: Tensor, visible_ids_BV: Tensor) -> Tensor:
-        return self.backbone(gather(tokens_BNC, visible_ids_BV), c_BMD, visible_ids_BV)
+    def _encode_tokens(
+        self, tokens_BNC: Tensor, c_BMD: Tensor, visible_ids_BV: Tensor, read_ids_BK: Tensor | None = None
+    ) -> Tensor:
+        """The z of the tokens in `read_ids_BK`, [B, K, D], or of all, [B, N, D]."""
+        return self.backbone(gather(tokens_BNC, visible_ids_BV), c_BMD, visible_ids_BV, read_ids_BK)
 
     def velocity(self, noised: Tensor, timestep: Tensor, z: Tensor) -> Tensor:
         """Velocity of noised tokens [..., C] at timestep [...] (= 1000 σ), from z [..., D]: [..., C]."""
@@ -162,8 +166,8 @@ class LINA(nn.Module):
         inputs = inputs.to(latents.device)
         c_BMD = self.condition(**drop_conditions(self.config, inputs.drop, label, text, present))
         tokens_BNC = patchify(latents, self.config.patch_size)
-        z_BND = self._encode_tokens(tokens_BNC, c_BMD, inputs.visible_ids)
-        z_BKD, x_BKC = gather(z_BND, inputs.masked_ids), gather(tokens_BNC, inputs.masked_ids)
+        z_BKD = self._encode_tokens(tokens_BNC, c_BMD, inputs.visible_ids, inputs.masked_ids)
+        x_BKC = gather(tokens_BNC, inputs.masked_ids)
         sigma = (inputs.timestep / NUM_TIMESTEPS).unsqueeze(-1).to(x_BKC.dtype)
         noised = sigma * inputs.noise + (1 - sigma) * x_BKC
         velocity = self.velocity(noised, inputs.timestep, z_BKD)
@@ -215,28 +219,31 @@ class LINA(nn.Module):
         if guided:
             c = torch.cat([c, self.condition(batch=images)])
         tokens = torch.zeros_like(noise)
-        copies = 2 if guided else 1
+        times = dict[float, Tensor]()
         for step, (start, stop) in enumerate(pairwise([0, *known])):
             # The last step has the full guidance, also if it is the only one.
             share = step / (len(known) - 1) if len(known) > 1 else 1.0
             scale = min_guidance + (guidance - min_guidance) * share
             visible, ids = order[:, :start], order[:, start:stop]
-            z_BND = self._encode_tokens(tokens.repeat(copies, 1, 1), c, visible.repeat(copies, 1))
-            z_embedding = self.flow_head.z_mlp(gather(z_BND, ids.repeat(copies, 1)))
-            velocity = partial(self._guided, z_embedding, scale)
+            copies = 1 if scale == 1.0 else 2
+            own = visible.repeat(copies, 1), ids.repeat(copies, 1)
+            z = self._encode_tokens(tokens.repeat(copies, 1, 1), c[: copies * images], *own)
+            z_embedding = self.flow_head.z_mlp(z)
+            velocity = partial(self._guided, z_embedding, scale, times)
             written = integrate(velocity, gather(noise, ids), flow_steps, solver)
             tokens = tokens.scatter(1, ids.unsqueeze(-1).expand_as(written), written)
         return unpatchify(tokens, config.grid, config.patch_size)
 
-    def _guided(self, z_embedding: Tensor, guidance: float, x: Tensor, timestep: float) -> Tensor:
-        """Velocity of x [B, S, C]; in the embedding of z [B or 2B, S, F] the unconditional half comes second."""
+    def _guided(
+        self, z_embedding: Tensor, guidance: float, times: dict[float, Tensor], x: Tensor, timestep: float
+    ) -> Tensor:
+        """Velocity of x [B, S, C]; in the embedding of z [B or 2B, S, F] the unconditional half comes second.
+
+        The embeddings of timesteps are kept in `times`: they are the same in each autoregressive step.
+        """
         copies = len(z_embedding) // len(x)
-        time = torch.full((1, 1), timestep, device=x.device)
-        velocity = self.flow_head.forward_from_embedding(x.repeat(copies, 1, 1), time, z_embedding)
+        if timestep not in times:
+            times[timestep] = self.flow_head.time_embedding(torch.full((1, 1), timestep, device=x.device))
+        velocity = self.flow_head.forward_from_embeddings(x.repeat(copies, 1, 1), times[timestep], z_embedding)
         conditional, *unconditional = velocity.float().chunk(copies)
         return unconditional[0] + guidance * (conditional - unconditional[0]) if unconditional else conditional
-
-
-def gather(values_BNC: Tensor, ids_BK: Tensor) -> Tensor:
-    """The tokens of each sample at `ids_BK`, in that order: [B, K, C]."""
-    return values_BNC.gather(1, ids_BK.unsqueeze(-1).expand(-1, -1, values_BNC.shape[-1]))

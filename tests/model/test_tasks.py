@@ -211,7 +211,7 @@ def test_norms_are_where_the_field_says(task: str, placement: str) -> None:
     model = make_model(of_task(task, norm_placement=placement))
     block = next(module for module in model.modules() if hasattr(module, "norm_first"))
     block.attn, block.mlp = (nn.Identity() for _ in range(2))
-    block.attn.forward = lambda x, rotation: 3 * x
+    block.attn.forward = lambda x, *_: 3 * x
     x, condition = 5 + torch.randn(2, 4, 8, generator=seeded()), []
     if hasattr(block, "modulation"):
         condition = [torch.zeros(2, 8)]
