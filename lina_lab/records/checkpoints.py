@@ -5,6 +5,8 @@ Imports no torch: a plan lists them, and `lina prune` deletes them.
 
 import json
 import re
+import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +17,8 @@ WEIGHTS = ".weights.ckpt"
 """Ending of a file of weights alone."""
 DIGEST = ".sha256"
 """Ending of the file that holds a checkpoint's hash."""
+SHARDS = ".shards"
+"""Ending of the folder of a checkpoint's shards."""
 
 
 @dataclass(frozen=True)
@@ -59,33 +63,73 @@ def digest_file(checkpoint: Path) -> Path:
     return checkpoint.with_name(checkpoint.name + DIGEST)
 
 
+def shards_folder(checkpoint: Path) -> Path:
+    """The folder of a checkpoint's shards, if the ranks wrote them (`checkpoint.distributed`)."""
+    return checkpoint.with_name(checkpoint.name + SHARDS)
+
+
+def write_hashes(checkpoint: Path, digest: str, shards: Mapping[str, str]) -> None:
+    """Write the hash of a checkpoint's file beside it, and those of its shards, as `sha256sum` does.
+
+    Args:
+        checkpoint: the file; it need not be there yet.
+        digest: its SHA-256.
+        shards: name in the folder of shards -> SHA-256.
+    """
+    folder = shards_folder(checkpoint).name
+    lines = [digest, *(f"{value}  {folder}/{name}" for name, value in sorted(shards.items()))]
+    write_atomically(digest_file(checkpoint), "".join(f"{line}\n" for line in lines))
+
+
+def shard_hashes(checkpoint: Path) -> dict[Path, str]:
+    """The shards of a checkpoint, whether they are there or not, and the hashes that were written of them."""
+    return {checkpoint.parent / line[1]: line[0] for line in _written(checkpoint) if len(line) == 2}
+
+
 def written_hash(checkpoint: Path) -> str | None:
     """The hash that was written beside a checkpoint; None: there is none."""
-    return next(iter(_written(checkpoint)), None)
+    return next(iter(_own_hashes(checkpoint)), None)
 
 
 def known_as(checkpoint: Path) -> str | None:
     """The hash by which trials know weights: of weights alone, that of the checkpoint that they were taken from; None:
     none was written."""
-    return next(reversed(_written(checkpoint)), None)
+    return next(reversed(_own_hashes(checkpoint)), None)
 
 
-def _written(checkpoint: Path) -> list[str]:
+def _own_hashes(checkpoint: Path) -> list[str]:
+    return [line[0] for line in _written(checkpoint) if len(line) == 1]
+
+
+def _written(checkpoint: Path) -> list[list[str]]:
+    """The lines beside a checkpoint: a hash, and of a shard its path."""
     try:
-        return digest_file(checkpoint).read_text().split()
+        return [line.split() for line in digest_file(checkpoint).read_text().splitlines()]
     except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
         return []
 
 
 def is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint holds what was written; all of it is read."""
-    return written_hash(checkpoint) == sha256(checkpoint)
+    return written_hash(checkpoint) == sha256(checkpoint) and all(
+        shard.is_file() and sha256(shard) == digest for shard, digest in shard_hashes(checkpoint).items()
+    )
 
 
 def delete(checkpoint: Path) -> None:
-    """Remove a checkpoint and its hash."""
-    checkpoint.unlink(missing_ok=True)
-    digest_file(checkpoint).unlink(missing_ok=True)
+    """Remove a checkpoint, its hash and its shards; or a file or a folder that a killed process left of one."""
+    # The file first: without it the others are no checkpoint.
+    for path in (checkpoint, digest_file(checkpoint), shards_folder(checkpoint)):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def bytes_of(checkpoint: Path) -> int:
+    """The size of a checkpoint's file and of its shards."""
+    files = (checkpoint, *shards_folder(checkpoint).glob("*"))
+    return sum(path.stat().st_size for path in files)
 
 
 def write_best(folder: Path, best: Best) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from lina_lab.records import files
+from lina_lab.records.checkpoints import delete
 from lina_lab.records.curve import lines_of, read_curve
 from lina_lab.records.result import TrialResult
 from lina_lab.records.status import CellStatus
@@ -54,8 +55,8 @@ def begin_attempt(folder: Path, mlflow_run: str) -> None:
     for name in (files.PICTURE_FILE, files.SAMPLES_FILE, files.ERROR_FILE, files.RESULT_FILE):
         (folder / name).unlink(missing_ok=True)
     if not follow_run(folder, mlflow_run):
-        for path in folder.glob(files.CHECKPOINTS):
-            path.unlink()
+        for path in list(folder.glob(files.CHECKPOINTS)):
+            delete(path)
 
 
 def follow_run(folder: Path, mlflow_run: str, *, anew: bool = False) -> bool:

@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
-from lina_lab.records.checkpoints import WEIGHTS, digest_file, known_as, written_hash
+from lina_lab.records.checkpoints import WEIGHTS, digest_file, known_as, shard_hashes, written_hash
 from lina_lab.records.files import CHECKPOINTS, CONFIG_FILE, RUN_FILE
 from lina_lab.records.record import noted_run
 from lina_lab.util.files import read_json, sha256
@@ -166,13 +166,14 @@ def _looks_official(folder: Path) -> bool:
 
 def _checkpoint(path: Path) -> Located:
     if not _complete(path):
-        raise ValueError(f"{path} is not a whole checkpoint of a trial: its end is missing")
+        missing = "its end is missing" if not zipfile.is_zipfile(path) else "a shard of it is missing"
+        raise ValueError(f"{path} is not a whole checkpoint of a trial: {missing}")
     return Located(path, Kind.CHECKPOINT, known_as(path) or hash_of_file(path), written_hash(path))
 
 
 def _complete(path: Path) -> bool:
-    """Whether the end of the file, which torch writes last, is there; other damage shows when the file is read."""
-    return zipfile.is_zipfile(path)
+    """Whether all shards are there, and the end of the file, which torch writes last; a read shows other damage."""
+    return zipfile.is_zipfile(path) and all(shard.is_file() for shard in shard_hashes(path))
 
 
 def _is_checkpoint(path: Path) -> bool:

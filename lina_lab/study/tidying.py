@@ -10,6 +10,8 @@ from lina_lab.config import TrialConfig
 from lina_lab.config.checkpoint import CheckpointConfig
 from lina_lab.records.checkpoints import (
     DIGEST,
+    SHARDS,
+    bytes_of,
     checkpoint_files,
     delete,
     is_whole,
@@ -69,11 +71,14 @@ def surplus(folder: Path, policy: CheckpointConfig, batch_size: int, *, done: bo
     gone = [
         path for files in ((whole, alone) if done else (whole,)) for step, path in files.items() if step not in kept
     ]
-    digests = [path for path in folder.glob(f"{CHECKPOINTS}{DIGEST}") if not path.with_suffix("").exists()]
+    parts = [path for ending in (DIGEST, SHARDS) for path in folder.glob(f"{CHECKPOINTS}{ending}")]
     return Surplus(
         deleted=tuple(gone),
         reduced=tuple(path for step, path in whole.items() if reduces and step in kept),
-        torn=(*sorted(folder.glob(f"{CHECKPOINTS}{DRAFT}")), *sorted(digests)),
+        torn=(
+            *sorted(folder.glob(f"{CHECKPOINTS}{DRAFT}")),
+            *sorted(path for path in parts if not path.with_suffix("").exists()),
+        ),
     )
 
 
@@ -107,7 +112,8 @@ def reduce_finished(folder: Path, config: TrialConfig) -> str | None:
 
 
 def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob(CHECKPOINTS))
+    paths = (path for pattern in (CHECKPOINTS, f"{CHECKPOINTS}/*") for path in folder.glob(pattern))
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def tidy_cells(folders: Iterable[tuple[Path, str]], policy: CheckpointConfig, name: str) -> Iterator[str]:
@@ -158,7 +164,7 @@ def surplus_sentence(cells: Iterable[tuple[Path, TrialConfig, bool]]) -> str:
     if not deleted and not reduced:
         return ""
     parts = [
-        f"delete {len(deleted)} checkpoints ({size(sum(p.stat().st_size for p in deleted))})" if deleted else "",
+        f"delete {len(deleted)} checkpoints ({size(sum(map(bytes_of, deleted)))})" if deleted else "",
         f"reduce {len(reduced)} to their weights" if reduced else "",
     ]
     return f"`lina prune` would {' and '.join(part for part in parts if part)}"

@@ -18,8 +18,10 @@ from lina_lab.records.checkpoints import (
     digest_file,
     is_whole,
     read_best,
+    shards_folder,
     weights_files,
     write_best,
+    write_hashes,
 )
 from lina_lab.records.record import Record, write_record
 from lina_lab.records.result import TrialResult
@@ -98,6 +100,21 @@ def test_weights_alone_are_removed_when_the_policy_keeps_them_no_longer(tmp_path
     assert list(weights_files(folder)) == [100]
 
 
+def test_shards_go_and_stay_with_their_checkpoint_and_count_as_its_bytes(tmp_path: Path) -> None:
+    folder = cell_folder(tmp_path, None, steps=[10, 20])
+    for step in (10, 20):
+        path = checkpoint_file(folder, step)
+        shard = shards_folder(path) / "__0_0.distcp"
+        shard.parent.mkdir()
+        shard.write_bytes(bytes(5000))
+        write_hashes(path, sha256(path), {shard.name: sha256(shard)})
+    gone = checkpoint_file(folder, 10)
+    freed = 5000 + gone.stat().st_size + digest_file(gone).stat().st_size
+    assert tidy(folder, CheckpointConfig(keep_last=1), 10, done=False)[1] == freed
+    assert [path.name for path in folder.glob("*.shards")] == ["step-00000020.ckpt.shards"]
+    assert is_whole(checkpoint_file(folder, 20))
+
+
 @pytest.mark.parametrize("done", [False, True])
 def test_the_only_whole_checkpoint_stays_whatever_the_policy_says(tmp_path: Path, done: bool) -> None:
     folder = cell_folder(tmp_path, None)
@@ -113,6 +130,9 @@ def test_what_a_killed_process_left_of_a_write_goes(tmp_path: Path) -> None:
     folder = cell_folder(tmp_path, None, steps=[10, 20])
     for name in ("step-00000030.ckpt.draft", "step-00000030.ckpt.sha256", "step-00000010.weights.ckpt.draft"):
         (folder / name).write_text("x")
+    for name in ("step-00000030.ckpt.shards", "step-00000040.ckpt.shards.draft"):
+        (folder / name).mkdir()
+        (folder / name / "__0_0.distcp").write_text("x")
     (folder / "samples.png").write_text("x")
     tidy(folder, CheckpointConfig(), 10, done=False)
     steps = ("step-00000010.ckpt", "step-00000020.ckpt")
