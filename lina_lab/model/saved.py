@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 import yaml
 from torch import Tensor
 
@@ -12,6 +11,7 @@ from lina_lab.config import LinaConfig, from_stored
 from lina_lab.model.folder import CONFIG, load_model, not_finite
 from lina_lab.model.making import make_model
 from lina_lab.model.official import official_model
+from lina_lab.model.shards import damaged, open_checkpoint
 from lina_lab.records.weights import Kind, Located, hash_of_file
 from lina_lab.util.errors import first_line
 
@@ -78,6 +78,8 @@ def _read(located: Located, which: Which, known: Mapping[str, object] | None, li
     if hash_of_file(located.path) != (located.contents or located.sha256):
         raise ValueError(f"{located.path} is not a whole checkpoint of a trial: its contents are not what was written")
     checkpoint, config = opened(located)
+    if (shard := damaged(checkpoint)) is not None:
+        raise ValueError(f"{located.path} is not a whole checkpoint of a trial: {shard} is not what was written")
     state = {n.removeprefix(PREFIX): v for n, v in checkpoint[STATES[which]].items() if n.startswith(PREFIX)}
     return Saved(config=config, weights=state, which=which, checkpoint=checkpoint)
 
@@ -99,15 +101,14 @@ def saved_config(located: Located, like: LinaConfig | None = None) -> LinaConfig
     return official_model(located.path, like=like)[1].config
 
 
-def opened(located: Located) -> tuple[dict[str, Any], LinaConfig]:
+def opened(located: Located) -> tuple[Mapping[str, Any], LinaConfig]:
     """A trial's checkpoint, and its model's configuration; the contents are not verified.
 
     Raises:
         ValueError: the file cannot be read.
     """
     try:
-        # On disk until it is needed: most of it is not.
-        saved: dict[str, Any] = torch.load(located.path, map_location="cpu", weights_only=True, mmap=True)
+        saved = open_checkpoint(located.path)
         return saved, from_stored(LinaConfig, saved["hyper_parameters"]["model"], within="model")
     except Exception as error:
         raise ValueError(f"{located.path} is not a whole checkpoint of a trial: {first_line(error)}") from error

@@ -3,9 +3,8 @@
 import re
 from pathlib import Path
 
-import torch
-
-from lina_lab.records.checkpoints import delete, digest_file, known_as, weights_file, written_hash
+from lina_lab.model.shards import open_checkpoint
+from lina_lab.records.checkpoints import delete, digest_file, is_whole, known_as, weights_file
 from lina_lab.util.compat.torch import save_file
 from lina_lab.util.files import atomic, sha256, write_atomically
 
@@ -29,13 +28,12 @@ def keep_weights_alone(checkpoint: Path) -> Path:
         OSError: the file cannot be written; the checkpoint stays.
     """
     name = re.fullmatch(r"step-(\d+)\.ckpt", checkpoint.name)
-    if name is None or written_hash(checkpoint) != sha256(checkpoint):
+    if name is None or not is_whole(checkpoint):
         raise ValueError(f"{checkpoint} is no whole checkpoint of a trial: it stays as it is")
     path = weights_file(checkpoint.parent, int(name[1]))
-    # On disk until it is written: most of it is not.
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    saved = open_checkpoint(checkpoint)
     with atomic(path) as draft:
-        save_file({part: value for part, value in saved.items() if part not in LEFT_OUT}, draft)
+        save_file({part: saved[part] for part in saved if part not in LEFT_OUT}, draft)
         write_atomically(digest_file(path), f"{sha256(draft)}\n{known_as(checkpoint)}\n")
     delete(checkpoint)
     return path
