@@ -261,6 +261,7 @@ POLICIES: list[dict[str, Any]] = [
     {"keep_best": "val/loss_ema"},
     {"finished": "weights"},
     {"asynchronous": True},
+    {"distributed": True},
 ]
 
 

@@ -73,7 +73,7 @@ def refusal(trial: TrialConfig) -> str | None:
 
 
 def unsharded(trial: TrialConfig, resources: ResourcesConfig) -> str | None:
-    """Why the trial cannot be trained with sharded weights, as a sentence; None: it can, or they are whole."""
+    """Why the trial's weights cannot be sharded, or whole, as its resources say, as a sentence; None: they can."""
     if resources.strategy == "fsdp" and trial.model.kind.module_name != MODULE:
         return (
             f"model.task={trial.model.task} has a LightningModule of its own, which study.resources.strategy=fsdp "
@@ -83,6 +83,11 @@ def unsharded(trial: TrialConfig, resources: ResourcesConfig) -> str | None:
         return (
             f"optimizer.name={trial.optimizer.name} needs whole matrices, and study.resources.strategy=fsdp shards "
             "them: take strategy=ddp"
+        )
+    if resources.strategy != "fsdp" and trial.checkpoint.distributed:
+        return (
+            f"checkpoint.distributed=true writes shards, and study.resources.strategy={resources.strategy} has none: "
+            "take strategy=fsdp, or checkpoint.distributed=false"
         )
     return None
 

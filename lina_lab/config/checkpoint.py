@@ -34,6 +34,9 @@ class CheckpointConfig:
     asynchronous: bool = False
     """Whether training goes on while a checkpoint is written: the state is copied to host memory, and a thread writes
     it."""
+    distributed: bool = False
+    """Whether each rank writes its own shards, where weights are sharded (study.resources.strategy=fsdp); otherwise
+    they are gathered on the first rank, whose host memory must hold them."""
 
     @property
     def timed(self) -> bool:

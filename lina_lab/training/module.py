@@ -154,7 +154,7 @@ class LinaModule(L.LightningModule):
         checkpoint["layout"] = LAYOUT
         if self.origin is not None:
             checkpoint["origin"] = self.origin
-        if self.device_mesh is None:
+        if self.device_mesh is None or self.config.checkpoint.distributed:
             checkpoint["optimizer_states"] = [get_optimizer_state_dict(self, o) for o in self.trainer.optimizers]
         else:
             # The strategy has gathered them, on the first rank alone.

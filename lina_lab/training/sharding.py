@@ -8,6 +8,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from lina_lab.config import EmaConfig
@@ -17,7 +18,8 @@ from lina_lab.util.compat.lightning import averaged_model, set_averaged_model, s
 
 ENTRIES = ("loss_from_inputs", "predict", "generate", "logits")
 """Methods, beside `forward`, that need a model's weights gathered, where the model has them."""
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+WHOLE, SHARDS = StateDictOptions(full_state_dict=True, cpu_offload=True), StateDictOptions()
+"""What goes into a checkpoint: whole tensors, on the first rank's host memory alone, or the shards as they are."""
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
@@ -46,11 +48,16 @@ class ShardedModule(LinaModule):
 
 
 class ShardedAverage(ExponentialAverage):
-    """The moving average of sharded weights: sharded alike, so that each rank averages its own shards."""
+    """The moving average of sharded weights: sharded alike, so that each rank averages its own shards.
 
-    def __init__(self, config: EmaConfig) -> None:
+    Args:
+        config: see `ExponentialAverage`.
+        distributed: a checkpoint takes the shards and not the gathered average.
+    """
+
+    def __init__(self, config: EmaConfig, *, distributed: bool) -> None:
         super().__init__(config)
-        self.decay = config.decay
+        self.decay, self.saved = config.decay, SHARDS if distributed else WHOLE
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, ShardedModule)
@@ -65,15 +72,15 @@ class ShardedAverage(ExponentialAverage):
         self._begin(pl_module)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Write the same entries as without sharding, whole, on the first rank."""
+        """Write the same entries as without sharding."""
         checkpoint["current_model_state"] = checkpoint["state_dict"]
-        checkpoint["state_dict"] = get_model_state_dict(self.averaged(), options=WHOLE)
+        checkpoint["state_dict"] = get_model_state_dict(self.averaged(), options=self.saved)
         checkpoint["averaging_state"] = {"n_averaged": averaged_model(self).n_averaged}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take the average from the model, where the strategy put it, and the model's weights from their own entry."""
         swap_models(self, pl_module)
         averaged_model(self).n_averaged.copy_(checkpoint["averaging_state"]["n_averaged"])
-        set_model_state_dict(
-            pl_module, checkpoint["current_model_state"], options=StateDictOptions(full_state_dict=True)
-        )
+        weights = checkpoint["current_model_state"]
+        sharded = any(isinstance(tensor, DTensor) for tensor in weights.values())
+        set_model_state_dict(pl_module, weights, options=StateDictOptions(full_state_dict=not sharded))

@@ -132,7 +132,7 @@ def _train(
             accelerator=resources.accelerator,
             num_nodes=resources.nodes,
             devices=resources.devices,
-            strategy=strategy_for(resources),
+            strategy=strategy_for(resources, distributed=config.checkpoint.distributed),
             accumulate_grad_batches=resources.accumulate_grad_batches,
             precision=config.trainer.precision,
             max_epochs=config.epochs,
@@ -220,7 +220,7 @@ def _module_and_average(
         return config.model.kind.load_module()(config, start), ExponentialAverage(config.ema)
     from lina_lab.training.sharding import ShardedAverage, ShardedModule
 
-    return ShardedModule(config, start), ShardedAverage(config.ema)
+    return ShardedModule(config, start), ShardedAverage(config.ema, distributed=config.checkpoint.distributed)
 
 
 @contextmanager

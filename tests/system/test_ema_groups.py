@@ -55,7 +55,12 @@ def test_two_ranks_average_measure_and_resume_as_one(tiny: Tiny, tmp_path: Path)
 
 def test_one_process_goes_on_with_the_averages_of_sharded_weights(tiny: Tiny, tmp_path: Path) -> None:
     config = steady(tiny, ema=EMA, sampling=SAMPLING)
-    half = replace(config, trainer=replace(config.trainer, max_images=80), ema=replace(config.ema, lengths=()))
+    half = replace(
+        config,
+        trainer=replace(config.trainer, max_images=80),
+        ema=replace(config.ema, lengths=()),
+        checkpoint=replace(config.checkpoint, distributed=True),
+    )
     train(half, tmp_path / "parts", devices=2, strategy="fsdp", accelerator="cpu")
     as_of(config, last(tmp_path / "parts").path)
     end = run_trial(config, tmp_path / "parts")

@@ -16,13 +16,17 @@ import torch
 import yaml
 
 from lina_lab.config import ResourcesConfig, TrialConfig, to_dict
+from lina_lab.evaluation.posthoc import AVERAGES
+from lina_lab.evaluation.weights import load_trained
 from lina_lab.launch.group import GroupError, GroupLaunch
 from lina_lab.launch.torchrun import OneMachine
-from lina_lab.records.checkpoints import checkpoint_files, delete, is_whole, read_best
+from lina_lab.model.shards import open_checkpoint
+from lina_lab.records.checkpoints import checkpoint_files, delete, is_whole, read_best, shards_folder
 from lina_lab.records.result import TrialResult
 from lina_lab.training.checkpoints import newest
 from lina_lab.training.trial import run_trial
 from tests.training.old_checkpoints import as_of, as_version_0_1_wrote_it, last, load
+from tests.training.test_resume import assert_same_state
 
 pytestmark = pytest.mark.system
 Tiny = Callable[..., TrialConfig]
@@ -118,8 +122,9 @@ def test_ranks_train_every_task_as_one_process_does(tiny: Tiny, tmp_path: Path, 
 def test_ranks_save_together_by_the_first_one_s_clock_while_they_train(
     tiny: Tiny, tmp_path: Path, strategy: str
 ) -> None:
-    """After each step, written by a thread; one process goes on from the middle of an epoch."""
+    """After each step, written by a thread, by one of each rank under FSDP; one process goes on within an epoch."""
     policy = {"every_minutes": 1e-9, "keep_last": 99, "asynchronous": True, "keep_best": "val/loss_ema"}
+    policy["distributed"] = strategy == "fsdp"
     whole = alone(steady(tiny), tmp_path / "whole")
     folder = tmp_path / "several"
     several = train(steady(tiny, checkpoint=policy), folder, devices=2, strategy=strategy, accelerator="cpu")
@@ -142,6 +147,7 @@ def test_ranks_save_together_by_the_first_one_s_clock_while_they_train(
 def test_a_checkpoint_resumes_with_any_number_of_ranks(tiny: Tiny, tmp_path: Path) -> None:
     """By 2 ranks; by 4 with sharded weights, more than the last batch of validation has images; by 2 such; and by 1.
 
+    Those with sharded weights write their shards.
     The first checkpoint is given the form that version 0.1 wrote, so both forms are read under both strategies.
     """
     config = steady(tiny, data={"val_images": 42}, trainer={"max_images": 320, "val_every_images": 80})
@@ -152,11 +158,13 @@ def test_a_checkpoint_resumes_with_any_number_of_ranks(tiny: Tiny, tmp_path: Pat
     assert (first.steps, first.resumed_at) == (5, None)
     as_version_0_1_wrote_it(last(folder).path)
     as_of(parts[1], last(folder).path)
-    second = train(parts[1], folder, devices=4, strategy="fsdp", accelerator="cpu")
+    shards = [replace(part, checkpoint=replace(part.checkpoint, distributed=True)) for part in parts]
+    second = train(shards[1], folder, devices=4, strategy="fsdp", accelerator="cpu")
     assert (second.steps, second.resumed_at) == (10, 5)
     assert (folder / "group.json").exists()
     as_of(parts[2], last(folder).path)
-    third = train(parts[2], folder, devices=2, strategy="fsdp", accelerator="cpu")
+    assert len(list(shards_folder(last(folder).path).glob("*.distcp"))) == 4
+    third = train(shards[2], folder, devices=2, strategy="fsdp", accelerator="cpu")
     assert (third.steps, third.resumed_at) == (15, 10)
     as_of(config, last(folder).path)
     end = run_trial(config, folder)
@@ -166,6 +174,34 @@ def test_a_checkpoint_resumes_with_any_number_of_ranks(tiny: Tiny, tmp_path: Pat
     assert sharded["state"].keys() == alone_["state"].keys()
     for name, state in alone_["state"].items():
         assert torch.allclose(sharded["state"][name]["exp_avg"], state["exp_avg"], atol=1e-5), name
+
+
+def test_shards_that_the_ranks_write_go_on_as_a_gathered_checkpoint_does(tiny: Tiny, tmp_path: Path) -> None:
+    """Bit for bit, from the newest checkpoint whose shards are whole."""
+    ema = {"decay": 0.5, "every_n_steps": 1, "profiles": [0.05, 0.1]}
+    policy = {"every_images": 32, "keep_last": 99}
+    layout: dict[str, Any] = {"devices": 2, "strategy": "fsdp", "accelerator": "cpu"}
+    config = steady(tiny, ema=ema, checkpoint={**policy, "distributed": True})
+    gathered = train(steady(tiny, ema=ema, checkpoint=policy), tmp_path / "gathered", **layout)
+    folder = tmp_path / "sharded"
+    assert train(config, folder, **layout).metrics == gathered.metrics
+    found = checkpoint_files(folder)
+    assert list(found) == [2, 4, 6, 8, 10]
+    (shards_folder(found[10]) / "__1_0.distcp").unlink()
+    file = shards_folder(found[8]) / "__0_0.distcp"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    again = train(config, folder, **layout)
+    assert (again.resumed_at, again.metrics) == (6, gathered.metrics)
+    assert [problem.split(":")[0] for problem in again.problems] == [
+        f"step-{step:08d}.ckpt is damaged" for step in (10, 8)
+    ]
+    states = [open_checkpoint(last(path).path) for path in (tmp_path / "gathered", folder)]
+    for part in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers"):
+        assert_same_state(states[0][part], states[1][part], part)
+    one, other = (state["callbacks"][AVERAGES]["averages"] for state in states)
+    assert_same_state(one, other, AVERAGES)
+    models = [load_trained(path).model.state_dict() for path in (tmp_path / "gathered", folder)]
+    assert_same_state(models[0], models[1], "model")
 
 
 def acts_on(folder: Path, images: int, action: Callable[[dict[str, Any]], None]) -> threading.Thread:

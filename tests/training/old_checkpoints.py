@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from lina_lab.config import TrialConfig, to_dict
+from lina_lab.records.checkpoints import write_hashes
 from lina_lab.training.checkpoints import SavedStep, newest
 from lina_lab.util.files import sha256
 
@@ -23,9 +24,9 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, saved: dict[str, Any]) -> None:
-    """Write a checkpoint again, changed, and seal it."""
+    """Write a checkpoint's file again, changed, and seal it."""
     torch.save(saved, path)
-    path.with_name(path.name + ".sha256").write_text(sha256(path) + "\n")
+    write_hashes(path, sha256(path), saved.get("shards", {}))
 
 
 def as_of(config: TrialConfig, path: Path) -> None:

@@ -147,7 +147,7 @@ class PowerAverages(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "averages": self._whole(),
+            "averages": self._averages if self.config.checkpoint.distributed else self._whole(),
             "snapshots": [(snapshot.step, snapshot.sha256) for snapshot in self._snapshots],
         }
 
@@ -182,8 +182,10 @@ def _local(tensor: Tensor) -> Tensor:
 
 
 def _put(tensor: Tensor, whole: Tensor) -> None:
-    """Give a tensor, sharded or not, the values of a whole one, which each rank has."""
-    if isinstance(tensor, DTensor):
+    """Give a tensor, sharded or not, the values of a whole one, which each rank has, or of one sharded as it is."""
+    if isinstance(whole, DTensor):
+        whole = whole.to_local()
+    elif isinstance(tensor, DTensor):
         whole = distribute_tensor(
             whole.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None
         ).to_local()
