@@ -20,7 +20,7 @@ GOLDEN: dict[str, Any] = json.loads((STORE / "golden.json").read_text())
 ROUNDING = 1e-5
 """Relative difference of losses that another order of sums makes within a few steps."""
 GROWN = 0.05
-"""What such a difference may grow to over 200 steps: Adam divides gradients that are nothing but rounding by their size."""
+"""What such a difference may grow to over 200 steps: Adam divides gradients of mere rounding by their size."""
 FIRST_STUDY = """\
 # @package _global_
 defaults: [/base/digits, _self_]
