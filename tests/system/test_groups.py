@@ -118,16 +118,13 @@ def test_ranks_train_every_task_as_one_process_does(tiny: Tiny, tmp_path: Path, 
         assert several.metrics[name] == pytest.approx(one.metrics[name], abs=1 / 50)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_ranks_save_together_by_the_first_one_s_clock_while_they_train(
-    tiny: Tiny, tmp_path: Path, strategy: str
-) -> None:
-    """After each step, written by a thread, by one of each rank under FSDP; one process goes on within an epoch."""
+def test_ranks_save_together_by_the_first_one_s_clock_while_they_train(tiny: Tiny, tmp_path: Path) -> None:
+    """After each step, written by a thread of each rank; one process goes on within an epoch."""
     policy = {"every_minutes": 1e-9, "keep_last": 99, "asynchronous": True, "keep_best": "val/loss_ema"}
-    policy["distributed"] = strategy == "fsdp"
+    policy["distributed"] = True
     whole = alone(steady(tiny), tmp_path / "whole")
     folder = tmp_path / "several"
-    several = train(steady(tiny, checkpoint=policy), folder, devices=2, strategy=strategy, accelerator="cpu")
+    several = train(steady(tiny, checkpoint=policy), folder, devices=2, strategy="fsdp", accelerator="cpu")
     assert_same(several, whole)
     found = checkpoint_files(folder)
     assert list(found) == list(range(1, 11))
@@ -289,12 +286,8 @@ def test_a_group_is_cancelled_and_diverges_on_all_ranks_at_once(tiny: Tiny, tmp_
     acts_on(folder, 32, lambda note: (folder / "cancel").touch())
     cancelled = train(steady(tiny, **LONG), folder, devices=2)
     assert cancelled.status == "cancelled"
-    late = train(steady(tiny, **LONG), tmp_path / "three", devices=2, max_minutes=0.01)
-    assert late.status == "cancelled"
-    assert str(late.error).startswith("over its limit of training time at step ")
-    for folder in (tmp_path / "two", tmp_path / "three"):
-        states = [json.loads((folder / f"logs/rank-{rank}.json").read_text())["state"] for rank in (0, 1)]
-        assert states == ["ended", "ended"]
+    states = [json.loads((folder / f"logs/rank-{rank}.json").read_text())["state"] for rank in (0, 1)]
+    assert states == ["ended", "ended"]
 
 
 def test_an_error_of_a_rank_is_raised_and_not_retried(tiny: Tiny, tmp_path: Path) -> None:
