@@ -4,10 +4,9 @@ import json
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from mlflow.entities import Run
 
 from lina_lab.config import LinaConfig, StudyConfig, TrialConfig, current_name, from_stored
 from lina_lab.config.cautions import cautions
@@ -34,6 +33,9 @@ from lina_lab.util.nested import flatten
 from .configs import config_json, stored_config
 from .errors import StoreError
 from .labels import as_text, variant_label
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 LOSSES = (TRAIN_LOSS, "val/loss_raw", "val/loss_ema")
 KEYS = ["cell", "variant", "size", "seed"]
@@ -65,7 +67,7 @@ def image_kind(model: LinaConfig) -> str:
     return f"{model.latent_channels} x {height} x {width} numbers with {condition}"
 
 
-def cell_rows(runs: Sequence[Run], study: StudyConfig) -> pd.DataFrame:
+def cell_rows(runs: Sequence["Run"], study: StudyConfig) -> pd.DataFrame:
     """Return a row for each run of a cell.
 
     Returns:
@@ -86,7 +88,7 @@ def cell_rows(runs: Sequence[Run], study: StudyConfig) -> pd.DataFrame:
 
 
 def tuning_rows(
-    runs: Sequence[Run], study: StudyConfig, comparison: pd.DataFrame, others: Sequence[Run]
+    runs: Sequence["Run"], study: StudyConfig, comparison: pd.DataFrame, others: Sequence["Run"]
 ) -> pd.DataFrame:
     """Return a row for each cell that tried a value of the tuned field.
 
@@ -118,7 +120,7 @@ def tuning_rows(
     return last.sort_values([*KEYS[1:], "value"])[TUNING].reset_index(drop=True)
 
 
-def again_rows(runs: Sequence[Run], study: StudyConfig) -> pd.DataFrame:
+def again_rows(runs: Sequence["Run"], study: StudyConfig) -> pd.DataFrame:
     """Return a row for each cell whose second training counts: KEYS and the objectives.
 
     Args:
@@ -153,7 +155,7 @@ def pruned_rows(every: pd.DataFrame) -> pd.DataFrame:
     return pruned[PRUNED].sort_values(KEYS[1:]).reset_index(drop=True)
 
 
-def check_cells(cells: pd.DataFrame, runs: Sequence[Run], study: StudyConfig) -> None:
+def check_cells(cells: pd.DataFrame, runs: Sequence["Run"], study: StudyConfig) -> None:
     """Refuse cells that do not belong in one table.
 
     Args:
@@ -194,7 +196,7 @@ def _data_sets(cells: pd.DataFrame) -> int:
     return max(cells["data_name"].nunique(), (cells[known]["contents"] if known.any() else cells["data"]).nunique())
 
 
-def _row(run: Run, study: StudyConfig) -> dict[str, Any]:
+def _row(run: "Run", study: StudyConfig) -> dict[str, Any]:
     tags, metrics = run.data.tags, {name: float(as_logged(value)) for name, value in run.data.metrics.items()}
     axes = {current_name(field): value for field, value in json.loads(tags[AXES]).items()}
     size = next(iter(study.axes[study.size_axis]))
@@ -217,7 +219,7 @@ def _row(run: Run, study: StudyConfig) -> dict[str, Any]:
     }
 
 
-def _configured(run: Run) -> dict[str, Any]:
+def _configured(run: "Run") -> dict[str, Any]:
     try:
         return _derived(config_json(run))
     except ValueError as error:

@@ -5,15 +5,16 @@ import json
 from collections.abc import Mapping
 from functools import cache, lru_cache
 from types import NoneType
-from typing import Any, get_args
-
-from mlflow.entities import Run
+from typing import TYPE_CHECKING, Any, get_args
 
 from lina_lab.config.fields import field_type
 from lina_lab.records.runstore import config_from_tags
 
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
-def stored_config(run: Run) -> dict[str, Any]:
+
+def stored_config(run: "Run") -> dict[str, Any]:
     """Return the configuration of a cell as plain nested data, under the field names that were stored.
 
     Stores of version 0.1 have no tag that holds it. Their configuration is read from MLflow's parameters.
@@ -22,7 +23,7 @@ def stored_config(run: Run) -> dict[str, Any]:
     return from_parameters(run.data.params) if config is None else config
 
 
-def config_json(run: Run) -> str:
+def config_json(run: "Run") -> str:
     """Return the configuration of a cell without its seed, as JSON: equal for all seeds of a point of the grid."""
     if (config := config_from_tags(run.data.tags)) is None:
         return _json_of_parameters(tuple(pair for pair in sorted(run.data.params.items()) if pair[0] != "seed"))

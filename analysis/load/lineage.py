@@ -3,10 +3,9 @@
 import json
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from mlflow.entities import Run
 
 from lina_lab.config import TrialConfig, from_stored
 from lina_lab.model import count
@@ -16,6 +15,9 @@ from lina_lab.records.status import CellStatus
 from .cells import KEYS
 from .configs import config_json
 
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
 LINEAGE = "flops with sources"
 """Column: training FLOPs of the cell and of all that it started from; NaN where that is not a cell of the study."""
 BEFORE = "flops before"
@@ -24,7 +26,7 @@ STATE = "start state"
 """Column: what the cell takes of its source (`start.state`); empty where it starts from drawn weights."""
 
 
-def with_lineage(rows: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
+def with_lineage(rows: pd.DataFrame, runs: Sequence["Run"]) -> pd.DataFrame:
     """Return `cells.cell_rows` with LINEAGE, BEFORE and STATE, and with the FLOPs that a source decides.
 
     Args:

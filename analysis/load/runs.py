@@ -5,18 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from mlflow import MlflowClient
-from mlflow.entities import Experiment, Run
-from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import DatabaseError
 
 from lina_lab.config import StudyConfig, study_from_stored
 from lina_lab.records.runstore import CONFIG, FORMAT, FORMAT_VERSION, KIND, PHASE, STUDY, TRAIN_LOSS, quiet_logs
 from lina_lab.records.status import Phase
-from lina_lab.util.compat.mlflow import runs_of_client, runs_of_database
+from lina_lab.util.compat.mlflow import experiments_of_database, runs_of_client, runs_of_database, store_errors
 from lina_lab.util.imports import gc_paused
 
 from .absent import absent_cells
@@ -37,6 +33,9 @@ from .history import read_histories
 from .labels import as_text
 from .lineage import BEFORE, source_rows, with_lineage
 from .samples import Samples, read_samples
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 SQLITE = "sqlite:///"
 
@@ -133,18 +132,18 @@ def read_study(name: str, runs: Path, tracking_uri: str | None = None) -> StudyR
     quiet_logs()
     try:
         with gc_paused(freeze_at_end=False):
-            return _read(MlflowClient(uri), uri, name)
-    except (MlflowException, DatabaseError) as error:
+            return _read(uri, name)
+    except store_errors() as error:
         raise StoreError(f"the run store cannot be read: {' '.join(str(error).split())}") from error
 
 
-def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        known = sorted(other.name for other in client.search_experiments() if other.name != "Default")
-        raise StoreError(f"the run store has no study {name}; it has {', '.join(known) or 'none'}")
-    study = _study(client, uri, experiment)
-    attempts = list(_runs(client, uri, experiment, "cell"))
+def _read(uri: str, name: str) -> StudyRuns:
+    known = _experiments(uri)
+    if name not in known:
+        others = sorted(other for other in known if other != "Default")
+        raise StoreError(f"the run store has no study {name}; it has {', '.join(others) or 'none'}")
+    study = _study(uri, name, known[name])
+    attempts = list(_runs(uri, known[name], "cell"))
     if not attempts:
         raise StoreError(f"the study {name} has no cell yet: run it first (lina run study={name})")
     tuning = [run for run in attempts if run.data.tags.get(PHASE) == Phase.TUNING]
@@ -182,34 +181,44 @@ def _read(client: MlflowClient, uri: str, name: str) -> StudyRuns:
         sources=source_rows(sources),
     )
     database = Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
-    return replace(found, samples=read_samples(client, database, cells, found.variants, name))
+    return replace(found, samples=read_samples(uri, database, cells, found.variants, name))
 
 
-def _study(client: MlflowClient, uri: str, experiment: Experiment) -> StudyConfig:
+def _study(uri: str, name: str, experiment: str) -> StudyConfig:
     """Return the definition of the study, which its own run holds."""
-    study_run = next(_runs(client, uri, experiment, "study"), None)
+    study_run = next(_runs(uri, experiment, "study"), None)
     if study_run is None:
-        raise StoreError(f"the experiment {experiment.name} was not written by a study: it has no study run")
+        raise StoreError(f"the experiment {name} was not written by a study: it has no study run")
     version = int(study_run.data.tags.get(FORMAT, "1"))
     if version > FORMAT_VERSION:
         raise StoreError(
-            f"the study {experiment.name} was written by a newer lina_lab (format {version}, and this one knows "
+            f"the study {name} was written by a newer lina_lab (format {version}, and this one knows "
             f"{FORMAT_VERSION}): read it with that version"
         )
     try:
         return study_from_stored(StudyConfig, json.loads(study_run.data.tags[STUDY]))
     except ValueError as error:
         raise StoreError(
-            f"the definition of the study {experiment.name} is not one of this version of lina_lab ({error}): read it "
+            f"the definition of the study {name} is not one of this version of lina_lab ({error}): read it "
             "with the version that wrote it"
         ) from error
 
 
-def _runs(client: MlflowClient, uri: str, experiment: Experiment, kind: str) -> Iterator[Run]:
+def _experiments(uri: str) -> dict[str, str]:
+    """Name -> id of the store's experiments. MLflow, which takes seconds to import, is for servers alone."""
     if uri.startswith(SQLITE):
-        yield from runs_of_database(uri, experiment.experiment_id, KIND, kind, no_params_with=CONFIG)
-    else:
-        yield from runs_of_client(client, experiment.experiment_id, f"tags.`{KIND}` = '{kind}'")
+        return experiments_of_database(uri)
+    from mlflow import MlflowClient
+
+    return {found.name: found.experiment_id for found in MlflowClient(uri).search_experiments()}
+
+
+def _runs(uri: str, experiment: str, kind: str) -> "Iterator[Run]":
+    if uri.startswith(SQLITE):
+        return runs_of_database(uri, experiment, KIND, kind, no_params_with=CONFIG)
+    from mlflow import MlflowClient
+
+    return iter(runs_of_client(MlflowClient(uri), experiment, f"tags.`{KIND}` = '{kind}'"))
 
 
 def _history(points: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
@@ -255,7 +264,7 @@ def checkpoint_rows(every: pd.DataFrame, points: pd.DataFrame, fields: Sequence[
     return table.sort_values([*KEYS[1:], "images"]).reset_index(drop=True)
 
 
-def _source(runs: Sequence[Run]) -> pd.DataFrame:
+def _source(runs: Sequence["Run"]) -> pd.DataFrame:
     names = {"commit": ("mlflow.source.git.commit", "unknown commit"), "dirty": ("mlflow.source.git.dirty", "unknown")}
     frame = pd.DataFrame({name: [run.data.tags.get(*tag) for run in runs] for name, tag in names.items()})
     return frame.value_counts().rename("cells").reset_index()

@@ -7,12 +7,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from lina_lab.records.files import SAMPLES_FILE
 from lina_lab.records.samples import SampleSheet, read_sheet
-from lina_lab.util.compat.mlflow import artifact_file
+from lina_lab.util.compat.mlflow import artifact_file, store_errors
 
 from .cells import SAMPLED
 
@@ -44,15 +42,13 @@ class Samples:
     """A sentence for what is not in `sheets` though the cells generated images."""
 
 
-def read_samples(
-    client: MlflowClient, database: Path | None, cells: pd.DataFrame, variants: Sequence[str], study: str
-) -> Samples:
+def read_samples(uri: str, database: Path | None, cells: pd.DataFrame, variants: Sequence[str], study: str) -> Samples:
     """Read the images of each variant's first seed at its task's largest size.
 
     They are artifacts of the cell's run; where these are gone, the cell's folder beside a store's file is read.
 
     Args:
-        client: of the store.
+        uri: the store.
         database: its file; None: it is a server.
         cells: those that count, see `cells.cell_rows`.
         variants: their names, in order.
@@ -70,9 +66,9 @@ def read_samples(
             for variant in known[:MAX_VARIANTS]:
                 row: dict[str, Any] = {**chosen.loc[variant], "variant": variant}
                 try:
-                    path = _file(client, database, row, study, Path(scratch, row["run"]))
+                    path = _file(uri, database, row, study, Path(scratch, row["run"]))
                     sheet = None if path is None else read_sheet(path)
-                except (MlflowException, OSError, ValueError) as error:
+                except (OSError, ValueError, *store_errors()) as error:
                     sentences.append(f"The generated images of {variant} cannot be read: {error}.")
                     continue
                 if sheet is None:
@@ -86,11 +82,9 @@ def read_samples(
     return Samples(sheets=tuple(sheets), missing=tuple(sentences))
 
 
-def _file(
-    client: MlflowClient, database: Path | None, row: Mapping[str, Any], study: str, scratch: Path
-) -> Path | None:
+def _file(uri: str, database: Path | None, row: Mapping[str, Any], study: str, scratch: Path) -> Path | None:
     scratch.mkdir()
-    found = artifact_file(client, row["run"], SAMPLES_FILE, database, scratch)
+    found = artifact_file(uri, row["run"], SAMPLES_FILE, database, scratch)
     if found is None and database is not None:
         beside = database.parent / study / row["cell"] / SAMPLES_FILE
         found = beside if beside.is_file() else None

@@ -23,12 +23,15 @@ def write_figures(drawn: Mapping[str, tuple[Figure, pd.DataFrame]], folder: Path
     files = []
     for name, (figure, numbers) in drawn.items():
         # Layout and outline take as long as drawing, and are the same in both files.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-        outline = figure.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
-        for suffix in (PICTURE, ".pdf"):
-            files.append(folder / f"{name}{suffix}")
-            figure.savefig(files[-1], bbox_inches=outline)
+        if (layout := figure.get_layout_engine()) is not None:
+            layout.execute(figure)
+        # A figure that has a layout engine, were it "none", is drawn twice for each file.
+        with plt.rc_context({"figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)
+            outline = figure.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
+            for suffix in (PICTURE, ".pdf"):
+                files.append(folder / f"{name}{suffix}")
+                figure.savefig(files[-1], bbox_inches=outline)
         plt.close(figure)
         files.append(folder / f"{name}.csv")
         # Of many runs there are millions of numbers, which pandas writes in eight times the time.

@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy import stats
+from scipy.special import stdtrit
 
 from lina_lab.records.runstore import TRAIN_LOSS
 
@@ -160,7 +160,7 @@ def _differences(axes: Axes, runs: StudyRuns, points: pd.DataFrame, by: list[str
         axes.plot(means["x"], means["value"], **line_style(index) | {"marker": "", "linewidth": 0.8, "alpha": 0.8})
         shown = means if by == ["size"] else means[_every(index, len(means))]
         freedom = np.maximum(shown["n"] - 1, 1)
-        reach = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * shown["sd"] / np.sqrt(shown["n"])
+        reach = stdtrit(freedom, (1 + CONFIDENCE) / 2) * shown["sd"] / np.sqrt(shown["n"])
         drawn = reach.notna().any() and (by == ["size"] or len(runs.variants) <= MAX_INTERVALS)
         style = {"fmt": line_style(index)["marker"], "color": line_style(index)["color"], "capsize": 2}
         axes.errorbar(shown["x"], shown["value"], yerr=reach.fillna(0) if drawn else None, **style)

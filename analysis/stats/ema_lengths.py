@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 from lina_lab.config.ema import length_of
 
@@ -136,7 +136,7 @@ def _mean(values: "pd.Series[float]", looks: int = 1) -> tuple[float, float, flo
     mean = float(known.mean())
     if count < 2:
         return mean, np.nan, np.nan, count
-    reach = float(stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / looks, count - 1) * known.std(ddof=1) / np.sqrt(count))
+    reach = float(stdtrit(count - 1, 1 - (1 - CONFIDENCE) / 2 / looks) * known.std(ddof=1) / np.sqrt(count))
     return mean, mean - reach, mean + reach, count
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 from lina_lab.config import StudyConfig
 from lina_lab.config.primary import OTHER_LOSS
@@ -289,13 +289,13 @@ def means_over_seeds(table: pd.DataFrame, keys: list[str], column: str) -> pd.Da
     agree = found["max"] - found["min"] <= SAME * np.maximum(found["max"].abs(), found["min"].abs())
     error = np.where(agree, np.nan, found["std"].to_numpy(float) / np.sqrt(seeds))
     freedom = np.maximum(seeds - 1, 1)
-    reach = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * error
+    reach = stdtrit(freedom, (1 + CONFIDENCE) / 2) * error
     return found[keys].assign(
         difference=mean,
         seed_se=error,
         low=mean - reach,
         high=mean + reach,
-        p=2 * stats.t.sf(abs(mean) / error, freedom),
+        p=2 * stdtr(freedom, -abs(mean) / error),
         seeds=seeds,
         excludes_zero=abs(mean) > reach,
     )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import stdtrit
 
 from .seedwise import Estimate, without_interval
 
@@ -119,7 +119,7 @@ def interval_of(value: float, error: float, freedom: int, level: float, units: i
         return without_interval(value, units, "its standard error could not be estimated", level)
     if freedom < 1:
         return without_interval(value, units, "as many numbers are fitted as there are runs", level)
-    reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error
+    reach = float(stdtrit(freedom, (1 + level) / 2)) * error
     low, high = (value * np.exp(-reach), value * np.exp(reach)) if log else (value - reach, value + reach)
     return Estimate(value=value, low=float(low), high=float(high), level=level, seeds=units, reason="")
 

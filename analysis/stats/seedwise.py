@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 from .fit import Array
 from .identifiability import ONE_VARIANT
@@ -71,7 +71,7 @@ def student(values: Array, level: float = LEVEL) -> tuple[Array, Array]:
 @cache
 def _quantile(level: float, freedom: int) -> float:
     """Return the half-width of Student's t's interval in standard errors."""
-    return float(stats.t.ppf((1 + level) / 2, freedom))
+    return float(stdtrit(freedom, (1 + level) / 2))
 
 
 def over_seeds(

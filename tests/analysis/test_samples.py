@@ -104,7 +104,7 @@ def store(tmp_path: Path) -> tuple[Path, str]:
 def read(folder: Path, cells: pd.DataFrame) -> Samples:
     database = folder / "mlflow.db"
     variants = list(cells["variant"].unique())
-    return read_samples(MlflowClient(f"sqlite:///{database}"), database, cells, variants, "planted")
+    return read_samples(f"sqlite:///{database}", database, cells, variants, "planted")
 
 
 def test_images_are_read_of_the_largest_size_and_a_cell_without_them_is_named(

@@ -182,7 +182,7 @@ def test_mlflow_s_tables_give_the_runs_that_the_client_gives(tmp_path: Path) -> 
     found = list(runs_of_database(uri, mine.experiment_id, "kind", "cell"))
     assert len(found) == 4
     for ours, theirs in zip(found, expected, strict=True):
-        assert dict(ours.info) == dict(theirs.info)
+        assert vars(ours.info) == dict(theirs.info)
         assert (ours.data.tags, ours.data.params) == (theirs.data.tags, theirs.data.params)
         assert repr(ours.data.metrics) == repr(theirs.data.metrics)
     lean = runs_of_database(uri, mine.experiment_id, "kind", "cell", no_params_with="n")

@@ -14,12 +14,14 @@ from contextlib import closing
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.parse import unquote
 
 import numpy as np
 import requests
 from sqlalchemy import Connection, Engine, bindparam, create_engine, inspect, text
+from sqlalchemy.exc import DatabaseError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
+ACTIVE = "active"
+"""Stage of runs and experiments that are not deleted (`mlflow.entities.LifecycleStage`)."""
 ROWS_AT_ONCE = 200_000
 PAGE = 1000
 """Runs in a server's answer."""
@@ -56,7 +60,7 @@ RUNS = (
 OF_RUNS = {
     "tags": "SELECT run_uuid, key, value FROM tags",
     "params": "SELECT run_uuid, key, value FROM params",
-    "metrics": "SELECT run_uuid, key, value, timestamp, step, is_nan FROM latest_metrics",
+    "metrics": "SELECT run_uuid, key, value, is_nan FROM latest_metrics",
 }
 """What belongs to runs, a query for all of them."""
 WITHOUT = "run_uuid NOT IN (SELECT run_uuid FROM tags WHERE key = :unless)"
@@ -72,7 +76,9 @@ def as_logged(values: "np.typing.ArrayLike") -> np.ndarray[Any, np.dtype[np.floa
 
 
 def runs_of_database(uri: str, experiment: str, tag: str, value: str, *, no_params_with: str = "") -> "Iterator[Run]":
-    """All runs of an experiment with a tag, as `MlflowClient.search_runs` returns them, the newest first.
+    """All runs of an experiment with a tag, the newest first, without MLflow, which takes seconds to import.
+
+    They have the fields of `mlflow.entities.Run`, as `MlflowClient.search_runs` gives them.
 
     Args:
         uri: the database.
@@ -81,10 +87,7 @@ def runs_of_database(uri: str, experiment: str, tag: str, value: str, *, no_para
         value: its value.
         no_params_with: runs that have a tag of this name come without parameters, which are most of the rows.
     """
-    from mlflow.entities import LifecycleStage, Metric, Param, Run, RunData, RunInfo, RunTag
-
-    stage = LifecycleStage.ACTIVE
-    wanted = {"experiment": int(experiment), "stage": stage, "tag": tag, "value": value, "unless": no_params_with}
+    wanted = {"experiment": int(experiment), "stage": ACTIVE, "tag": tag, "value": value, "unless": no_params_with}
     engine = create_engine(uri)
     try:
         with engine.connect() as connection:
@@ -94,11 +97,40 @@ def runs_of_database(uri: str, experiment: str, tag: str, value: str, *, no_para
         engine.dispose()
     for run, user, status, start, end, artifacts, name in found:
         # MLflow writes 0 and a mark for what a database may not hold.
-        last = [Metric(key, np.nan if nan else v, at, step) for key, v, at, step, nan in rows["metrics"][run]]
-        params = [Param(*row) for row in rows["params"][run]]
-        tags = [RunTag(*row) for row in rows["tags"][run]]
-        info = RunInfo(run, experiment, user, status, start, end, stage, artifacts, name)
-        yield Run(info, RunData(last, params, tags))
+        last = {key: np.nan if nan else v for key, v, nan in rows["metrics"][run]}
+        info = SimpleNamespace(
+            run_id=run,
+            run_name=name,
+            experiment_id=experiment,
+            user_id=user,
+            status=status,
+            start_time=start,
+            end_time=end,
+            lifecycle_stage=ACTIVE,
+            artifact_uri=artifacts,
+        )
+        data = SimpleNamespace(metrics=last, params=dict(rows["params"][run]), tags=dict(rows["tags"][run]))
+        yield cast("Run", SimpleNamespace(info=info, data=data))
+
+
+def experiments_of_database(uri: str) -> dict[str, str]:
+    """Name -> id of each experiment that is not deleted, without MLflow."""
+    engine = create_engine(uri)
+    try:
+        with engine.connect() as connection:
+            if not inspect(connection).has_table("experiments"):
+                return {}
+            query = text("SELECT name, experiment_id FROM experiments WHERE lifecycle_stage = :stage")
+            return {name: str(number) for name, number in connection.execute(query, {"stage": ACTIVE})}
+    finally:
+        engine.dispose()
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """What a store raises that cannot be read, for an `except` clause, which imports MLflow only after an error."""
+    from mlflow.exceptions import MlflowException
+
+    return MlflowException, DatabaseError
 
 
 def _by_run(connection: Connection, table: str, query: str, wanted: dict[str, Any]) -> dict[str, list[Any]]:
@@ -276,11 +308,11 @@ def relocate_artifacts(database: Path) -> None:
             connection.executemany(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", moved)
 
 
-def artifact_file(client: "MlflowClient", run_id: str, name: str, database: Path | None, scratch: Path) -> Path | None:
+def artifact_file(uri: str, run_id: str, name: str, database: Path | None, scratch: Path) -> Path | None:
     """Find an artifact of a run, where a store was moved too; None: the run has none of this name.
 
     Args:
-        client: of the store.
+        uri: the store.
         run_id: the run.
         name: the artifact.
         database: the store's file, beside which moved artifacts are; None: it is a server or another database.
@@ -289,16 +321,27 @@ def artifact_file(client: "MlflowClient", run_id: str, name: str, database: Path
     Raises:
         MlflowException, OSError: the artifacts cannot be read.
     """
-    address = client.get_run(run_id).info.artifact_uri
-    if database is not None:
+    if database is None:
+        address = _client(uri).get_run(run_id).info.artifact_uri
+    else:
+        with closing(sqlite3.connect(database, timeout=SECONDS)) as connection:
+            query = f"SELECT {RUN_ADDRESS[2]} FROM runs WHERE run_uuid = ?"
+            (address,) = connection.execute(query, (run_id,)).fetchone()
         address = _relocated(address, database.resolve().parent / ARTIFACTS) or address
     if re.match(r"(file://)?/", address):
         path = Path(unquote(address.removeprefix("file://"))) / name
         if path.is_file() or database is not None:
             return path if path.is_file() else None
-    if name not in {file.path for file in client.list_artifacts(run_id)}:
+    if name not in {file.path for file in _client(uri).list_artifacts(run_id)}:
         return None
-    return Path(client.download_artifacts(run_id, name, str(scratch)))
+    return Path(_client(uri).download_artifacts(run_id, name, str(scratch)))
+
+
+@cache
+def _client(uri: str) -> "MlflowClient":
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
 
 
 @cache
