@@ -16,7 +16,7 @@ if __name__ == "__main__":
     raise SystemExit(main(["fit", *sys.argv[1:]]))
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -24,11 +24,12 @@ from pydantic.dataclasses import dataclass
 from lina_lab.config import CHECKS
 from lina_lab.config.grammar import Command
 
-from .load.foreign_store import RUN, read_store
-from .load.tables import ForeignPoints, Roles, TableError, points_of, read_table
-from .report.foreign import ForeignReport, write_foreign_report
-from .stats.fit import HOFFMANN_DELTA
-from .stats.foreign import fit_variants
+from .load.errors import TableError
+from .stats.laws import HOFFMANN_DELTA
+
+if TYPE_CHECKING:
+    from .load.tables import ForeignPoints
+    from .report.foreign import ForeignReport
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -79,12 +80,15 @@ class FitConfig:
             raise ValueError("a store's runs are its own: leave run=COLUMN out")
 
 
-def read_points(config: FitConfig) -> ForeignPoints:
+def read_points(config: FitConfig) -> "ForeignPoints":
     """Read and check the points.
 
     Raises:
         TableError: see `load.tables.points_of` and `load.foreign_store.read_store`.
     """
+    from .load.foreign_store import RUN, read_store
+    from .load.tables import Roles, points_of, read_table
+
     names = ("size", "loss", "data", "variant", "seed", "flops", "run", "budget")
     roles = Roles(**{name: getattr(config, name) for name in names})
     if config.table is not None:
@@ -97,12 +101,15 @@ def read_points(config: FitConfig) -> ForeignPoints:
     return points_of(table, roles, f"{config.tracking_uri}, {config.experiment}", config.drop, notes)
 
 
-def fit_points(config: FitConfig) -> ForeignReport:
+def fit_points(config: FitConfig) -> "ForeignReport":
     """Read the points and fit everything to them.
 
     Raises:
         TableError: the source cannot be analyzed.
     """
+    from .report.foreign import ForeignReport
+    from .stats.foreign import fit_variants
+
     points = read_points(config)
     huber = None if config.huber == "auto" else config.huber
     return ForeignReport(
@@ -117,6 +124,8 @@ def run(config: FitConfig) -> int:
         TableError: the source cannot be analyzed.
         ValueError: the folder cannot be written.
     """
+    from .report.foreign import write_foreign_report
+
     report = fit_points(config)
     try:
         files = write_foreign_report(report, Path(config.out))

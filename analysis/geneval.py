@@ -19,7 +19,7 @@ if __name__ == "__main__":
     raise SystemExit(main(["geneval", *sys.argv[1:]]))
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -27,19 +27,26 @@ from pydantic.dataclasses import dataclass
 from lina_lab.config import CHECKS
 from lina_lab.config.grammar import Command
 
-from .load.geneval_results import Results, ResultsError, read_results
-from .report.tables import markdown
-from .stats.geneval import compare, scores
+from .load.errors import ResultsError
+
+if TYPE_CHECKING:
+    from .load.geneval_results import Results
 
 
-def describe(results: Results) -> str:
+def describe(results: "Results") -> str:
     """Write the scores of a file as text; an incomplete file is marked."""
+    from .report.tables import markdown
+    from .stats.geneval import scores
+
     title = f"{results.name}" + (f"\nPARTIAL, not comparable: {results.missing}" if results.missing else "")
     return f"{title}\n\n{markdown(scores(results))}"
 
 
-def describe_comparison(first: Results, second: Results) -> str:
+def describe_comparison(first: "Results", second: "Results") -> str:
     """Write the differences between two files as text, and whether the overall interval excludes zero."""
+    from .report.tables import markdown
+    from .stats.geneval import compare
+
     table = compare(first, second)
     overall = table.iloc[-1]
     excludes_zero = overall["low"] > 0 or overall["high"] < 0
@@ -66,6 +73,8 @@ def run(config: GenevalConfig) -> int:
     Raises:
         ResultsError: a file is damaged or incomplete, or two files have no prompt in common.
     """
+    from .load.geneval_results import read_results
+
     files = [config.results] if isinstance(config.results, str) else config.results
     found = [read_results(Path(file), partial=config.partial) for file in files]
     for results in found:

@@ -15,9 +15,6 @@ if __name__ == "__main__":
 
     raise SystemExit(main(["paper", *sys.argv[1:]]))
 
-from functools import cache
-from pathlib import Path
-
 from pydantic.dataclasses import dataclass
 from yaml import YAMLError
 
@@ -25,21 +22,6 @@ from lina_lab.config import CHECKS
 from lina_lab.config.grammar import Command
 
 from .load.errors import StoreError
-from .load.runs import StudyRuns, read_study
-from .report.page import Section, versions, write_report
-from .report.paper_claims import claims_table
-from .report.paper_cost import cost_table, geneval_table
-from .report.paper_studies import (
-    PaperTable,
-    at_paper_scale,
-    gate_label,
-    locality_label,
-    placement_label,
-    quality_table,
-    scaling_label,
-    studied_table,
-)
-from .report.tables import write_table
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -66,54 +48,10 @@ class PaperConfig:
     """Folder of the reports; the tables are written to its folder `paper`."""
 
 
-def tables(config: PaperConfig) -> list[PaperTable]:
-    """Make all tables.
-
-    Raises:
-        ResultsError: the GenEval file is damaged or incomplete.
-    """
-
-    @cache
-    def read(study: str) -> StudyRuns:
-        return read_study(study, Path(config.runs), config.tracking_uri)
-
-    named = (config.scaling, config.gates, config.locality, config.placement, config.quality)
-    scaling, gates, locality, placement, quality = (at_paper_scale(name, read) for name in named)
-    return [
-        claims_table((scaling, gates, locality), read),
-        studied_table("scaling", "Scaling: variant and size", scaling, read, scaling_label),
-        studied_table("gates", "Gates", gates, read, gate_label),
-        studied_table("locality", "Locality", locality, read, locality_label),
-        studied_table("placement", "Placement of softmax", placement, read, placement_label),
-        quality_table(quality, read),
-        geneval_table(config.geneval),
-        cost_table(),
-    ]
-
-
-def write_tables(config: PaperConfig) -> list[Path]:
-    """Write all tables as CSV, Markdown and LaTeX, and a page with their notes; returns the files."""
-    folder = Path(config.out) / "paper"
-    folder.mkdir(parents=True, exist_ok=True)
-    found, files = tables(config), []
-    for table in found:
-        files += write_table(table.frame, folder / table.name) if len(table.frame) else []
-    # The judgements stand open on top; a table without any row is left out, and its folded notes say why.
-    sections = [
-        Section(
-            title=table.title if len(table.frame) else f"{table.title}: nothing is held",
-            lines=table.notes,
-            tables=[table.frame],
-            folded=index > 0,
-        )
-        for index, table in enumerate(found)
-    ]
-    lead = ("Published numbers next to ours. A dash is an empty cell; the notes say why it is empty.",)
-    return [*files, *write_report(folder, "The paper's tables", lead, [*sections, versions()])]
-
-
 def run(config: PaperConfig) -> int:
     """Write the tables and say where; 0."""
+    from .report.paper_tables import write_tables
+
     try:
         files = write_tables(config)
     except OSError as error:

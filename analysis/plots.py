@@ -25,11 +25,6 @@ from lina_lab.config.grammar import Command
 from lina_lab.util.imports import gc_paused
 
 from .load.errors import StoreError
-from .load.published import read_published
-from .load.runs import read_study
-from .report.study_report import analyze_study
-from .report.writer import write_study_report
-from .stats.budgets import TAIL
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -59,6 +54,12 @@ def write_report(config: PlotsConfig) -> list[Path]:
         StoreError: see `analysis.load.runs.read_study`.
         OSError: the folder cannot be written.
     """
+    from .load.published import read_published
+    from .load.runs import read_study
+    from .report.study_report import analyze_study
+    from .report.writer import write_study_report
+    from .stats.budgets import TAIL
+
     if config.study is None:
         report = analyze_study(read_published(), TAIL)
     else:

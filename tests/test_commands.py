@@ -236,6 +236,27 @@ def test_nothing_heavy_is_imported_before_a_command_is_known() -> None:
     assert fresh("-c", code).stdout.endswith("heavy: set()\n")
 
 
+HELP_ALONE = """
+import sys
+from lina_lab import cli
+
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name in {"torch", "lightning", "mlflow", "optuna", "pandas", "scipy", "matplotlib", "PIL", "sqlalchemy"}:
+            raise RuntimeError(f"{command} --help imports {name}")
+
+sys.meta_path.insert(0, Refused())
+for command in cli.COMMANDS:
+    assert cli.main([command, "--help"]) == 0
+"""
+
+
+def test_help_imports_nothing_that_only_a_command_s_work_needs() -> None:
+    done = fresh("-c", HELP_ALONE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\nFields\n") == len(cli.COMMANDS)
+
+
 def test_a_pipe_that_breaks_elsewhere_is_not_a_reader_who_left() -> None:
     """It ended a command with exit code 0 although nothing was done."""
     code = "from lina_lab import cli\ndef broken(*_): raise BrokenPipeError\ncli._run = broken\ncli.main(['run'])"

@@ -3,3 +3,11 @@
 
 class StoreError(RuntimeError):
     """The run store does not hold what is needed. The message says what was found and what to do."""
+
+
+class TableError(ValueError):
+    """A table cannot be analyzed; the message says where and why, in one sentence."""
+
+
+class ResultsError(ValueError):
+    """A result file is damaged or incomplete; the message says where and what."""

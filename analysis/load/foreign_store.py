@@ -13,7 +13,7 @@ from sqlalchemy.exc import DatabaseError
 from lina_lab.records.runstore import quiet_logs
 from lina_lab.util.compat.mlflow import as_logged, runs_of_client
 
-from .tables import TableError
+from .errors import TableError
 
 SQLITE = "sqlite:///"
 KINDS = ("params.", "metrics.", "tags.")

@@ -14,13 +14,11 @@ import pandas as pd
 
 TASKS = {"single_object": 80, "two_object": 99, "counting": 80, "colors": 94, "position": 100, "color_attr": 100}
 """Task -> number of prompts; 553 in all."""
+from .errors import ResultsError
+
 IMAGES = 4
 """Images per prompt."""
 FIELDS: dict[str, type] = {"filename": str, "tag": str, "prompt": str, "correct": bool}
-
-
-class ResultsError(ValueError):
-    """A result file is damaged or incomplete; the message says where and what."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,7 +68,7 @@ def read_samples(uri: str, database: Path | None, cells: pd.DataFrame, variants:
                 try:
                     path = _file(uri, database, row, study, Path(scratch, row["run"]))
                     sheet = None if path is None else read_sheet(path)
-                except (OSError, ValueError, *store_errors()) as error:
+                except store_errors(OSError, ValueError) as error:
                     sentences.append(f"The generated images of {variant} cannot be read: {error}.")
                     continue
                 if sheet is None:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .errors import TableError
+
 FORMATS = (".csv", ".tsv", ".parquet")
 NUMBERS = ("size", "data", "flops", "budget")
 """Roles whose columns hold positive numbers in every row. The loss may be missing: a run can diverge."""
@@ -25,10 +27,6 @@ HUGE = 1e60
 """Numbers beyond this, or below its inverse, are mistakes: their products leave the range of floats."""
 MAX_MISMATCH = 0.1
 """A budget may differ from the FLOPs of its runs by this share."""
-
-
-class TableError(ValueError):
-    """A table cannot be analyzed; the message says where and why, in one sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)

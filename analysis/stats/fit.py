@@ -21,13 +21,11 @@ from scipy.optimize import OptimizeResult, least_squares, minimize_scalar, nnls
 from scipy.special import erf
 
 from .identifiability import not_identifiable, refused, usable
-from .laws import Fit, Pooling, ScalingLaw, free_parameters
+from .laws import HOFFMANN_DELTA, Fit, Pooling, ScalingLaw, free_parameters
 from .status import FitStatus, Refusal
 
 Array = NDArray[np.float64]
 
-HOFFMANN_DELTA = 1e-3
-"""Delta of Hoffmann et al., and of the first pass, whose residuals show the noise."""
 DEVIATIONS = 1.345
 """Delta in standard deviations of the noise: 95% efficiency if the noise is normal (Huber 1981)."""
 SMALLEST_DELTA = 1e-7

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..load.geneval_results import TASKS, Results, ResultsError
+from ..load.errors import ResultsError
+from ..load.geneval_results import TASKS, Results
 
 CONFIDENCE = 0.95
 TAIL = (1 - CONFIDENCE) / 2

@@ -7,6 +7,9 @@ import numpy as np
 
 from .status import FitStatus, Refusal
 
+HOFFMANN_DELTA = 1e-3
+"""Delta of Hoffmann et al., and of the first pass, whose residuals show the noise."""
+
 
 class Pooling(StrEnum):
     """What variants share that are fitted together. All share E; each has its own coefficients."""

@@ -19,11 +19,8 @@ verify=true reads everything again, and compares shards with the manifest and im
 
 from pathlib import Path
 
-from rich.console import Console
-
 from lina_lab.config.grammar import Command, refuse
-from lina_lab.data.shards.cache import cache, images_of, verify, verify_images
-from lina_lab.data.shards.writer import CacheConfig
+from lina_lab.data.shards.config import CacheConfig
 
 
 def run(config: CacheConfig) -> int:
@@ -32,6 +29,10 @@ def run(config: CacheConfig) -> int:
     Raises:
         ValueError: images, autoencoder or folder are not what they should be.
     """
+    from rich.console import Console
+
+    from lina_lab.data.shards.cache import cache, images_of, verify, verify_images
+
     if not config.verify:
         cache(config, Console())
         return 0

@@ -13,7 +13,6 @@ from pydantic.dataclasses import dataclass
 
 from lina_lab.config import CHECKS
 from lina_lab.config.grammar import Command
-from lina_lab.evaluation.prompts.shapes import check
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -32,6 +31,8 @@ def run(config: CheckConfig) -> int:
     Raises:
         ValueError: no pictures, or one without metadata.
     """
+    from lina_lab.evaluation.prompts.shapes import check
+
     right, count = check(Path(config.images), Path(config.out))
     print(f"{right:,} of {count:,} are what their captions ask for: {config.out}")
     return 0

@@ -7,13 +7,10 @@ The configuration is read off the weights. What the weights do not show is assum
 
 from pathlib import Path
 
-import yaml
 from pydantic.dataclasses import dataclass
 
 from lina_lab.config import CHECKS, to_dict
 from lina_lab.config.grammar import Command
-from lina_lab.model.folder import CONFIG, WEIGHTS
-from lina_lab.model.official import convert
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -36,6 +33,11 @@ def run(config: ConvertConfig) -> int:
         ValueError: the weights cannot be read, or do not fit the configuration.
         OSError: the folder holds a model already, or cannot be written.
     """
+    import yaml
+
+    from lina_lab.model.folder import CONFIG, WEIGHTS
+    from lina_lab.model.official import convert
+
     target = Path(config.out)
     found = convert(Path(config.source), target, config.model)
     print(yaml.safe_dump(to_dict(found.config), sort_keys=False), end="")

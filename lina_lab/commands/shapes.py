@@ -10,13 +10,11 @@ picture), and what each caption asks for as GenEval's metadata (`x.json`; all of
 import json
 from pathlib import Path
 
-from PIL import Image
 from pydantic.dataclasses import dataclass
 
 from lina_lab.config import CHECKS
 from lina_lab.config.checks import NonNegativeInt, PositiveInt
 from lina_lab.config.grammar import Command
-from lina_lab.data.scenes import render, scene
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -35,6 +33,10 @@ class ShapesConfig:
 
 def run(config: ShapesConfig) -> int:
     """Write the pictures, their captions and their metadata, and print where they are; returns 0."""
+    from PIL import Image
+
+    from lina_lab.data.scenes import render, scene
+
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
     prompts = []

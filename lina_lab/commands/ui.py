@@ -14,7 +14,6 @@ from pydantic.dataclasses import dataclass
 from lina_lab.config import CHECKS, PathsConfig
 from lina_lab.config.checks import PositiveInt
 from lina_lab.config.grammar import Command
-from lina_lab.util.compat.mlflow import relocate_artifacts
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKS)
@@ -42,6 +41,8 @@ def run(config: UiConfig) -> int:
         database = Path(config.runs).resolve() / "mlflow.db"
         if not database.exists():
             raise ValueError(f"there is no run store {database}: run a study first, or name runs=FOLDER")
+        from lina_lab.util.compat.mlflow import relocate_artifacts
+
         if os.access(database, os.W_OK):  # else its pictures are looked for where they were
             relocate_artifacts(database)
         store = f"sqlite:///{database}"

@@ -37,8 +37,8 @@ class DataSet:
     documentation: str
     """One line for the help."""
     module: Any
-    """Maps a TrialConfig to a `lina_lab.data.StepDataModule`: "package.module:attribute", imported when a trial starts,
-    or the class."""
+    """Maps a TrialConfig to a `StepDataModule` (`lina_lab.data.modules.base`): "package.module:attribute", imported
+    when a trial starts, or the class."""
     needs_path: bool = False
     """Whether it reads `data.path`; one that does not refuses a path."""
     classes: bool = False

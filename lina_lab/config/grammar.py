@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from lina_lab.config.checks import choices, from_dict
 from lina_lab.util.docstrings import field_descriptions
 from lina_lab.util.errors import ConfigError
+from lina_lab.util.registry import resolve
 
 T = TypeVar("T")
 MISSING = "???"
@@ -27,8 +28,9 @@ class Command(Generic[T]):
 
     config: type[T]
     """A checked dataclass: the fields that the command takes."""
-    run: Callable[[T], int]
-    """Does the work and returns the exit code."""
+    run: Callable[[T], int] | str
+    """Does the work and returns the exit code. As "package.module:function" it is imported when the command line is
+    right, so that help imports nothing of it."""
     doc: str | None
     """What the command does; its help, before the list of fields."""
     errors: tuple[type[Exception], ...] = (ValueError, OSError)
@@ -54,8 +56,9 @@ class Command(Generic[T]):
             config = parse(self.config, self.named(arguments), renamed=self.renamed)
         except ValueError as error:
             return refuse(error)
+        run: Callable[[T], int] = resolve(self.run)
         try:
-            return self.run(config)
+            return run(config)
         except BrokenPipeError:
             raise  # whoever reads the output has gone, and needs no sentence
         except self.errors as error:

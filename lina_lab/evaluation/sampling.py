@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 from lina_lab.config import SamplingConfig
 from lina_lab.data.pixels import Pixels
 from lina_lab.evaluation.grid import tile
+from lina_lab.evaluation.recipe_names import RENAMED
 from lina_lab.model import LINA
 from lina_lab.model.conditions import guidance_misfit
 from lina_lab.model.schedule import step_schedule
@@ -60,14 +61,6 @@ class SampleRecipe:
     """One of `seeds.RNG_VERSIONS`: 1 in recipes that do not say, 2 in new ones."""
 
 
-RENAMED = {
-    "steps": "ar_steps",
-    "flow_steps": "ode_steps",
-    "guidance": "guidance_scale",
-    "min_guidance": "guidance_scale_start",
-    "portion": "batch_size",
-}
-"""Fields of a recipe: name in version 0.1 -> today's."""
 Condition = dict[str, Tensor]
 """What images are conditioned on, as arguments of the model; empty for an unconditional one."""
 Encode = Callable[[Sequence[str]], Condition]

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from lina_lab.config import LinaConfig, TrialConfig
-from lina_lab.data import StepDataModule, make_data
+from lina_lab.data import make_data
+from lina_lab.data.modules.base import StepDataModule
 from lina_lab.model import initialize, make_model, sample_step_inputs
 from lina_lab.training.optimizers import make_optimizer
 

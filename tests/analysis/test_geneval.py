@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from lina_lab.analysis.geneval import COMMAND
-from lina_lab.analysis.load.geneval_results import IMAGES, TASKS, Results, ResultsError, read_results
+from lina_lab.analysis.load.errors import ResultsError
+from lina_lab.analysis.load.geneval_results import IMAGES, TASKS, Results, read_results
 from lina_lab.analysis.stats.geneval import compare, scores
 
 Change = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]

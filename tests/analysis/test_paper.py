@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from lina_lab.analysis.load.geneval_results import TASKS
 from lina_lab.analysis.load.published import published_metrics
-from lina_lab.analysis.paper import COMMAND, PaperConfig, tables, write_tables
+from lina_lab.analysis.paper import COMMAND, PaperConfig
 from lina_lab.analysis.report import paper_studies
+from lina_lab.analysis.report.paper_tables import tables, write_tables
 
 from benchmarks import report
 from benchmarks.report import NAME, ReportBenchConfig, make_store

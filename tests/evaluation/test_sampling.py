@@ -19,7 +19,8 @@ from lina_lab.commands.sample import COMMAND
 from lina_lab.config import AttentionConfig, LinaConfig, TrialConfig
 from lina_lab.data.pixels import to_pixels
 from lina_lab.evaluation import sampling
-from lina_lab.evaluation.sampling import RENAMED, SampleRecipe, check_recipe, generate_latents, sample
+from lina_lab.evaluation.recipe_names import RENAMED
+from lina_lab.evaluation.sampling import SampleRecipe, check_recipe, generate_latents, sample
 from lina_lab.evaluation.weights import load_trained
 from lina_lab.model import LINA, initialize, save_model
 from lina_lab.training.trial import run_trial

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lina_lab.analysis.geneval import read_results, scores
+from lina_lab.analysis.load.geneval_results import read_results
+from lina_lab.analysis.stats.geneval import scores
 from PIL import Image
 
 from lina_lab.commands.check import COMMAND as CHECK

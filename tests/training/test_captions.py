@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lina_lab.analysis.geneval import compare, read_results, scores
+from lina_lab.analysis.load.geneval_results import read_results
+from lina_lab.analysis.stats.geneval import compare, scores
 from mlflow import MlflowClient
 from PIL import Image
 

@@ -15,12 +15,13 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from lina_lab.data.pretrained import local_device
+from lina_lab.data.shards.config import CacheConfig
 from lina_lab.data.shards.format import MANIFEST, ShardError, read_index, read_manifest
 from lina_lab.data.shards.listing import Damages
 from lina_lab.data.shards.origins import contents_of, names_of, times_of
 from lina_lab.data.shards.samples import Keys
 from lina_lab.data.shards.sources import find_images
-from lina_lab.data.shards.writer import CacheConfig, ShardWriter
+from lina_lab.data.shards.writer import ShardWriter
 from lina_lab.data.text import load_text_encoder
 from lina_lab.data.vae import load_vae
 from lina_lab.util.files import sha256, write_atomically

@@ -126,11 +126,11 @@ def experiments_of_database(uri: str) -> dict[str, str]:
         engine.dispose()
 
 
-def store_errors() -> tuple[type[Exception], ...]:
-    """What a store raises that cannot be read, for an `except` clause, which imports MLflow only after an error."""
+def store_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """What a store raises that cannot be read, and others: for an `except` clause, which imports MLflow after an error."""
     from mlflow.exceptions import MlflowException
 
-    return MlflowException, DatabaseError
+    return MlflowException, DatabaseError, *others
 
 
 def _by_run(connection: Connection, table: str, query: str, wanted: dict[str, Any]) -> dict[str, list[Any]]:
