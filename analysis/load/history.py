@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import requests
 
 from lina_lab.util.compat.mlflow import as_logged, points_of_database, points_of_server
 
@@ -67,7 +66,7 @@ def _asked(uri: str, run_ids: list[str], metric: str) -> pd.DataFrame:
     """One request; where its answer may have been cut, two of half as many runs."""
     try:
         points = points_of_server(uri, run_ids, metric, most=POINTS_A_REQUEST)
-    except (requests.RequestException, KeyError) as error:
+    except (OSError, KeyError) as error:
         raise StoreError(f"the tracking server does not give the curves: {error}") from error
     if len(points) >= POINTS_A_REQUEST:
         if len(run_ids) == 1:

@@ -11,6 +11,8 @@ from pyarrow import csv
 
 PICTURE = ".png"
 """Suffix of the file that the page shows."""
+FORMATS = {PICTURE: "agg", ".pdf": "pdf"}
+"""Suffix -> backend. A backend that is named does not stay with the figure, nor does its canvas of some MiB."""
 
 
 def write_figures(drawn: Mapping[str, tuple[Figure, pd.DataFrame]], folder: Path) -> list[Path]:
@@ -29,9 +31,9 @@ def write_figures(drawn: Mapping[str, tuple[Figure, pd.DataFrame]], folder: Path
         with plt.rc_context({"figure.constrained_layout.use": False}):
             figure.set_layout_engine(None)
             outline = figure.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
-            for suffix in (PICTURE, ".pdf"):
+            for suffix, backend in FORMATS.items():
                 files.append(folder / f"{name}{suffix}")
-                figure.savefig(files[-1], bbox_inches=outline)
+                figure.savefig(files[-1], bbox_inches=outline, backend=backend)
         plt.close(figure)
         files.append(folder / f"{name}.csv")
         # Of many runs there are millions of numbers, which pandas writes in eight times the time.

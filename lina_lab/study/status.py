@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from statistics import median
 from typing import Any
 
@@ -42,12 +43,9 @@ WATCHED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class CellView:
-    """What is known of one cell."""
+class Seen:
+    """What the folder of a cell says."""
 
-    cell: StoredCell
-    label: str
-    """Its values with the names of their fields, such as `gate=kv dim=16 seed=0`."""
     progress: Progress | None = None
     """Of a cell that has been trained, or is being trained."""
     metrics: Mapping[str, float] | None = None
@@ -57,22 +55,38 @@ class CellView:
     stale: bool = False
     """It is noted as running, and the process that ran it has died."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class CellView:
+    """What is known of one cell."""
+
+    cell: StoredCell
+    label: str
+    """Its values with the names of their fields, such as `gate=kv dim=16 seed=0`."""
+    look: Callable[[], Seen]
+    """Reads the cell's folder."""
+
+    @cached_property
+    def seen(self) -> Seen:
+        """What its folder says, read when it is first shown: a table leaves most of thousands of cells out."""
+        return self.look()
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for programs."""
-        state, progress = self.cell.state, self.progress
+        state, seen, progress = self.cell.state, self.seen, self.seen.progress
         return {
             "id": state.config_hash,
             "label": self.label,
             "fields": self.cell.point,
             "state": state.status.value,
-            "stale": self.stale,
+            "stale": seen.stale,
             "images": 0 if progress is None else progress.images,
             "total_images": self.cell.images,
             "loss": None if progress is None else progress.loss,
             **{name: None if progress is None else getattr(progress, name) for name in WATCHED},
-            "objectives": self.metrics,
-            "host": self.host,
-            "job": self.job,
+            "objectives": seen.metrics,
+            "host": seen.host,
+            "job": seen.job,
             "since": None
             if self.cell.started is None
             else self.cell.started.astimezone().isoformat(timespec="seconds"),
@@ -81,13 +95,13 @@ class CellView:
 
     def row(self) -> tuple[str, ...]:
         """The cells of a table's row, see `COLUMNS`."""
-        state, progress, total = self.cell.state, self.progress, self.cell.images
-        loss = next(iter(self.metrics.values())) if self.metrics else None if progress is None else progress.loss
+        state, seen, progress, total = self.cell.state, self.seen, self.seen.progress, self.cell.images
+        loss = next(iter(seen.metrics.values())) if seen.metrics else None if progress is None else progress.loss
         images = 0 if progress is None else progress.images
-        where = " ".join([*([self.host] if self.host else []), *([f"job {self.job}"] if self.job else [])])
+        where = " ".join([*([seen.host] if seen.host else []), *([f"job {seen.job}"] if seen.job else [])])
         return (
             state.config_hash,
-            "stale" if self.stale else state.status.value,
+            "stale" if seen.stale else state.status.value,
             self.label,
             f"{images:,}" + ("" if total is None else f" of {total:,}"),
             _shown(loss, ".4f"),
@@ -169,7 +183,7 @@ def look(study: StoredStudy, choose: Callable[[list[StoredCell]], list[StoredCel
     every = study.cells()
     chosen = choose(every)
     names = _names(every)
-    views = [_view(study, cell, names) for cell in chosen]
+    views = [CellView(cell=cell, label=said(cell.point, names), look=partial(_seen, study, cell)) for cell in chosen]
     return StudyView(
         name=study.name,
         cells=views,
@@ -189,22 +203,21 @@ def _names(cells: Sequence[StoredCell]) -> dict[str, str]:
     return short_names(field for cell in cells for field in cell.point)
 
 
-def _view(study: StoredStudy, cell: StoredCell, names: Mapping[str, str]) -> CellView:
-    shown = said(cell.point, names)
+def _seen(study: StoredStudy, cell: StoredCell) -> Seen:
     if cell.state.status is CellStatus.WAITING:
-        return CellView(cell=cell, label=shown)
+        return Seen()
     if cell.state.status is CellStatus.RUNNING:
         lives, beat = study.owner(cell)
         if beat is None:
-            return CellView(cell=cell, label=shown, stale=not lives)
-        return CellView(cell=cell, label=shown, progress=beat.progress, host=beat.host, job=study.job(cell))
+            return Seen(stale=not lives)
+        return Seen(progress=beat.progress, host=beat.host, job=study.job(cell))
     record, progress = study.record(cell), None
     if record is not None and record.result is not None:
         result = record.result
         loss = result.metrics.get("train/loss", float("nan"))
         rate = result.images_per_second
         progress = Progress(images=result.images_seen, loss=loss, step=result.steps, images_per_second=rate)
-    return CellView(cell=cell, label=shown, progress=progress, metrics=_objectives(study, cell))
+    return Seen(progress=progress, metrics=_objectives(study, cell))
 
 
 def _objectives(study: StoredStudy, cell: StoredCell) -> dict[str, float] | None:

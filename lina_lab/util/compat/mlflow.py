@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.parse import unquote
 
 import numpy as np
-import requests
 from sqlalchemy import Connection, Engine, bindparam, create_engine, inspect, text
 from sqlalchemy.exc import DatabaseError
 
@@ -127,7 +126,7 @@ def experiments_of_database(uri: str) -> dict[str, str]:
 
 
 def store_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
-    """What a store raises that cannot be read, and others: for an `except` clause, which imports MLflow after an error."""
+    """What a store raises that cannot be read, and others. An `except` clause imports MLflow so only after an error."""
     from mlflow.exceptions import MlflowException
 
     return MlflowException, DatabaseError, *others
@@ -282,8 +281,10 @@ def points_of_server(uri: str, run_ids: Sequence[str], metric: str, *, most: int
         most: points in an answer, of which MLflow gives 25,000 at most; one that has as many may be cut.
 
     Raises:
-        requests.RequestException, KeyError: the server does not answer, or not with points.
+        OSError, KeyError: the server does not answer, or not with points.
     """
+    import requests
+
     asked: dict[str, str | int | list[str]] = {"run_id": list(run_ids), "metric_key": metric, "max_results": most}
     url = f"{uri.rstrip('/')}/ajax-api/2.0/mlflow/metrics/get-history-bulk"
     answer = requests.get(url, params=asked, timeout=SECONDS)
