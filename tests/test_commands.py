@@ -257,6 +257,14 @@ def test_help_imports_nothing_that_only_a_command_s_work_needs() -> None:
     assert done.stdout.count("\nFields\n") == len(cli.COMMANDS)
 
 
+def test_a_report_of_a_database_needs_no_mlflow() -> None:
+    code = (
+        "import sys; import lina_lab.analysis.load.runs, lina_lab.analysis.report.writer;"
+        "print('heavy:', {'torch', 'mlflow', 'optuna', 'scipy.stats', 'requests'} & set(sys.modules))"
+    )
+    assert fresh("-c", code).stdout == "heavy: set()\n"
+
+
 def test_a_pipe_that_breaks_elsewhere_is_not_a_reader_who_left() -> None:
     """It ended a command with exit code 0 although nothing was done."""
     code = "from lina_lab import cli\ndef broken(*_): raise BrokenPipeError\ncli._run = broken\ncli.main(['run'])"

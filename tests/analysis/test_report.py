@@ -13,6 +13,7 @@ import pytest
 from lina_lab.analysis import plots
 from lina_lab.analysis.load.runs import StudyRuns
 from lina_lab.analysis.report import figures
+from lina_lab.analysis.report.figure_files import write_figures
 from lina_lab.analysis.report.forest import differences_figure
 from lina_lab.analysis.report.narrative import design_sentences
 from lina_lab.analysis.report.study_report import analyze_study
@@ -21,6 +22,7 @@ from lina_lab.analysis.stats.exploratory import exploratory
 from lina_lab.analysis.stats.laws import ScalingLaw, power, surface
 from lina_lab.analysis.stats.paired import paired_differences
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from mlflow import MlflowClient
 
 from lina_lab.records.runstore import quiet_logs
@@ -255,3 +257,19 @@ def test_a_damaged_store_is_refused(capsys: pytest.CaptureFixture[str], tmp_path
 )
 def test_wrong_arguments_are_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], part: str) -> None:
     assert part in complaint(capsys, *arguments)
+
+
+def test_a_figure_is_drawn_once_for_each_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its layout too is made once, or the two files could differ."""
+    drawn, laid_out = [], []
+    draw, execute = Figure.draw, ConstrainedLayoutEngine.execute
+    monkeypatch.setattr(Figure, "draw", lambda self, renderer: (drawn.append(1), draw(self, renderer)))
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda self, fig: (laid_out.append(1), execute(self, fig)))
+    with plt.style.context(figures.STYLE):
+        figure, axes = plt.subplots()
+        axes.plot([1, 2], [3, 4])
+        png, pdf, csv = write_figures({"line": (figure, pd.DataFrame({"x": [1, 2]}))}, tmp_path)
+    assert (len(drawn), len(laid_out)) == (2, 1)
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert csv.read_text().split() == ['"x"', "1", "2"]

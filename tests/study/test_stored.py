@@ -13,6 +13,7 @@ from lina_lab import cli
 from lina_lab.records.result import Progress
 from lina_lab.records.status import CellStatus
 from lina_lab.study.grid import make_plan
+from lina_lab.study.status import look
 from lina_lab.study.store import Store
 from lina_lab.study.stored import StoredStudy
 from tests.study.conftest import RESULT, Lab, raising, second_only, store_at
@@ -241,3 +242,15 @@ def test_queueing_imports_no_torch_and_is_one_transaction(lab: Lab) -> None:
     assert [cell.state.config_hash for cell in StoredStudy(lab.plan.study.name, lab.runs, None).cells()] == [
         cell.config_hash for cell in lab.plan.cells
     ]
+
+
+def test_a_table_reads_the_folders_of_the_cells_that_it_shows(failing: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lina_lab.study.status.SHOWN", 2)
+    study, read = StoredStudy(failing.plan.study.name, failing.runs, None), list[str]()
+    view = look(study, list)
+    record = study.record
+    monkeypatch.setattr(study, "record", lambda cell: read.append(cell.state.config_hash) or record(cell))
+    assert "and 2 more" in str(view)
+    assert len(read) == 2
+    assert len(view.to_dict()["cells"]) == 4
+    assert len(read) == 4
