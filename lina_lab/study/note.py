@@ -11,7 +11,7 @@ from lina_lab.study.cells import CellState
 from lina_lab.study.grid import Plan
 from lina_lab.study.rounds import notes
 from lina_lab.study.summary import Summary, table
-from lina_lab.util.compat.mlflow import shared_view, shared_view_address
+from lina_lab.util.compat.mlflow_views import shared_view, shared_view_address
 from lina_lab.util.markup import markdown_text
 
 NO_PRIMARY = "No primary comparison is declared: the report calls every difference exploratory."

@@ -1,11 +1,10 @@
 """MLflow 3.17: making its tables, and thousands of runs and their curves at once.
 
 Public: `MlflowClient.search_runs`, which makes a dozen objects for each tag, and `get_metric_history`, which reads one
-metric of one run. Missing: to make the tables of a store without a request, to read thousands of runs in seconds, to
-move a store, and to choose the columns of a page.
+metric of one run. Missing: to make the tables of a store without a request, to read thousands of runs in seconds, and
+to move a store.
 """
 
-import json
 import re
 import sqlite3
 from collections import defaultdict
@@ -207,32 +206,6 @@ def runs_of_client(client: "MlflowClient", experiment: str, wanted: str = "") ->
         latest = page[-1].info.start_time
         # A whole page that started in one millisecond has no later time to go on from.
         since, token = (latest, None) if latest > since else (since, page.token)
-
-
-def shared_view(
-    name: str, columns: Sequence[tuple[str, str]], order: tuple[str, str], wanted: str, *, ascending: bool
-) -> tuple[str, str]:
-    """A tag of an experiment that holds a view of its runs, as the UI's "Share" makes one (`mlflow.sharedViewState.`).
-
-    Args:
-        name: the view's, see `shared_view_address`.
-        columns: kind (`params`, `metrics`) and name of each column.
-        order: kind and name of the column that runs are sorted by.
-        wanted: a filter in MLflow's language.
-        ascending: whether the smallest value comes first.
-    """
-    state = {
-        "searchFilter": wanted,
-        "orderByKey": f"{order[0]}.`{order[1]}`",
-        "orderByAsc": ascending,
-        "selectedColumns": [f"{kind}.`{column}`" for kind, column in columns],
-    }
-    return f"mlflow.sharedViewState.{name}", json.dumps(state)
-
-
-def shared_view_address(experiment: str, name: str) -> str:
-    """The address of a view of an experiment's runs, below that of the UI."""
-    return f"#/experiments/{experiment}/runs?viewStateShareKey={name}&workflowType=machine_learning"
 
 
 def make_tables(url: str, artifacts: str) -> Engine:
