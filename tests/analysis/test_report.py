@@ -109,7 +109,7 @@ def test_a_missing_number_is_a_dash() -> None:
 
 def written(runs: StudyRuns, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[set[str], str]:
     """Names of the report's files, and its text."""
-    monkeypatch.setattr(plots, "read_study", lambda *_: runs)
+    monkeypatch.setattr("lina_lab.analysis.load.runs.read_study", lambda *_: runs)
     files = plots.write_report(plots.PlotsConfig(study="planted", out=str(folder)))
     return {path.name for path in files}, (folder / "planted/report.md").read_text()
 
