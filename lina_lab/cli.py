@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ui": ("lina_lab.commands.ui", "open MLflow's user interface on the run store"),
     "sample": ("lina_lab.commands.sample", "generate images with a trained model"),
     "evaluate": ("lina_lab.commands.evaluate", "measure the quality of images (FID and others)"),
+    "inspect": ("lina_lab.commands.inspect", "look at a trained model's attentions, block by block and head by head"),
     "geneval": ("lina_lab.analysis.geneval", "compute GenEval's score from the official tool's files"),
     "check": ("lina_lab.commands.check", "check whether pictures of shapes show what their captions ask for"),
     "shapes": ("lina_lab.commands.shapes", "write captioned pictures of shapes as files"),
