@@ -19,8 +19,6 @@ MAPPED_BLOCKS = 4
 """Blocks whose maps are drawn, from the first to the last."""
 MAPPED_HEADS = 6
 """Heads whose gates are drawn."""
-LOGARITHMIC = 30.0
-"""Panels whose values differ by more than this factor have a logarithmic axis."""
 
 
 def draw(findings: Findings, table: pd.DataFrame, folder: Path) -> dict[str, str]:
@@ -44,7 +42,7 @@ def draw(findings: Findings, table: pd.DataFrame, folder: Path) -> dict[str, str
             "rows.png": (
                 _rows(findings),
                 "Weights of three queries (crosses) on the image tokens of the first image, mean over heads. Red is "
-                "positive, blue negative; the number is the largest weight by that of equal weights.",
+                "positive, blue negative; the number is the largest weight times the number of image tokens.",
             ),
             "gates.png": (_gates(findings), "Weights of the gate on the image tokens, by head, mean over images."),
         }
@@ -77,12 +75,13 @@ def _depth(table: pd.DataFrame) -> Any:
             axes.plot(part["x"], part["value"], "--_", color="0.4", linewidth=0.9, markersize=5)
         axes.set_title(quantity.title)
         axes.set_ylabel(quantity.unit)
-        values = mean["value"]
-        if values.min() > 0 and values.max() > LOGARITHMIC * values.min():
+        if quantity.logarithmic and mean["value"].min() > 0:
             axes.set_yscale("log")
+        elif not mean["value"].any():
+            axes.set_ylim(0, 1)
     for axes in panels.flat[len(found) :]:
         axes.set_visible(False)
-    names = [f"{part} {block + 1}" for part, block in blocks]
+    names = [f"{part} {block}" for part, block in blocks]
     step = -(-len(names) // 12)
     for axes in panels.flat:
         axes.set_xlim(-0.5, len(names) - 0.5)
@@ -123,16 +122,15 @@ def _gates(findings: Findings) -> Any | None:
     )
     maps = {name: _image(gates[name], findings.grids[name.rpartition(".")[0]]) for name in names}
     limit = max(float(np.abs(gate - 1).max()) for gate in maps.values()) or 1.0
-    drawn = None
     for line, (name, gate) in zip(panels, maps.items(), strict=True):
         block, _, what = name.rpartition(".")
         line[0].set_ylabel(f"{_title(block)}\n{what}")
         for head, axes in enumerate(line):
             axes.set(xticks=[], yticks=[])
-            drawn = axes.imshow(gate[head], cmap="PuOr", vmin=1 - limit, vmax=1 + limit)
+            axes.imshow(gate[head], cmap="PuOr", vmin=1 - limit, vmax=1 + limit)
     for head, axes in enumerate(panels[0]):
         axes.set_title(f"head {head}")
-    figure.colorbar(drawn, ax=panels, shrink=0.8)
+    figure.colorbar(panels[0, 0].images[0], ax=panels, shrink=0.8)
     return figure
 
 
@@ -152,5 +150,4 @@ def _some(names: list[str]) -> list[str]:
 
 
 def _title(name: str) -> str:
-    part, _, block = name.rpartition(".")
-    return f"{part} {int(block) + 1}"
+    return name.replace(".", " ")

@@ -9,7 +9,6 @@ from torch import Tensor
 from lina_lab.config import TrialConfig
 from lina_lab.data import StepDataModule
 
-
 Batch = tuple[Tensor, Any, dict[str, Tensor]]
 """Latents [B, C, H, W], the task's inputs and the condition."""
 

@@ -63,7 +63,7 @@ def near_share(rows: Tensor, offset: Tensor, side: int) -> Tensor:
         offset: see `offsets`, [..., R, n, 2].
         side: odd.
     """
-    near = offset.abs().amax(-1) <= side // 2
+    near: Tensor = offset.abs().amax(-1) <= side // 2
     return (shares(rows) * near).sum(-1)
 
 
@@ -97,7 +97,8 @@ def alike_rows(rows: Tensor, queries: Tensor, *, unlike: float, alike: float) ->
 
 def relative_change(before: Tensor, after: Tensor) -> Tensor:
     """`Σ|after - before| / Σ|before|` of each row: [..., R, T] to [..., R]."""
-    return (after - before).abs().sum(-1) / before.abs().sum(-1)
+    change: Tensor = (after - before).abs().sum(-1) / before.abs().sum(-1)
+    return change
 
 
 def energy_share(part: Tensor, rest: Tensor) -> Tensor:

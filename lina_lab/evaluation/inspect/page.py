@@ -25,7 +25,8 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
     """
     known = table[table["statistic"].isin(["mean", "uniform"])]
     wide = known.pivot_table(index="quantity", columns=["part", "statistic"], values="value", sort=False)
-    wide.columns = pd.Index([part if kind == "mean" else f"{part}, equal weights" for part, kind in wide.columns])
+    columns: list[tuple[str, str]] = wide.columns.to_list()
+    wide.columns = pd.Index([part if kind == "mean" else f"{part}, equal weights" for part, kind in columns])
     return wide.reindex([name for name in QUANTITIES if name in wide.index])
 
 

@@ -38,6 +38,8 @@ class Quantity:
     for."""
     by_head: bool = True
     """Whether each head has its own."""
+    logarithmic: bool = False
+    """Whether its axis is, in figures."""
 
     def check(self) -> None:
         """Refuse an entry that is not complete.
@@ -191,6 +193,7 @@ for entry in (
         low=-INFINITE,
         high=INFINITE,
         measure=lambda look: _of_rows(look, replay.denominator(look.call)),
+        logarithmic=True,
     ),
     Quantity(
         name="rounding_gain",
@@ -200,6 +203,7 @@ for entry in (
         low=1,
         high=INFINITE,
         measure=lambda look: _of_rows(look, replay.rounding_gain(look.call)),
+        logarithmic=True,
     ),
     Quantity(
         name="alike_rows",
@@ -218,6 +222,7 @@ for entry in (
         low=0,
         high=INFINITE,
         measure=_doubled,
+        logarithmic=True,
     ),
     *(
         Quantity(

@@ -138,7 +138,8 @@ def rounding_gain(call: Call) -> Tensor | None:
         moved = (numerator + output.abs() * size) / (normalizer + EPSILON).abs()
     else:
         moved = numerator + (1 + size) * mean
-    return moved.norm(dim=-1) / output.norm(dim=-1)
+    gain: Tensor = moved.norm(dim=-1) / output.norm(dim=-1)
+    return gain
 
 
 def summary(call: Call) -> Tensor | None:
