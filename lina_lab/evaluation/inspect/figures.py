@@ -75,7 +75,8 @@ def _depth(table: pd.DataFrame) -> Any:
             axes.plot(part["x"], part["value"], "--_", color="0.4", linewidth=0.9, markersize=5)
         axes.set_title(quantity.title)
         axes.set_ylabel(quantity.unit)
-        if quantity.logarithmic and mean["value"].min() > 0:
+        lowest, highest = mean["value"].min(), mean["value"].max()
+        if quantity.logarithmic and 0 < 10 * lowest < highest:  # a smaller range would have no ticks
             axes.set_yscale("log")
         elif not mean["value"].any():
             axes.set_ylim(0, 1)

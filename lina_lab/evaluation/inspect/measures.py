@@ -69,7 +69,8 @@ def near_share(rows: Tensor, offset: Tensor, side: int) -> Tensor:
 
 def mean_distance(rows: Tensor, offset: Tensor) -> Tensor:
     """Mean Euclidean distance of the weight from the query, in tokens: [..., R, n] to [..., R]."""
-    return (shares(rows) * offset.norm(dim=-1)).sum(-1)
+    distance: Tensor = offset.norm(dim=-1)  # type: ignore[no-untyped-call]
+    return (shares(rows) * distance).sum(-1)
 
 
 def alike_rows(rows: Tensor, queries: Tensor, *, unlike: float, alike: float) -> Tensor:
@@ -87,12 +88,14 @@ def alike_rows(rows: Tensor, queries: Tensor, *, unlike: float, alike: float) ->
     Returns:
         [...]; 0 where no two queries are unlike.
     """
-    norm, size = queries.norm(dim=-1), rows.abs().sum(-1)
+    norm: Tensor = queries.norm(dim=-1)  # type: ignore[no-untyped-call]
+    size = rows.abs().sum(-1)
     apart = torch.cdist(queries, queries, compute_mode="donot_use_mm_for_euclid_dist")
     differ = apart > unlike * (norm.unsqueeze(-1) + norm.unsqueeze(-2))
     near = torch.cdist(rows, rows, p=1.0) < alike * (size.unsqueeze(-1) + size.unsqueeze(-2))
     pairs = differ.sum((-2, -1))
-    return (differ & near).sum((-2, -1)).double() / pairs.clamp(min=1)
+    share: Tensor = (differ & near).sum((-2, -1)).double() / pairs.clamp(min=1)
+    return share
 
 
 def relative_change(before: Tensor, after: Tensor) -> Tensor:

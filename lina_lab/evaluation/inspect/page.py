@@ -25,7 +25,7 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
     """
     known = table[table["statistic"].isin(["mean", "uniform"])]
     wide = known.pivot_table(index="quantity", columns=["part", "statistic"], values="value", sort=False)
-    columns: list[tuple[str, str]] = wide.columns.to_list()
+    columns = [(str(part), str(kind)) for part, kind in wide.columns.to_frame().to_numpy()]
     wide.columns = pd.Index([part if kind == "mean" else f"{part}, equal weights" for part, kind in columns])
     return wide.reindex([name for name in QUANTITIES if name in wide.index])
 
