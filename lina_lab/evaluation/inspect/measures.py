@@ -69,7 +69,7 @@ def near_share(rows: Tensor, offset: Tensor, side: int) -> Tensor:
 
 def mean_distance(rows: Tensor, offset: Tensor) -> Tensor:
     """Mean Euclidean distance of the weight from the query, in tokens: [..., R, n] to [..., R]."""
-    distance: Tensor = offset.norm(dim=-1)  # type: ignore[no-untyped-call]
+    distance: Tensor = offset.norm(dim=-1)
     return (shares(rows) * distance).sum(-1)
 
 
@@ -88,7 +88,7 @@ def alike_rows(rows: Tensor, queries: Tensor, *, unlike: float, alike: float) ->
     Returns:
         [...]; 0 where no two queries are unlike.
     """
-    norm: Tensor = queries.norm(dim=-1)  # type: ignore[no-untyped-call]
+    norm: Tensor = queries.norm(dim=-1)
     size = rows.abs().sum(-1)
     apart = torch.cdist(queries, queries, compute_mode="donot_use_mm_for_euclid_dist")
     differ = apart > unlike * (norm.unsqueeze(-1) + norm.unsqueeze(-2))

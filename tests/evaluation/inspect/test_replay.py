@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -186,3 +187,36 @@ def test_the_summary_is_that_of_mapped_keys_and_weighted_values() -> None:
     torch.testing.assert_close(found, call.qkv[1].relu().mT @ (value * call.qkv[2]))
     assert summary(call_of(SOFTMAX)) is None
     assert rounding_gain(call_of(SOFTMAX)) is None
+
+
+def test_the_gain_of_rounding_under_subtraction_is_that_of_its_formula() -> None:
+    call = call_of(linear("subtraction", "identity"))
+    q, k = mapped(call, "identity", 0.0)
+    v, scale = call.qkv[2], CHANNELS**-0.5
+    numerator = scale * q.abs() @ k.abs().mT @ v.abs() / TOKENS
+    size = scale * q.abs() @ k.abs().mean(-2, keepdim=True).mT
+    expected = (numerator + (1 + size) * v.abs().mean(-2, keepdim=True)).norm(dim=-1) / call.output().norm(dim=-1)
+    found = rounding_gain(call)
+    assert found is not None
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["linear", "blocks"])
+@pytest.mark.parametrize("normalization", ["division", "subtraction"])
+def test_a_numerator_of_its_own_is_in_matrix_and_gain(kind: str, normalization: str) -> None:
+    """As with rotate=numerator: it changes queries and keys by their place, and the normalizer has them as they are."""
+    turn = torch.linspace(-1, 2, TOKENS).double().unsqueeze(-1)
+    config = AttentionConfig(kind=kind, gate="none", normalization=normalization)
+    plain = call_of(config)
+    call = replace(plain, numerator=lambda raw, mapped: mapped.roll(1, -1) * turn)
+    with torch.no_grad():
+        matrix, gain, own, summed = call.matrix(ROWS), rounding_gain(call), denominator(call), summary(call)
+        torch.testing.assert_close(matrix @ call.qkv[2], call.output(), rtol=1e-9, atol=1e-9)
+        assert not torch.allclose(matrix, plain.matrix(ROWS))
+        assert gain is not None
+        assert bool((gain >= 1).all())
+        if own is not None:
+            torch.testing.assert_close(own, denominator(plain))
+        shift = EPSILON if normalization == "division" else 0.0
+        turned = (call.qkv[1].relu() + shift).roll(1, -1) * turn
+        torch.testing.assert_close(summed, turned.mT @ call.qkv[2])
