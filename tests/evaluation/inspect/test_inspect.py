@@ -19,7 +19,7 @@ from lina_lab.evaluation.inspect.capture import Look, Settings
 from lina_lab.evaluation.inspect.inputs import validation_batches
 from lina_lab.evaluation.inspect.quantities import QUANTITIES
 from lina_lab.evaluation.inspect.table import COLUMNS, inspect_model
-from lina_lab.model import make_model, save_model
+from lina_lab.model import make_model, save_model, save_official
 from lina_lab.training.trial import run_trial
 
 CPU = torch.device("cpu")
@@ -100,6 +100,20 @@ def test_the_gates_are_those_of_the_checkpoint(tiny: Callable[..., TrialConfig],
     distance = table[(table["quantity"] == "gate_key") & (table["statistic"] == "mean")].set_index("head")["value"]
     np.testing.assert_allclose(distance, (gate.key_scale - 1).abs().mean((1, 2)).detach(), rtol=1e-5)
     assert (means(table, "gate_value") == 0).all()
+
+
+def test_official_weights_are_looked_at_on_data_that_are_named(
+    tiny: Callable[..., TrialConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_model(task_trial(tiny, "generation").model)
+    torch.save(save_official(model), tmp_path / "diffusion_pytorch_model.bin")
+    save_model(model, tmp_path / "model")
+    for source, out in ((tmp_path / "diffusion_pytorch_model.bin", "theirs"), (tmp_path / "model", "ours")):
+        arguments = ["data.name=digits", "data.val_images=40", "data.val_batch_size=20", "images=2"]
+        assert COMMAND.main([f"checkpoint={source}", *arguments, f"out={tmp_path / out}"]) == 0
+    assert "assumed, not in the weights: " in capsys.readouterr().out
+    theirs, ours = (pd.read_csv(tmp_path / out / "inspect.csv") for out in ("theirs", "ours"))
+    pd.testing.assert_frame_equal(theirs, ours)
 
 
 def test_quantities_do_not_depend_on_batches_and_the_model_is_left_as_it_was(tiny: Callable[..., TrialConfig]) -> None:
