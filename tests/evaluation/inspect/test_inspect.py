@@ -14,8 +14,7 @@ from torch import nn
 from lina_lab.commands.inspect import COMMAND, InspectConfig
 from lina_lab.config import TrialConfig
 from lina_lab.data import make_data
-from lina_lab.evaluation.inspect import table as table_module
-from lina_lab.evaluation.inspect.capture import Look, Settings
+from lina_lab.evaluation.inspect.capture import Look, Settings, watched
 from lina_lab.evaluation.inspect.inputs import validation_batches
 from lina_lab.evaluation.inspect.quantities import QUANTITIES
 from lina_lab.evaluation.inspect.table import COLUMNS, inspect_model
@@ -197,6 +196,26 @@ def test_a_planted_convolution_is_seen_in_the_receptive_field_and_in_its_energy(
     assert (means(table[table["block"] == 1], "convolution_energy") > 0).all()
 
 
+def test_the_receptive_field_of_a_convolution_is_the_square_of_its_kernel(tiny: Callable[..., TrialConfig]) -> None:
+    trial = tiny(model={"task": "classification", "patch_size": 1, "attention": {"gate": "none", "conv": "depthwise"}})
+    model = make_model(trial.model)
+    attention = model.blocks[0].attn
+    nn.init.zeros_(attention.qkv.weight)
+    nn.init.eye_(attention.proj.weight)
+    for latents, inputs, condition in validation_batches(trial, make_data(trial), 20, 20, CPU):
+        looks: list[Look] = []
+        with torch.no_grad(), watched(model, Settings(), looks.append):
+            model.loss_from_inputs(latents, inputs, **condition)
+        found = looks[0].receptive_field()
+        assert found is not None
+        energy, offset = (each[:, 0, 0] for each in found)
+        kernel = attention.conv.conv.weight.detach().double().square().sum((0, 1))  # over channels: [5, 5]
+        row, column = (2 - offset).long().unbind(-1)
+        near = offset.abs().amax(-1) <= 2
+        expected = torch.where(near, kernel[row.clamp(0, 4), column.clamp(0, 4)], 0.0)
+        torch.testing.assert_close(energy, expected, rtol=1e-5, atol=1e-9)
+
+
 def test_encoder_tokens_have_the_places_that_are_visible(tiny: Callable[..., TrialConfig]) -> None:
     trial = task_trial(tiny, "generation")
     seen: dict[str, Look] = {}
@@ -204,7 +223,7 @@ def test_encoder_tokens_have_the_places_that_are_visible(tiny: Callable[..., Tri
     (latents, inputs, condition), *_ = validation_batches(trial, data, 40, 8, CPU)
     with (
         torch.no_grad(),
-        table_module.watched(model, Settings(), lambda look: seen.setdefault(look.part, look) and None),
+        watched(model, Settings(), lambda look: seen.setdefault(look.part, look) and None),
     ):
         model.loss_from_inputs(latents, inputs, **condition)
     assert torch.equal(seen["encoder"].places, inputs.visible_ids)
