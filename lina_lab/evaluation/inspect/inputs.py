@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lina_lab.config import TrialConfig
-from lina_lab.data import StepDataModule
+from lina_lab.data.modules.base import StepDataModule
 
 Batch = tuple[Tensor, Any, dict[str, Tensor]]
 """Latents [B, C, H, W], the task's inputs and the condition."""
