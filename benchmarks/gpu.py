@@ -34,7 +34,7 @@ import torch
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
-from benchmarks._softmax import Surrounding, runs, ways_of_softmax
+from benchmarks.common.softmax import Surrounding, runs, ways_of_softmax
 from benchmarks.attention import SOFTMAX, device_name
 from benchmarks.attention_figures import crossing
 from lina_lab.config import CHECKS, AttentionConfig, LinaConfig

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from lina_lab.records.checkpoints import shards_folder
 from lina_lab.records.weights import hash_of_file
-from lina_lab.util.compat.dcp import ShardReader
+from lina_lab.util.compat.torch_checkpoint import ShardReader
 from lina_lab.util.errors import first_line
 
 HASHES = "shards"

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from lina_lab.model.shards import map_tensors
 from lina_lab.records.checkpoints import delete, shards_folder
-from lina_lab.util.compat.dcp import ShardWriter
+from lina_lab.util.compat.torch_checkpoint import ShardWriter
 from lina_lab.util.errors import first_line
 from lina_lab.util.files import DRAFT
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import _softmax as softmax
 from benchmarks import gpu
+from benchmarks.common import softmax
 
 TINY = ["device=cpu", "tokens=[16,80]", "width=32", "heads=2", "depth=2", "side=8", "rounds=1", "size=64", "steps=1"]
 

@@ -128,7 +128,7 @@ def test_jobs_with_modules_are_watched_from_elsewhere(shared: Lab, slurm: Cluste
     assert "our_jobs: 2 done\n" in out
     assert re.search(r"^\d+ anna our_jobs-\w+ (RUNNING|PENDING)", watched, re.MULTILINE), watched
     assert "attempt" in watched
-    assert {path.name for path in place.home("anna").glob("module-*")} >= {"load-cuda-13.0-lc1"}
+    assert {path.name for path in place.home("anna").glob("load-*")} >= {"load-cuda-13.0-lc1"}
     hosts = {json.loads(path.read_text())["host"] for path in folder.glob("*/logs/rank-*.json")}
     assert hosts == {"lc1", "lc2"}
     assert [path for path in folder.rglob("*") if not path.stat().st_mode & stat.S_IWGRP] == []

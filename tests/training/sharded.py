@@ -8,7 +8,7 @@ from torch.distributed import checkpoint as dcp
 
 from lina_lab.model.shards import map_tensors
 from lina_lab.records.checkpoints import shards_folder
-from lina_lab.util.compat.dcp import ShardWriter
+from lina_lab.util.compat.torch_checkpoint import ShardWriter
 from tests.training.old_checkpoints import load, write
 
 

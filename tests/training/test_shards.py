@@ -24,7 +24,7 @@ from lina_lab.records.weights import locate
 from lina_lab.training.checkpoints import newest
 from lina_lab.training.shard_files import split, write_shards
 from lina_lab.training.weights_alone import keep_weights_alone
-from lina_lab.util.compat.dcp import METADATA
+from lina_lab.util.compat.torch_checkpoint import METADATA
 from tests.training.old_checkpoints import load
 from tests.training.sharded import shard
 from tests.training.test_resume import assert_same_state
