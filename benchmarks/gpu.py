@@ -34,9 +34,9 @@ import torch
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
-from benchmarks.common.softmax import Surrounding, runs, ways_of_softmax
 from benchmarks.attention import SOFTMAX, device_name
 from benchmarks.attention_figures import crossing
+from benchmarks.common.softmax import Surrounding, runs, ways_of_softmax
 from lina_lab.config import CHECKS, AttentionConfig, LinaConfig
 from lina_lab.config.checks import PositiveInt
 from lina_lab.config.grammar import Command

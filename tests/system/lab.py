@@ -106,7 +106,8 @@ def programs(folder: Path, *names: str) -> None:
     modules = {"lina": " -m lina_lab.cli", "mlflow": " -m mlflow", "python": ""}
     folder.mkdir(parents=True)
     for name in names:
-        (folder / name).write_text(f'#!/bin/sh\nexec {sys.executable}{modules[name]} "$@"\n')
+        # Debian's sh would drop functions from the environment, such as a cluster's `module`.
+        (folder / name).write_text(f'#!/bin/bash\nexec {sys.executable}{modules[name]} "$@"\n')
         (folder / name).chmod(0o755)
 
 
