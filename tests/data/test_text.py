@@ -1,6 +1,7 @@
 """Captions become states: of any encoder, the same alone and in a batch, kept beside latents or made as they come."""
 
 import io
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -234,8 +235,9 @@ def test_training_on_kept_states_is_training_on_captions(
 def test_the_shards_say_which_encoder_prompts_need(
     tiny: Tiny, made: Path, vae: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of a model that was trained on kept states, whose checkpoint knows of none."""
-    run_trial(trial(tiny, made), tmp_path)
+    """Of a model that was trained on kept states, whose checkpoint names the shards alone."""
+    shards = shutil.copytree(made, tmp_path / "shards")
+    run_trial(trial(tiny, shards), tmp_path)
     (tmp_path / "prompts.txt").write_text("\n".join(CAPTIONS[:2]))
     arguments = [
         f"checkpoint={tmp_path}",
@@ -245,10 +247,13 @@ def test_the_shards_say_which_encoder_prompts_need(
         "ode_steps=2",
     ]
     assert SAMPLE.main([*arguments, f"out={tmp_path / 'none'}"]) == 2
-    assert "neither the checkpoint nor shards=FOLDER says which text encoder it is" in capsys.readouterr().err
-    assert SAMPLE.main([*arguments, f"out={tmp_path / 'out'}", f"vae={vae}", f"shards={made}"]) == 0
+    assert "holds latents: vae=NAME is the autoencoder that decodes them" in capsys.readouterr().err
+    assert SAMPLE.main([*arguments, f"out={tmp_path / 'out'}", f"vae={vae}"]) == 0
     with np.load(tmp_path / "out/samples.npz", allow_pickle=False) as arrays:
         assert arrays["arr_0"].shape == (2, 16, 16, 3)
+    shutil.rmtree(shards)
+    assert SAMPLE.main([*arguments, f"out={tmp_path / 'none'}"]) == 2
+    assert "neither the checkpoint nor shards=FOLDER says which text encoder it is" in capsys.readouterr().err
 
 
 def test_a_model_learns_from_its_captions(tiny: Tiny, vae: Path, tmp_path: Path) -> None:
@@ -273,8 +278,8 @@ def test_a_model_learns_from_its_captions(tiny: Tiny, vae: Path, tmp_path: Path)
     [
         ({"text_dim": 8}, {}, r"up to 6 states of 16 channels, and the model takes model\.text_length=6 of"),
         ({"text_length": 5}, {}, r"up to 6 states of 16 channels"),
-        ({"num_classes": 2, "text_dim": None}, {}, r"holds 0 classes, and model\.num_classes=2"),
-        ({}, {"encoder": "nowhere"}, "nowhere is no text encoder that can be loaded"),
+        ({"num_classes": 2, "text_dim": None}, {}, r"holds captions and no classes, which model\.num_classes=2"),
+        ({}, {"encoder": "nowhere"}, "the text encoder nowhere is no folder here and not in the hub's cache"),
     ],
 )
 def test_shards_that_do_not_fit_are_refused(
@@ -293,7 +298,9 @@ def test_captions_that_are_not_there_are_said(
 ) -> None:
     pictures = captioned(tmp_path / "pictures", long=False)
     bare = cached(pictures, vae, tmp_path / "bare")
-    with pytest.raises(ShardError, match=r"holds captions without states: give data\.encoder, or text=NAME"):
+    with pytest.raises(
+        ShardError, match=r"holds captions without states: give data\.encoder and model\.text_dim, or text=NAME to"
+    ):
         make_data(trial(tiny, bare))
     with pytest.raises(ShardError, match=r"holds no long captions, and data\.long_captions=0\.5"):
         make_data(trial(tiny, bare, long_captions=0.5, encoder="words"))
