@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-TASKS = {"single_object": 80, "two_object": 99, "counting": 80, "colors": 94, "position": 100, "color_attr": 100}
-"""Task -> number of prompts; 553 in all."""
 from .errors import ResultsError
 
+TASKS = {"single_object": 80, "two_object": 99, "counting": 80, "colors": 94, "position": 100, "color_attr": 100}
+"""Task -> number of prompts; 553 in all."""
 IMAGES = 4
 """Images per prompt."""
 FIELDS: dict[str, type] = {"filename": str, "tag": str, "prompt": str, "correct": bool}
