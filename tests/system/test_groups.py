@@ -310,3 +310,17 @@ def test_a_group_that_dies_each_time_is_given_up(tiny: Tiny, tmp_path: Path, mon
     with pytest.raises(GroupError, match=r"rank 1 on .* was killed by SIGKILL"):
         train(steady(tiny), tmp_path / "cell", lines, devices=2, max_restarts=1)
     assert len(lines) == 1
+
+
+def test_a_disk_that_is_full_for_one_rank_s_shards_ends_all_with_a_sentence(
+    tiny: Tiny, tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
+    """They write while training goes on; what was whole before stays, and no draft does."""
+    policy = {"every_minutes": 1e-9, "keep_last": 99, "distributed": True, "asynchronous": True}
+    folder = small_disk(1500) / "cell"
+    with pytest.raises(GroupError, match=r"rank \d cannot write its shards of step-\d+.ckpt: No space left on device$"):
+        train(steady(tiny, checkpoint=policy), folder, [], devices=2, strategy="fsdp", accelerator="cpu")
+    found = checkpoint_files(folder)
+    assert found
+    assert all(is_whole(path) for path in found.values())
+    assert {path.name for path in folder.glob("*.shards*")} == {f"{path.name}.shards" for path in found.values()}
